@@ -1,0 +1,1 @@
+"""The message schema and its generated code."""

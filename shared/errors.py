@@ -1,0 +1,135 @@
+"""Every failure that a caller may treat differently, in one tree.
+
+The class holds the code, the HTTP status and whether trying again can help; the message names the thing
+and the value. Nothing reads policy from a message.
+"""
+
+
+class RtEmbedError(Exception):
+    """A failure with a public `code` and HTTP `status`; `retry` says whether the same call may work later."""
+
+    code = "InternalServerError"
+    status = 500
+    retry = False
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+# What a client sent -----------------------------------------------------------------------------------
+
+
+class InvalidParameters(RtEmbedError):
+    """The request does not fit its schema."""
+
+    code, status = "InvalidParameters", 422
+
+
+class InvalidReference(RtEmbedError):
+    """A well-formed request names something outside the service that is not usable (a path, a bucket)."""
+
+    code, status = "InvalidParameters", 400
+
+
+class BadParameters(RtEmbedError):
+    """Fields that contradict each other or the loaded model."""
+
+    code, status = "BadParameters", 400
+
+
+class BadParameter(RtEmbedError):
+    """One value that cannot be used: an unknown asset, an overlap that is too long."""
+
+    code, status = "BadParameter", 400
+
+
+class InvalidFile(RtEmbedError):
+    """The media is unreadable, has no video track, or is of the other kind."""
+
+    code, status = "InvalidFile", 400
+
+
+class ResourceInUse(RtEmbedError):
+    """The asset is held by a running request."""
+
+    code, status, retry = "ResourceInUse", 409, True
+
+
+class Conflict(RtEmbedError):
+    """Another client already reads this stream."""
+
+    code, status, retry = "Conflict", 409, True
+
+
+class DuplicateAssetId(RtEmbedError):
+    """The id asked for belongs to another asset."""
+
+    code, status = "DuplicateAssetId", 409
+
+
+class FileTooLarge(RtEmbedError):
+    """More bytes than the configured limit."""
+
+    code, status = "FileTooLarge", 413
+
+
+# What the service could not do ------------------------------------------------------------------------
+
+
+class ServerBusy(RtEmbedError):
+    """A queue or the asset store is full; nothing was accepted."""
+
+    code, status, retry = "ServerBusy", 503, True
+
+
+class Unavailable(RtEmbedError):
+    """Redis or every worker is away."""
+
+    code, status, retry = "ServiceUnavailable", 503, True
+
+
+class DependencyError(RtEmbedError):
+    """An asset vanished between the check and its use."""
+
+    code, status, retry = "DependencyError", 503, True
+
+
+class TextEmbeddingsError(RtEmbedError):
+    """The model failed on a text."""
+
+    code, status = "TextEmbeddingsError", 500
+
+
+class NotSupported(RtEmbedError):
+    """The loaded model has no such ability."""
+
+    code, status = "NotImplemented", 501
+
+
+class EmbeddingFailed(RtEmbedError):
+    """A chunk of the request failed; the message is the chunk's error."""
+
+    code, status = "InternalServerError", 500
+
+
+# What happens inside a worker -------------------------------------------------------------------------
+
+
+class DecodeError(RtEmbedError):
+    """A chunk could not be decoded."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(f"Decode error: {detail}")
+
+
+class EngineError(RtEmbedError):
+    """The engine failed on a batch."""
+
+
+class ModelError(RtEmbedError):
+    """A model directory cannot be loaded or made."""
+
+
+class SettingsError(RtEmbedError):
+    """An environment variable has a value that is not allowed."""

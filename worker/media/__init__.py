@@ -1,0 +1,1 @@
+"""Demuxing, frame selection, decoding and resizing."""

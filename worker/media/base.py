@@ -1,0 +1,63 @@
+"""The seam between the worker and whatever reads media."""
+
+from collections.abc import AsyncIterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Literal, Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.chunks import Chunk
+
+MediaKind = Literal["video", "image"]
+
+
+class MediaFacts(msgspec.Struct, frozen=True):
+    """What a probe finds. `duration` in ns (0 for an image); `frame_rate` None where it is unknown."""
+
+    kind: MediaKind
+    codec: str
+    width: int
+    height: int
+    duration: int = 0
+    frame_rate: Fraction | None = None
+
+
+class Clip:
+    """The frames of one chunk: uint8 [frames, 3, size, size] RGB, 1 <= frames <= the model's number.
+
+    `times` are presentation times in ns from the start of the file, one per frame. `decode_start` and
+    `decode_end` are `time.monotonic()` seconds. `frames` may lie in shared memory: call `release` when it
+    has been copied or used, and do not touch it afterwards.
+    """
+
+    def __init__(
+        self, chunk: Chunk, frames: NDArray[np.uint8], times: list[int], decode_start: float, decode_end: float
+    ) -> None:
+        self.chunk = chunk
+        self.frames = frames
+        self.times = times
+        self.decode_start = decode_start
+        self.decode_end = decode_end
+
+    def release(self) -> None:
+        """Give the frames' memory back. Harmless when called twice."""
+
+
+class Media(Protocol):
+    """Reads media for the worker. Cancelling a call stops its work and frees what it held."""
+
+    async def probe(self, path: Path) -> MediaFacts:
+        """Open the file and say what it is. Raises InvalidFile naming what is wrong with it."""
+
+    def clips(self, path: Path, chunks: Sequence[Chunk], frames: int, size: int) -> AsyncIterator[Clip]:
+        """Decode consecutive chunks of one video file, in order, up to `frames` frames each, scaled to
+        `size` x `size`. Raises DecodeError at the first chunk that fails."""
+
+    async def images(self, paths: Sequence[Path], size: int) -> Clip:
+        """One clip with one frame per image, in order, times 0, chunk (0, 0, 0). Raises DecodeError."""
+
+    async def close(self) -> None:
+        """Stop every decoder."""

@@ -1,0 +1,1 @@
+"""Model directories: what a worker loads and how they are made."""

@@ -1,0 +1,1 @@
+"""Results to Redis, messages to the buses."""

@@ -1,0 +1,83 @@
+"""What a model of your own may build on. Not required: any class with a fitting `generate` will do."""
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+Frames = NDArray[np.uint8] | list[bytes]
+
+
+class ModelChunk(msgspec.Struct, frozen=True):
+    """One thing to embed: a clip (`chunk_type` "video") or a text (`chunk_type` "text")."""
+
+    chunk_type: Literal["video", "text"]
+    text_input: str = ""
+
+
+class ModelOutput(msgspec.Struct):
+    """The answer to one chunk. `embeddings` is the vector, any one-dimensional sequence of floats."""
+
+    embeddings: Sequence[float] | NDArray[np.float32]
+    output: str = ""
+    input_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_description: str = ""
+
+
+class EmbeddingModel:
+    """A model in Python, as `inference.py` of MODEL_IMPLEMENTATION_PATH provides it.
+
+    A subclass must implement `generate`, and may define `embed_dim` (an int; otherwise it is learnt from a
+    first clip), `supports_text` (a bool; otherwise it is learnt from a first text), `can_batch(first,
+    second)` (without it every chunk is a call of its own), `can_enqueue_requests()` (False while busy) and
+    `warmup()`.
+    """
+
+    def __init__(self, model_path: str, max_batch_size: int | None = None, **kwargs: object) -> None:
+        self.model_path = model_path
+        self.max_batch_size = max_batch_size
+        self._initialize_model(**kwargs)
+
+    def _initialize_model(self, **kwargs: object) -> None:
+        """Load the model. Called once, by the constructor."""
+
+    def _shutdown_model(self) -> None:
+        """Release the model. Called once, when the worker ends."""
+
+    @property
+    def model_name(self) -> str:
+        """The name that logs show."""
+        return type(self).__name__
+
+    def generate(
+        self,
+        query: str,
+        chunks: Sequence[ModelChunk],
+        video_frames: Sequence[Frames],
+        video_frames_times: Sequence[Sequence[float]],
+        generation_config: dict[str, object],
+        **kwargs: object,
+    ) -> Sequence[ModelOutput] | Future[Sequence[ModelOutput]]:
+        """One output per chunk, in order. All chunks of a call have the same `chunk_type`.
+
+        `video_frames[i]` is a NumPy array, uint8 [frames, height, width, 3] in RGB (where NVIDIA's service
+        passes a PyTorch tensor: use `torch.from_numpy`), read-only and not always contiguous; or a list
+        of JPEG files as bytes if `get_input_config` says `use_jpeg_encoding`. It is empty for texts.
+        `query`, `video_frames_times[i]` and `generation_config` are always empty: they have a meaning
+        for models that write text.
+        """
+        raise NotImplementedError
+
+    @staticmethod
+    def get_model_info(model_path: str, model_type: str) -> tuple[str, str, str]:
+        """(id, api_type, owner) as the API shows them."""
+        return model_path.rstrip("/").rsplit("/", 1)[-1], "internal", "custom"
+
+    @staticmethod
+    def get_input_config(model_path: str, model_type: str) -> dict[str, object]:
+        """What the service feeds. Frames are square: `width` and `height` are equal, or 0 for 448."""
+        return {"num_frames": 8, "use_jpeg_encoding": False, "width": 0, "height": 0}

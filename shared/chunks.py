@@ -56,7 +56,7 @@ def _windows(start: int, end: int, duration: int, overlap: int, fps: Fraction | 
 
 def _is_sliver(remaining: int, fps: Fraction | None) -> bool:
     """Whether `remaining` ns is less than two frame durations; an unknown rate has no slivers."""
-    return bool(fps) and remaining * fps < 2 * SECOND
+    return fps is not None and fps > 0 and remaining * fps < 2 * SECOND
 
 
 def frame_targets(start: int, end: int, count: int) -> list[int]:

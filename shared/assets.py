@@ -1,0 +1,54 @@
+"""The record of an asset: a file, an image or a camera, kept in Redis."""
+
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Literal
+
+import msgspec
+
+
+class Asset(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of one asset. Times are nanoseconds, `created` is Redis's second of registration."""
+
+    id: str
+    kind: Literal["file", "stream"] = "file"
+    media_type: Literal["video", "image"] = "video"
+    path: str = ""
+    """Where the bytes are; the RTSP address for a stream."""
+    directory: str = ""
+    """The asset's own folder in the store, empty when the file lies elsewhere and is not ours."""
+    filename: str = ""
+    size: int = 0
+    """Bytes."""
+    created: int = 0
+    creation_time: str = ""
+    sensor_name: str = ""
+    description: str = ""
+    camera_id: str = ""
+    url: str = ""
+    codec: str = ""
+    width: int = 0
+    height: int = 0
+    duration: int = 0
+    frame_rate: str = ""
+    """Frames per second as a fraction, `30000/1001`; empty where unknown."""
+    probed: bool = False
+    """Whether a worker has opened the file."""
+
+    @property
+    def fps(self) -> Fraction | None:
+        return Fraction(self.frame_rate) if self.frame_rate else None
+
+    def to_fields(self) -> dict[str, str]:
+        """The record as the fields of a Redis hash."""
+        return {
+            name: "1" if value is True else "" if value is False else str(value)
+            for name, value in msgspec.structs.asdict(self).items()
+        }
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[bytes, bytes]) -> "Asset":
+        """Read a Redis hash; fields of a newer version are ignored."""
+        texts: dict[str, object] = {name.decode(): value.decode() for name, value in fields.items()}
+        texts["probed"] = bool(texts.get("probed"))
+        return msgspec.convert(texts, cls, strict=False)

@@ -1,0 +1,98 @@
+"""Which workers there are, and the model they run: announced by each worker, read by gateways and people."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import msgspec
+
+from shared import keys
+from shared.redis import Redis, script
+
+HEARTBEAT = 2.0
+"""Seconds between two announcements."""
+RECORD_TTL = 8
+"""Seconds after which a silent worker is no longer counted."""
+
+
+class Model(msgspec.Struct, frozen=True, kw_only=True):
+    """What a client may know of the loaded model. `created` is the second at which it was loaded."""
+
+    id: str
+    owned_by: str
+    api_type: str
+    dimension: int
+    frames: int
+    supports_text: bool
+    verified: bool
+    created: int
+
+
+class Worker(msgspec.Struct, frozen=True, kw_only=True):
+    """One worker's record. `detail` says what it is doing while it starts, or why it is not well."""
+
+    name: str
+    state: Literal["starting", "ready", "stopping"]
+    detail: str = ""
+    backend: str = ""
+    host: str = ""
+    pid: int = 0
+    started: int = 0
+    healthy: bool = True
+    model: Model | None = None
+    jobs_running: int = 0
+    jobs_done: int = 0
+
+
+class Fleet(msgspec.Struct, frozen=True, kw_only=True):
+    """All workers that are alive, and the last model known, which outlives them."""
+
+    workers: list[Worker] = []
+    model: Model | None = None
+
+    @property
+    def ready(self) -> bool:
+        return any(w.state == "ready" and w.healthy for w in self.workers)
+
+
+async def announce(redis: Redis, worker: Worker) -> None:
+    """Write the worker's record; it expires RECORD_TTL seconds later."""
+    fields: list[bytes | str] = []
+    for name, value in msgspec.structs.asdict(worker).items():
+        plain = isinstance(value, str)
+        fields += [name, value if plain else msgspec.json.encode(value)]
+    await script(redis, "heartbeat")(
+        keys=[keys.WORKERS, keys.worker(worker.name)], args=[worker.name, RECORD_TTL, *fields]
+    )
+    if worker.model and worker.state == "ready":
+        await redis.set(keys.MODEL, msgspec.json.encode(worker.model))
+
+
+async def withdraw(redis: Redis, name: str) -> None:
+    """Remove the worker's record."""
+    async with redis.pipeline() as pipe:
+        pipe.zrem(keys.WORKERS, name)
+        pipe.delete(keys.worker(name))
+        await pipe.execute()
+
+
+async def read_fleet(redis: Redis) -> Fleet:
+    """The fleet as it is now, sorted by name."""
+    names: list[Any] = sorted(await redis.zrange(keys.WORKERS, 0, -1))
+    async with redis.pipeline(transaction=False) as pipe:
+        pipe.get(keys.MODEL)
+        for name in names:
+            pipe.hgetall(keys.worker(name.decode()))
+        model, *records = await pipe.execute()
+    return Fleet(
+        workers=[_worker(record) for record in records if record],
+        model=msgspec.json.decode(model, type=Model) if model else None,
+    )
+
+
+def _worker(record: Mapping[bytes, bytes]) -> Worker:
+    texts = {"name", "state", "detail", "backend", "host"}
+    values = {
+        name.decode(): value.decode() if name.decode() in texts else msgspec.json.decode(value)
+        for name, value in record.items()
+    }
+    return msgspec.convert(values, Worker)

@@ -1,0 +1,81 @@
+"""What the gateway asks of the workers: one type per lane, and how it lies in a stream entry.
+
+A stream entry has plain fields for people (`request`, `kind`, `enqueued`, `traceparent`) and one JSON
+`payload`. Readers ignore fields that they do not know, so old and new replicas can run side by side.
+"""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import msgspec
+
+from shared.assets import Asset
+from shared.chunks import Chunk
+from shared.keys import Lane
+
+VERSION = 1
+
+
+class TextJob(msgspec.Struct, frozen=True, kw_only=True, tag="text", tag_field="kind"):
+    """Embed texts; text i is chunk i of the request."""
+
+    request: str
+    texts: list[str]
+    model: str = ""
+    version: int = VERSION
+
+    lane: ClassVar[Lane] = "text"
+
+
+class ProbeJob(msgspec.Struct, frozen=True, kw_only=True, tag="probe", tag_field="kind"):
+    """Open a file and say what it is; chunk 0 of the request."""
+
+    request: str
+    asset: Asset
+    version: int = VERSION
+
+    lane: ClassVar[Lane] = "probe"
+
+
+class VideoJob(msgspec.Struct, frozen=True, kw_only=True, tag="video", tag_field="kind"):
+    """Embed consecutive chunks of one video file, or one clip made of images."""
+
+    request: str
+    assets: list[Asset]
+    chunks: list[Chunk]
+    model: str = ""
+    version: int = VERSION
+
+    lane: ClassVar[Lane] = "video"
+
+
+Job = TextJob | ProbeJob | VideoJob
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """A job that this worker holds: where it lies, how often it was delivered, and Redis's time (ms) at
+    which it was added."""
+
+    lane: Lane
+    id: str
+    job: Job
+    deliveries: int = 1
+
+    @property
+    def enqueued_ms(self) -> int:
+        return int(self.id.partition("-")[0])
+
+
+_encoder = msgspec.json.Encoder()
+_decoder: msgspec.json.Decoder[Job] = msgspec.json.Decoder(Job)
+
+
+def to_fields(job: Job, traceparent: str = "") -> list[bytes | str]:
+    """Field names and values of the job's stream entry, flat."""
+    fields: list[bytes | str] = ["request", job.request, "kind", job.lane, "payload", _encoder.encode(job)]
+    return [*fields, "traceparent", traceparent] if traceparent else fields
+
+
+def from_fields(fields: Mapping[bytes, bytes]) -> Job:
+    """Read a stream entry. Raises msgspec.MsgspecError if the payload is not a job."""
+    return _decoder.decode(fields[b"payload"])

@@ -1,0 +1,58 @@
+"""Every key in Redis, spelled once."""
+
+from typing import Literal
+
+Lane = Literal["text", "probe", "video"]
+LANES: tuple[Lane, ...] = ("text", "probe", "video")
+
+PREFIX = "rtembed:"
+GROUP = "workers"
+"""The consumer group of every lane."""
+
+JOBS_DEAD = PREFIX + "jobs:dead"
+ASSETS = PREFIX + "assets"
+"""Sorted set of asset ids by creation."""
+WORKERS = PREFIX + "workers"
+"""Sorted set of worker names, scored by the second at which each record expires."""
+MODEL = PREFIX + "model"
+"""The last model that a worker announced; outlives the workers."""
+
+
+def jobs(lane: Lane) -> str:
+    """The stream of one lane."""
+    return f"{PREFIX}jobs:{lane}"
+
+
+def request(request_id: str) -> str:
+    """Hash: state, model, options, chunks planned and done, created, finished."""
+    return f"{PREFIX}request:{request_id}"
+
+
+def results(request_id: str) -> str:
+    """Stream: one entry per finished chunk, then one end entry."""
+    return f"{PREFIX}results:{request_id}"
+
+
+def done(request_id: str) -> str:
+    """Bitmap: which chunks have their result stored."""
+    return f"{PREFIX}request:{request_id}:done"
+
+
+def notify(request_id: str) -> str:
+    """Pub/sub channel that carries each entry added to the results stream."""
+    return f"{PREFIX}notify:{request_id}"
+
+
+def asset(asset_id: str) -> str:
+    """Hash: the asset's record."""
+    return f"{PREFIX}asset:{asset_id}"
+
+
+def asset_users(asset_id: str) -> str:
+    """Sorted set: requests that hold the asset, scored by the second at which each lease expires."""
+    return f"{PREFIX}asset:{asset_id}:users"
+
+
+def worker(name: str) -> str:
+    """Hash with a time to live: what the worker is, runs and has done."""
+    return f"{PREFIX}worker:{name}"

@@ -1,0 +1,66 @@
+"""Connections to Redis or Valkey, and the Lua scripts that change it in one step."""
+
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialBackoff
+from redis.commands.core import AsyncScript
+from redis.exceptions import ConnectionError, RedisError, TimeoutError  # noqa: A004 - redis-py's names
+
+from shared.settings import Settings
+
+__all__ = ["BLOCK_MS", "Redis", "RedisError", "connect", "script", "single_connection"]
+
+BLOCK_MS = 2000
+"""How long a blocking read waits; below every socket timeout, or the reply would meet a closed socket."""
+
+
+def connect(settings: Settings) -> Redis:
+    """A client over a pool that waits for a free connection instead of failing.
+
+    Every call has a timeout and is tried twice more when the connection breaks. Replies are bytes.
+    """
+    return Redis(connection_pool=_pool(settings, settings.redis_connections, settings.redis_timeout))
+
+
+def single_connection(settings: Settings) -> Redis:
+    """A client of one connection of its own, for blocking reads or pub/sub.
+
+    Close it, rather than use it again, when the task that reads from it is cancelled: an answer may
+    still be under way.
+    """
+    return Redis(connection_pool=_pool(settings, 1, settings.redis_timeout + BLOCK_MS / 1000))
+
+
+def _pool(settings: Settings, connections: int, timeout: float) -> BlockingConnectionPool:
+    common: dict[str, Any] = {
+        "max_connections": connections,
+        "timeout": settings.redis_timeout,
+        "socket_timeout": timeout,
+        "socket_connect_timeout": settings.redis_timeout,
+        "socket_keepalive": True,
+        "health_check_interval": 15,
+        "retry": Retry(ExponentialBackoff(cap=0.5, base=0.05), 2),
+        "retry_on_error": [ConnectionError, TimeoutError],
+        "protocol": 2,
+    }
+    if settings.redis_url:
+        return BlockingConnectionPool.from_url(settings.redis_url, **common)
+    return BlockingConnectionPool(
+        host=settings.redis_host,
+        port=settings.redis_port,
+        db=settings.redis_db,
+        password=settings.redis_password,
+        **common,
+    )
+
+
+@cache
+def script(client: Redis, name: str, prelude: str = "") -> AsyncScript:
+    """The Lua script `scripts/<name>.lua`, after `scripts/<prelude>.lua` if one is named."""
+    folder = resources.files("shared") / "scripts"
+    sources = [(folder / f"{part}.lua").read_text() for part in (prelude, name) if part]
+    return client.register_script("\n".join(sources))

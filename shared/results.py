@@ -1,0 +1,90 @@
+"""What workers answer: one entry per finished chunk, then one end entry, in the stream `results:{id}`."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import msgspec
+
+State = Literal["running", "done", "failed", "cancelled"]
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """One finished chunk, text or probe.
+
+    `vector` holds little-endian float32; `start`, `end` and `frame_times` are nanoseconds from the start
+    of the file. Latencies are milliseconds or seconds as their names say. `facts` is the JSON answer of
+    a probe. `error` is empty for a success.
+    """
+
+    chunk: int
+    start: int = 0
+    end: int = 0
+    vector: bytes = b""
+    frame_times: list[int] = []
+    decode_latency_ms: float | None = None
+    inference_latency_ms: float | None = None
+    chunk_latency_ms: float | None = None
+    queue_time_s: float | None = None
+    processing_latency_s: float | None = None
+    facts: str = ""
+    error: str = ""
+
+
+class End(msgspec.Struct, frozen=True, kw_only=True):
+    """The request ended: how, and with which error."""
+
+    state: State
+    code: str = ""
+    status: int = 0
+    error: str = ""
+
+
+Entry = Result | End
+
+
+def to_fields(result: Result) -> list[bytes | str]:
+    """Field names and values of the result's stream entry, flat; empty values are left out."""
+    fields: list[bytes | str] = ["type", "result"]
+    for name, value in msgspec.structs.asdict(result).items():
+        if name == "frame_times" and value:
+            fields += [name, ",".join(map(str, value))]
+        elif isinstance(value, bytes):
+            if value:
+                fields += [name, value]
+        elif value not in (None, "", []):
+            fields += [name, str(value)]
+    return fields
+
+
+def end_fields(end: End) -> list[bytes | str]:
+    """Field names and values of the end entry, flat."""
+    pairs = msgspec.structs.asdict(end).items()
+    return ["type", "end", *(part for name, value in pairs if value for part in (name, str(value)))]
+
+
+def from_fields(fields: Mapping[bytes, bytes]) -> Entry:
+    """Read a stream entry; fields of a newer version are ignored."""
+    texts: dict[str, object] = {}
+    for name, value in fields.items():
+        texts[name.decode()] = value if name == b"vector" else value.decode()
+    if texts.pop("type") == "end":
+        return msgspec.convert(texts, End, strict=False)
+    if times := texts.get("frame_times"):
+        texts["frame_times"] = [int(t) for t in str(times).split(",")]
+    return msgspec.convert(texts, Result, strict=False)
+
+
+_packer = msgspec.msgpack.Encoder()
+_unpacker = msgspec.msgpack.Decoder(dict[bytes, bytes])
+
+
+def pack(fields: list[bytes | str]) -> bytes:
+    """The fields as the body of a notification."""
+    raw = [f.encode() if isinstance(f, str) else f for f in fields]
+    return _packer.encode(dict(zip(raw[::2], raw[1::2], strict=True)))
+
+
+def unpack(notification: bytes) -> tuple[str, Entry]:
+    """Stream id and entry of a notification: the id, a newline, the packed fields."""
+    entry_id, _, body = notification.partition(b"\n")
+    return entry_id.decode(), from_fields(_unpacker.decode(body))

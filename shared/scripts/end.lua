@@ -1,0 +1,22 @@
+-- Prelude of publish.lua and finish.lua: how a request ends.
+-- KEYS: request, results, done bitmap, then one users key per asset.
+-- ARGV: request id, notify channel, result ttl, end state, packed end entry, number of its fields, fields...
+local request, results, done = KEYS[1], KEYS[2], KEYS[3]
+local id, channel, result_ttl, end_state = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local rest = 7 + tonumber(ARGV[6])
+
+local function store(packed, first, last)
+  local entry = redis.call('XADD', results, '*', unpack(ARGV, first, last))
+  redis.call('PUBLISH', channel, entry .. '\n' .. packed)
+end
+
+local function finish()
+  store(ARGV[5], 7, rest - 1)
+  redis.call('HSET', request, 'state', end_state, 'finished', redis.call('TIME')[1])
+  for i = 4, #KEYS do
+    redis.call('ZREM', KEYS[i], id)
+  end
+  for i = 1, 3 do
+    redis.call('EXPIRE', KEYS[i], result_ttl)
+  end
+end

@@ -1,0 +1,286 @@
+"""Every setting of the service: one frozen object, read once from the environment at start.
+
+Each field names its variable, its default, what is allowed and what it means; `deploy/settings.md` is
+generated from this file (`python -m shared.settings`).
+"""
+
+import dataclasses
+import math
+import os
+import re
+import socket
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from shared.errors import SettingsError
+
+_TRUE = {"1", "true", "yes", "on"}
+_FALSE = {"0", "false", "no", "off"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """How a variable's text becomes a value; `parse` raises ValueError, `allowed` says what would do."""
+
+    parse: Callable[[str], Any]
+    allowed: str
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() in _TRUE:
+        return True
+    if text.lower() in _FALSE:
+        return False
+    raise ValueError(text)
+
+
+def _between(number: Callable[[str], Any], low: float, high: float) -> Callable[[str], Any]:
+    def parse(text: str) -> Any:
+        value = number(text)
+        if not low <= value <= high:
+            raise ValueError(text)
+        return value
+
+    return parse
+
+
+def _matching(pattern: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(text)
+        return text
+
+    return parse
+
+
+BOOLEAN = Kind(_boolean, "true or false")
+TEXT = Kind(str, "any text")
+PATH = Kind(lambda text: Path(text).expanduser(), "a path")
+
+
+def whole(low: int, high: int) -> Kind:
+    """A whole number from `low` to `high`."""
+    return Kind(_between(int, low, high), f"a whole number from {low} to {high}")
+
+
+def number(low: float, high: float = math.inf) -> Kind:
+    """A number from `low` to `high`."""
+    upper = f"from {low:g} to {high:g}" if high < math.inf else f"of at least {low:g}"
+    return Kind(_between(float, low, high), f"a number {upper}")
+
+
+def choice(*values: str) -> Kind:
+    """One of `values`, in any case."""
+
+    def parse(text: str) -> str:
+        if text.lower() not in values:
+            raise ValueError(text)
+        return text.lower()
+
+    return Kind(parse, "one of " + ", ".join(v or "(empty)" for v in values))
+
+
+def setting(variable: str, kind: Kind, default: Any, meaning: str, *, secret: bool = False) -> Any:
+    """A field of Settings. `default` None means: unset."""
+    metadata = {"variable": variable, "kind": kind, "meaning": meaning, "secret": secret}
+    return dataclasses.field(default=default, metadata=metadata, repr=not secret)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The whole configuration. Sizes are bytes, times seconds, unless the name says otherwise."""
+
+    # Serving
+    port: int = setting("BACKEND_PORT", whole(0, 65535), 8000, "Port of the gateway; 0 takes a free one")
+    host: str = setting("RTEMBED_HOST", TEXT, "0.0.0.0", "Address that the gateway binds to")  # noqa: S104 - a container's default
+    log_level: str = setting(
+        "LOG_LEVEL",
+        choice("debug", "perf", "status", "info", "warning", "warn", "error"),
+        "info",
+        "Least severe level that is logged; PERF and STATUS lie between DEBUG and INFO",
+    )
+    log_format: str = setting(
+        "RTEMBED_LOG_FORMAT",
+        choice("auto", "json", "console"),
+        "auto",
+        "auto: console on a terminal, else JSON",
+    )
+
+    # Redis
+    redis_url: str | None = setting(
+        "REDIS_URL",
+        Kind(_matching(r"(rediss?|unix)://.+"), "redis://, rediss:// or unix:// URL"),
+        None,
+        "Whole address of Redis, TLS and credentials included; wins over the four variables below",
+        secret=True,
+    )
+    redis_host: str = setting("REDIS_HOST", TEXT, "localhost", "Host of Redis or Valkey")
+    redis_port: int = setting("REDIS_PORT", whole(1, 65535), 6379, "Port of Redis or Valkey")
+    redis_db: int = setting("REDIS_DB", whole(0, 1023), 0, "Database number")
+    redis_password: str | None = setting("REDIS_PASSWORD", TEXT, None, "Password of Redis", secret=True)
+    redis_timeout: float = setting(
+        "RTEMBED_REDIS_TIMEOUT", number(0.1, 60), 5.0, "Seconds to connect to Redis and for an answer"
+    )
+    redis_connections: int = setting(
+        "RTEMBED_REDIS_CONNECTIONS", whole(2, 1000), 32, "Most Redis connections in the pool of one process"
+    )
+
+    # Assets
+    asset_dir: Path = setting(
+        "ASSET_STORAGE_DIR",
+        PATH,
+        Path("/tmp/assets"),  # noqa: S108 - the original's default
+        "Folder of uploaded files, shared by gateways and workers",
+    )
+    skip_media_verification: bool = setting(
+        "VSS_SKIP_INPUT_MEDIA_VERIFICATION",
+        Kind(bool, "any text"),
+        False,
+        "Any non-empty value, even 0 or false: an upload is not opened before it is accepted",
+    )
+    upload_limit_bytes: int = setting(
+        "RTEMBED_MAX_UPLOAD_BYTES", whole(1, 100 * 10**9), 100 * 10**9, "Largest upload in bytes"
+    )
+
+    # Queues and results
+    text_queue_limit: int = setting(
+        "RTEMBED_TEXT_QUEUE_LIMIT",
+        whole(1, 10**6),
+        2000,
+        "Text jobs waiting or running before 503 ServerBusy",
+    )
+    probe_queue_limit: int = setting(
+        "RTEMBED_PROBE_QUEUE_LIMIT",
+        whole(1, 10**6),
+        1000,
+        "Probe jobs waiting or running before 503 ServerBusy",
+    )
+    video_queue_limit: int = setting(
+        "RTEMBED_VIDEO_QUEUE_LIMIT",
+        whole(1, 10**6),
+        10_000,
+        "Video jobs waiting or running before 503 ServerBusy",
+    )
+    result_ttl: int = setting(
+        "RTEMBED_RESULT_TTL",
+        whole(10, 7 * 86_400),
+        3600,
+        "Seconds that results are kept after their request ended",
+    )
+    request_ttl: int = setting(
+        "RTEMBED_REQUEST_TTL",
+        whole(60, 7 * 86_400),
+        86_400,
+        "Seconds without a result after which an unfinished request is forgotten and its assets are free",
+    )
+    claim_timeout: float = setting(
+        "RTEMBED_CLAIM_TIMEOUT",
+        number(1, 3600),
+        6.0,
+        "Seconds without a sign of life after which a worker's jobs go to another",
+    )
+    max_deliveries: int = setting(
+        "RTEMBED_MAX_DELIVERIES", whole(1, 100), 3, "Deliveries of a job before it goes to the dead letters"
+    )
+    probe_timeout: float = setting(
+        "RTEMBED_PROBE_TIMEOUT",
+        number(1, 3600),
+        60.0,
+        "Seconds that an upload waits for a worker to open the file",
+    )
+
+    # Worker
+    worker_name: str = setting(
+        "RTEMBED_WORKER_NAME",
+        Kind(_matching(r"[A-Za-z0-9_.\-]{1,128}"), "1 to 128 letters, digits, dots, hyphens, underscores"),
+        "",
+        "Name of the worker in Redis; empty: host name and process id",
+    )
+    text_slots: int = setting(
+        "RTEMBED_TEXT_SLOTS", whole(1, 1024), 32, "Text jobs that one worker holds at a time"
+    )
+    probe_slots: int = setting(
+        "RTEMBED_PROBE_SLOTS", whole(1, 64), 2, "Probe jobs that one worker holds at a time"
+    )
+    batch_size: int | None = setting(
+        "VLM_BATCH_SIZE",
+        whole(1, 1024),
+        None,
+        "Largest inference batch; unset: 4 on a CPU, by memory on a GPU",
+    )
+    shutdown_timeout: float = setting(
+        "RTEMBED_SHUTDOWN_TIMEOUT",
+        number(0, 3600),
+        20.0,
+        "Seconds that a worker finishes its jobs after SIGTERM before it hands them back",
+    )
+
+    # Model
+    model_path: str = setting(
+        "MODEL_PATH",
+        TEXT,
+        "git:https://huggingface.co/nvidia/Cosmos-Embed1-448p",
+        "Model: git:URL, ngc:ORG/TEAM/MODEL:VERSION, a folder, or demo (the small demonstration model)",
+    )
+    model_implementation: Path | None = setting(
+        "MODEL_IMPLEMENTATION_PATH", PATH, None, "Folder with an inference.py that brings its own model"
+    )
+    model_cache: Path = setting(
+        "NGC_MODEL_CACHE",
+        PATH,
+        Path("~/.cache/rt-embed/models").expanduser(),
+        "Folder where downloaded and converted models are kept",
+    )
+    engine_threads: int = setting(
+        "RTEMBED_ENGINE_THREADS", whole(0, 1024), 0, "Threads of the CPU engine; 0: one per core"
+    )
+
+    # One machine
+    data_dir: Path = setting(
+        "RTEMBED_DATA_DIR", PATH, Path(".rtembed"), "Folder of `rt-embed up`: Valkey's data, sockets, logs"
+    )
+
+
+def load(environment: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
+    """Settings from `environment` (the process's own by default); an empty variable counts as unset.
+
+    Raises SettingsError with every bad variable, its value and what is allowed.
+    """
+    source = os.environ if environment is None else environment
+    values: dict[str, Any] = {}
+    problems: list[str] = []
+    for field in dataclasses.fields(Settings):
+        text = source.get(field.metadata["variable"], "").strip()
+        if not text:
+            continue
+        kind: Kind = field.metadata["kind"]
+        try:
+            values[field.name] = kind.parse(text)
+        except ValueError:
+            shown = "(hidden)" if field.metadata["secret"] else repr(text)
+            problems.append(f"{field.metadata['variable']}={shown}: must be {kind.allowed}")
+    if problems:
+        raise SettingsError("; ".join(problems))
+    return Settings(**{**values, **overrides})
+
+
+def worker_name(settings: Settings) -> str:
+    """The name under which this process claims jobs."""
+    return settings.worker_name or f"{socket.gethostname()}-{os.getpid()}"
+
+
+def table() -> str:
+    """Every setting as a Markdown table."""
+    rows = ["| variable | default | allowed | meaning |", "| --- | --- | --- | --- |"]
+    for field in dataclasses.fields(Settings):
+        default = "" if field.default is None else str(field.default).replace(str(Path.home()), "~")
+        kind: Kind = field.metadata["kind"]
+        cells = (f"`{field.metadata['variable']}`", default, kind.allowed, field.metadata["meaning"])
+        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(rows)
+
+
+if __name__ == "__main__":
+    print("# Settings\n\nGenerated from `shared/settings.py` by `python -m shared.settings`.\n")
+    print(table())

@@ -1,0 +1,159 @@
+"""Claims on jobs: take what there is a slot for, keep it alive, give it up, take over from the dead.
+
+A claim is an entry pending in the lane's consumer group under this worker's name. It is acknowledged,
+and deleted, only after its results are stored.
+"""
+
+import secrets
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+import structlog
+from redis.exceptions import ResponseError
+
+from shared import jobs, keys
+from shared.jobs import Claim
+from shared.keys import GROUP, Lane
+from shared.redis import BLOCK_MS, Redis, script
+
+log = structlog.get_logger(__name__)
+
+DEAD_LETTERS_KEPT = 10_000
+FORGET_CONSUMER_MS = 600_000
+
+
+class Claims:
+    """The claims of one worker process, under a consumer name that no other process ever had."""
+
+    def __init__(self, redis: Redis, worker: str, timeout: float) -> None:
+        self.redis = redis
+        self.consumer = f"{worker}-{secrets.token_hex(3)}"
+        self.timeout_ms = int(timeout * 1000)
+        self.held: dict[Lane, set[str]] = {lane: set() for lane in keys.LANES}
+
+    async def create_groups(self) -> None:
+        """Make the lanes' consumer groups where they are missing; waiting jobs are delivered too."""
+        for lane in keys.LANES:
+            try:
+                await self.redis.xgroup_create(keys.jobs(lane), GROUP, id="0", mkstream=True)
+            except ResponseError as error:
+                if "BUSYGROUP" not in str(error):
+                    raise
+
+    async def take(self, reader: Redis, lane: Lane, count: int) -> list[Claim]:
+        """Wait up to BLOCK_MS for new jobs and claim at most `count`, over the connection `reader`."""
+        try:
+            answer: Any = await reader.xreadgroup(
+                GROUP, self.consumer, {keys.jobs(lane): ">"}, count=count, block=BLOCK_MS
+            )
+        except ResponseError as error:
+            if "NOGROUP" not in str(error):
+                raise
+            await self.create_groups()
+            return []
+        entries = answer[0][1] if answer else []
+        return await self._claims(lane, [(entry_id, 1, fields) for entry_id, fields in entries])
+
+    async def take_over(self, lane: Lane, count: int) -> list[Claim]:
+        """Claim at most `count` jobs whose worker has been silent for the claim timeout."""
+        entries = await script(self.redis, "reclaim")(
+            keys=[keys.jobs(lane)], args=[GROUP, self.consumer, self.timeout_ms, count, *self.held[lane]]
+        )
+        claims = await self._claims(
+            lane, [(i, n, dict(zip(f[::2], f[1::2], strict=True))) for i, n, f in entries]
+        )
+        for claim in claims:
+            log.warning(
+                "job claimed from a silent worker",
+                request_id=claim.job.request,
+                job=claim.id,
+                lane=lane,
+                deliveries=claim.deliveries,
+            )
+        return claims
+
+    async def _claims(
+        self, lane: Lane, entries: Iterable[tuple[bytes, int, Mapping[bytes, bytes]]]
+    ) -> list[Claim]:
+        claims = []
+        for raw_id, deliveries, fields in entries:
+            entry_id = raw_id.decode()
+            try:
+                job = jobs.from_fields(fields)
+            except (msgspec.MsgspecError, KeyError) as error:
+                log.error(
+                    "unreadable job moved to the dead letters", job=entry_id, lane=lane, error=str(error)
+                )
+                await self._bury(lane, entry_id, fields, deliveries, f"unreadable: {error}")
+                continue
+            self.held[lane].add(entry_id)
+            claims.append(Claim(lane, entry_id, job, deliveries))
+        return claims
+
+    async def renew(self) -> list[tuple[Lane, str]]:
+        """Tell Redis that this worker is alive; returns the claims that it has lost to another."""
+        lost: list[tuple[Lane, str]] = []
+        for lane, ids in self.held.items():
+            if ids:
+                answer = await script(self.redis, "renew")(
+                    keys=[keys.jobs(lane)], args=[GROUP, self.consumer, *ids]
+                )
+                lost += [(lane, entry_id.decode()) for entry_id in answer]
+        return lost
+
+    async def complete(self, claim: Claim) -> None:
+        """Acknowledge a job whose results are stored, and delete it from its lane."""
+        async with self.redis.pipeline() as pipe:
+            pipe.xack(keys.jobs(claim.lane), GROUP, claim.id)
+            pipe.xdel(keys.jobs(claim.lane), claim.id)
+            await pipe.execute()
+
+    async def hand_back(self, claim: Claim) -> None:
+        """Let any worker have the job at once; this delivery does not count."""
+        await script(self.redis, "hand_back")(
+            keys=[keys.jobs(claim.lane)], args=[GROUP, self.consumer, claim.id]
+        )
+
+    async def bury(self, claim: Claim, error: str) -> None:
+        """Move the job to the dead letters, with its last error."""
+        fields = jobs.to_fields(claim.job)
+        pairs = dict(zip(fields[::2], fields[1::2], strict=True))
+        await self._bury(claim.lane, claim.id, pairs, claim.deliveries, error)
+
+    async def _bury(
+        self,
+        lane: Lane,
+        entry_id: str,
+        fields: Mapping[bytes, bytes] | Mapping[bytes | str, bytes | str],
+        deliveries: int,
+        error: str,
+    ) -> None:
+        pairs = [part for pair in fields.items() for part in pair]
+        await script(self.redis, "bury")(
+            keys=[keys.jobs(lane), keys.JOBS_DEAD],
+            args=[
+                GROUP,
+                entry_id,
+                DEAD_LETTERS_KEPT,
+                *pairs,
+                "lane",
+                lane,
+                "deliveries",
+                deliveries,
+                "error",
+                error,
+            ],
+        )
+
+    def release(self, claim: Claim) -> None:
+        """Stop renewing the claim."""
+        self.held[claim.lane].discard(claim.id)
+
+    async def forget_consumers(self) -> None:
+        """Delete consumers of processes that are gone and hold nothing."""
+        for lane in keys.LANES:
+            for consumer in await self.redis.xinfo_consumers(keys.jobs(lane), GROUP):
+                gone = consumer["idle"] > FORGET_CONSUMER_MS and not consumer["pending"]
+                if gone and consumer["name"] != self.consumer.encode():
+                    await self.redis.xgroup_delconsumer(keys.jobs(lane), GROUP, consumer["name"])

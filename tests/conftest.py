@@ -1,0 +1,51 @@
+"""Real servers for the tests: Valkey from its wheel, Redis 6.2 from another."""
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from redis import Redis as BlockingRedis
+
+from shared.redis import Redis, connect
+from shared.settings import Settings, load
+from tests.support import RedisServer, redis62_binary, valkey_binary
+
+
+@pytest.fixture(scope="session")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A Valkey shared by the tests of one run."""
+    server = RedisServer(valkey_binary(), tmp_path_factory.mktemp("valkey"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def redis62(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A Redis 6.2 shared by the tests of one run."""
+    server = RedisServer(redis62_binary(), tmp_path_factory.mktemp("redis62"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def redis_url(valkey: RedisServer) -> str:
+    """The address of an empty Valkey."""
+    with BlockingRedis(port=valkey.port) as client:
+        client.flushall()
+    return valkey.url
+
+
+@pytest.fixture
+def settings(redis_url: str, tmp_path: Path) -> Settings:
+    """Settings of a service of its own, on the empty Valkey."""
+    return load({"REDIS_URL": redis_url, "ASSET_STORAGE_DIR": str(tmp_path / "assets"), "BACKEND_PORT": "0"})
+
+
+@pytest.fixture
+async def redis(settings: Settings) -> AsyncIterator[Redis]:
+    """A client of the empty Valkey."""
+    client = connect(settings)
+    yield client
+    await client.aclose()

@@ -14,7 +14,7 @@ from shared.settings import Settings
 
 __all__ = ["BLOCK_MS", "Redis", "RedisError", "connect", "script", "single_connection"]
 
-BLOCK_MS = 2000
+BLOCK_MS = 1000
 """How long a blocking read waits; below every socket timeout, or the reply would meet a closed socket."""
 
 

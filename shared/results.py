@@ -42,6 +42,17 @@ class End(msgspec.Struct, frozen=True, kw_only=True):
 Entry = Result | End
 
 
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer of a probe. `duration` in ns; `frame_rate` a fraction, empty where it is unknown."""
+
+    kind: Literal["video", "image"]
+    codec: str
+    width: int
+    height: int
+    duration: int = 0
+    frame_rate: str = ""
+
+
 def to_fields(result: Result) -> list[bytes | str]:
     """Field names and values of the result's stream entry, flat; empty values are left out."""
     fields: list[bytes | str] = ["type", "result"]

@@ -203,6 +203,9 @@ class Settings:
     probe_slots: int = setting(
         "RTEMBED_PROBE_SLOTS", whole(1, 64), 2, "Probe jobs that one worker holds at a time"
     )
+    decode_slots: int = setting(
+        "RTEMBED_DECODE_SLOTS", whole(0, 256), 0, "Files that one worker decodes at a time; 0: one per core"
+    )
     batch_size: int | None = setting(
         "VLM_BATCH_SIZE",
         whole(1, 1024),

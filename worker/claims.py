@@ -21,6 +21,7 @@ log = structlog.get_logger(__name__)
 
 DEAD_LETTERS_KEPT = 10_000
 FORGET_CONSUMER_MS = 600_000
+HANDED_BACK_AT_ONCE = 2000
 
 
 class Claims:
@@ -109,11 +110,23 @@ class Claims:
             pipe.xdel(keys.jobs(claim.lane), claim.id)
             await pipe.execute()
 
-    async def hand_back(self, claim: Claim) -> None:
-        """Let any worker have the job at once; this delivery does not count."""
-        await script(self.redis, "hand_back")(
-            keys=[keys.jobs(claim.lane)], args=[GROUP, self.consumer, claim.id]
-        )
+    async def hand_back(self) -> int:
+        """Let any worker have all that is pending under this one, at once; returns how many jobs.
+
+        Those deliveries do not count. Also catches jobs whose delivery this process never saw.
+        """
+        count = 0
+        for lane in keys.LANES:
+            pending: Any = await self.redis.xpending_range(
+                keys.jobs(lane), GROUP, "-", "+", HANDED_BACK_AT_ONCE, consumername=self.consumer
+            )
+            ids = [entry["message_id"] for entry in pending]
+            if ids:
+                await script(self.redis, "hand_back")(
+                    keys=[keys.jobs(lane)], args=[GROUP, self.consumer, *ids]
+                )
+            count += len(ids)
+        return count
 
     async def bury(self, claim: Claim, error: str) -> None:
         """Move the job to the dead letters, with its last error."""

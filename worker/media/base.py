@@ -1,6 +1,6 @@
 """The seam between the worker and whatever reads media."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal, Protocol
@@ -52,7 +52,7 @@ class Media(Protocol):
     async def probe(self, path: Path) -> MediaFacts:
         """Open the file and say what it is. Raises InvalidFile naming what is wrong with it."""
 
-    def clips(self, path: Path, chunks: Sequence[Chunk], frames: int, size: int) -> AsyncIterator[Clip]:
+    def clips(self, path: Path, chunks: Sequence[Chunk], frames: int, size: int) -> AsyncGenerator[Clip, None]:
         """Decode consecutive chunks of one video file, in order, up to `frames` frames each, scaled to
         `size` x `size`. Raises DecodeError at the first chunk that fails."""
 

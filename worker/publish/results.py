@@ -1,16 +1,24 @@
 """Storing what was computed: every call is one atomic step in Redis, and repeating it changes nothing."""
 
-from collections.abc import Sequence
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
+
+import structlog
 
 from shared import keys, results
 from shared.jobs import Job, VideoJob
-from shared.redis import Redis, script
+from shared.redis import Redis, RedisError, script
 from shared.requests import end_arguments, end_keys, finish, request_of
 from shared.results import End, Result
 from shared.settings import Settings
 
+log = structlog.get_logger(__name__)
+
 DONE = End(state="done")
+PATIENCE = 30.0
+RETRY_INTERVAL = 0.5
 
 
 class Publisher:
@@ -30,14 +38,17 @@ class Publisher:
             groups += [result.chunk, results.pack(fields), len(fields), *fields]
         request = request_of(job)
         head = end_arguments(self._settings, request, end)
-        state: bytes = await script(self._redis, "publish", "end")(
-            keys=end_keys(request), args=[*head, self._settings.request_ttl, len(finished), *groups]
-        )
-        return state.decode()
+        arguments = [*head, self._settings.request_ttl, len(finished), *groups]
+
+        async def store() -> str:
+            state: bytes = await script(self._redis, "publish", "end")(keys=end_keys(request), args=arguments)
+            return state.decode()
+
+        return await _persist(store)
 
     async def fail(self, job: Job, end: End) -> str:
         """End the request without a result."""
-        return await finish(self._redis, self._settings, request_of(job), end)
+        return await _persist(lambda: finish(self._redis, self._settings, request_of(job), end))
 
     async def state(self, job: Job) -> str:
         """The request's state now."""
@@ -51,3 +62,16 @@ class Publisher:
                 pipe.getbit(keys.done(job.request), chunk.index)
             bits = await pipe.execute()
         return {chunk.index for chunk, bit in zip(job.chunks, bits, strict=True) if bit}
+
+
+async def _persist(store: Callable[[], Awaitable[str]]) -> str:
+    """Try again while Redis is away, for PATIENCE seconds: what was computed is worth a wait."""
+    give_up = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return await store()
+        except RedisError as error:
+            if time.monotonic() > give_up:
+                raise
+            log.warning("result not stored yet: redis is away", error=str(error))
+            await asyncio.sleep(RETRY_INTERVAL)

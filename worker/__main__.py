@@ -1,0 +1,43 @@
+"""`python -m worker`: one worker process."""
+
+import asyncio
+import signal
+import sys
+
+import structlog
+import uvloop
+
+from shared import logs, settings
+from shared.errors import ModelError, SettingsError
+from shared.settings import Settings
+from worker.service import Service
+
+
+async def serve(configuration: Settings) -> None:
+    """Run one worker until SIGTERM or SIGINT."""
+    service = Service(configuration)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, service.stop)
+    await service.run()
+
+
+def main() -> int:
+    """Exit status: 0 after a clean stop, 2 for a bad setting, 1 for a model that cannot be loaded."""
+    try:
+        configuration = settings.load()
+    except SettingsError as error:
+        print(f"rt-embed worker: {error}", file=sys.stderr)
+        return 2
+    logs.configure(configuration, process="worker", worker=settings.worker_name(configuration))
+    try:
+        uvloop.run(serve(configuration))
+    except* ModelError as group:
+        for error in group.exceptions:
+            structlog.get_logger(__name__).critical("worker cannot start", error=str(error))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,77 @@
+"""Batches for one engine call: whatever is queued, up to the batch size, without waiting for more."""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from typing import Generic, TypeVar
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.engine.base import Vectors
+
+Item = TypeVar("Item")
+
+
+class Embedded(msgspec.Struct, frozen=True):
+    """One item's vector, float32 [dimension], and when its batch ran, in `time.monotonic()` seconds."""
+
+    vector: NDArray[np.float32]
+    start: float
+    end: float
+
+
+class Batcher(Generic[Item]):
+    """Feeds one blocking engine call, from one thread of `executor`, with batches of at most `limit`."""
+
+    def __init__(self, call: Callable[[Sequence[Item]], Vectors], limit: int, executor: Executor) -> None:
+        self._call = call
+        self._limit = limit
+        self._executor = executor
+        self._queue: deque[tuple[Item, asyncio.Future[Embedded]]] = deque()
+        self._wake = asyncio.Event()
+
+    async def embed(self, item: Item) -> Embedded:
+        """The vector of `item`. Raises what the engine raised for its batch. An item whose caller is
+        cancelled before its batch starts is not computed."""
+        future: asyncio.Future[Embedded] = asyncio.get_running_loop().create_future()
+        self._queue.append((item, future))
+        self._wake.set()
+        return await future
+
+    async def run(self) -> None:
+        """Run batches until cancelled."""
+        while True:
+            await self._wake.wait()
+            batch = self._next_batch()
+            if batch:
+                await self._embed_batch(batch)
+
+    def _next_batch(self) -> list[tuple[Item, asyncio.Future[Embedded]]]:
+        batch: list[tuple[Item, asyncio.Future[Embedded]]] = []
+        while self._queue and len(batch) < self._limit:
+            item, future = self._queue.popleft()
+            if not future.done():
+                batch.append((item, future))
+        if not self._queue:
+            self._wake.clear()
+        return batch
+
+    async def _embed_batch(self, batch: list[tuple[Item, asyncio.Future[Embedded]]]) -> None:
+        start = time.monotonic()
+        try:
+            vectors = await asyncio.get_running_loop().run_in_executor(
+                self._executor, self._call, [item for item, _ in batch]
+            )
+        except Exception as error:  # it belongs to the callers, whatever it was
+            for _, future in batch:
+                if not future.done():
+                    future.set_exception(error)
+            return
+        end = time.monotonic()
+        for (_, future), vector in zip(batch, vectors, strict=True):
+            if not future.done():
+                future.set_result(Embedded(vector, start, end))

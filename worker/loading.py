@@ -1,0 +1,93 @@
+"""From settings to what a worker works with: its model, its engine, its media reader."""
+
+import os
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from shared.fleet import Model
+from shared.settings import Settings
+from worker.engine.base import Engine
+from worker.engine.onnx import OnnxEngine
+from worker.engine.python import load_python_model
+from worker.media.base import Media
+from worker.media.pool import DecoderPool
+from worker.models import conse
+from worker.models.directory import ModelInfo, load_model_directory
+
+log = structlog.get_logger(__name__)
+
+CPU_BATCH_SIZE = 4
+BUNDLED_IMPLEMENTATION = "cosmos-embed1"
+"""The folder name that RT-Embed's own compose file gives MODEL_IMPLEMENTATION_PATH; here it is built in."""
+
+
+class Loaded(msgspec.Struct, frozen=True):
+    """A model and the engine that runs it."""
+
+    info: ModelInfo
+    engine: Engine
+    backend: str
+    batch_size: int
+    model: Model
+
+
+def load(settings: Settings) -> Loaded:
+    """Find the model, make its engine and warm it up. Blocks, for minutes at a first start.
+
+    Raises ModelError saying what to do.
+    """
+    batch_size = settings.batch_size or CPU_BATCH_SIZE
+    implementation = settings.model_implementation
+    if implementation and implementation.name == BUNDLED_IMPLEMENTATION and not implementation.exists():
+        log.info("MODEL_IMPLEMENTATION_PATH names the built-in model", path=str(implementation))
+        implementation = None
+    engine: Engine
+    if implementation:
+        info, engine = load_python_model(implementation, settings.model_path, batch_size)
+        backend = "python"
+    else:
+        directory = (
+            conse.cached(settings.model_cache)
+            if settings.model_path == "demo"
+            else load_model_directory(Path(settings.model_path))
+        )
+        info, engine = directory.info, OnnxEngine(directory, settings.engine_threads or cores())
+        backend = "cpu"
+    model = Model(
+        id=info.id,
+        owned_by=info.owned_by,
+        api_type=info.api_type,
+        dimension=info.dimension,
+        frames=info.frames,
+        supports_text=engine.supports_text,
+        verified=info.verified,
+        created=int(time.time()),
+    )
+    log.info("model loaded", model=info.id, backend=backend, batch_size=batch_size)
+    return Loaded(info, engine, backend, batch_size, model)
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def decode_slots(settings: Settings) -> int:
+    """How many files this worker decodes at a time."""
+    return settings.decode_slots or cores()
+
+
+@asynccontextmanager
+async def open_media(settings: Settings) -> AsyncIterator[Media]:
+    """The media reader of this worker, with its decoders running."""
+    pool = DecoderPool(slots=decode_slots(settings))
+    await pool.start()
+    try:
+        yield pool
+    finally:
+        await pool.close()

@@ -1,0 +1,250 @@
+"""The worker process: claims jobs for its free slots, works on them, keeps its claims alive, stops well."""
+
+import asyncio
+import os
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+import msgspec
+import structlog
+
+from shared import fleet
+from shared.fleet import HEARTBEAT, Worker
+from shared.jobs import Claim
+from shared.keys import LANES, Lane
+from shared.redis import RedisError, connect, single_connection
+from shared.requests import failed
+from shared.settings import Settings, worker_name
+from worker.batcher import Batcher
+from worker.claims import Claims
+from worker.clock import RedisClock
+from worker.loading import Loaded, decode_slots, load, open_media
+from worker.media.base import Clip, Media
+from worker.publish.results import Publisher
+from worker.tasks import Tasks, stack_clips
+
+log = structlog.get_logger(__name__)
+
+TAKE_OVER_INTERVAL = 1.0
+FORGET_INTERVAL = 60.0
+RETRY_INTERVAL = 0.5
+
+
+class Service:
+    """One worker process: `run` serves until `stop` is called."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.redis = connect(settings)
+        self.claims = Claims(self.redis, worker_name(settings), settings.claim_timeout)
+        self.publisher = Publisher(self.redis, settings)
+        self.clock = RedisClock()
+        self.record = Worker(
+            name=self.claims.consumer,
+            state="starting",
+            detail="loading the model",
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            started=int(time.time()),
+        )
+        self.running: dict[str, tuple[Claim, asyncio.Task[None]]] = {}
+        self.slots: dict[Lane, int] = {
+            "text": settings.text_slots,
+            "probe": settings.probe_slots,
+            # One more than decodes, so that a decoder works while the last clip of a job is embedded.
+            "video": decode_slots(settings) + 1,
+        }
+        self.stopping = asyncio.Event()
+        self.freed = asyncio.Event()
+        self.jobs_done = 0
+
+    def stop(self) -> None:
+        """Claim nothing more; `run` returns when what is held is finished or handed back."""
+        self.stopping.set()
+
+    async def run(self) -> None:
+        """Load the model and serve. Raises what prevents the start, or what broke the worker."""
+        async with asyncio.TaskGroup() as owned:
+            keeper = owned.create_task(self._keep_alive())
+            try:
+                loaded = await asyncio.to_thread(load, self.settings)
+                try:
+                    await self._serve(loaded)
+                finally:
+                    await asyncio.to_thread(loaded.engine.close)
+            finally:
+                keeper.cancel()
+        with suppress(RedisError):
+            await fleet.withdraw(self.redis, self.record.name)
+        await self.redis.aclose()
+
+    async def _serve(self, loaded: Loaded) -> None:
+        with (
+            ThreadPoolExecutor(1, "text-engine") as text_thread,
+            ThreadPoolExecutor(1, "video-engine") as video_thread,
+        ):
+            engine, info = loaded.engine, loaded.info
+            texts = Batcher(engine.embed_text, loaded.batch_size, text_thread)
+            clips: Batcher[Clip] = Batcher(
+                lambda batch: engine.embed_video(stack_clips(batch, info.frames)),
+                loaded.batch_size,
+                video_thread,
+            )
+            async with asyncio.TaskGroup() as owned, open_media(self.settings) as media:
+                batchers = [owned.create_task(texts.run()), owned.create_task(clips.run())]
+                tasks = self._tasks(loaded, media, texts, clips)
+                self._change(state="ready", detail="", backend=loaded.backend, model=loaded.model)
+                await self._first_contact()
+                log.info("worker ready", model=info.id, backend=loaded.backend, slots=self.slots)
+                await self._work_until_stopped(tasks)
+                for batcher in batchers:
+                    batcher.cancel()
+
+    def _tasks(self, loaded: Loaded, media: Media, texts: Batcher[str], clips: Batcher[Clip]) -> Tasks:
+        return Tasks(
+            media=media,
+            model=loaded.info,
+            texts=texts,
+            clips=clips,
+            publisher=self.publisher,
+            clock=self.clock,
+            clips_ahead=2 * loaded.batch_size,
+        )
+
+    async def _first_contact(self) -> None:
+        """Wait for Redis, make the lanes, and announce that this worker is ready."""
+        while True:
+            try:
+                await self.claims.create_groups()
+                await self._beat()
+                return
+            except RedisError as error:
+                log.warning("waiting for redis", error=str(error))
+                await asyncio.sleep(RETRY_INTERVAL)
+
+    # Claiming -----------------------------------------------------------------------------------------
+
+    async def _work_until_stopped(self, tasks: Tasks) -> None:
+        async with asyncio.TaskGroup() as work:
+            claiming = [work.create_task(self._claim(lane, tasks, work)) for lane in LANES]
+            await self.stopping.wait()
+            log.info("stopping", jobs_running=len(self.running))
+            self._change(state="stopping")
+            for loop in claiming:
+                loop.cancel()
+            await self._drain()
+
+    async def _claim(self, lane: Lane, tasks: Tasks, work: asyncio.TaskGroup) -> None:
+        """Fill the lane's free slots, for ever."""
+        reader = single_connection(self.settings)
+        look_back = 0.0
+        try:
+            while True:
+                free = await self._free_slots(lane)
+                try:
+                    claims: list[Claim] = []
+                    if time.monotonic() >= look_back:
+                        look_back = time.monotonic() + TAKE_OVER_INTERVAL
+                        claims = await self.claims.take_over(lane, free)
+                    if len(claims) < free:
+                        claims += await self.claims.take(reader, lane, free - len(claims))
+                except RedisError as error:
+                    log.warning("cannot claim jobs", lane=lane, error=str(error))
+                    await asyncio.sleep(RETRY_INTERVAL)
+                    continue
+                for claim in claims:
+                    self._start(claim, tasks, work)
+        finally:
+            await reader.aclose()
+
+    async def _free_slots(self, lane: Lane) -> int:
+        while True:
+            free = self.slots[lane] - sum(claim.lane == lane for claim, _ in self.running.values())
+            if free > 0:
+                return free
+            self.freed.clear()
+            await self.freed.wait()
+
+    def _start(self, claim: Claim, tasks: Tasks, work: asyncio.TaskGroup) -> None:
+        task = work.create_task(self._work(claim, tasks), name=f"job {claim.id}")
+        self.running[claim.id] = (claim, task)
+
+    async def _work(self, claim: Claim, tasks: Tasks) -> None:
+        """Do one job and acknowledge it; without Redis, or when cancelled, leave it to be claimed again."""
+        structlog.contextvars.bind_contextvars(request_id=claim.job.request, job=claim.id)
+        try:
+            await self._attempt(claim, tasks)
+            await self.claims.complete(claim)
+            self.jobs_done += 1
+        except RedisError as error:
+            log.error("job left for another delivery: redis is away", error=str(error))
+        finally:
+            self.claims.release(claim)
+            self.running.pop(claim.id, None)
+            self.freed.set()
+
+    async def _attempt(self, claim: Claim, tasks: Tasks) -> None:
+        if claim.deliveries > self.settings.max_deliveries:
+            reason = (
+                f"given up after {self.settings.max_deliveries} deliveries: every worker that had it died"
+            )
+            log.error("job moved to the dead letters", deliveries=claim.deliveries)
+            await self.publisher.fail(claim.job, failed(reason))
+            await self.claims.bury(claim, reason)
+            return
+        try:
+            await tasks.run(claim)
+        except RedisError:
+            raise
+        except Exception:
+            log.exception("job failed unexpectedly")
+            await self.publisher.fail(claim.job, failed("An unknown error occurred"))
+
+    # Staying alive ------------------------------------------------------------------------------------
+
+    async def _keep_alive(self) -> None:
+        interval = min(HEARTBEAT, self.settings.claim_timeout / 3)
+        forget = time.monotonic() + FORGET_INTERVAL
+        while True:
+            try:
+                await self._beat()
+                if time.monotonic() > forget:
+                    forget = time.monotonic() + FORGET_INTERVAL
+                    await self.claims.forget_consumers()
+            except RedisError as error:
+                log.warning("no heartbeat: redis is away", error=str(error))
+            await asyncio.sleep(interval)
+
+    async def _beat(self) -> None:
+        """Announce this worker, renew its claims, drop what is lost or not wanted any more."""
+        await self.clock.measure(self.redis)
+        self._change(jobs_running=len(self.running), jobs_done=self.jobs_done)
+        await fleet.announce(self.redis, self.record)
+        for _, entry_id in await self.claims.renew():
+            if entry_id in self.running:
+                claim, task = self.running[entry_id]
+                log.warning("claim lost to another worker", request_id=claim.job.request, job=entry_id)
+                task.cancel()
+        for claim, task in list(self.running.values()):
+            if claim.lane == "video" and await self.publisher.state(claim.job) != "running":
+                log.info("job dropped, its request has ended", request_id=claim.job.request, job=claim.id)
+                task.cancel()
+                await self.claims.complete(claim)
+
+    def _change(self, **changes: object) -> None:
+        self.record = msgspec.structs.replace(self.record, **changes)
+
+    async def _drain(self) -> None:
+        """Give what is running time to finish, then hand the rest back."""
+        tasks = [task for _, task in self.running.values()]
+        if tasks:
+            await asyncio.wait(tasks, timeout=self.settings.shutdown_timeout)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        with suppress(RedisError):
+            handed_back = await self.claims.hand_back()
+            log.info("stopped", jobs_done=self.jobs_done, jobs_handed_back=handed_back)

@@ -35,6 +35,7 @@ T = TypeVar("T", bound=msgspec.Struct)
 REQUIRED = "Field required"
 _SHOWN = 256  # characters of a refused input, or of an unknown field's name, that a message repeats
 _ABSENT: Any = object()
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError)  # the second for strings that are not UTF-8
 
 _UUID = re.compile(r"[0-9a-f]{8}-?(?:[0-9a-f]{4}-?){3}[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
 _INTEGER = re.compile(r"\s*([+-]?[0-9]+(?:_[0-9]+)*)(?:\.0+)?\s*")
@@ -60,7 +61,7 @@ def validate_json(body: bytes, type_: type[T]) -> T:
     if strict is not None:
         try:
             value: T = strict.decode(body)
-        except (msgspec.DecodeError, RecursionError):
+        except (*_UNREADABLE, RecursionError):
             pass  # not in strict form: the exact walk converts it, or names what is wrong
         else:
             return _obey(value, ("body",))
@@ -117,7 +118,7 @@ def _parse(body: bytes) -> Any:
         raise problem(("body",), REQUIRED)
     try:
         value = msgspec.json.decode(body)
-    except msgspec.DecodeError as error:
+    except _UNREADABLE as error:
         raise problem(("body", _offset(body, str(error))), "Malformed JSON") from None
     except RecursionError:
         raise problem(("body", 0), "Malformed JSON: nested too deeply") from None

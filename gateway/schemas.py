@@ -17,7 +17,7 @@ from shared.timestamps import parse_timestamp
 TIMESTAMP = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{3})?Z\Z"
 FILE_NAME = r"^[A-Za-z0-9_.\- ]*\Z"
 PATH = r"^[A-Za-z0-9_.\-/ ]*\Z"
-DESCRIPTION = r"^[A-Za-z0-9_.\-\"' ,]*\Z"
+DESCRIPTION = r"""^[A-Za-z0-9_.\-"' ,]*\Z"""
 VERSION = r"^[0-9]+\.[0-9]+\.[0-9]+(-[A-Za-z0-9\-\.]+)?(\+[A-Za-z0-9\-\.]+)?\Z"
 CHUNK_TIME = r"^[0-9\.\-TZ:]+\Z"
 HTTP_URL = re.compile(r"https?://[A-Za-z0-9_.\-/:%?#&=+~,]+")

@@ -50,6 +50,12 @@ class InvalidFile(RtEmbedError):
     code, status = "InvalidFile", 400
 
 
+class FailedRequest(RtEmbedError):
+    """The file of a request cannot be opened."""
+
+    code, status = "FailedRequest", 400
+
+
 class ResourceInUse(RtEmbedError):
     """The asset is held by a running request."""
 

@@ -56,3 +56,8 @@ def asset_users(asset_id: str) -> str:
 def worker(name: str) -> str:
     """Hash with a time to live: what the worker is, runs and has done."""
     return f"{PREFIX}worker:{name}"
+
+
+def reader(asset_id: str) -> str:
+    """String with a time to live: the client that reads the event stream of this asset."""
+    return f"{PREFIX}asset:{asset_id}:reader"

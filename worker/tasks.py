@@ -101,12 +101,16 @@ class Tasks:
         chunks = await self._wanted(claim, job)
         try:
             await self._embed_chunks(claim, job, chunks)
-        except* RequestEnded:
-            log.info("rest of the job dropped, its request has ended")
-        except* RtEmbedError as group:
-            message = str(group.exceptions[0])
-            log.error("engine failed", asset=job.assets[0].id, error=message)
-            await self._publisher.fail(job, failed(f"Failed to generate video embeddings: {message}"))
+        except ExceptionGroup as group:
+            error = group.exceptions[0]
+            if isinstance(error, RequestEnded):
+                log.info("rest of the job dropped, its request has ended")
+            elif isinstance(error, RtEmbedError):
+                log.error("engine failed", asset=job.assets[0].id, error=error.message)
+                end = failed(f"Failed to generate video embeddings: {error.message}")
+                await self._publisher.fail(job, end)
+            else:
+                raise error from group
 
     async def _embed_chunks(self, claim: Claim, job: VideoJob, chunks: list[Chunk]) -> None:
         """Decoding runs ahead of the engine by a bounded number of clips."""

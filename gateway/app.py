@@ -1,0 +1,139 @@
+"""The gateway: a Starlette application that validates, stores bytes, writes jobs and relays results."""
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import structlog
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway import files, health, models, text, video
+from gateway.context import ClientGone, Context, json
+from gateway.schemas import Error
+from shared.errors import RtEmbedError, Unavailable
+from shared.logs import PERF
+from shared.redis import RedisError
+from shared.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+RETRY_AFTER = "5"
+"""Seconds that a client is asked to wait when the service is busy or away."""
+CLIENT_CLOSED_REQUEST = 499
+
+
+def routes() -> list[Route]:
+    """Every endpoint."""
+    return [
+        Route("/v1/ready", health.ready),
+        Route("/v1/live", health.live),
+        Route("/v1/startup", health.startup),
+        Route("/v1/metadata", models.metadata),
+        Route("/v1/version", models.version),
+        Route("/v1/manifest", models.manifest),
+        Route("/v1/models", models.models),
+        Route("/v1/files", files.upload, methods=["POST"]),
+        Route("/v1/files", files.files),
+        Route("/v1/files/{file_id}", files.file_information),
+        Route("/v1/files/{file_id}", files.delete_file, methods=["DELETE"]),
+        Route("/v1/files/{file_id}/content", files.file_content),
+        Route("/v1/generate_text_embeddings", text.generate_text_embeddings, methods=["POST"]),
+        Route("/v1/generate_video_embeddings", video.generate_video_embeddings, methods=["POST"]),
+    ]
+
+
+def create_app(settings: Settings) -> Starlette:
+    """The application; its connections live from start-up to shutdown."""
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        ctx = Context(settings)
+        async with ctx.running():
+            app.state.context = ctx
+            log.info("gateway ready", assets=str(settings.asset_dir))
+            yield
+
+    return Starlette(
+        routes=routes(),
+        lifespan=lifespan,
+        middleware=[Middleware(RequestLog)],
+        exception_handlers={
+            RtEmbedError: _refused,
+            HTTPException: _http_error,
+            RedisError: _redis_away,
+            ClientDisconnect: _client_gone,
+            ClientGone: _client_gone,
+            Exception: _unexpected,
+        },
+    )
+
+
+async def _refused(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RtEmbedError)  # noqa: S101 - for the type checker
+    response = json(Error(code=error.code, message=error.message[:1024]), error.status)
+    if error.status in {429, 503}:
+        response.headers["Retry-After"] = RETRY_AFTER
+    if error.status >= 500:
+        log.warning("request failed", code=error.code, status=error.status, error=error.message)
+    return response
+
+
+async def _redis_away(request: Request, error: Exception) -> Response:
+    log.error("request failed: redis is away", path=request.url.path, error=str(error))
+    return await _refused(request, Unavailable("the service's queue is away; try again later"))
+
+
+async def _http_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101 - for the type checker
+    return JSONResponse({"detail": error.detail}, error.status_code, headers=error.headers)
+
+
+async def _client_gone(request: Request, _: Exception) -> Response:
+    log.info("client gone", path=request.url.path)
+    return Response(status_code=CLIENT_CLOSED_REQUEST)
+
+
+async def _unexpected(request: Request, error: Exception) -> Response:
+    log.error("request failed unexpectedly", path=request.url.path, exc_info=error)
+    return json(Error(code="InternalServerError", message="An internal error occurred"), 500)
+
+
+class RequestLog:
+    """Gives each request a log context of its own and, at level PERF, a line with its duration."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        structlog.contextvars.clear_contextvars()
+        began = time.monotonic()
+        status = 0
+
+        async def watch(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watch)
+        finally:
+            milliseconds = round((time.monotonic() - began) * 1000, 1)
+            log.log(
+                PERF,
+                "http request",
+                method=scope["method"],
+                path=scope["path"],
+                status=status,
+                ms=milliseconds,
+            )

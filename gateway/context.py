@@ -1,0 +1,163 @@
+"""What every endpoint works with, owned by the application and closed with it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+import msgspec
+import structlog
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway.assets import AssetStore
+from gateway.notices import Follower, Notices
+from gateway.view import FleetView
+from shared import requests
+from shared.errors import FileTooLarge, RtEmbedError, Unavailable
+from shared.jobs import Job
+from shared.redis import Redis, RedisError, connect
+from shared.results import End, Result
+from shared.settings import Settings
+
+log = structlog.get_logger(__name__)
+T = TypeVar("T")
+
+BODY_LIMIT = 16 << 20
+
+
+class Context:
+    """The gateway's connections, its view of the fleet, and its asset store."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.redis: Redis = connect(settings)
+        self.notices = Notices(self.redis, settings)
+        self.view = FleetView(self.redis)
+        self.assets = AssetStore(self.redis, settings)
+        self._ending: set[asyncio.Task[None]] = set()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Run what serves all requests; end it, and what they left to do, on exit."""
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self.notices.run()), group.create_task(self.view.run())]
+            await self.view.refresh()
+            try:
+                yield
+            finally:
+                if self._ending:
+                    await asyncio.wait(self._ending, timeout=self.settings.redis_timeout)
+                for task in tasks:
+                    task.cancel()
+        self.assets.close()
+        await self.redis.aclose()
+
+    @asynccontextmanager
+    async def submitted(
+        self, request: requests.Request, work: list[Job], *, detached: bool = False
+    ) -> AsyncIterator[tuple[int, Follower]]:
+        """Accept a request and follow it: the second at which it was accepted, and its entries.
+
+        Leaving early, by an error or because the client has gone, cancels the request, unless it is
+        `detached`.
+        """
+        async with self.notices.subscribe(request.id) as follower:
+            created = await requests.submit(self.redis, self.settings, request, work)
+            try:
+                yield created, follower
+            except BaseException:
+                if not detached:
+                    self._end(request)
+                raise
+
+    def _end(self, request: requests.Request) -> None:
+        task = asyncio.create_task(self._cancel(request))
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+
+    async def _cancel(self, request: requests.Request) -> None:
+        try:
+            state = await requests.finish(self.redis, self.settings, request, requests.CANCELLED)
+            log.info("request cancelled, its caller has gone", request_id=request.id, state=state)
+        except RedisError as error:
+            log.error("request not cancelled", request_id=request.id, error=str(error))
+
+
+class FailedEnd(RtEmbedError):
+    """A worker, or an operator, ended the request with an error."""
+
+    def __init__(self, end: End) -> None:
+        super().__init__(end.error or f"the request was {end.state}")
+        self.code = end.code or "InternalServerError"
+        self.status = end.status or 500
+
+
+async def collect(follower: Follower, count: int) -> list[Result]:
+    """All results of a request that was submitted after the subscription began, in order of chunks.
+
+    Raises FailedEnd. Does not wait for the end entry once all `count` results are there.
+    """
+    found: dict[int, Result] = {}
+    async for _, entry in follower.entries(stored=False):
+        match entry:
+            case Result():
+                found[entry.chunk] = entry
+                if len(found) == count and not entry.error:
+                    break
+            case End(state="done"):
+                break
+            case End():
+                raise FailedEnd(entry)
+    return [found[index] for index in sorted(found)]
+
+
+def context(request: Request) -> Context:
+    """The context of the application that serves `request`."""
+    found: Context = request.app.state.context
+    return found
+
+
+async def read_body(request: Request) -> bytes:
+    """The request's body. Raises FileTooLarge beyond BODY_LIMIT."""
+    body = bytearray()
+    async for data in request.stream():
+        body += data
+        if len(body) > BODY_LIMIT:
+            raise FileTooLarge(f"the request body is larger than {BODY_LIMIT} bytes")
+    return bytes(body)
+
+
+async def until_gone(request: Request, answer: Awaitable[T]) -> T:
+    """Wait for `answer`, but cancel it when the client disconnects. Raises ClientGone then."""
+    working = asyncio.ensure_future(answer)
+    watching = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientGone
+        return working.result()
+    finally:
+        for task in (working, watching):
+            task.cancel()
+        await asyncio.gather(working, watching, return_exceptions=True)
+
+
+class ClientGone(Exception):
+    """The client closed the connection before its answer was ready."""
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def json(value: object, status: int = 200) -> Response:
+    """A JSON response from msgspec types."""
+    return Response(msgspec.json.encode(value), status, media_type="application/json")
+
+
+def require_service(ctx: Context) -> None:
+    """Raises Unavailable, saying why, if a request sent now would not be served."""
+    if problem := ctx.view.problem:
+        raise Unavailable(problem)

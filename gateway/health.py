@@ -1,0 +1,65 @@
+"""Health: whether a request sent now would be served. `live` is about this process alone."""
+
+import time
+
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+
+from gateway.context import Context, context, json
+from gateway.schemas import Health, HealthCheck, HealthQuery
+from gateway.validation import validate_query
+
+STARTED = time.time()
+
+
+async def ready(request: Request) -> Response:
+    """Redis answers and at least one worker is ready."""
+    ctx = context(request)
+    checks = [_redis_check(ctx), *_worker_checks(ctx)]
+    return _answer(request, checks, healthy=not ctx.view.problem)
+
+
+async def live(request: Request) -> Response:
+    """This process makes progress: it answers."""
+    return _answer(request, [_check("gateway", "")], healthy=True)
+
+
+async def startup(request: Request) -> Response:
+    """What the service is doing until its first worker is ready; always 200, as clients expect."""
+    problem = context(request).view.problem
+    return PlainTextResponse(
+        f"Service is not ready yet: {problem}" if problem else "Service is ready to serve requests."
+    )
+
+
+def _answer(request: Request, checks: list[HealthCheck], *, healthy: bool) -> Response:
+    query = validate_query(request.query_params, HealthQuery)
+    status = 200 if healthy else 503
+    if not query.detailed:
+        text = "Service is healthy" if healthy else "Service is not healthy"
+        return PlainTextResponse(text, status)
+    now = time.time()
+    return json(Health(healthy=healthy, timestamp=now, uptime_seconds=now - STARTED, checks=checks), status)
+
+
+def _redis_check(ctx: Context) -> HealthCheck:
+    return _check("redis", ctx.view.redis_problem)
+
+
+def _worker_checks(ctx: Context) -> list[HealthCheck]:
+    workers = ctx.view.fleet.workers
+    if not workers:
+        return [_check("workers", "no worker is running")]
+    return [
+        _check(
+            f"worker {w.name}",
+            "" if w.state == "ready" and w.healthy else f"{w.state}: {w.detail}".rstrip(": "),
+        )
+        for w in workers
+    ]
+
+
+def _check(component: str, problem: str) -> HealthCheck:
+    return HealthCheck(
+        healthy=not problem, message=problem or "running", component=component, timestamp=time.time()
+    )

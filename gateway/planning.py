@@ -1,0 +1,75 @@
+"""From a request for video embeddings to the jobs that carry it out, by arithmetic alone."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from gateway.schemas import MediaRange, VideoRequest
+from shared.assets import Asset
+from shared.chunks import SECOND, Chunk, job_runs, plan_chunks
+from shared.errors import BadParameters
+from shared.fleet import Model
+from shared.jobs import Job, VideoJob
+from shared.requests import Request
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """What is asked of the workers: `planned` chunks in `jobs`. `start` and `end` are the ns of the range
+    that the answer reports: the requested end, even beyond the file's."""
+
+    request: Request
+    jobs: list[Job]
+    assets: list[Asset]
+    start: int
+    end: int
+
+    @property
+    def planned(self) -> int:
+        return self.request.planned
+
+
+def plan_video(request_id: str, body: VideoRequest, assets: Sequence[Asset], model: Model) -> Plan:
+    """Plan the chunks of one video, or the one clip of a list of images.
+
+    Raises BadParameters for more images than the model takes, BadParameter for an overlap that is not
+    shorter than the chunk.
+    """
+    duration, overlap = body.chunk_duration * SECOND, body.chunk_overlap_duration * SECOND
+    if assets[0].media_type == "image":
+        if len(assets) > model.frames:
+            raise BadParameters(f"{len(assets)} images given; the model takes at most {model.frames}")
+        plan_chunks(0, 0, duration, overlap, None)  # the overlap rule holds for images too
+        start = end = 0
+        runs = [[Chunk(0, 0, 0)]]
+    else:
+        asset = assets[0]
+        start, end = _range(body.media_info, asset.duration)
+        runs = job_runs(plan_chunks(start, min(end, asset.duration), duration, overlap, asset.fps))
+    request = Request(
+        id=request_id,
+        lane="video",
+        planned=sum(map(len, runs)),
+        model=model.id,
+        assets=[asset.id for asset in assets],
+        options=_options(body),
+    )
+    jobs: list[Job] = [
+        VideoJob(request=request_id, assets=list(assets), chunks=run, model=model.id) for run in runs
+    ]
+    return Plan(request, jobs, list(assets), start, end)
+
+
+def _range(wanted: MediaRange | None, duration: int) -> tuple[int, int]:
+    start = wanted.start_offset if wanted and wanted.start_offset else 0
+    end = wanted.end_offset if wanted else None
+    return start * SECOND, duration if end is None else end * SECOND
+
+
+def _options(body: VideoRequest) -> str:
+    shown = {
+        "stream": body.stream,
+        "chunk_duration": body.chunk_duration,
+        "chunk_overlap_duration": body.chunk_overlap_duration,
+        "media_info": body.media_info,
+    }
+    return msgspec.json.encode(shown).decode()

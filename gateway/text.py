@@ -1,0 +1,53 @@
+"""Text embeddings."""
+
+import sys
+import uuid
+from array import array
+
+import structlog
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway.context import Context, collect, context, json, read_body, require_service, until_gone
+from gateway.schemas import TextEmbedding, TextRequest, TextResponse
+from gateway.validation import validate_json
+from shared import requests
+from shared.errors import BadParameters, NotSupported
+from shared.jobs import TextJob
+
+log = structlog.get_logger(__name__)
+
+
+async def generate_text_embeddings(request: Request) -> Response:
+    """One vector per text, in their order."""
+    ctx = context(request)
+    body = validate_json(await read_body(request), TextRequest)
+    texts = [body.text_input] if isinstance(body.text_input, str) else body.text_input
+    if not texts or (isinstance(body.text_input, str) and not body.text_input):
+        raise BadParameters("text_input is empty")
+    if not ctx.view.require_model(body.model).supports_text:
+        raise NotSupported(f"the model {body.model} embeds no text")
+    require_service(ctx)
+    return json(await until_gone(request, embed_texts(ctx, texts, body.model)))
+
+
+async def embed_texts(ctx: Context, texts: list[str], model: str) -> TextResponse:
+    """Have a worker embed the texts. Raises FailedEnd, ServerBusy."""
+    request = requests.Request(id=str(uuid.uuid4()), lane="text", planned=len(texts), model=model)
+    structlog.contextvars.bind_contextvars(request_id=request.id)
+    job = TextJob(request=request.id, texts=texts, model=model)
+    async with ctx.submitted(request, [job]) as (created, follower):
+        results = await collect(follower, len(texts))
+    data = [
+        TextEmbedding(text_input=text, embeddings=floats(result.vector))
+        for text, result in zip(texts, results, strict=True)
+    ]
+    return TextResponse(id=request.id, created=created, model=model, data=data)
+
+
+def floats(vector: bytes) -> list[float]:
+    """Little-endian float32 as numbers."""
+    values = array("f", vector)
+    if sys.byteorder == "big":
+        values.byteswap()
+    return values.tolist()

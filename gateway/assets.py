@@ -84,7 +84,8 @@ class AssetStore:
 
     async def update(self, asset: Asset) -> None:
         """Write a changed record."""
-        await self._redis.hset(keys.asset(asset.id), mapping=dict(asset.to_fields()))
+        fields: Any = asset.to_fields()
+        await self._redis.hset(keys.asset(asset.id), mapping=fields)
 
     async def find(self, asset_id: str) -> Asset | None:
         """The record, or None."""

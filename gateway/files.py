@@ -69,9 +69,8 @@ async def _verified(ctx: Context, asset: Asset) -> Asset:
         log.warning("file refused", asset=asset.id, filename=asset.filename, error=error.message)
         raise
     if found.media_type != asset.media_type:
-        raise InvalidFile(
-            f"File does not seem to be a valid {asset.media_type} file: it holds {found.media_type} ({found.codec})"
-        )
+        held = f"it holds {found.media_type} ({found.codec})"
+        raise InvalidFile(f"File does not seem to be a valid {asset.media_type} file: {held}")
     return found
 
 

@@ -12,13 +12,16 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     """One finished chunk, text or probe.
 
     `vector` holds little-endian float32; `start`, `end` and `frame_times` are nanoseconds from the start
-    of the file. Latencies are milliseconds or seconds as their names say. `facts` is the JSON answer of
+    of the file. For a live chunk they count from the start of the session, and `wall_start` and `wall_end`
+    are nanoseconds since 1970, UTC. Latencies are milliseconds or seconds as their names say. `facts` is the JSON answer of
     a probe. `error` is empty for a success.
     """
 
     chunk: int
     start: int = 0
     end: int = 0
+    wall_start: int | None = None
+    wall_end: int | None = None
     vector: bytes = b""
     frame_times: list[int] = []
     decode_latency_ms: float | None = None

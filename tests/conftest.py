@@ -33,7 +33,7 @@ def redis62(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 def redis_url(valkey: RedisServer) -> str:
     """The address of an empty Valkey."""
     with BlockingRedis(port=valkey.port) as client:
-        client.flushall()
+        client.flushdb()
     return valkey.url
 
 

@@ -13,6 +13,9 @@ from shared.settings import Settings
 from worker.service import Service
 
 
+CANNOT_START = 3
+
+
 async def serve(configuration: Settings) -> None:
     """Run one worker until SIGTERM or SIGINT."""
     service = Service(configuration)
@@ -23,7 +26,7 @@ async def serve(configuration: Settings) -> None:
 
 
 def main() -> int:
-    """Exit status: 0 after a clean stop, 2 for a bad setting, 1 for a model that cannot be loaded."""
+    """Exit status: 0 after a clean stop, 2 for a bad setting, 3 for a model that cannot be loaded."""
     try:
         configuration = settings.load()
     except SettingsError as error:
@@ -35,7 +38,7 @@ def main() -> int:
     except* ModelError as group:
         for error in group.exceptions:
             structlog.get_logger(__name__).critical("worker cannot start", error=str(error))
-        return 1
+        return CANNOT_START
     return 0
 
 

@@ -1,0 +1,121 @@
+"""The whole service: real processes on a real Valkey, with a model that costs nothing."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.support import RedisServer, free_port
+
+ROOT = Path(__file__).parents[2]
+NULL_MODEL = ROOT / "tests" / "models" / "null"
+
+
+class Stack:
+    """One gateway address and any number of workers, started and killed as a test likes."""
+
+    def __init__(self, folder: Path, redis_url: str) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.folder = folder
+        self.environment = {
+            **{name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ},
+            "REDIS_URL": redis_url,
+            "BACKEND_PORT": str(self.port),
+            "RTEMBED_HOST": "127.0.0.1",
+            "ASSET_STORAGE_DIR": str(folder / "assets"),
+            "MODEL_IMPLEMENTATION_PATH": str(NULL_MODEL),
+            "MODEL_PATH": "null",
+            "LOG_LEVEL": "DEBUG",
+            "RTEMBED_LOG_FORMAT": "json",
+        }
+        self.gateway: subprocess.Popen[bytes] | None = None
+        self.workers: list[subprocess.Popen[bytes]] = []
+        self.client = httpx.Client(base_url=f"{self.url}/v1", timeout=60)
+
+    def start(self, workers: int = 1) -> None:
+        """A gateway and workers, ready to serve."""
+        self.start_gateway()
+        for _ in range(workers):
+            self.start_worker()
+        self.wait_ready()
+
+    def start_gateway(self) -> None:
+        self.gateway = self._spawn("gateway")
+
+    def start_worker(self, **environment: str) -> subprocess.Popen[bytes]:
+        worker = self._spawn("worker", **environment)
+        self.workers.append(worker)
+        return worker
+
+    def wait_ready(self, timeout: float = 60) -> None:
+        """Until the gateway is ready and as many workers as were started are."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            try:
+                health = self.client.get("/ready?detailed=true").json()
+            except (httpx.TransportError, ValueError):
+                health = {"checks": []}
+            ready = [c for c in health["checks"] if c["component"].startswith("worker ") and c["healthy"]]
+            if len(ready) >= max(1, sum(w.poll() is None for w in self.workers)):
+                return
+            time.sleep(0.05)
+        raise TimeoutError(f"the service is not ready: {self.logs()[-3000:]}")
+
+    def _spawn(self, module: str, **environment: str) -> subprocess.Popen[bytes]:
+        with (self.folder / "log").open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", module],
+                cwd=ROOT,
+                env={**self.environment, **environment},
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+            )
+
+    def logs(self) -> str:
+        """What all processes logged, a JSON object per line."""
+        return (self.folder / "log").read_text()
+
+    def upload(self, path: Path, media_type: str = "video", **fields: str) -> str:
+        """Upload a file; its id."""
+        with path.open("rb") as file:
+            data = {"purpose": "vision", "media_type": media_type, **fields}
+            answer = self.client.post("/files", data=data, files={"file": (path.name, file)})
+        assert answer.status_code == 200, answer.text
+        identity: str = answer.json()["id"]
+        return identity
+
+    def stop(self) -> None:
+        processes = [p for p in (self.gateway, *self.workers) if p and p.poll() is None]
+        for process in processes:
+            process.send_signal(signal.SIGTERM)
+        for process in processes:
+            try:
+                process.wait(25)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self.client.close()
+
+
+@pytest.fixture
+def stack(tmp_path: Path, redis_url: str) -> Iterator[Stack]:
+    """A service that is not started yet."""
+    service = Stack(tmp_path, redis_url)
+    yield service
+    service.stop()
+
+
+@pytest.fixture(scope="module")
+def shared_stack(valkey: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A running service with one worker, for tests that change nothing for each other."""
+    service = Stack(tmp_path_factory.mktemp("stack"), f"redis://127.0.0.1:{valkey.port}/1")
+    service.start()
+    yield service
+    service.stop()

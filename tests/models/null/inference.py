@@ -1,0 +1,69 @@
+"""A model that computes next to nothing, so that tests and benchmarks see the service around it.
+
+MODEL_PATH is its name, and may set a pace: `null?video=0.2&text=0.01` sleeps so many seconds per batch.
+A clip's vector begins with the mean of each channel of each frame; a text's vector depends on its letters.
+"""
+
+import time
+import zlib
+from urllib.parse import parse_qs, urlsplit
+
+import numpy as np
+
+DIMENSION = 768
+
+
+class Answer:
+    """What the service reads of one output."""
+
+    def __init__(self, embeddings):
+        self.output = ""
+        self.embeddings = embeddings
+        self.input_tokens = 0
+        self.output_tokens = 0
+
+
+class Model:
+    """Null, or paced."""
+
+    model_name = "null"
+    embed_dim = DIMENSION
+
+    def __init__(self, model_path, max_batch_size=None, **kwargs):
+        pace = parse_qs(urlsplit(model_path).query)
+        self.video_seconds = float(pace.get("video", ["0"])[0])
+        self.text_seconds = float(pace.get("text", ["0"])[0])
+
+    @staticmethod
+    def get_model_info(model_path, model_type):
+        return urlsplit(model_path).path, "custom", "tests"
+
+    @staticmethod
+    def get_input_config(model_path, model_type):
+        return {"num_frames": 8, "width": 32, "height": 32}
+
+    def generate(self, query, chunks, video_frames, video_frames_times, generation_config, **kwargs):
+        if chunks[0].chunk_type == "text":
+            time.sleep(self.text_seconds)
+            return [Answer(text_vector(chunk.text_input)) for chunk in chunks]
+        time.sleep(self.video_seconds)
+        return [Answer(clip_vector(frames)) for frames in video_frames]
+
+    def can_batch(self, one, other):
+        return one.chunk_type == other.chunk_type
+
+
+def text_vector(text):
+    """768 numbers that only this text has."""
+    if text.startswith("fail"):
+        raise RuntimeError(f"asked to fail on {text!r}")
+    seed = zlib.crc32(text.encode())
+    return np.random.default_rng(seed).normal(size=DIMENSION).astype(np.float32)
+
+
+def clip_vector(frames):
+    """The mean of each channel of each frame, in 0..1, then zeros."""
+    vector = np.zeros(DIMENSION, np.float32)
+    means = frames.mean(axis=(1, 2)).reshape(-1) / 255
+    vector[: len(means)] = means
+    return vector

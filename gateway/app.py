@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway import files, health, models, text, video
+from gateway import docs, files, health, models, text, video
 from gateway.context import ClientGone, Context, json
 from gateway.schemas import Error
 from shared.errors import RtEmbedError, Unavailable
@@ -60,7 +60,7 @@ def create_app(settings: Settings) -> Starlette:
             yield
 
     return Starlette(
-        routes=routes(),
+        routes=[*routes(), *docs.routes()],
         lifespan=lifespan,
         middleware=[Middleware(RequestLog)],
         exception_handlers={

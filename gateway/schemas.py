@@ -166,10 +166,9 @@ class ModelList(Response):
 
 
 class UploadForm(Parameters):
-    """An upload, or the registration of a file that the server can already read.
+    """An upload, or the registration of a file that the server can already read."""
 
-    `file` holds the upload's own name here; its bytes go to the asset store.
-    """
+    # `file` is the upload's own name once the form was read; its bytes are in the asset store then.
 
     purpose: Annotated[Literal["vision"], Meta(description="What the file is for.")]
     media_type: Annotated[MediaType, Meta(description="What the file must turn out to be.")]
@@ -419,7 +418,9 @@ class ChunkEmbedding(Response):
     processing_latency_s: Annotated[Latency | None, Meta(description="Decoding began to vector ready.")] = (
         None
     )
-    frame_count: Annotated[int | None, Meta(ge=0, le=2_147_483_647, description="Frames sampled.")] = None
+    frame_count: Annotated[
+        Annotated[int, Meta(ge=0, le=2_147_483_647)] | None, Meta(description="Frames sampled.")
+    ] = None
 
 
 class VideoResponse(Response):

@@ -1,0 +1,350 @@
+"""Every operation of the API: its types, an example, and the errors it may end with."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import msgspec
+
+from gateway import schemas as s
+from shared import errors as e
+
+TAGS = {
+    "Health Check": "Whether the service lives and can serve.",
+    "Models": "What the service embeds with.",
+    "Metadata": "Which release this is.",
+    "NIM Compatible": "The same, as NVIDIA NIM services tell it.",
+    "Files": "Videos and images to embed.",
+    "Embeddings": "Vectors for video, images and text.",
+}
+PATH_PARAMETERS = {"file_id": "Id of a file, with or without hyphens."}
+
+ID = "123e4567-e89b-12d3-a456-426614174000"
+MODEL = "cosmos-embed1-448p"
+TIME = "2024-06-09T18:32:11.123Z"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """A response that is no error."""
+
+    status: int = 200
+    description: str
+    json: type[msgspec.Struct] | None = None
+    example: msgspec.Struct | None = None
+    texts: Mapping[str, str] = field(default_factory=dict)
+    """Media type to example."""
+    binaries: tuple[str, ...] = ()
+    events: tuple[type[msgspec.Struct], ...] = ()
+    """What the events of a text stream hold."""
+
+    def types(self) -> tuple[type[msgspec.Struct], ...]:
+        """The types that the document must describe for this answer."""
+        return (*((self.json,) if self.json else ()), *self.events)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operation:
+    """One method of one path."""
+
+    method: str
+    path: str
+    name: str
+    tag: str
+    summary: str
+    description: str = ""
+    query: type[msgspec.Struct] | None = None
+    form: type[msgspec.Struct] | None = None
+    body: type[msgspec.Struct] | None = None
+    body_example: msgspec.Struct | None = None
+    answers: tuple[Answer, ...]
+    errors: tuple[type[e.RtEmbedError], ...] = ()
+    misfit: str = "('body', 'model'): Field required"
+    """What a request that does not fit is told, for example."""
+
+    def all_errors(self) -> tuple[type[e.RtEmbedError], ...]:
+        """Its own errors and those that any operation of its kind may have."""
+        takes_something = self.query or self.form or self.body or "{" in self.path
+        return (*((e.InvalidParameters,) if takes_something else ()), *self.errors, e.RtEmbedError)
+
+
+HEALTHY = "Service is healthy"
+_CHECK = s.HealthCheck(healthy=True, message="running", component="redis", timestamp=1767000000.12)
+_HEALTH = s.Health(healthy=True, timestamp=1767000000.12, uptime_seconds=512.8, checks=[_CHECK])
+_HEALTH_ANSWERS = (
+    Answer(
+        description="Healthy. Plain text, or every check with `detailed`.",
+        json=s.Health,
+        example=_HEALTH,
+        texts={"text/plain": HEALTHY},
+    ),
+    Answer(
+        status=503,
+        description="Not healthy.",
+        json=s.Health,
+        example=msgspec.structs.replace(
+            _HEALTH,
+            healthy=False,
+            checks=[msgspec.structs.replace(_CHECK, healthy=False, message="no answer in time")],
+        ),
+        texts={"text/plain": "Service is not healthy"},
+    ),
+)
+_FILE = s.TypedFile(
+    id=ID, bytes=2_000_000, filename="myfile.mp4", creation_time=TIME, sensor_name="", media_type="video"
+)
+_UNTYPED_FILE = s.File(id=ID, bytes=2_000_000, filename="myfile.mp4", creation_time=TIME)
+_CHUNK = s.ChunkEmbedding(
+    start_time="0.0",
+    end_time="60.0",
+    embeddings=[0.0123, -0.0456],
+    decode_latency_ms=41.2,
+    inference_latency_ms=12.9,
+    chunk_latency_ms=60.4,
+    queue_time_s=0.002,
+    processing_latency_s=0.06,
+    frame_count=8,
+)
+_RANGE = s.OffsetRange(start_offset=0, end_offset=60)
+_EVENTS = (
+    f'data: {{"id": "{ID}", "model": "{MODEL}", "created": 1767000000, "media_info": {{"type": "offset", '
+    '"start_offset": 0, "end_offset": 60}, "chunk_responses": [{"start_time": "0.0", "end_time": "60.0", '
+    '"embeddings": [0.0123, -0.0456]}], "usage": null}\r\n\r\ndata: [DONE]\r\n\r\n'
+)
+
+OPERATIONS = (
+    Operation(
+        method="GET",
+        path="/v1/ready",
+        name="ready",
+        tag="Health Check",
+        summary="Whether a request sent now would be served",
+        query=s.HealthQuery,
+        misfit="('query', 'detailed'): Must be true or false",
+        answers=_HEALTH_ANSWERS,
+    ),
+    Operation(
+        method="GET",
+        path="/v1/live",
+        name="live",
+        tag="Health Check",
+        summary="Whether this process makes progress",
+        query=s.HealthQuery,
+        misfit="('query', 'detailed'): Must be true or false",
+        answers=_HEALTH_ANSWERS,
+    ),
+    Operation(
+        method="GET",
+        path="/v1/startup",
+        name="startup",
+        tag="Health Check",
+        summary="What the service is doing until it can serve",
+        answers=(
+            Answer(
+                description="Started; the text says whether it is ready.",
+                texts={"text/plain": "Service is ready to serve requests."},
+            ),
+        ),
+    ),
+    Operation(
+        method="GET",
+        path="/v1/models",
+        name="models",
+        tag="Models",
+        summary="The loaded model",
+        answers=(
+            Answer(
+                description="A list of one.",
+                json=s.ModelList,
+                example=s.ModelList(
+                    data=[
+                        s.ModelDescription(id=MODEL, created=1767000000, owned_by="nvidia", api_type="custom")
+                    ]
+                ),
+            ),
+        ),
+        errors=(e.Unavailable,),
+    ),
+    Operation(
+        method="GET",
+        path="/v1/metadata",
+        name="metadata",
+        tag="Metadata",
+        summary="The release",
+        answers=(
+            Answer(
+                description="The release.", json=s.ServiceVersion, example=s.ServiceVersion(version="3.2.0")
+            ),
+        ),
+    ),
+    Operation(
+        method="GET",
+        path="/v1/version",
+        name="version",
+        tag="NIM Compatible",
+        summary="The release and the version of this description's format",
+        answers=(
+            Answer(
+                description="The versions.",
+                json=s.Version,
+                example=s.Version(release="3.2.0", api="3.1.0"),
+            ),
+        ),
+    ),
+    Operation(
+        method="GET",
+        path="/v1/manifest",
+        name="manifest",
+        tag="NIM Compatible",
+        summary="The release and its model",
+        answers=(
+            Answer(
+                description="Release and model.",
+                json=s.Manifest,
+                example=s.Manifest(version="3.2.0", model=MODEL),
+            ),
+        ),
+        errors=(e.Unavailable,),
+    ),
+    Operation(
+        method="POST",
+        path="/v1/files",
+        name="upload",
+        tag="Files",
+        summary="Upload a file, or register one that the server can read",
+        description=(
+            "A worker opens the file before it is accepted. A registered file stays where it is and is not "
+            "deleted with its record. `application/x-www-form-urlencoded` works for `filename`."
+        ),
+        form=s.UploadForm,
+        misfit="('body', 'purpose'): Field required",
+        answers=(Answer(description="The file.", json=s.TypedFile, example=_FILE),),
+        errors=(
+            e.BadParameters,
+            e.InvalidReference,
+            e.InvalidFile,
+            e.DuplicateAssetId,
+            e.FileTooLarge,
+            e.ServerBusy,
+            e.Unavailable,
+        ),
+    ),
+    Operation(
+        method="GET",
+        path="/v1/files",
+        name="files",
+        tag="Files",
+        summary="List files",
+        description="Live streams are not listed.",
+        query=s.FilesQuery,
+        misfit="('query', 'purpose'): Field required",
+        answers=(Answer(description="All files.", json=s.FileList, example=s.FileList(data=[_FILE])),),
+        errors=(e.Unavailable,),
+    ),
+    Operation(
+        method="GET",
+        path="/v1/files/{file_id}",
+        name="file_information",
+        tag="Files",
+        summary="Describe a file",
+        misfit="('path', 'file_id'): Must be a UUID (input: \"x\")",
+        answers=(Answer(description="The file.", json=s.File, example=_UNTYPED_FILE),),
+        errors=(e.BadParameter, e.Unavailable),
+    ),
+    Operation(
+        method="GET",
+        path="/v1/files/{file_id}/content",
+        name="file_content",
+        tag="Files",
+        summary="The bytes of a file",
+        description="Takes `Range`. The content type is guessed from the name.",
+        misfit="('path', 'file_id'): Must be a UUID (input: \"x\")",
+        answers=(
+            Answer(description="The whole file.", binaries=("application/octet-stream",)),
+            Answer(status=206, description="The ranges asked for.", binaries=("application/octet-stream",)),
+            Answer(status=416, description="No such range.", texts={"text/plain": ""}),
+        ),
+        errors=(e.BadParameter, e.Unavailable),
+    ),
+    Operation(
+        method="DELETE",
+        path="/v1/files/{file_id}",
+        name="delete_file",
+        tag="Files",
+        summary="Delete a file",
+        misfit="('path', 'file_id'): Must be a UUID (input: \"x\")",
+        answers=(Answer(description="It is gone.", json=s.DeletedFile, example=s.DeletedFile(id=ID)),),
+        errors=(e.BadParameter, e.ResourceInUse, e.Unavailable),
+    ),
+    Operation(
+        method="POST",
+        path="/v1/generate_text_embeddings",
+        name="generate_text_embeddings",
+        tag="Embeddings",
+        summary="Embed text",
+        body=s.TextRequest,
+        body_example=s.TextRequest(text_input=["a forklift moving pallets"], model=MODEL),
+        answers=(
+            Answer(
+                description="One vector per text, in their order.",
+                json=s.TextResponse,
+                example=s.TextResponse(
+                    id=ID,
+                    created=1767000000,
+                    model=MODEL,
+                    data=[
+                        s.TextEmbedding(text_input="a forklift moving pallets", embeddings=[0.0123, -0.0456])
+                    ],
+                ),
+            ),
+        ),
+        errors=(
+            e.BadParameters,
+            e.FileTooLarge,
+            e.TextEmbeddingsError,
+            e.NotSupported,
+            e.ServerBusy,
+            e.Unavailable,
+        ),
+    ),
+    Operation(
+        method="POST",
+        path="/v1/generate_video_embeddings",
+        name="generate_video_embeddings",
+        tag="Embeddings",
+        summary="Embed a file or images",
+        description=(
+            "One vector per chunk of video, or one vector for a list of images. With `stream` the answer is "
+            "a stream of server-sent events: one ChunkEvent per finished chunk, in the order in which they "
+            "finish; then a UsageEvent if asked for; a FailureEvent if the request failed; and `[DONE]`."
+        ),
+        body=s.VideoRequest,
+        body_example=s.VideoRequest(id=ID, model=MODEL, chunk_duration=60),
+        answers=(
+            Answer(
+                description="The vectors, sorted by time; with `stream`, events.",
+                json=s.VideoResponse,
+                example=s.VideoResponse(
+                    id=ID,
+                    created=1767000000,
+                    model=MODEL,
+                    media_info=_RANGE,
+                    usage=s.Usage(query_processing_time=2, total_chunks_processed=1),
+                    chunk_responses=[_CHUNK],
+                ),
+                texts={"text/event-stream": _EVENTS},
+                events=(s.ChunkEvent, s.UsageEvent, s.FailureEvent),
+            ),
+        ),
+        errors=(
+            e.BadParameters,
+            e.BadParameter,
+            e.FailedRequest,
+            e.Conflict,
+            e.FileTooLarge,
+            e.EmbeddingFailed,
+            e.ServerBusy,
+            e.Unavailable,
+            e.DependencyError,
+        ),
+    ),
+)

@@ -2,19 +2,24 @@
 
 import dataclasses
 import re
+from urllib.parse import unquote, urlsplit
 
 from shared.settings import Settings
 
 HIDDEN = "***"
 
 # A password may hold "/" or "@" unencoded; a port is digits up to the "/", and so no password here.
-_USERINFO = re.compile(r"(?P<scheme>\b[a-z][a-z0-9+.-]*://)(?:[^\s/?#]*@|[^\s/@:]*:(?!\d{1,5}/)[^\s@]*@)", re.I)
-_SECRET_NAMES = (
-    r"[\w.-]*(?:password|passwd|pwd|secret|token|signature|credential|api[_-]?key|access[_-]?key(?:[_-]?id)?)|sig"
+_USERINFO = re.compile(
+    r"(?P<scheme>\b[a-z][a-z0-9+.-]*://)(?:[^\s/?#]*@|[^\s/@:]*:(?!\d{1,5}/)[^\s@]*@)", re.IGNORECASE
 )
-_PARAMETER = re.compile(rf"(?P<name>[?&;](?:{_SECRET_NAMES})=)[^&#\s\"']*", re.I)
-_ASSIGNMENT = re.compile(rf"(?P<name>\b(?:{_SECRET_NAMES})[\"']?\s*[=:]\s*[\"']?)[^\s&\"',;]+", re.I)
-_AUTHORIZATION = re.compile(r"(?P<name>\b(?:bearer|basic)\s+)[A-Za-z0-9._~+/=-]{6,}", re.I)
+_NAMES = (
+    r"[\w.-]*(?:password|passwd|pwd|secret|token|signature|credential|api[_-]?key|access[_-]?key(?:[_-]?id)?)"
+)
+_ASSIGNMENT = re.compile(rf"(?P<name>\b(?:{_NAMES}|sig)[\"']?\s*[=:]\s*[\"']?)[^\s&\"',;]+", re.IGNORECASE)
+_AUTHORIZATION = re.compile(
+    r"(?P<name>\b(?:authorization[\"']?\s*[:=]\s*[\"']?\w+\s+|bearer\s+))[A-Za-z0-9._~+/=-]{4,}",
+    re.IGNORECASE,
+)
 
 
 def without_userinfo(url: str) -> str:
@@ -27,16 +32,19 @@ def redact(text: str, secrets: tuple[str, ...] = ()) -> str:
     for secret in secrets:
         text = text.replace(secret, HIDDEN)
     text = without_userinfo(text)
-    for pattern in (_PARAMETER, _ASSIGNMENT, _AUTHORIZATION):
+    for pattern in (_ASSIGNMENT, _AUTHORIZATION):
         text = pattern.sub(rf"\g<name>{HIDDEN}", text)
     return text
 
 
 def secret_values(settings: Settings) -> tuple[str, ...]:
-    """The secrets that the settings hold, longest first so that none hides part of another."""
-    values = [
-        getattr(settings, field.name)
-        for field in dataclasses.fields(settings)
-        if field.metadata["secret"] and getattr(settings, field.name)
-    ]
-    return tuple(sorted(values, key=len, reverse=True))
+    """The secrets that the settings hold, longest first so that none hides part of another.
+
+    Those of fewer than four characters are left out: hiding them would make every text unreadable.
+    """
+    values: set[str] = set()
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if field.metadata["secret"] and value:
+            values |= {value, unquote(urlsplit(value).password or "") if "://" in value else ""}
+    return tuple(sorted((v for v in values if len(v) >= 4), key=len, reverse=True))

@@ -12,9 +12,9 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     """One finished chunk, text or probe.
 
     `vector` holds little-endian float32; `start`, `end` and `frame_times` are nanoseconds from the start
-    of the file. For a live chunk they count from the start of the session, and `wall_start` and `wall_end`
-    are nanoseconds since 1970, UTC. Latencies are milliseconds or seconds as their names say. `facts` is the JSON answer of
-    a probe. `error` is empty for a success.
+    of the file, or of the connection for a live chunk, whose `wall_start` and `wall_end` are nanoseconds
+    since 1970. Latencies are milliseconds or seconds as their names say. `facts` is the JSON answer of a
+    probe. `error` is empty for a success.
     """
 
     chunk: int

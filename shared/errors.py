@@ -44,6 +44,12 @@ class BadParameter(RtEmbedError):
     code, status = "BadParameter", 400
 
 
+class BadRequest(RtEmbedError):
+    """A change of the configuration that cannot be made."""
+
+    code, status = "BadRequest", 400
+
+
 class InvalidFile(RtEmbedError):
     """The media is unreadable, has no video track, or is of the other kind."""
 
@@ -127,6 +133,7 @@ class DecodeError(RtEmbedError):
 
     def __init__(self, detail: str) -> None:
         super().__init__(f"Decode error: {detail}")
+        self.detail = detail
 
 
 class EngineError(RtEmbedError):
@@ -135,6 +142,12 @@ class EngineError(RtEmbedError):
 
 class ModelError(RtEmbedError):
     """A model directory cannot be loaded or made."""
+
+
+class BusError(RtEmbedError):
+    """A message bus cannot be reached, or refuses."""
+
+    retry = True
 
 
 class SettingsError(RtEmbedError):

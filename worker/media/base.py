@@ -34,7 +34,12 @@ class Clip:
     """
 
     def __init__(
-        self, chunk: Chunk, frames: NDArray[np.uint8], times: list[int], decode_start: float, decode_end: float
+        self,
+        chunk: Chunk,
+        frames: NDArray[np.uint8],
+        times: list[int],
+        decode_start: float,
+        decode_end: float,
     ) -> None:
         self.chunk = chunk
         self.frames = frames
@@ -52,7 +57,9 @@ class Media(Protocol):
     async def probe(self, path: Path) -> MediaFacts:
         """Open the file and say what it is. Raises InvalidFile naming what is wrong with it."""
 
-    def clips(self, path: Path, chunks: Sequence[Chunk], frames: int, size: int) -> AsyncGenerator[Clip, None]:
+    def clips(
+        self, path: Path, chunks: Sequence[Chunk], frames: int, size: int
+    ) -> AsyncGenerator[Clip, None]:
         """Decode consecutive chunks of one video file, in order, up to `frames` frames each, scaled to
         `size` x `size`. Raises DecodeError at the first chunk that fails."""
 

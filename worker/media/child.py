@@ -1,0 +1,178 @@
+"""A decoder process: `python -m worker.media.child SOCKET ARENA NICENESS`, started by its worker only.
+
+It takes one job at a time. A thread listens to the worker, so that a job can be cancelled and so that the
+process ends at once when the worker goes away, whatever the decoder is doing.
+"""
+
+import os
+import queue
+import socket
+import sys
+import threading
+from pathlib import Path
+from typing import Literal
+
+import av.logging
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.errors import DecodeError, InvalidFile
+from worker.media.base import MediaFacts
+from worker.media.demux import Refused, Source
+from worker.media.images import image_facts, image_format, read_image
+from worker.media.memory import Arena, Cancelled, ClipMemory
+from worker.media.reader import Reader
+from worker.media.sandbox import enter
+from worker.media.swscale import Scaler
+from worker.media.wire import (
+    HEADER,
+    Cancel,
+    Counts,
+    Decode,
+    Failed,
+    Finished,
+    Found,
+    FromDecoder,
+    Grant,
+    Images,
+    Probe,
+    Ready,
+    Request,
+    Setup,
+    ToDecoder,
+    for_decoder,
+    pack,
+)
+
+
+_KINDS: dict[type[Exception], Literal["invalid", "refused", "cancelled"]] = {
+    Cancelled: "cancelled",
+    InvalidFile: "invalid",
+    Refused: "refused",
+}
+
+
+class Child:
+    """The state of a decoder process."""
+
+    def __init__(self, connection: socket.socket, arena: Arena, setup: Setup) -> None:
+        self._connection = connection
+        self._arena = arena
+        self._limits = setup.limits
+        self._reader = Reader(setup)
+        self._jobs: queue.SimpleQueue[tuple[Request, ClipMemory]] = queue.SimpleQueue()
+        self._running: tuple[Request, ClipMemory] | None = None
+
+    def serve(self) -> None:
+        """Do jobs until the process is ended."""
+        threading.Thread(target=self._listen, daemon=True).start()
+        while True:
+            request, memory = self._jobs.get()
+            self._send(self._answer(request, memory))
+
+    def _listen(self) -> None:
+        """Read messages; the end of the connection is the end of the process."""
+        try:
+            while (message := _receive(self._connection)) is not None:
+                self._dispatch(message)
+        finally:
+            os._exit(0)
+
+    def _dispatch(self, message: ToDecoder) -> None:
+        match message:
+            case Grant(arena, offset) if self._running:
+                request, memory = self._running
+                memory.grant(offset, lambda at: self._region(request, arena, at))
+            case Cancel() if self._running:
+                self._running[1].stop(Cancelled)
+            case Probe() | Decode() | Images() as request:
+                arena = 0 if isinstance(request, Probe) else request.arena
+                offsets = request.offsets if isinstance(request, Decode) else []
+                memory = ClipMemory(lambda at: self._region(request, arena, at), offsets)
+                self._running = request, memory
+                self._jobs.put(self._running)
+
+    def _answer(self, request: Request, memory: ClipMemory) -> FromDecoder:
+        counts = Counts()
+        try:
+            return self._do(request, memory, counts)
+        except Exception as error:  # a bad file must not end the process, whatever it provoked
+            return Failed(_KINDS.get(type(error), "decode"), self._detail(error), counts)
+
+    def _detail(self, error: Exception) -> str:
+        match error:
+            case DecodeError():
+                return error.detail
+            case InvalidFile():
+                return error.message
+            case MemoryError():
+                return f"more than {self._limits.memory >> 20} MiB of memory needed"
+        return f"{type(error).__name__}: {error}"
+
+    def _do(self, request: Request, memory: ClipMemory, counts: Counts) -> FromDecoder:
+        if isinstance(request, Probe):
+            return Found(self._probe(request.path))
+        if isinstance(request, Decode):
+            self._reader.run(request, memory, self._send, counts)
+        else:
+            self._read_images(request)
+        return Finished(counts)
+
+    def _probe(self, path: str) -> MediaFacts:
+        try:
+            with Path(path).open("rb") as file:
+                kind = image_format(file.read(32))
+        except OSError as error:
+            raise InvalidFile(f"cannot read {Path(path).name}: {error.strerror}") from error
+        if kind is not None:
+            return image_facts(path, kind, self._limits)
+        source = Source(path, self._limits)
+        try:
+            return source.facts()
+        finally:
+            source.close()
+
+    def _read_images(self, request: Images) -> None:
+        shape = (len(request.paths), 3, request.size, request.size)
+        out = self._arena.region(request.arena, request.offset, shape)
+        scaler = Scaler(request.size)
+        try:
+            for path, picture in zip(request.paths, out, strict=True):
+                read_image(path, scaler, self._limits, picture)
+        finally:
+            scaler.close()
+
+    def _region(self, request: Request, arena: int, offset: int) -> NDArray[np.uint8]:
+        if not isinstance(request, Decode):
+            raise TypeError(type(request))
+        return self._arena.region(arena, offset, (request.frames, 3, request.size, request.size))
+
+    def _send(self, message: FromDecoder) -> None:
+        self._connection.sendall(pack(message))
+
+
+def _receive(connection: socket.socket) -> ToDecoder | None:
+    """The next message, or None at the end of the connection."""
+    head = connection.recv(HEADER.size, socket.MSG_WAITALL)
+    if len(head) < HEADER.size:
+        return None
+    (length,) = HEADER.unpack(head)
+    return for_decoder(connection.recv(length, socket.MSG_WAITALL))
+
+
+def main() -> None:
+    """Set up, then serve the worker at the other end of the socket."""
+    socket_fd, arena_fd, niceness = map(int, sys.argv[1:4])
+    connection = socket.socket(fileno=socket_fd)
+    setup = _receive(connection)
+    if not isinstance(setup, Setup):
+        raise SystemExit(f"expected Setup, got {setup!r}")
+    av.logging.set_level(av.logging.PANIC)
+    isolation = enter(setup.limits.memory, setup.limits.open_files, niceness)
+    child = Child(connection, Arena(arena_fd), setup)
+    connection.sendall(pack(Ready(isolation)))
+    child.serve()
+
+
+if __name__ == "__main__":
+    main()

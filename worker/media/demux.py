@@ -1,0 +1,183 @@
+"""Opening a media file safely and reading the packets of its video."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import av
+from av.container import InputContainer
+from av.packet import Packet
+from av.stream import Disposition, Stream
+from av.video.codeccontext import VideoCodecContext
+from av.video.stream import VideoStream
+
+from shared.chunks import SECOND
+from shared.errors import DecodeError, InvalidFile
+from worker.media.base import MediaFacts
+from worker.media.limits import MediaLimits
+
+# Containers that hold their media themselves. No playlists (hls, dash, concat), no device, no network, no
+# format that names other files, and no raw streams without times.
+CONTAINERS = "mov,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,ivf,mxf,nut"
+MILLISECOND = 1_000_000
+
+
+class Refused(DecodeError):
+    """A limit forbids decoding this; trying again cannot help."""
+
+
+def container_options(limits: MediaLimits) -> dict[str, str]:
+    """Options of FFmpeg that keep it to the one file it is given."""
+    return {
+        "protocol_whitelist": "file",
+        "format_whitelist": CONTAINERS,
+        "max_streams": str(limits.tracks),
+        "max_pixels": str(limits.pixels),
+        "threads": "1",
+    }
+
+
+class Source:
+    """One video file: its facts, its clock and its packets.
+
+    Times are nanoseconds from the start of the file, rounded down. The file starts where its container says
+    that the earliest of its streams does, which is not 0 in a transport stream or a cut-out fragment. Streams
+    that start before 0 are primed audio, whose first samples are not presented, so the start is then 0,
+    unless it is the video itself that starts before 0. Edit lists are followed: what they hide is not there.
+
+    Raises InvalidFile naming what is wrong with the file.
+    """
+
+    def __init__(self, path: str, limits: MediaLimits) -> None:
+        self.path = path
+        self._limits = limits
+        self.container = _open(path, limits)
+        try:
+            self.stream = _video_stream(self.container, limits)
+        except InvalidFile:
+            self.container.close()
+            raise
+        self.time_base = self.stream.time_base or Fraction(1, av.time_base)
+        self._zero = _start_of_file(self.container, self.stream)
+        self._numerator = self.time_base.numerator * SECOND
+
+    def close(self) -> None:
+        """Close the file."""
+        self.container.close()
+
+    def time(self, timestamp: int) -> int:
+        """A timestamp of the video stream as nanoseconds from the start of the file."""
+        return timestamp * self._numerator // self.time_base.denominator - self._zero
+
+    def timestamp(self, time: int) -> int:
+        """The last timestamp of the video stream at or before `time` (ns)."""
+        return (time + self._zero) * self.time_base.denominator // self._numerator
+
+    def packets(self) -> Iterator[Packet[VideoStream]]:
+        """The packets from the present position on. Ends where the file is cut off or unreadable."""
+        with contextlib.suppress(av.error.FFmpegError):
+            for packet in self.container.demux(self.stream):
+                if packet.size:
+                    yield packet
+
+    def seek(self, time: int) -> None:
+        """Go to the last key frame at or before `time` (ns), or to the start of the file."""
+        if time > 0:
+            with contextlib.suppress(av.error.FFmpegError):
+                self.container.seek(self.timestamp(time), stream=self.stream)
+                return
+        self.rewind()
+
+    def rewind(self) -> None:
+        """Go back to the first packet."""
+        self.container.close()
+        self.container = _open(self.path, self._limits)
+        self.stream = _video_stream(self.container, self._limits)
+
+    def facts(self) -> MediaFacts:
+        """What the file is. Raises InvalidFile where it has no usable duration or breaks a limit."""
+        context = self.stream.codec_context
+        duration = self._duration()
+        if not duration or duration <= 0:
+            raise InvalidFile("the video has no known duration")
+        limit = self._limits.duration * SECOND
+        if limit and duration > limit:
+            raise InvalidFile(
+                f"the video lasts {duration / SECOND:.3f} s, more than the allowed {self._limits.duration} s"
+            )
+        return MediaFacts(
+            kind="video",
+            codec=context.name,
+            width=context.width,
+            height=context.height,
+            duration=duration,
+            frame_rate=self.stream.average_rate or self.stream.guessed_rate or None,
+        )
+
+    def _duration(self) -> int | None:
+        """Where the video ends (ns, whole milliseconds): audio that outlasts it has no frames to embed."""
+        if self.stream.duration is not None:
+            end = self.time((self.stream.start_time or 0) + self.stream.duration)
+        elif self.container.duration is not None:
+            start = self.container.start_time or 0
+            end = (start + self.container.duration) * (SECOND // av.time_base) - self._zero
+        else:
+            return None
+        return end // MILLISECOND * MILLISECOND
+
+
+def _open(path: str, limits: MediaLimits) -> InputContainer:
+    try:
+        return av.open(f"file:{Path(path).absolute()}", options=container_options(limits))
+    except av.error.FileNotFoundError as error:
+        raise InvalidFile(f"no such file: {Path(path).name}") from error
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        detail = getattr(error, "strerror", None) or str(error)
+        raise InvalidFile(f"not a readable video file: {detail}") from error
+
+
+def _video_stream(container: InputContainer, limits: MediaLimits) -> VideoStream:
+    """The default video track, or the first; cover pictures do not count."""
+    tracks = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    if not tracks:
+        kinds = sorted({stream.type for stream in container.streams})
+        raise InvalidFile(f"the file has no video track, only {', '.join(kinds) or 'nothing readable'}")
+    stream = next((s for s in tracks if s.disposition & Disposition.default), tracks[0])
+    if stream.codec_context is None:
+        raise InvalidFile("the video's codec is not supported")
+    pixels = stream.codec_context.width * stream.codec_context.height
+    size = f"{stream.codec_context.width}x{stream.codec_context.height}"
+    if pixels <= 0:
+        raise InvalidFile("the video's size is unknown")
+    if pixels > limits.pixels:
+        raise InvalidFile(f"the video is {size}, more than the allowed {limits.pixels} pixels per frame")
+    return stream
+
+
+def _start_of_file(container: InputContainer, stream: VideoStream) -> int:
+    """When the file starts, in ns on its own clock, rounded as `Source.time` rounds."""
+    starts = [
+        _start(s) for s in (*container.streams.video, *container.streams.audio) if s.start_time is not None
+    ]
+    return max(min(starts, default=0), min(_start(stream), 0))
+
+
+def _start(stream: Stream) -> int:
+    base = stream.time_base or Fraction(1, av.time_base)
+    return (stream.start_time or 0) * base.numerator * SECOND // base.denominator
+
+
+def open_decoder(source: Source, limits: MediaLimits) -> VideoCodecContext:
+    """A decoder of the source's video with everything that FFmpeg knows about the stream.
+
+    Only a context that belongs to an open container has all of it, so the file is opened once more.
+    """
+    other = _open(source.path, limits)
+    context = _video_stream(other, limits).codec_context
+    other.close()
+    context.thread_count = 1
+    context.options = {"max_pixels": str(limits.pixels)}
+    return context

@@ -1,0 +1,131 @@
+"""libswscale, called directly, so that it scales straight into shared memory.
+
+PyAV always scales into a frame of its own, which costs a copy. The functions used here have had the same
+signatures since FFmpeg 0.8; the library is the one that PyAV itself has loaded.
+"""
+
+import ctypes
+import functools
+import re
+from pathlib import Path
+
+import numpy as np
+from av.video.frame import VideoFrame
+from numpy.typing import NDArray
+
+BILINEAR, FULL_CHROMA_OUT, FULL_CHROMA_IN, ACCURATE = 0x2, 0x2000, 0x4000, 0x40000
+BT709, BT601, BT2020, SMPTE240M, FCC = 1, 5, 9, 7, 4
+FULL_RANGE = 2
+UNIT = 1 << 16
+
+_Planes = ctypes.c_void_p * 4
+_Strides = ctypes.c_int * 4
+_Table = ctypes.POINTER(ctypes.c_int * 4)
+
+
+class Scaler:
+    """Scales frames to a square: bilinear, antialiased where it shrinks, aspect ratio not kept.
+
+    Colours: the matrix and range that the frame states; where it states none, BT.709 above 576 lines and
+    BT.601 below, limited range (full for JPEG and grey formats). Transfer functions are left alone: HDR
+    material (PQ, HLG) is converted by its matrix and range, not tone-mapped. An alpha channel is dropped.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._contexts: dict[tuple[int, int, str, int, int], int] = {}
+
+    def scale(self, frame: VideoFrame, out: NDArray[np.uint8]) -> None:
+        """Write `frame` to `out`, contiguous uint8 [3, size, size], planes R, G, B."""
+        if frame.format.name == "pal8":
+            frame = frame.reformat(format="rgb24")
+        planes = frame.planes
+        sources = _Planes(*(plane.buffer_ptr for plane in planes))
+        strides = _Strides(*(plane.line_size for plane in planes))
+        base, plane_bytes = out.ctypes.data, self.size * self.size
+        targets = _Planes(base + plane_bytes, base + 2 * plane_bytes, base)  # G, B, R is the order of gbrp
+        lines = _library().sws_scale(
+            self._context(frame), sources, strides, 0, frame.height, targets, _Strides(*[self.size] * 3)
+        )
+        if lines != self.size:
+            raise ValueError(f"cannot scale {frame.width}x{frame.height} {frame.format.name}")
+
+    def close(self) -> None:
+        """Free the contexts."""
+        for context in self._contexts.values():
+            _library().sws_freeContext(context)
+        self._contexts.clear()
+
+    def _context(self, frame: VideoFrame) -> int:
+        key = (frame.width, frame.height, frame.format.name, _matrix(frame), _range(frame))
+        if key not in self._contexts:
+            if len(self._contexts) >= 8:  # a stream that changes its size all the time must not fill memory
+                self.close()
+            self._contexts[key] = self._create(*key)
+        return self._contexts[key]
+
+    def _create(self, width: int, height: int, pixels: str, matrix: int, full_range: int) -> int:
+        library = _library()
+        flags = BILINEAR | ACCURATE | FULL_CHROMA_OUT | FULL_CHROMA_IN
+        source, target = _pixel_format(pixels), _pixel_format("gbrp")
+        context: int | None = library.sws_getContext(
+            width, height, source, self.size, self.size, target, flags, None, None, None
+        )
+        if not context:
+            raise ValueError(f"cannot scale {width}x{height} {pixels}")
+        table = library.sws_getCoefficients(matrix)
+        library.sws_setColorspaceDetails(context, table, full_range, table, 1, 0, UNIT, UNIT)
+        return context
+
+
+def _matrix(frame: VideoFrame) -> int:
+    stated = {1: BT709, 4: FCC, 5: BT601, 6: BT601, 7: SMPTE240M, 9: BT2020, 10: BT2020}
+    return stated.get(frame.colorspace, BT709 if frame.height > 576 else BT601)
+
+
+def _range(frame: VideoFrame) -> int:
+    name = frame.format.name
+    unstated_is_full = name.startswith(("yuvj", "gray", "ya8", "ya16", "mono"))
+    return int(frame.color_range == FULL_RANGE or (frame.color_range == 0 and unstated_is_full))
+
+
+@functools.cache
+def _pixel_format(name: str) -> int:
+    utilities = _loaded("avutil")
+    utilities.av_get_pix_fmt.argtypes = [ctypes.c_char_p]
+    number: int = utilities.av_get_pix_fmt(name.encode())
+    return number
+
+
+@functools.cache
+def _library() -> ctypes.CDLL:
+    library = _loaded("swscale")
+    library.sws_getContext.restype = ctypes.c_void_p
+    library.sws_getContext.argtypes = [ctypes.c_int] * 7 + [ctypes.c_void_p] * 3
+    library.sws_freeContext.argtypes = [ctypes.c_void_p]
+    library.sws_freeContext.restype = None
+    library.sws_getCoefficients.argtypes = [ctypes.c_int]
+    library.sws_getCoefficients.restype = _Table
+    number = ctypes.c_int
+    library.sws_setColorspaceDetails.argtypes = [
+        ctypes.c_void_p, _Table, number, _Table, number, number, number, number
+    ]  # fmt: skip
+    library.sws_scale.argtypes = [
+        ctypes.c_void_p,
+        _Planes,
+        _Strides,
+        ctypes.c_int,
+        ctypes.c_int,
+        _Planes,
+        _Strides,
+    ]
+    return library
+
+
+def _loaded(name: str) -> ctypes.CDLL:
+    """The FFmpeg library `name` that this process has already mapped."""
+    pattern = re.compile(rf"\S*/lib{name}\b[^/\n]*\.so[^/\n]*")
+    found = pattern.search(Path("/proc/self/maps").read_text())
+    if not found:
+        raise OSError(f"lib{name} is not loaded")
+    return ctypes.CDLL(found.group())

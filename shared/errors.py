@@ -62,6 +62,30 @@ class FailedRequest(RtEmbedError):
     code, status = "FailedRequest", 400
 
 
+class MissingFile(RtEmbedError):
+    """A file:// URL names no existing regular file."""
+
+    code, status = "FileNotFound", 400
+
+
+class AssetAlreadyExists(RtEmbedError):
+    """The id for the media behind a URL belongs to an asset already."""
+
+    code, status = "AssetAlreadyExists", 400
+
+
+class InvalidDataUrl(RtEmbedError):
+    """The payload of a data URL cannot be decoded."""
+
+    code, status = "InvalidDataUrl", 400
+
+
+class Forbidden(RtEmbedError):
+    """A file:// URL names a file outside the allowed folders."""
+
+    code, status = "Forbidden", 403
+
+
 class ResourceInUse(RtEmbedError):
     """The asset is held by a running request."""
 
@@ -86,6 +110,12 @@ class FileTooLarge(RtEmbedError):
     code, status = "FileTooLarge", 413
 
 
+class RedirectNotAllowed(RtEmbedError):
+    """A URL redirects more often than is followed."""
+
+    code, status = "RedirectNotAllowed", 422
+
+
 # What the service could not do ------------------------------------------------------------------------
 
 
@@ -105,6 +135,12 @@ class DependencyError(RtEmbedError):
     """An asset vanished between the check and its use."""
 
     code, status, retry = "DependencyError", 503, True
+
+
+class DownloadFailed(RtEmbedError):
+    """The host of a URL did not send the file."""
+
+    code, status, retry = "DownloadFailed", 502, True
 
 
 class TextEmbeddingsError(RtEmbedError):

@@ -81,6 +81,34 @@ def choice(*values: str) -> Kind:
     return Kind(parse, "one of " + ", ".join(v or "(empty)" for v in values))
 
 
+def lenient(kind: Kind, default: Any) -> Kind:
+    """As `kind`, but what it does not allow means the default."""
+
+    def parse(text: str) -> Any:
+        try:
+            return kind.parse(text)
+        except ValueError:
+            return default
+
+    return Kind(parse, f"{kind.allowed}; anything else means the default")
+
+
+def listed(separator: str) -> Kind:
+    """Texts between separators; blanks around them and empty ones are dropped."""
+
+    def parse(text: str) -> tuple[str, ...]:
+        return tuple(part.strip() for part in text.split(separator) if part.strip())
+
+    return Kind(parse, f"texts separated by {separator!r}")
+
+
+def _pairs(text: str) -> tuple[tuple[str, str], ...]:
+    found = [part.partition("=") for part in text.split(";") if part.strip()]
+    if any(not name.strip() or not value.strip() for name, _, value in found):
+        raise ValueError(text)
+    return tuple((name.strip().lower(), value.strip()) for name, _, value in found)
+
+
 def limit(default: int) -> Kind:
     """A bound on a queue, where every text that is no positive whole number means the default."""
 
@@ -152,6 +180,66 @@ class Settings:
     )
     upload_limit_bytes: int = setting(
         "RTEMBED_MAX_UPLOAD_BYTES", whole(1, 100 * 10**9), 100 * 10**9, "Largest upload in bytes"
+    )
+
+    # Fetching URLs
+    download_timeout: int = setting(
+        "ASSET_DOWNLOAD_TOTAL_TIMEOUT",
+        lenient(whole(1, 86_400), 300),
+        300,
+        "Seconds that fetching a URL may take",
+    )
+    download_connect_timeout: int = setting(
+        "ASSET_DOWNLOAD_CONNECT_TIMEOUT",
+        lenient(whole(1, 86_400), 10),
+        10,
+        "Seconds to reach the host of a URL",
+    )
+    download_limit_gb: float = setting(
+        "ASSET_DOWNLOAD_MAX_FILE_SIZE_GB",
+        number(1e-9, 100),
+        8.0,
+        "Largest file fetched over http(s) or given as a data URL, in GiB",
+    )
+    download_redirects: int = setting(
+        "ASSET_DOWNLOAD_MAX_REDIRECTS",
+        lenient(Kind(lambda text: min(max(int(text), 0), 10), "a whole number, taken as 0 to 10"), 0),
+        0,
+        "Redirects that are followed",
+    )
+    download_tokens: tuple[tuple[str, str], ...] = setting(
+        "ASSET_DOWNLOAD_AUTH_TOKENS",
+        Kind(_pairs, "domain=value, separated by ;"),
+        (),
+        "Authorization header per host, sent over https only",
+        secret=True,
+    )
+    download_unverified_hosts: tuple[str, ...] = setting(
+        "ASSET_DOWNLOAD_SSL_SKIP_VERIFY_DOMAINS",
+        listed(","),
+        (),
+        "Hosts whose TLS certificate is not verified",
+    )
+    block_private_networks: bool = setting(
+        "RTEMBED_BLOCK_PRIVATE_NETWORKS",
+        BOOLEAN,
+        False,
+        "Refuse to fetch URLs from private networks, too",
+    )
+    file_url_dirs: tuple[str, ...] = setting(
+        "FILE_URL_ALLOWED_DIRS", listed(","), (), "Folders that file:// URLs may name; empty: none"
+    )
+    s3_access_key: str | None = setting("AWS_ACCESS_KEY_ID", TEXT, None, "Access key for s3:// URLs")
+    s3_secret_key: str | None = setting("AWS_SECRET_ACCESS_KEY", TEXT, None, "Its secret", secret=True)
+    s3_session_token: str | None = setting(
+        "AWS_SESSION_TOKEN", TEXT, None, "Session token of temporary credentials", secret=True
+    )
+    s3_region: str = setting("AWS_DEFAULT_REGION", TEXT, "us-east-1", "Region of the buckets")
+    s3_endpoint_url: str | None = setting(
+        "S3_ENDPOINT_URL", TEXT, None, "S3 service other than Amazon's; wins over AWS_ENDPOINT_URL_S3"
+    )
+    aws_endpoint_url_s3: str | None = setting(
+        "AWS_ENDPOINT_URL_S3", TEXT, None, "S3 service other than Amazon's"
     )
 
     # Queues and results

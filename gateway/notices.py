@@ -34,7 +34,8 @@ class Notices:
         self._redis = redis
         self._settings = settings
         self._listeners: dict[bytes, asyncio.Queue[Notice]] = {}
-        self._pubsub: Any = single_connection(settings).pubsub()
+        self._connection = single_connection(settings)
+        self._pubsub: Any = self._connection.pubsub()
         self._first = asyncio.Event()
 
     async def run(self) -> None:
@@ -49,6 +50,7 @@ class Notices:
                     await asyncio.sleep(RETRY_INTERVAL)
         finally:
             await self._pubsub.aclose()
+            await self._connection.aclose()
 
     async def _receive(self) -> None:
         message = await self._pubsub.get_message(timeout=BLOCK_MS / 1000)

@@ -23,7 +23,7 @@ def connect(settings: Settings) -> Redis:
 
     Every call has a timeout and is tried twice more when the connection breaks. Replies are bytes.
     """
-    return Redis(connection_pool=_pool(settings, settings.redis_connections, settings.redis_timeout))
+    return Redis.from_pool(_pool(settings, settings.redis_connections, settings.redis_timeout))
 
 
 def single_connection(settings: Settings) -> Redis:
@@ -32,7 +32,7 @@ def single_connection(settings: Settings) -> Redis:
     Close it, rather than use it again, when the task that reads from it is cancelled: an answer may
     still be under way.
     """
-    return Redis(connection_pool=_pool(settings, 1, settings.redis_timeout + BLOCK_MS / 1000))
+    return Redis.from_pool(_pool(settings, 1, settings.redis_timeout + BLOCK_MS / 1000))
 
 
 def _pool(settings: Settings, connections: int, timeout: float) -> BlockingConnectionPool:

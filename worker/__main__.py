@@ -12,7 +12,6 @@ from shared.errors import ModelError, SettingsError
 from shared.settings import Settings
 from worker.service import Service
 
-
 CANNOT_START = 3
 
 
@@ -35,9 +34,10 @@ def main() -> int:
     logs.configure(configuration, process="worker", worker=settings.worker_name(configuration))
     try:
         uvloop.run(serve(configuration))
-    except* ModelError as group:
-        for error in group.exceptions:
-            structlog.get_logger(__name__).critical("worker cannot start", error=str(error))
+    except ExceptionGroup as group:
+        if not isinstance(group.exceptions[0], ModelError):
+            raise
+        structlog.get_logger(__name__).critical("worker cannot start", error=str(group.exceptions[0]))
         return CANNOT_START
     return 0
 

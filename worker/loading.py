@@ -16,7 +16,7 @@ from worker.engine.onnx import OnnxEngine
 from worker.engine.python import load_python_model
 from worker.media.base import Media
 from worker.media.pool import DecoderPool
-from worker.models import conse
+from worker.models.conse import recipe as conse
 from worker.models.directory import ModelInfo, load_model_directory
 
 log = structlog.get_logger(__name__)

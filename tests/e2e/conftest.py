@@ -58,6 +58,7 @@ class Stack:
         """Until the gateway is ready and as many workers as were started are."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
+            assert all(w.poll() is None for w in (self.gateway, *self.workers) if w), self.logs()[-3000:]
             try:
                 health = self.client.get("/ready?detailed=true").json()
             except (httpx.TransportError, ValueError):
@@ -116,6 +117,8 @@ def stack(tmp_path: Path, redis_url: str) -> Iterator[Stack]:
 def shared_stack(valkey: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A running service with one worker, for tests that change nothing for each other."""
     service = Stack(tmp_path_factory.mktemp("stack"), f"redis://127.0.0.1:{valkey.port}/1")
-    service.start()
-    yield service
-    service.stop()
+    try:
+        service.start()
+        yield service
+    finally:
+        service.stop()

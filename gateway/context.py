@@ -66,6 +66,8 @@ class Context:
             created = await requests.submit(self.redis, self.settings, request, work)
             try:
                 yield created, follower
+            except FailedEnd:
+                raise
             except BaseException:
                 if not detached:
                     self._end(request)

@@ -37,6 +37,7 @@ class EventStream(Response):
 
     def __init__(self, events: AsyncGenerator[bytes, None]) -> None:
         super().__init__(headers=HEADERS)
+        del self.headers["content-length"]
         self._events = events
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,0 +1,203 @@
+"""Comparing a conversion with the modelling code that came with its checkpoint.
+
+The weights alone do not say how the model is put together, and wrong vectors look like right ones. So
+the checkpoint's own code embeds fixed clips and sentences, and the conversion must give the same.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from shared.errors import ModelError
+from worker.engine.base import Clips, Vectors
+from worker.models.cosmos_embed1.checkpoint import Checkpoint
+from worker.models.cosmos_embed1.convert import recipe_of, write_graph
+from worker.models.cosmos_embed1.network import VideoNetwork
+from worker.models.cosmos_embed1.recipe import Recipe, pixel_constants, tails
+from worker.models.directory import ModelDirectory
+from worker.models.progress import Progress, silent
+from worker.models.tokenizer import TextTokenizer
+
+REFERENCE = Path(__file__).with_name("reference.py")
+REQUIRED = 0.9999
+SAME = 1 - 1e-6
+"""A cosine from which on two implementations differ by rounding only, so that no other recipe is tried."""
+CLIPS = 2
+PIXEL_TRIALS = 12
+SENTENCES = (
+    "a red car turns left at a crossing",
+    "Two people are unloading boxes from a truck, in the rain.",
+    "fire",
+    "A forklift drives through a warehouse; a worker steps back just in time, then it leaves by the gate.",
+)
+
+
+class Evidence(msgspec.Struct, frozen=True):
+    """What a verification saw. `video` and `text` are the lowest cosines to the checkpoint's own code."""
+
+    recipe: Recipe
+    video: float
+    text: float
+    tried: int
+    """Recipes that were compared."""
+    notes: dict[str, str]
+    reference: "Reference"
+
+
+class Reference(msgspec.Struct, frozen=True):
+    """What the checkpoint's own code gave: vectors by clip and by sentence, float32 [n, dimension]."""
+
+    video: Vectors
+    text: Vectors
+    notes: dict[str, str]
+
+
+def verify(
+    model: ModelDirectory, checkpoint: Checkpoint, python: str, progress: Progress = silent
+) -> Evidence:
+    """Compare an fp32 conversion with the checkpoint's own code, run by the interpreter `python`.
+
+    If the recipe is not the right one, tries the others and rewrites `video.onnx` by the one that is.
+    Raises ModelError if none gives the same vectors.
+    """
+    tokenizer = TextTokenizer(model.tokenizer, checkpoint.config.max_txt_len)
+    clips = fixed_clips(checkpoint.config.num_video_frames, checkpoint.config.resolution)
+    progress(f"running the checkpoint's own code on {CLIPS} clips and {len(SENTENCES)} sentences", 0, 0)
+    reference = run_reference(python, checkpoint.path, clips, tokenizer)
+    progress("comparing the texts", 0, 0)
+    text = lowest_cosine(embed_texts(model, tokenizer), reference.text)
+    if text < REQUIRED:
+        raise ModelError(
+            f"text vectors have a cosine of {text:.6f} to the checkpoint's own, below {REQUIRED}"
+        )
+    recipe, video, tried = find_recipe(model, checkpoint, clips, reference.video, progress)
+    if video < REQUIRED:
+        raise ModelError(
+            f"none of {tried} recipes gives the vectors of the checkpoint's own code: the best has a cosine "
+            f"of {video:.6f}, below {REQUIRED} ({recipe})"
+        )
+    if recipe != recipe_of(model):
+        write_graph(VideoNetwork(checkpoint, "fp32").build([recipe]), model.video, recipe)
+    return Evidence(recipe, video, text, tried, reference.notes, reference)
+
+
+def find_recipe(
+    model: ModelDirectory, checkpoint: Checkpoint, clips: Clips, wanted: Vectors, progress: Progress
+) -> tuple[Recipe, float, int]:
+    """The recipe whose vectors are nearest to `wanted`, its lowest cosine, and how many were compared."""
+    best, nearest, tried = recipe_of(model), -1.0, 0
+    for i, recipe in enumerate(candidates(checkpoint, best)):
+        progress(f"comparing the videos, pixel constants {i + 1}", 0, 0)
+        ways = tails(recipe)
+        for way, vectors in zip(ways, embed_ways(model, checkpoint, ways, clips), strict=True):
+            cosine = lowest_cosine(vectors, wanted)
+            tried += 1
+            if cosine > nearest:
+                best, nearest = way, cosine
+        if nearest >= SAME:
+            break
+    return best, nearest, tried
+
+
+def candidates(checkpoint: Checkpoint, first: Recipe) -> Iterator[Recipe]:
+    """`first`, then the same with other pixel constants, not endlessly many."""
+    yield first
+    others = (pair for pair in pixel_constants(checkpoint.path) if pair != first.pixels)
+    for mean, std in islice(others, PIXEL_TRIALS - 1):
+        yield msgspec.structs.replace(first, mean=mean, std=std)
+
+
+def embed_ways(
+    model: ModelDirectory, checkpoint: Checkpoint, ways: list[Recipe], clips: Clips
+) -> list[Vectors]:
+    """Vectors of the clips by several recipes with the same vision encoder, which runs once for all."""
+    probe = model.path / "probe.onnx"
+    graph = VideoNetwork(checkpoint, "fp32").build(ways)
+    graph.write(probe, f"{model.video.name}.data", {})
+    try:
+        session = open_session(probe)
+        runs = [session.run(None, {"videos": clips[i : i + 1]}) for i in range(len(clips))]
+    finally:
+        probe.unlink()
+    return [np.concatenate(vectors) for vectors in zip(*runs, strict=True)]
+
+
+def embed_texts(model: ModelDirectory, tokenizer: TextTokenizer) -> Vectors:
+    """Vectors of the fixed sentences, each at its own length."""
+    session = open_session(model.path / "text.onnx")
+    vectors = []
+    for sentence in SENTENCES:
+        ids, mask = tokenizer([sentence])
+        vectors.append(session.run(None, {"input_ids": ids, "attention_mask": mask})[0])
+    return np.concatenate(vectors)
+
+
+def open_session(path: Path) -> ort.InferenceSession:
+    """A graph on the CPU."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def lowest_cosine(vectors: Vectors, others: Vectors) -> float:
+    """The lowest cosine between the rows of two arrays; -1 for vectors that are not finite."""
+    a, b = vectors.astype(np.float64), others.astype(np.float64)
+    if a.shape != b.shape:
+        raise ModelError(f"vectors of the shape {a.shape} cannot be compared with {b.shape}")
+    cosines = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+    return float(cosines.min()) if np.isfinite(cosines).all() else -1.0
+
+
+def fixed_clips(frames: int, resolution: int) -> Clips:
+    """Clips with smooth moving colours and edges, the same everywhere: uint8 [2, frames, 3, R, R]."""
+    rng = np.random.Generator(np.random.PCG64(20))
+    y, x = np.mgrid[0:resolution, 0:resolution] / resolution
+    t = np.arange(frames)[:, None, None, None] / frames
+    clips = np.empty((CLIPS, frames, 3, resolution, resolution))
+    for clip in clips:
+        a, b, c = rng.uniform(2, 9, (3, 1, 3, 1, 1))
+        phase = rng.uniform(0, 6, (1, 3, 1, 1))
+        disc = (x - 0.5 * t - 0.2) ** 2 + (y - 0.5) ** 2 < 0.04
+        clip[:] = 127 + 90 * np.sin(phase + a * x + b * y + c * t) + 40 * disc
+    return np.clip(clips, 0, 255).astype(np.uint8)
+
+
+def run_reference(python: str, checkpoint: Path, clips: Clips, tokenizer: TextTokenizer) -> Reference:
+    """Vectors by the checkpoint's own code, in a process of its own. Raises ModelError."""
+    ids, mask = tokenizer(SENTENCES)
+    with tempfile.TemporaryDirectory() as folder:
+        inputs, outputs = Path(folder, "inputs.npz"), Path(folder, "outputs.npz")
+        np.savez(inputs, clips=clips, sentences=np.array(SENTENCES), input_ids=ids, attention_mask=mask)
+        command = [python, str(REFERENCE), str(checkpoint), str(inputs), str(outputs)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own program
+        if done.returncode:
+            raise ModelError(f"the checkpoint's own code failed: {done.stderr.strip()[-2000:]}")
+        results: dict[str, NDArray[np.generic]] = dict(np.load(outputs))
+    return Reference(
+        results["video"].astype(np.float32),
+        results["text"].astype(np.float32),
+        json.loads(str(results["notes"])),
+    )
+
+
+def missing_for_reference(python: str = sys.executable) -> str:
+    """Why the interpreter cannot run a checkpoint's own code; empty if it can."""
+    check = (
+        "import torch, einops, transformers as t\n"
+        "v = t.__version__\n"
+        "if int(v.split('.')[0]) > 4: raise SystemExit(f'transformers {v} is installed, and 4 is needed')"
+    )
+    try:
+        done = subprocess.run([python, "-c", check], capture_output=True, text=True, check=False)  # noqa: S603 - the operator's choice
+    except OSError as error:
+        return str(error)
+    return done.stderr.strip().split("\n")[-1] if done.returncode else ""

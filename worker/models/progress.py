@@ -1,0 +1,39 @@
+"""How a long preparation tells where it is."""
+
+import time
+from collections.abc import Callable
+
+import structlog
+
+log = structlog.get_logger(__name__)
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, and how many bytes of how many (0 of 0 where that is unknown)."""
+
+LOG_INTERVAL = 5.0  # seconds
+
+
+def log_progress() -> Progress:
+    """A Progress that logs each new step at once and its advance every few seconds."""
+    last = ("", 0.0)
+
+    def progress(step: str, done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if step == last[0] and now - last[1] < LOG_INTERVAL:
+            return
+        last = (step, now)
+        log.info(describe(step, done, total))
+
+    return progress
+
+
+def describe(step: str, done: int, total: int) -> str:
+    """One line for people."""
+    if not total:
+        return step
+    return f"{step}: {done / 1e9:.2f} of {total / 1e9:.2f} GB ({100 * done // total} %)"
+
+
+def silent(step: str, done: int, total: int) -> None:
+    """A Progress that tells nobody."""

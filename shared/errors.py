@@ -186,5 +186,9 @@ class BusError(RtEmbedError):
     retry = True
 
 
+class MessageRefused(RtEmbedError):
+    """A message bus will never take this message: it is too large, or not allowed."""
+
+
 class SettingsError(RtEmbedError):
     """An environment variable has a value that is not allowed."""

@@ -17,6 +17,17 @@ WORKERS = PREFIX + "workers"
 MODEL = PREFIX + "model"
 """The last model that a worker announced; outlives the workers."""
 
+OUTBOX = PREFIX + "outbox"
+"""Stream: messages that wait for their bus's acknowledgement."""
+PUBLISHERS = "publishers"
+"""The consumer group of the outbox."""
+OUTBOX_DEAD = PREFIX + "outbox:dead"
+"""Stream: messages that the bus refuses, with the last error."""
+OUTBOX_COUNTS = PREFIX + "outbox:counts"
+"""Hash: how many messages were sent, dropped and refused since the counts began."""
+ROUTES = PREFIX + "routes"
+"""Hash: where messages and events go, as far as it was changed at run time."""
+
 
 def jobs(lane: Lane) -> str:
     """The stream of one lane."""
@@ -61,3 +72,8 @@ def worker(name: str) -> str:
 def reader(asset_id: str) -> str:
     """String with a time to live: the client that reads the event stream of this asset."""
     return f"{PREFIX}asset:{asset_id}:reader"
+
+
+def live(stream_id: str) -> str:
+    """Hash: the running live session of a stream: owner, request, settings, last chunk."""
+    return f"{PREFIX}live:{stream_id}"

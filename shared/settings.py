@@ -392,7 +392,7 @@ class Settings:
     )
     kafka_max_request_size: int = setting(
         "KAFKA_MAX_REQUEST_SIZE",
-        whole(1, 2**30),
+        whole(1000, 10**9),
         2**20,
         "Largest message in bytes; keep it at or below the broker's message.max.bytes",
     )

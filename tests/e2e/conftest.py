@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.e2e.media import colour_film
 from tests.support import RedisServer, free_port
 
 ROOT = Path(__file__).parents[2]
@@ -111,6 +112,12 @@ def stack(tmp_path: Path, redis_url: str) -> Iterator[Stack]:
     service = Stack(tmp_path, redis_url)
     yield service
     service.stop()
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """25 s of H.264 at 30 fps; each 5 s have a colour of their own."""
+    return colour_film(tmp_path_factory.mktemp("film") / "film.mp4")
 
 
 @pytest.fixture(scope="module")

@@ -10,39 +10,14 @@ import numpy as np
 import pytest
 
 from tests.e2e.conftest import Stack
+from tests.e2e.media import COLOURS, picture
 
 URL = "/generate_video_embeddings"
-COLOURS = [(200, 40, 40), (40, 200, 40), (40, 40, 200), (200, 200, 40), (40, 200, 200)]
-
-
-@pytest.fixture(scope="module")
-def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """25 s of H.264 at 30 fps; each 5 s have a colour of their own."""
-    path = tmp_path_factory.mktemp("film") / "film.mp4"
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=30, options={"preset": "ultrafast", "crf": "10"})
-        stream.width, stream.height, stream.pix_fmt = 160, 90, "yuv420p"
-        for index in range(25 * 30):
-            picture = np.full((90, 160, 3), COLOURS[index // 150], np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode())
-    return path
 
 
 @pytest.fixture(scope="module")
 def film_id(shared_stack: Stack, film: Path) -> str:
     return shared_stack.upload(film)
-
-
-def picture(folder: Path, colour: tuple[int, int, int]) -> Path:
-    path = folder / f"{colour[0]}-{colour[1]}-{colour[2]}.png"
-    with av.open(str(path), "w", format="image2") as container:
-        stream = container.add_stream("png")
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "rgb24"
-        frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), colour, np.uint8), format="rgb24")
-        container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    return path
 
 
 def colours(embedding: list[float]) -> np.ndarray[Any, Any]:

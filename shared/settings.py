@@ -437,6 +437,40 @@ class Settings:
     model_implementation: Path | None = setting(
         "MODEL_IMPLEMENTATION_PATH", PATH, None, "Folder with an inference.py that brings its own model"
     )
+    model_repository_script: Path | None = setting(
+        "MODEL_REPOSITORY_SCRIPT_PATH",
+        PATH,
+        None,
+        "Python script that is run once before the model loads, with --model_path, --triton_repo_path and "
+        "--max_batch_size",
+    )
+    precision: str = setting(
+        "COSMOS_EMBED1_TRT_PRECISION",
+        choice("fp32", "fp16", "bf16", "int8", "fp8", "best"),
+        "fp16",
+        "Precision of the converted model on a GPU: fp32, fp16 or bf16; a CPU always takes fp32. "
+        "int8, fp8 and best are refused when the model is converted",
+    )
+    allow_unverified_model: bool = setting(
+        "RTEMBED_ALLOW_UNVERIFIED_MODEL",
+        BOOLEAN,
+        False,
+        "Serve a converted checkpoint although its vectors were not compared with those of its own code",
+    )
+    hf_token: str | None = setting(
+        "HF_TOKEN",
+        TEXT,
+        None,
+        "Token of the Hugging Face hub, for private models and rate limits",
+        secret=True,
+    )
+    hf_endpoint: str = setting(
+        "HF_ENDPOINT",
+        Kind(_matching(r"https?://.+"), "an http or https URL"),
+        "https://huggingface.co",
+        "Address of the Hugging Face hub or of a mirror",
+    )
+    ngc_api_key: str | None = setting("NGC_API_KEY", TEXT, None, "Key for models on NVIDIA NGC", secret=True)
     model_cache: Path = setting(
         "NGC_MODEL_CACHE",
         PATH,

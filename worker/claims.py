@@ -66,7 +66,7 @@ class Claims:
         )
         for claim in claims:
             log.warning(
-                "job claimed from a silent worker",
+                "job taken over from another worker",
                 request_id=claim.job.request,
                 job=claim.id,
                 lane=lane,

@@ -82,7 +82,7 @@ def connection(settings: Settings) -> dict[str, Any]:
     return properties
 
 
-def producing(settings: Settings, *, idempotent: bool) -> dict[str, Any]:
+def producing(settings: Settings, *, idempotent: bool, linger_ms: int) -> dict[str, Any]:
     """librdkafka's properties of a producer that retries for ever and keeps each partition's order."""
     return connection(settings) | {
         "acks": "all",
@@ -92,7 +92,7 @@ def producing(settings: Settings, *, idempotent: bool) -> dict[str, Any]:
         "request.timeout.ms": int(settings.kafka_request_timeout * 1000),
         "partitioner": "murmur2_random",
         "compression.type": settings.kafka_compression,
-        "linger.ms": settings.kafka_linger_ms,
+        "linger.ms": linger_ms,
         "batch.size": settings.kafka_batch_size,
         "message.max.bytes": settings.kafka_max_request_size,
         "statistics.interval.ms": REPORT_INTERVAL_MS if idempotent else 0,
@@ -107,7 +107,7 @@ class Producer:
     Belongs to the event loop in which it was made.
     """
 
-    def __init__(self, settings: Settings, *, idempotent: bool = True) -> None:
+    def __init__(self, settings: Settings, *, idempotent: bool = True, linger_ms: int | None = None) -> None:
         self.idempotent = idempotent
         self.idempotence_refused = False
         self.broken: BusError | None = None
@@ -118,7 +118,8 @@ class Producer:
         self._woken = False
         self._reports_without_id = 0
         self._closing = False
-        properties = producing(settings, idempotent=idempotent)
+        linger = settings.kafka_linger_ms if linger_ms is None else linger_ms
+        properties = producing(settings, idempotent=idempotent, linger_ms=linger)
         properties |= {"error_cb": self._on_error, "stats_cb": self._on_report}
         try:
             self._producer = confluent_kafka.Producer(properties, logger=logging.getLogger("kafka"))

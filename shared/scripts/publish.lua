@@ -1,27 +1,54 @@
--- Stores and announces results, each once. Returns the request's state afterwards, or 'gone'.
--- ARGV after the prelude's: request ttl, number of results, then per result: chunk, packed entry,
--- number of its fields, fields...
+-- Stores and announces results and puts their messages into the outbox, each once.
+-- ARGV after the prelude's: request ttl, outbox, its counts, its limit, routes, whether messages are wanted
+-- ('0' or '1') unless the routes say otherwise, whether the caller believes that they are, number of
+-- results, then per result: chunk, packed entry, number of its fields, fields..., number of its message's
+-- fields (0 for no message), fields...
+-- Returns {request's state afterwards or 'gone', results stored, messages stored, messages dropped}; or, with
+-- nothing done, {'mistaken'} if the caller believes what is not so.
 local state = redis.call('HGET', request, 'state')
 if state ~= 'running' then
-  return state or 'gone'
+  return { state or 'gone', 0, 0, 0 }
 end
 
 local request_ttl = tonumber(ARGV[rest])
-local at = rest + 2
-for _ = 1, tonumber(ARGV[rest + 1]) do
+local outbox, counts, limit = ARGV[rest + 1], ARGV[rest + 2], tonumber(ARGV[rest + 3])
+local wanted, bus = ARGV[rest + 5], redis.call('HGET', ARGV[rest + 4], 'message_bus')
+if bus then
+  wanted = bus == 'off' and '0' or '1'
+end
+if wanted ~= ARGV[rest + 6] then
+  return { 'mistaken' }
+end
+
+local stored, queued, dropped = 0, 0, 0
+local at = rest + 8
+for _ = 1, tonumber(ARGV[rest + 7]) do
   local first = at + 3
-  local after = first + tonumber(ARGV[at + 2])
+  local message = first + tonumber(ARGV[at + 2])
+  local after = message + 1 + tonumber(ARGV[message])
   if redis.call('SETBIT', done, ARGV[at], 1) == 0 then
     redis.call('HINCRBY', request, 'done', 1)
-    store(ARGV[at + 1], first, after - 1)
+    store(ARGV[at + 1], first, message - 1)
+    stored = stored + 1
+    if after > message + 1 then
+      if redis.call('XLEN', outbox) < limit then
+        redis.call('XADD', outbox, '*', unpack(ARGV, message + 1, after - 1))
+        queued = queued + 1
+      else
+        dropped = dropped + 1
+      end
+    end
   end
   at = after
 end
+if dropped > 0 then
+  redis.call('HINCRBY', counts, 'dropped', dropped)
+end
 
-local counts = redis.call('HMGET', request, 'planned', 'done')
-if end_state == 'failed' or tonumber(counts[2] or 0) >= tonumber(counts[1]) then
+local progress = redis.call('HMGET', request, 'planned', 'done')
+if end_state == 'failed' or tonumber(progress[2] or 0) >= tonumber(progress[1]) then
   finish()
-  return end_state
+  return { end_state, stored, queued, dropped }
 end
 
 local lease = tonumber(redis.call('TIME')[1]) + request_ttl
@@ -31,4 +58,4 @@ end
 for i = 4, #KEYS do
   redis.call('ZADD', KEYS[i], 'XX', lease, id)
 end
-return 'running'
+return { 'running', stored, queued, dropped }

@@ -1,0 +1,119 @@
+"""Media behind a URL, brought to the asset store: http(s), s3, data, or a file that is already here.
+
+Bytes go to the disk as they come; no more than a piece of them is in memory.
+"""
+
+import re
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+import msgspec
+import structlog
+
+from gateway import data_source, s3_source
+from gateway.assets import AssetStore, Writer
+from gateway.http_source import HttpSource, Network
+from gateway.validation import problem
+from shared.errors import Forbidden, InvalidParameters, MissingFile
+from shared.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+FILE_NAME = "input_file.mp4"
+_KNOWN_NAME = re.compile(
+    r"[A-Za-z0-9_\- ][A-Za-z0-9_.\- ]{0,200}\.(mp4|avi|mov|jpg|jpeg|png|webm)", re.IGNORECASE
+)
+
+
+class Source(msgspec.Struct, frozen=True):
+    """A URL that may be fetched; `addresses` are those of its host, which is not looked up again."""
+
+    url: str
+    addresses: list[str] = []
+
+
+class Fetched(msgspec.Struct, frozen=True):
+    """A file and its bytes. `ours` says whether it lies in the folder given, so may be moved and deleted."""
+
+    path: Path
+    size: int
+    ours: bool
+
+
+class Downloads:
+    """Fetches what URLs name."""
+
+    def __init__(self, settings: Settings, store: AssetStore, network: Network | None = None) -> None:
+        self._settings = settings
+        self._store = store
+        self._http = HttpSource(settings, network or Network())
+        self._limit = int(settings.download_limit_gb * (1 << 30))
+
+    async def locate(self, url: str) -> Source:
+        """Resolve the URL's host, once. Raises InvalidParameters if it must not be asked."""
+        if url.partition(":")[0] in ("file", "data", "s3"):
+            return Source(url)
+        try:
+            return Source(url, await self._http.resolve(url))
+        except InvalidParameters as error:
+            raise problem(("body", "url"), error.message) from error
+
+    async def fetch(
+        self,
+        source: Source,
+        folder: Path,
+        *,
+        headers: Mapping[str, str] | None = None,
+        media_type: Literal["video", "image"] = "video",
+    ) -> Fetched:
+        """Bring the file behind `source` into `folder`; a `file://` one is used where it is.
+
+        `headers` go to the URL's own host over https. `media_type` decides the name of a data URL's file
+        where its own type does not. Raises InvalidParameters, RedirectNotAllowed, DownloadFailed and
+        FileTooLarge (http), InvalidReference and RtEmbedError (s3), InvalidDataUrl and FileTooLarge (data),
+        Forbidden and MissingFile (file).
+        """
+        scheme = source.url.partition(":")[0]
+        if scheme == "file":
+            return await self._store.in_thread(lambda: self._in_place(source.url))
+        began = time.monotonic()
+        path = folder / _file_name(source.url, media_type)
+        writer = self._store.writer(path)
+        try:
+            await self._copy(source, headers or {}, writer)
+        finally:
+            await writer.close()
+        seconds = round(time.monotonic() - began, 3)
+        log.info("url fetched", scheme=scheme, filename=path.name, bytes=writer.size, seconds=seconds)
+        return Fetched(path, writer.size, ours=True)
+
+    async def _copy(self, source: Source, headers: Mapping[str, str], writer: Writer) -> None:
+        match source.url.partition(":")[0]:
+            case "data":
+                await data_source.copy(source.url, self._limit, writer.write)
+            case "s3":
+                await s3_source.copy(self._settings, source.url, writer.write)
+            case _:
+                await self._http.copy(source.url, source.addresses, headers, self._limit, writer.write)
+
+    def _in_place(self, url: str) -> Fetched:
+        named = Path(url.removeprefix("file://"))
+        path = named.resolve()
+        allowed = [Path(folder).resolve() for folder in self._settings.file_url_dirs]
+        if not named.is_absolute() or not any(path.is_relative_to(folder) for folder in allowed):
+            raise Forbidden(f"{url[:256]} is in no folder that file:// URLs may name")
+        if not path.is_file():
+            raise MissingFile(f"{url[:256]} is not an existing regular file")
+        return Fetched(path, path.stat().st_size, ours=False)
+
+
+def _file_name(url: str, media_type: str) -> str:
+    """The URL's own name if it is plain and of a known kind."""
+    scheme = url.partition(":")[0]
+    if scheme == "data":
+        return data_source.file_name(url, media_type)
+    name = urlsplit(url).path.rpartition("/")[2] if scheme != "s3" else ""
+    return name if _KNOWN_NAME.fullmatch(name) else FILE_NAME

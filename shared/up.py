@@ -29,7 +29,7 @@ from shared.settings import Settings
 
 log = structlog.get_logger(__name__)
 
-WILL_NOT_START = {2, 3}
+WILL_NOT_START = {2, 4}
 """Exit statuses of a child whose settings or model are wrong: starting it again would not help."""
 SOCKET_PATH_LIMIT = 100
 PATIENCE = 20.0
@@ -149,7 +149,7 @@ def _valkey(folder: Path) -> list[str]:
     return [
         str(binary), "--port", "0", "--unixsocket", str(_socket(folder)), "--unixsocketperm", "700",
         "--dir", str(data), "--appendonly", "yes", "--appendfsync", "everysec", "--save", "",
-        "--loglevel", "warning",
+        "--loglevel", "notice", "--logfile", str(folder / "valkey.log"),
     ]  # fmt: skip
 
 
@@ -178,7 +178,7 @@ def _is_ready(url: str) -> bool:
 
 
 def main() -> int:
-    """Exit status: 0 after a clean stop; 2 or 3 when settings or the model are wrong."""
+    """Exit status: 0 after a clean stop; 2 or 4 when settings or the model are wrong."""
     parser = argparse.ArgumentParser(prog="rt-embed up", description=__doc__)
     parser.add_argument("--workers", type=int, default=1, help="how many workers (1)")
     arguments = parser.parse_args()

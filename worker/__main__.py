@@ -12,7 +12,8 @@ from shared.errors import ModelError, SettingsError
 from shared.settings import Settings
 from worker.service import Service
 
-CANNOT_START = 3
+CANNOT_START = 4
+"""Not 3, with which uvicorn says that Redis was away or the port taken."""
 
 
 async def serve(configuration: Settings) -> None:
@@ -25,7 +26,7 @@ async def serve(configuration: Settings) -> None:
 
 
 def main() -> int:
-    """Exit status: 0 after a clean stop, 2 for a bad setting, 3 for a model that cannot be loaded."""
+    """Exit status: 0 after a clean stop, 2 for a bad setting, 4 for a model that cannot be loaded."""
     try:
         configuration = settings.load()
     except SettingsError as error:

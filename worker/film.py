@@ -60,7 +60,7 @@ SCENES = (
         CC0,
         widths=(1.0, 0.9),
     ),
-    Scene("grass", "green grass", "grass.png", "linolafett, deviantart.com", CC0),
+    Scene("grass", "a close-up of grass", "grass.png", "linolafett, deviantart.com", CC0),
 )
 
 
@@ -122,7 +122,8 @@ def _window(scene: Scene, width: int, height: int, progress: float) -> tuple[int
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(
-        prog="python -m worker.film", description="Write the demonstration film."
+        prog="python -m worker.film", description="Write the demonstration film; print a sentence per scene."
     )
     parser.add_argument("path", type=Path, help="the MP4 file to write")
     make_film(parser.parse_args().path)
+    print("\n".join(scene.sentence for scene in SCENES))

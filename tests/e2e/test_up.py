@@ -1,0 +1,149 @@
+"""`rt-embed up` and `rt-embed demo` as a newcomer runs them, with the real small model."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.support import free_port
+from worker.film import SCENES, make_film
+
+RT_EMBED = str(Path(sys.executable).parent / "rt-embed")
+
+
+class Up:
+    """One `rt-embed up` with a data folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}/v1"
+        self.environment = {
+            **os.environ, "BACKEND_PORT": str(self.port), "RTEMBED_DATA_DIR": str(folder),
+            "LOG_LEVEL": "warning",
+        }  # fmt: skip
+        self.process = subprocess.Popen(
+            [RT_EMBED, "up"], env=self.environment, stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
+
+    def wait_ready(self) -> None:
+        assert self.process.stdout
+        assert self.process.stdout.readline().startswith(f"rt-embed is ready: http://localhost:{self.port}")
+
+    def family(self) -> list[psutil.Process]:
+        """Every process that it started, and theirs."""
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        assert self.process.stdout
+        self.process.stdout.close()
+
+
+@pytest.fixture
+def up(tmp_path: Path) -> Iterator[Up]:
+    made = Up(tmp_path)
+    yield made
+    made.stop()
+
+
+def gone(processes: list[psutil.Process], seconds: float) -> bool:
+    return not psutil.wait_procs(processes, timeout=seconds)[1]
+
+
+def test_it_starts_serves_and_stops_cleanly(up: Up) -> None:
+    up.wait_ready()
+    models = httpx.get(f"{up.url}/models").json()
+    assert models["data"][0]["id"] == "conse-efficientnet-lite0-minilm"
+    family = up.family()
+    assert len(family) >= 3
+    up.process.send_signal(signal.SIGINT)
+    assert up.process.wait(30) == 0
+    assert gone(family, 5)
+
+
+def test_a_child_that_dies_is_started_again(up: Up) -> None:
+    up.wait_ready()
+    for child in up.family():
+        if "gateway" in child.cmdline() or "worker" in child.cmdline():
+            child.kill()
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            if httpx.get(f"{up.url}/ready?detailed=true").json()["healthy"]:
+                break
+        except httpx.TransportError:
+            pass
+        time.sleep(0.2)
+    body = {"text_input": "a cat", "model": "conse-efficientnet-lite0-minilm"}
+    assert httpx.post(f"{up.url}/generate_text_embeddings", json=body, timeout=30).status_code == 200
+
+
+def test_no_process_stays_when_it_is_killed(up: Up) -> None:
+    up.wait_ready()
+    family = up.family()
+    up.process.kill()
+    assert gone(family, 30)
+
+
+def test_a_data_folder_serves_one_at_a_time(up: Up) -> None:
+    up.wait_ready()
+    second = subprocess.run([RT_EMBED, "up"], env=up.environment, capture_output=True, text=True, check=False)
+    assert second.returncode == 2
+    assert "another rt-embed up uses" in second.stderr
+
+
+def test_a_bad_setting_stops_the_start_and_says_why(tmp_path: Path) -> None:
+    environment = {**os.environ, "RTEMBED_DATA_DIR": str(tmp_path), "BACKEND_PORT": "eighty"}
+    result = subprocess.run([RT_EMBED, "up"], env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert "BACKEND_PORT='eighty': must be a whole number from 0 to 65535" in result.stderr
+
+
+def test_an_unknown_command_shows_the_known_ones() -> None:
+    result = subprocess.run([RT_EMBED, "dance"], capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert "worker" in result.stderr
+
+
+def test_the_demo_finds_every_scene_by_its_sentence(tmp_path: Path) -> None:
+    environment = {
+        **os.environ, "RTEMBED_DATA_DIR": str(tmp_path), "BACKEND_PORT": str(free_port()), "COLUMNS": "120"
+    }  # fmt: skip
+    result = subprocess.run(
+        [RT_EMBED, "demo", "--once"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert f"{len(SCENES)} chunks in" in result.stdout
+    found = 0
+    for index, scene in enumerate(SCENES):
+        answer = re.search(rf"{re.escape(scene.sentence)}\W+(\d+)\.0 to", result.stdout)
+        assert answer, scene.sentence
+        found += int(answer[1]) == index * 5
+    assert found >= len(SCENES) - 1
+
+
+def test_a_film_of_ones_own(tmp_path: Path) -> None:
+    film = tmp_path / "mine.mp4"
+    make_film(film, seconds_per_scene=1)
+    environment = {**os.environ, "RTEMBED_DATA_DIR": str(tmp_path / "data"), "BACKEND_PORT": str(free_port())}
+    result = subprocess.run(
+        [RT_EMBED, "demo", str(film), "--once", "--query", "a cat"],
+        env=environment, capture_output=True, text=True, timeout=110, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "a cat" in result.stdout

@@ -1,6 +1,7 @@
 """The CPU engine: a model directory's graphs run by ONNX Runtime."""
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +17,7 @@ from worker.models.directory import ModelDirectory, ModelInfo
 from worker.models.tokenizer import TextTokenizer
 
 VIDEO_NICENESS = 10
-CLIPS_PER_RUN = 1
+CLIPS_PER_RUN = 1  # more gains nothing on a CPU (tests/bench/engine.py)
 TEXTS_PER_RUN = 32
 
 Feeds = Mapping[str, NDArray[np.generic]]
@@ -59,7 +60,6 @@ class OnnxEngine:
         Raises EngineError.
         """
         session = self._session("video")
-        # One clip at a time: a CPU gains nothing from more, and the activations stay in its cache.
         runs: list[Feeds] = [
             {"videos": clips[i : i + CLIPS_PER_RUN]} for i in range(0, len(clips), CLIPS_PER_RUN)
         ]
@@ -154,5 +154,6 @@ def _fits(found: Sequence[int | str | None], wanted: Sequence[int | None]) -> bo
 
 
 def _lower_priority() -> None:
-    """Lower the calling thread's priority. (On Linux niceness is a thread's, not the process's.)"""
-    os.setpriority(os.PRIO_PROCESS, 0, max(VIDEO_NICENESS, os.getpriority(os.PRIO_PROCESS, 0)))
+    """Lower the calling thread's priority. Linux only: elsewhere niceness belongs to the whole process."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, 0, max(VIDEO_NICENESS, os.getpriority(os.PRIO_PROCESS, 0)))

@@ -303,7 +303,7 @@ def inode_of_cached(cache: Path) -> tuple[int, int]:
 
 def test_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recipe, "LABELS", tmp_path / "nothing.txt")
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(ModelError, match=r"cannot make the model directory .*/demo: .*nothing\.txt"):
         recipe.build(tmp_path / "demo")
     assert [path.name for path in tmp_path.iterdir()] == [".demo.lock"]
 

@@ -81,19 +81,24 @@ def cached(cache_dir: Path) -> ModelDirectory:
 def build(path: Path) -> ModelDirectory:
     """Make the model directory `path`, which appears only when it is whole. Processes that want the same one
     wait for whoever came first, and take what it made. Raises ModelError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(path.with_name(f".{path.name}.lock")):
-        if model := _finished(path):
-            return model
-        part = path.with_name(f".{path.name}.part")
-        shutil.rmtree(part, ignore_errors=True)  # left by a process that was killed
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(path.with_name(f".{path.name}.lock")):
+            return _finished(path) or _make(path)
+    except OSError as error:
+        raise ModelError(f"cannot make the model directory {path}: {error}") from error
+
+
+def _make(path: Path) -> ModelDirectory:
+    part = path.with_name(f".{path.name}.part")
+    shutil.rmtree(part, ignore_errors=True)  # left by a process that was killed
+    try:
         part.mkdir()
-        try:
-            _write(part)
-            shutil.rmtree(path, ignore_errors=True)
-            part.replace(path)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
+        _write(part)
+        shutil.rmtree(path, ignore_errors=True)
+        part.replace(path)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
     return load_model_directory(path)
 
 

@@ -1,0 +1,112 @@
+"""The outbox in Redis, as a publisher sees it: messages are claimed, sent, and only then deleted.
+
+Publishers share it as a consumer group. A claim is renewed by any call; what a silent publisher held goes to
+another.
+"""
+
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+import structlog
+from redis.exceptions import ResponseError
+
+from shared import keys
+from shared.keys import OUTBOX, OUTBOX_COUNTS, OUTBOX_DEAD, PUBLISHERS
+from shared.redis import BLOCK_MS, Redis, script
+from shared.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+REFUSED_KEPT = 1000
+
+
+class Message(msgspec.Struct, frozen=True):
+    """One entry of the outbox. `stream` is the file or camera that it is about, empty for a text."""
+
+    id: str
+    key: bytes
+    type: bytes
+    value: bytes
+    stream: str = ""
+
+
+class Outbox:
+    """The claims of one publisher, under a name that no other process ever had."""
+
+    def __init__(self, redis: Redis, settings: Settings, worker: str) -> None:
+        self._redis = redis
+        self._settings = settings
+        self.consumer = f"{worker}-{secrets.token_hex(3)}"
+
+    async def create_group(self) -> None:
+        """Make the consumer group where it is missing; waiting messages are delivered too."""
+        try:
+            await self._redis.xgroup_create(OUTBOX, PUBLISHERS, id="0", mkstream=True)
+        except ResponseError as error:
+            if "BUSYGROUP" not in str(error):
+                raise
+
+    async def take(self, reader: Redis, count: int) -> list[Message]:
+        """Wait up to BLOCK_MS for new messages and claim at most `count`, over the connection `reader`."""
+        try:
+            answer: Any = await reader.xreadgroup(
+                PUBLISHERS, self.consumer, {OUTBOX: ">"}, count=count, block=BLOCK_MS
+            )
+        except ResponseError as error:
+            if "NOGROUP" not in str(error):
+                raise
+            await self.create_group()
+            return []
+        return [_message(entry_id, fields) for entry_id, fields in (answer[0][1] if answer else [])]
+
+    async def adopt(self, count: int, known: Iterable[str]) -> list[Message]:
+        """Claim at most `count` messages that nobody takes care of, and show that this publisher lives."""
+        try:
+            answer = await script(self._redis, "adopt")(
+                keys=[OUTBOX],
+                args=[PUBLISHERS, self.consumer, int(self._settings.claim_timeout * 1000), count, *known],
+            )
+        except ResponseError as error:
+            if "NOGROUP" not in str(error):
+                raise
+            await self.create_group()
+            return []
+        return [_message(i, dict(zip(f[::2], f[1::2], strict=True))) for i, f in answer]
+
+    async def sent(self, ids: Sequence[str]) -> None:
+        """Delete messages that their bus has acknowledged."""
+        await script(self._redis, "sent")(keys=[OUTBOX, OUTBOX_COUNTS], args=[PUBLISHERS, *ids])
+
+    async def relay(self, ids: Sequence[str], stream: str) -> None:
+        """Move messages to a Redis stream, each exactly once."""
+        longest = max(0, self._settings.redis_stream_maxlen)
+        await script(self._redis, "relay")(
+            keys=[OUTBOX, OUTBOX_COUNTS, stream],
+            args=[PUBLISHERS, self._settings.redis_payload_key, longest, *ids],
+        )
+
+    async def refuse(self, message: Message, error: str) -> None:
+        """Move a message that the bus will never take to the dead letters, with the reason."""
+        fields = ("key", message.key, "type", message.type, "stream", message.stream, "value", message.value)
+        await script(self._redis, "bury")(
+            keys=[OUTBOX, OUTBOX_DEAD],
+            args=[PUBLISHERS, message.id, REFUSED_KEPT, *fields, "error", error],
+        )
+        await self._redis.hincrby(OUTBOX_COUNTS, "refused", 1)
+
+    async def waiting(self) -> int:
+        """How many messages the bus has not acknowledged."""
+        length: int = await self._redis.xlen(keys.OUTBOX)
+        return length
+
+
+def _message(entry_id: bytes, fields: Mapping[bytes, bytes]) -> Message:
+    return Message(
+        id=entry_id.decode(),
+        key=fields.get(b"key", b""),
+        type=fields.get(b"type", b""),
+        value=fields.get(b"value", b""),
+        stream=fields.get(b"stream", b"").decode(),
+    )

@@ -1,7 +1,10 @@
 """How a long preparation tells where it is."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from threading import Event, Thread
 
 import structlog
 
@@ -37,3 +40,31 @@ def describe(step: str, done: int, total: int) -> str:
 
 def silent(step: str, done: int, total: int) -> None:
     """A Progress that tells nobody."""
+
+
+@contextmanager
+def watched_folder(folder: Path, step: str, total: int, progress: Progress) -> Iterator[None]:
+    """Tell every second how many bytes the folder holds, for a download whose library tells nothing."""
+    done = Event()
+
+    def watch() -> None:
+        while not done.wait(1.0):
+            progress(step, min(folder_size(folder), total), total)
+
+    progress(step, min(folder_size(folder), total), total)
+    thread = Thread(target=watch, name="download-progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def folder_size(folder: Path) -> int:
+    """Bytes of all files in the folder; those that vanish meanwhile do not count."""
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):
+            total += path.stat().st_size if path.is_file() else 0
+    return total

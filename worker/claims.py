@@ -103,11 +103,13 @@ class Claims:
                 lost += [(lane, entry_id.decode()) for entry_id in answer]
         return lost
 
-    async def complete(self, claim: Claim) -> None:
-        """Acknowledge a job whose results are stored, and delete it from its lane."""
+    async def complete(self, *claims: Claim) -> None:
+        """Acknowledge jobs whose results are stored, and delete them from their lanes."""
         async with self.redis.pipeline() as pipe:
-            pipe.xack(keys.jobs(claim.lane), GROUP, claim.id)
-            pipe.xdel(keys.jobs(claim.lane), claim.id)
+            for lane in {claim.lane for claim in claims}:
+                ids = [claim.id for claim in claims if claim.lane == lane]
+                pipe.xack(keys.jobs(lane), GROUP, *ids)
+                pipe.xdel(keys.jobs(lane), *ids)
             await pipe.execute()
 
     async def hand_back(self) -> int:

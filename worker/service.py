@@ -30,6 +30,8 @@ log = structlog.get_logger(__name__)
 TAKE_OVER_INTERVAL = 1.0
 FORGET_INTERVAL = 60.0
 RETRY_INTERVAL = 0.5
+ACKNOWLEDGE_INTERVAL = 0.02
+"""Seconds in which acknowledgements are collected: they need not delay the next job."""
 
 
 class Service:
@@ -58,6 +60,8 @@ class Service:
         }
         self.stopping = asyncio.Event()
         self.freed = asyncio.Event()
+        self.finished: list[Claim] = []
+        self.finishing = asyncio.Event()
         self.jobs_done = 0
 
     def stop(self) -> None:
@@ -128,6 +132,7 @@ class Service:
 
     async def _work_until_stopped(self, tasks: Tasks) -> None:
         async with asyncio.TaskGroup() as work:
+            acknowledging = work.create_task(self._acknowledge())
             claiming = [work.create_task(self._claim(lane, tasks, work)) for lane in LANES]
             await self.stopping.wait()
             log.info("stopping", jobs_running=len(self.running))
@@ -135,6 +140,11 @@ class Service:
             for loop in claiming:
                 loop.cancel()
             await self._drain()
+            acknowledging.cancel()
+            with suppress(RedisError):
+                await self._acknowledge_finished()
+                handed_back = await self.claims.hand_back()
+                log.info("stopped", jobs_done=self.jobs_done, jobs_handed_back=handed_back)
 
     async def _claim(self, lane: Lane, tasks: Tasks, work: asyncio.TaskGroup) -> None:
         """Fill the lane's free slots, for ever."""
@@ -156,6 +166,7 @@ class Service:
                     continue
                 for claim in claims:
                     self._start(claim, tasks, work)
+                await asyncio.sleep(0)  # the jobs begin before this loop asks for more
         finally:
             await reader.aclose()
 
@@ -174,16 +185,42 @@ class Service:
     async def _work(self, claim: Claim, tasks: Tasks) -> None:
         """Do one job and acknowledge it; without Redis, or when cancelled, leave it to be claimed again."""
         structlog.contextvars.bind_contextvars(request_id=claim.job.request, job=claim.id)
+        done = False
         try:
             await self._attempt(claim, tasks)
-            await self.claims.complete(claim)
-            self.jobs_done += 1
+            done = True
         except RedisError as error:
             log.error("job left for another delivery: redis is away", error=str(error))
         finally:
-            self.claims.release(claim)
+            if done:
+                self.jobs_done += 1
+                self.finished.append(claim)
+                self.finishing.set()
+            else:
+                self.claims.release(claim)
             self.running.pop(claim.id, None)
             self.freed.set()
+
+    async def _acknowledge(self) -> None:
+        """Acknowledge finished jobs, several at a time. A job that is done again changes nothing."""
+        while True:
+            await self.finishing.wait()
+            await asyncio.sleep(ACKNOWLEDGE_INTERVAL)
+            try:
+                await self._acknowledge_finished()
+            except RedisError as error:
+                log.warning("jobs not acknowledged yet", jobs=len(self.finished), error=str(error))
+                self.finishing.set()
+                await asyncio.sleep(RETRY_INTERVAL)
+
+    async def _acknowledge_finished(self) -> None:
+        self.finishing.clear()
+        claims = self.finished[:]
+        if claims:
+            await self.claims.complete(*claims)
+        del self.finished[: len(claims)]
+        for claim in claims:
+            self.claims.release(claim)
 
     async def _attempt(self, claim: Claim, tasks: Tasks) -> None:
         if claim.deliveries > self.settings.max_deliveries:
@@ -245,6 +282,3 @@ class Service:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
-        with suppress(RedisError):
-            handed_back = await self.claims.hand_back()
-            log.info("stopped", jobs_done=self.jobs_done, jobs_handed_back=handed_back)

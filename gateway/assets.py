@@ -20,7 +20,7 @@ import structlog
 from shared import keys
 from shared.assets import Asset
 from shared.errors import BadParameter, DuplicateAssetId, ResourceInUse
-from shared.redis import Redis, script
+from shared.redis import Redis, RedisError, script
 from shared.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -28,6 +28,8 @@ T = TypeVar("T")
 
 INCOMING = ".incoming"
 THREADS = 8
+SWEEP_INTERVAL = 5.0
+"""Seconds between looks at assets that may have outlived their request."""
 
 
 class AssetStore:
@@ -130,6 +132,51 @@ class AssetStore:
         if asset.directory:
             await self.in_thread(lambda: shutil.rmtree(asset.directory, ignore_errors=True))
         log.info("asset deleted", asset=asset.id, bytes=asset.size)
+
+    async def hold(self, asset: Asset, holder: str, seconds: float) -> None:
+        """Keep a temporary asset that is about to be recorded from being swept, for some seconds."""
+        now, _ = await self._redis.time()
+        async with self._redis.pipeline() as pipe:
+            pipe.zadd(keys.asset_users(asset.id), {holder: now + seconds})
+            pipe.zadd(keys.TEMPORARY_ASSETS, {asset.id: now})
+            await pipe.execute()
+
+    async def release(self, asset: Asset, holder: str) -> None:
+        """Let go of a temporary asset, and remove it unless a request still holds it."""
+        await self._redis.zrem(keys.asset_users(asset.id), holder)
+        await self._sweep(asset.id)
+
+    async def sweep(self) -> None:
+        """Remove the temporary assets that nobody holds any more."""
+        ids: Any = await self._redis.zrange(keys.TEMPORARY_ASSETS, 0, -1)
+        for asset_id in ids:
+            await self._sweep(asset_id.decode())
+
+    async def _sweep(self, asset_id: str) -> None:
+        asset = await self.find(asset_id)
+        if asset is None and await self._is_held(asset_id):
+            return  # about to be recorded
+        try:
+            if asset is not None and asset.temporary:
+                await self.delete(asset)
+        except ResourceInUse:
+            return
+        except BadParameter:
+            pass  # another gateway was faster
+        await self._redis.zrem(keys.TEMPORARY_ASSETS, asset_id)
+
+    async def _is_held(self, asset_id: str) -> bool:
+        now, _ = await self._redis.time()
+        return bool(await self._redis.zcount(keys.asset_users(asset_id), now, "+inf"))
+
+    async def run(self) -> None:
+        """Sweep until cancelled."""
+        while True:
+            await asyncio.sleep(SWEEP_INTERVAL)
+            try:
+                await self.sweep()
+            except RedisError as error:
+                log.warning("temporary assets not swept", error=str(error))
 
     async def size(self, asset: Asset) -> int:
         """The file's bytes now, 0 if it has vanished."""

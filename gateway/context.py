@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.assets import AssetStore
+from gateway.download import Downloads
 from gateway.notices import Follower, Notices
 from gateway.view import FleetView
 from shared import requests
@@ -35,13 +36,14 @@ class Context:
         self.notices = Notices(self.redis, settings)
         self.view = FleetView(self.redis)
         self.assets = AssetStore(self.redis, settings)
+        self.downloads = Downloads(settings, self.assets)
         self._ending: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Run what serves all requests; end it, and what they left to do, on exit."""
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self.notices.run()), group.create_task(self.view.run())]
+            tasks = [group.create_task(part.run()) for part in (self.notices, self.view, self.assets)]
             await self.view.refresh()
             try:
                 yield

@@ -22,8 +22,8 @@ Schema = dict[str, Any]
 
 TITLE = "RTVI Embed Microservice API"
 DESCRIPTION = (
-    "Vectors for video, images and text, in one space. Files are uploaded or fetched from a URL, cameras "
-    "are registered, and each chunk of video becomes one vector."
+    "Vectors for video, images and text, in one space. Files are uploaded or fetched from a URL, and each "
+    "chunk of a video becomes one vector."
 )
 _REFERENCE = "#/components/schemas/{name}"
 

@@ -311,11 +311,13 @@ OPERATIONS = (
         path="/v1/generate_video_embeddings",
         name="generate_video_embeddings",
         tag="Embeddings",
-        summary="Embed a file or images",
+        summary="Embed a file, images, or what a URL leads to",
         description=(
-            "One vector per chunk of video, or one vector for a list of images. With `stream` the answer is "
-            "a stream of server-sent events: one ChunkEvent per finished chunk, in the order in which they "
-            "finish; then a UsageEvent if asked for; a FailureEvent if the request failed; and `[DONE]`."
+            "One vector per chunk of video, or one vector for a list of images. With `url` the media is "
+            "fetched first, under the one `id` given, and goes when the request has ended. With `stream` "
+            "the answer is a stream of server-sent events: one ChunkEvent per finished chunk, in the order "
+            "in which they finish; then a UsageEvent if asked for; a FailureEvent if the request failed; and "
+            "`[DONE]`."
         ),
         body=s.VideoRequest,
         body_example=s.VideoRequest(id=ID, model=MODEL, chunk_duration=60),
@@ -336,12 +338,19 @@ OPERATIONS = (
             ),
         ),
         errors=(
+            e.RedirectNotAllowed,
             e.BadParameters,
             e.BadParameter,
             e.FailedRequest,
+            e.AssetAlreadyExists,
+            e.InvalidReference,
+            e.MissingFile,
+            e.InvalidDataUrl,
+            e.Forbidden,
             e.Conflict,
             e.FileTooLarge,
             e.EmbeddingFailed,
+            e.DownloadFailed,
             e.ServerBusy,
             e.Unavailable,
             e.DependencyError,

@@ -4,7 +4,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import structlog
 from starlette.requests import Request
@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from gateway.answers import chunk_event, usage, video_response
 from gateway.context import Context, FailedEnd, collect, context, json, read_body, require_service, until_gone
+from gateway.ingestion import ingested
 from gateway.planning import Plan, plan_video
 from gateway.probing import probe
 from gateway.schemas import FailureEvent, UsageEvent, VideoRequest, VideoResponse
@@ -33,18 +34,26 @@ async def generate_video_embeddings(request: Request) -> Response:
     """Embed a file chunk by chunk, or a list of images as one clip."""
     ctx = context(request)
     body = validate_json(await read_body(request), VideoRequest)
-    assets = await _assets(ctx, [body.id] if isinstance(body.id, str) else body.id)
-    model = ctx.view.require_model(body.model)
-    require_service(ctx)
-    request_id = str(uuid.uuid4())
-    structlog.contextvars.bind_contextvars(request_id=request_id)
-    plan = plan_video(request_id, body, await _openable(ctx, assets), model)
-    log.info("video request", assets=plan.request.assets, chunks=plan.planned, jobs=len(plan.jobs))
-    if not body.stream:
-        return json(await until_gone(request, _answer(ctx, plan)))
-    reader = await _start_reading(ctx, plan)
-    include_usage = body.stream_options is not None and body.stream_options.include_usage
-    return EventStream(_events(ctx, plan, reader, include_usage=include_usage))
+    ids = [body.id] if isinstance(body.id, str) else body.id
+    source = await ctx.downloads.locate(body.url) if body.url is not None else None
+    if source and len(ids) != 1:
+        raise BadParameters(f"A url becomes one asset; give one id for it, not {len(ids)}")
+    async with AsyncExitStack() as held:
+        assets = [] if source else await _assets(ctx, ids)
+        model = ctx.view.require_model(body.model)
+        require_service(ctx)
+        if source:
+            ingestion = held.enter_async_context(ingested(ctx, body, ids[0], source))
+            assets = [await until_gone(request, ingestion)]
+        request_id = str(uuid.uuid4())
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        plan = plan_video(request_id, body, await _openable(ctx, assets), model)
+        log.info("video request", assets=plan.request.assets, chunks=plan.planned, jobs=len(plan.jobs))
+        if not body.stream:
+            return json(await until_gone(request, _answer(ctx, plan)))
+        reader = await _start_reading(ctx, plan)
+        include_usage = body.stream_options is not None and body.stream_options.include_usage
+        return EventStream(_events(ctx, plan, reader, held.pop_all(), include_usage=include_usage))
 
 
 async def _assets(ctx: Context, ids: list[str]) -> list[Asset]:
@@ -116,13 +125,16 @@ async def _reading(ctx: Context, plan: Plan, client: str) -> AsyncIterator[None]
 
 
 async def _events(
-    ctx: Context, plan: Plan, client: str, *, include_usage: bool
+    ctx: Context, plan: Plan, client: str, held: AsyncExitStack, *, include_usage: bool
 ) -> AsyncGenerator[bytes, None]:
-    """The stream: a client that disconnects does not end the request, whose results stay readable."""
+    """The stream: a client that disconnects does not end the request, whose results stay readable.
+
+    `held` is what lasts as long as the stream.
+    """
     began = time.monotonic()
     chunks = 0
     created = int(time.time())
-    async with _reading(ctx, plan, client):
+    async with held, _reading(ctx, plan, client):
         if plan.jobs:
             async with ctx.submitted(plan.request, plan.jobs, detached=True) as (created, follower):
                 async for _, entry in follower.entries(stored=False):

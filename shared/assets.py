@@ -34,6 +34,8 @@ class Asset(msgspec.Struct, frozen=True, kw_only=True):
     """Frames per second as a fraction, `30000/1001`; empty where unknown."""
     probed: bool = False
     """Whether a worker has opened the file."""
+    temporary: bool = False
+    """Whether the asset belongs to one request and goes when that has ended."""
 
     @property
     def fps(self) -> Fraction | None:
@@ -50,5 +52,5 @@ class Asset(msgspec.Struct, frozen=True, kw_only=True):
     def from_fields(cls, fields: Mapping[bytes, bytes]) -> "Asset":
         """Read a Redis hash; fields of a newer version are ignored."""
         texts: dict[str, object] = {name.decode(): value.decode() for name, value in fields.items()}
-        texts["probed"] = bool(texts.get("probed"))
+        texts |= {name: bool(texts.get(name)) for name in ("probed", "temporary")}
         return msgspec.convert(texts, cls, strict=False)

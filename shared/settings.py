@@ -146,6 +146,59 @@ class Settings:
         "auto: console on a terminal, else JSON",
     )
 
+    log_file: Path | None = setting(
+        "LOG_FILE_PATH",
+        PATH,
+        None,
+        "Log file of the gateway, kept for a week of days; workers write beside it, with their name; unset: "
+        "rtvi.log in RTVI_LOG_DIR",
+    )
+    log_dir: Path | None = setting(
+        "RTVI_LOG_DIR", PATH, None, "Folder of log files, if LOG_FILE_PATH is unset; both unset: no file"
+    )
+
+    # Telemetry
+    metrics_port: int | None = setting(
+        "RTEMBED_METRICS_PORT",
+        Kind(lambda text: None if text == "off" else _between(int, 0, 65535)(text), "a port, 0 or off"),
+        0,
+        "Port on which a worker serves /metrics, /live and /ready; 0: a free one, told in its record",
+    )
+    otel: bool = setting("ENABLE_OTEL_MONITORING", BOOLEAN, False, "Export traces and metrics")
+    otel_service_name: str = setting(
+        "OTEL_SERVICE_NAME", TEXT, "rtvi-embed", "Name of the service in metrics and traces"
+    )
+    traces_exporter: str = setting(
+        "OTEL_TRACES_EXPORTER",
+        TEXT,
+        "otlp",
+        "otlp or console; anything else switches all telemetry off, GET /v1/metrics included",
+    )
+    metrics_exporter: str = setting(
+        "OTEL_METRICS_EXPORTER",
+        choice("otlp", "console", "none"),
+        "otlp",
+        "Where metrics go besides GET /v1/metrics, if ENABLE_OTEL_MONITORING",
+    )
+    otlp_endpoint: str = setting(
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        Kind(_matching(r"https?://.+"), "an http or https URL"),
+        "http://localhost:4318",
+        "Collector of traces and metrics, OTLP over HTTP",
+    )
+    otlp_traces_endpoint: str | None = setting(
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", TEXT, None, "Whole URL for traces, if it is another"
+    )
+    otlp_metrics_endpoint: str | None = setting(
+        "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", TEXT, None, "Whole URL for metrics, if it is another"
+    )
+    metric_export_interval: int = setting(
+        "OTEL_METRIC_EXPORT_INTERVAL",
+        whole(100, 3_600_000),
+        60_000,
+        "Milliseconds between two metric exports",
+    )
+
     # Redis
     redis_url: str | None = setting(
         "REDIS_URL",
@@ -310,6 +363,12 @@ class Settings:
         whole(1, 1024),
         None,
         "Largest inference batch; unset: 4 on a CPU, by memory on a GPU",
+    )
+    engine_timeout: float = setting(
+        "RTEMBED_ENGINE_TIMEOUT",
+        number(1, 86_400),
+        600.0,
+        "Seconds after which a batch counts as hung, and its worker ends to be replaced",
     )
     shutdown_timeout: float = setting(
         "RTEMBED_SHUTDOWN_TIMEOUT",

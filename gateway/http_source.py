@@ -66,7 +66,12 @@ class HttpSource:
                 f"The URL leads to {parts.scheme[:32]!r}, which is neither http nor https"
             )
         block = self._settings.block_private_networks
-        return await resolve(parts.hostname or "", port, block_private=block, lookup=self._network.lookup)
+        host = parts.hostname or ""
+        try:
+            async with asyncio.timeout(self._settings.download_connect_timeout):
+                return await resolve(host, port, block_private=block, lookup=self._network.lookup)
+        except TimeoutError as error:
+            raise InvalidParameters(f"The host {host[:256]} does not resolve in time") from error
 
     async def copy(
         self, url: str, addresses: list[str], headers: Mapping[str, str], limit: int, write: Write

@@ -218,6 +218,16 @@ async def test_a_host_that_cannot_be_reached_fails(fetch: Fetch, http: Site, wir
         await fetch(f"http://{GOOD}:{http.port}/a.mp4")
 
 
+async def test_a_name_server_that_is_silent(settings: Settings, redis: Redis, wire: Wire) -> None:
+    async def silent(_host: str, _port: int) -> list[str]:
+        await asyncio.sleep(3600)
+        return []
+
+    fetch = Fetch(settings, redis, Network(silent, wire))
+    with pytest.raises(InvalidParameters, match="does not resolve in time"):
+        await fetch(f"http://{GOOD}/a.mp4", download_connect_timeout=1)
+
+
 async def test_the_next_address_is_tried(fetch: Fetch, http: Site, wire: Wire, names: Names) -> None:
     names.tell(GOOD, ["203.0.113.10", "203.0.113.11"])
     wire.dead = {"203.0.113.10"}

@@ -5,13 +5,16 @@ happens to it, the entry is in the stream.
 """
 
 import asyncio
+import uuid
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any
 
 import structlog
 
 from shared import keys, results
+from shared.errors import Unavailable
 from shared.redis import BLOCK_MS, Redis, RedisError, single_connection
 from shared.results import End, Entry
 from shared.settings import Settings
@@ -22,9 +25,12 @@ READ_AGAIN = 5.0
 """Seconds of silence after which a follower looks at the stream itself."""
 RETRY_INTERVAL = 0.2
 PAGE = 100
+IDS_AHEAD = 64
+"""Ids of requests to come whose channels are subscribed to already: saves each request a round trip."""
 
-Notice = tuple[str, Entry] | None
-"""An entry with its stream id, or None: something may have been missed."""
+Entries = list[tuple[str, Entry]]
+Notice = Entries | None
+"""Entries with their stream ids, or None: something may have been missed."""
 
 
 class Notices:
@@ -32,18 +38,22 @@ class Notices:
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
         self._redis = redis
-        self._settings = settings
-        self._listeners: dict[bytes, asyncio.Queue[Notice]] = {}
+        self._timeout = settings.redis_timeout
+        self._queues: dict[bytes, asyncio.Queue[Notice]] = {}
+        self._ahead: deque[str] = deque()
+        self._coming: dict[bytes, str] = {}
+        self._open: set[bytes] = set()
+        self._left: set[bytes] = set()
+        self._connected = asyncio.Event()
         self._connection = single_connection(settings)
         self._pubsub: Any = self._connection.pubsub()
-        self._first = asyncio.Event()
 
     async def run(self) -> None:
         """Receive until cancelled. After a lost connection every follower reads its stream again."""
         try:
             while True:
-                await self._first.wait()
                 try:
+                    await self._turn_over()
                     await self._receive()
                 except RedisError as error:
                     log.warning("notifications interrupted", error=str(error))
@@ -52,32 +62,59 @@ class Notices:
             await self._pubsub.aclose()
             await self._connection.aclose()
 
+    async def _turn_over(self) -> None:
+        """Subscribe for requests to come, unsubscribe from those that are over; many at a time."""
+        if len(self._ahead) + len(self._coming) <= IDS_AHEAD // 2:
+            ids = [str(uuid.uuid4()) for _ in range(IDS_AHEAD)]
+            await self._pubsub.subscribe(*map(channel_of, ids))
+            self._connected.set()
+            self._coming |= {channel_of(request_id): request_id for request_id in ids}
+        if len(self._left) >= IDS_AHEAD:
+            left, self._left = self._left, set()
+            self._open -= left
+            await self._pubsub.unsubscribe(*left)
+
     async def _receive(self) -> None:
         message = await self._pubsub.get_message(timeout=BLOCK_MS / 1000)
         if message is None:
             return
-        queue = self._listeners.get(message["channel"])
-        if queue is None:
-            return
-        # redis-py subscribes again by itself after a lost connection; the confirmation says so.
-        queue.put_nowait(results.unpack(message["data"]) if message["type"] == "message" else None)
+        channel = message["channel"]
+        if message["type"] == "subscribe" and channel in self._coming:
+            self._ahead.append(self._coming.pop(channel))
+            self._open.add(channel)
+        elif channel in self._queues:
+            # redis-py subscribes again by itself after a lost connection; the confirmation says so.
+            notice = results.unpack(message["data"]) if message["type"] == "message" else None
+            self._queues[channel].put_nowait(notice)
+
+    def new_id(self) -> str:
+        """An id for a request that is about to be submitted; most often one already subscribed to."""
+        return self._ahead.popleft() if self._ahead else str(uuid.uuid4())
 
     @asynccontextmanager
     async def subscribe(self, request_id: str) -> AsyncIterator["Follower"]:
-        """Listen for a request's entries from now on. Raises RedisError."""
-        channel = keys.notify(request_id)
+        """Listen for a request's entries from now on. Raises RedisError, or Unavailable without an answer."""
+        channel = channel_of(request_id)
         queue: asyncio.Queue[Notice] = asyncio.Queue()
-        self._listeners[channel.encode()] = queue
+        self._queues[channel] = queue
         try:
-            await self._pubsub.subscribe(channel)
-            self._first.set()
-            async with asyncio.timeout(self._settings.redis_timeout):
-                await queue.get()
+            self._left.discard(channel)
+            if channel not in self._open:
+                await self._open_channel(channel, queue)
             yield Follower(self._redis, request_id, queue)
         finally:
-            del self._listeners[channel.encode()]
-            with suppress(RedisError):
-                await self._pubsub.unsubscribe(channel)
+            del self._queues[channel]
+            self._left.add(channel)
+
+    async def _open_channel(self, channel: bytes, queue: asyncio.Queue[Notice]) -> None:
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._connected.wait()
+                await self._pubsub.subscribe(channel)
+                await queue.get()
+        except TimeoutError as error:
+            raise Unavailable("redis does not confirm a subscription") from error
+        self._open.add(channel)
 
 
 class Follower:
@@ -96,18 +133,17 @@ class Follower:
         `stored` False skips the first look at the stream, for a request that was not submitted when the
         subscription began.
         """
-        notice: Notice = None
-        if not stored:
-            notice = await self._next()
+        notice = None if stored else await self._next()
         while True:
-            found = [notice] if notice else await self._read(after)
+            found = await self._read(after) if notice is None else notice
             for entry_id, entry in found:
                 if _position(entry_id) > _position(after):
                     after = entry_id
                     yield entry_id, entry
                     if isinstance(entry, End):
                         return
-            notice = await self._next() if len(found) < PAGE else None
+            more_stored = notice is None and len(found) == PAGE
+            notice = None if more_stored else await self._next()
 
     async def _next(self) -> Notice:
         try:
@@ -116,7 +152,7 @@ class Follower:
         except TimeoutError:
             return None
 
-    async def _read(self, after: str) -> list[tuple[str, Entry]]:
+    async def _read(self, after: str) -> Entries:
         try:
             entries: Any = await self._redis.xrange(self._stream, min=f"({after}", count=PAGE)
         except RedisError as error:
@@ -124,6 +160,11 @@ class Follower:
             await asyncio.sleep(RETRY_INTERVAL)
             return []
         return [(entry_id.decode(), results.from_fields(fields)) for entry_id, fields in entries]
+
+
+def channel_of(request_id: str) -> bytes:
+    """The channel on which a request's entries are announced."""
+    return keys.notify(request_id).encode()
 
 
 def _position(entry_id: str) -> tuple[int, int]:

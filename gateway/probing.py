@@ -1,7 +1,6 @@
 """Asking a worker what a file is: the gateway itself never opens media."""
 
 import asyncio
-import uuid
 
 import msgspec
 
@@ -19,7 +18,7 @@ async def probe(ctx: Context, asset: Asset) -> Asset:
     Raises FailedEnd with the worker's error (InvalidFile, 400) for a file that is no usable media,
     ServerBusy, and Unavailable when no worker answers in time.
     """
-    request = Request(id=str(uuid.uuid4()), lane="probe", planned=1)
+    request = Request(id=ctx.notices.new_id(), lane="probe", planned=1)
     job = ProbeJob(request=request.id, asset=asset)
     try:
         async with (

@@ -1,7 +1,6 @@
 """Text embeddings."""
 
 import sys
-import uuid
 from array import array
 
 import structlog
@@ -33,7 +32,7 @@ async def generate_text_embeddings(request: Request) -> Response:
 
 async def embed_texts(ctx: Context, texts: list[str], model: str) -> TextResponse:
     """Have a worker embed the texts. Raises FailedEnd, ServerBusy."""
-    request = requests.Request(id=str(uuid.uuid4()), lane="text", planned=len(texts), model=model)
+    request = requests.Request(id=ctx.notices.new_id(), lane="text", planned=len(texts), model=model)
     structlog.contextvars.bind_contextvars(request_id=request.id)
     job = TextJob(request=request.id, texts=texts, model=model)
     async with ctx.submitted(request, [job]) as (created, follower):

@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-import uuid
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -45,7 +44,7 @@ async def generate_video_embeddings(request: Request) -> Response:
         if source:
             ingestion = held.enter_async_context(ingested(ctx, body, ids[0], source))
             assets = [await until_gone(request, ingestion)]
-        request_id = str(uuid.uuid4())
+        request_id = ctx.notices.new_id()
         structlog.contextvars.bind_contextvars(request_id=request_id)
         plan = plan_video(request_id, body, await _openable(ctx, assets), model)
         log.info("video request", assets=plan.request.assets, chunks=plan.planned, jobs=len(plan.jobs))

@@ -98,7 +98,13 @@ def pack(fields: list[bytes | str]) -> bytes:
     return _packer.encode(dict(zip(raw[::2], raw[1::2], strict=True)))
 
 
-def unpack(notification: bytes) -> tuple[str, Entry]:
-    """Stream id and entry of a notification: the id, a newline, the packed fields."""
-    entry_id, _, body = notification.partition(b"\n")
-    return entry_id.decode(), from_fields(_unpacker.decode(body))
+def unpack(notification: bytes) -> list[tuple[str, Entry]]:
+    """The entries of a notification with their stream ids; of each: id, length, a newline, packed fields."""
+    entries: list[tuple[str, Entry]] = []
+    at = 0
+    while at < len(notification):
+        body = notification.index(b"\n", at) + 1
+        entry_id, length = notification[at:body].split()
+        at = body + int(length)
+        entries.append((entry_id.decode(), from_fields(_unpacker.decode(notification[body:at]))))
+    return entries

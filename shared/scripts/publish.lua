@@ -51,6 +51,7 @@ if end_state == 'failed' or tonumber(progress[2] or 0) >= tonumber(progress[1]) 
   return { end_state, stored, queued, dropped }
 end
 
+announce()
 local lease = tonumber(redis.call('TIME')[1]) + request_ttl
 for i = 1, 3 do
   redis.call('EXPIRE', KEYS[i], request_ttl)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.notices import Notices
+from gateway.notices import IDS_AHEAD, Notices
 from shared import keys
 from shared.jobs import TextJob
 from shared.redis import Redis, connect
@@ -94,8 +94,43 @@ async def test_a_follower_that_is_cancelled_leaves_nothing_behind(
     await until(lambda: subscribers(redis, "r1"))
     following.cancel()
     await asyncio.gather(following, return_exceptions=True)
-    await until(lambda: nobody(redis, "r1"))
-    assert notices._listeners == {}
+    assert notices._queues == {}
+
+
+async def test_channels_are_left_many_at_a_time(notices: Notices, redis: Redis) -> None:
+    for number in range(IDS_AHEAD):
+        async with notices.subscribe(f"r{number}"):
+            pass
+    await until(lambda: nobody(redis, "r0"))
+    assert await redis.pubsub_numsub(keys.notify(f"r{IDS_AHEAD - 1}")) == [
+        (keys.notify(f"r{IDS_AHEAD - 1}").encode(), 0)
+    ]
+
+
+async def test_a_new_id_is_subscribed_to_already(notices: Notices, redis: Redis) -> None:
+    ids = set()
+    for _ in range(3 * IDS_AHEAD):
+        await until(lambda: len(notices._ahead) > 0)
+        ids.add(request_id := notices.new_id())
+        assert await subscribers(redis, request_id)
+        async with notices.subscribe(request_id):
+            pass
+    assert len(ids) == 3 * IDS_AHEAD
+
+
+async def test_a_channel_just_left_can_be_followed_again(
+    notices: Notices, redis: Redis, settings: Settings
+) -> None:
+    async with notices.subscribe("r1"):
+        pass
+    async with notices.subscribe("r1") as follower:
+        for number in range(IDS_AHEAD):
+            async with notices.subscribe(f"other {number}"):
+                pass
+        await submit(redis, settings, REQUEST, [JOB])
+        await publish(redis, settings, 0, 1, 2)
+        entries = [entry async for _, entry in follower.entries(stored=False)]
+    assert len(entries) == 4
 
 
 async def test_nothing_is_missed_when_redis_restarts(tmp_path: Path) -> None:

@@ -161,11 +161,11 @@ async def test_a_notification_carries_the_stored_entry(redis: Redis, settings: S
     async with redis.pubsub() as listener:
         await listener.subscribe(keys.notify("r1"))
         await Publisher(redis, settings).publish(job, [result(0)])
-        heard = []
+        heard: list[tuple[str, Result | End]] = []
         while len(heard) < 2:
             message = await listener.get_message(ignore_subscribe_messages=True, timeout=5)
             if message:
-                heard.append(unpack(message["data"]))
+                heard += unpack(message["data"])
     kept = [(i.decode(), from_fields(f)) for i, f in await redis.xrange(keys.results("r1"))]
     assert heard == kept
 

@@ -30,6 +30,23 @@ OUTBOX_COUNTS = PREFIX + "outbox:counts"
 ROUTES = PREFIX + "routes"
 """Hash: where messages and events go, as far as it was changed at run time."""
 
+REQUEST_COUNTS = PREFIX + "requests:counts"
+"""Hash: how many requests ended, by lane and state (`video:done`), since the counts began."""
+METRICS = PREFIX + "metrics"
+"""Hash: what all processes that ever were have counted, by sample."""
+METRICS_SOURCES = PREFIX + "metrics:sources"
+"""Sorted set of the processes that measure, scored by the second at which each one's gauges expire."""
+
+
+def running(lane: str) -> str:
+    """Sorted set: requests of the lane that have not ended, scored by the second at which each is forgotten."""
+    return f"{PREFIX}requests:running:{lane}"
+
+
+def gauges(source: str) -> str:
+    """Hash with a time to live: what one process measures now."""
+    return f"{PREFIX}metrics:{source}"
+
 
 def jobs(lane: Lane) -> str:
     """The stream of one lane."""

@@ -69,7 +69,7 @@ async def submit(
         added += [len(job_fields), *job_fields]
     asset_keys = [key for a in request.assets for key in (keys.asset(a), keys.asset_users(a))]
     outcome, value = await script(redis, "submit")(
-        keys=[keys.jobs(request.lane), keys.request(request.id), *asset_keys],
+        keys=[keys.jobs(request.lane), keys.request(request.id), keys.running(request.lane), *asset_keys],
         args=[
             request.id,
             queue_limit(settings, request.lane),
@@ -100,13 +100,14 @@ async def finish(redis: Redis, settings: Settings, request: Request, end: End) -
 def end_keys(request: Request) -> list[str]:
     """The keys that the prelude `end.lua` works on."""
     users = [keys.asset_users(asset) for asset in request.assets]
-    return [keys.request(request.id), keys.results(request.id), keys.done(request.id), *users]
+    running = keys.running(request.lane)
+    return [keys.request(request.id), keys.results(request.id), keys.done(request.id), running, *users]
 
 
 def end_arguments(settings: Settings, request: Request, end: End) -> list[bytes | str | int]:
     """The arguments that the prelude `end.lua` takes."""
     fields = results.end_fields(end)
     return [
-        request.id, keys.notify(request.id), settings.result_ttl, end.state, results.pack(fields),
-        len(fields), *fields,
+        request.id, keys.notify(request.id), settings.result_ttl, end.state, keys.REQUEST_COUNTS,
+        f"{request.lane}:{end.state}", results.pack(fields), len(fields), *fields,
     ]  # fmt: skip

@@ -1,5 +1,5 @@
 -- Accepts a request and its jobs in one step, or nothing of it.
--- KEYS: lane, request, then per asset its record and its users.
+-- KEYS: lane, request, running requests, then per asset its record and its users.
 -- ARGV: request id, lane limit, request ttl, number of request fields, fields..., then per job the number
 -- of its fields, fields...
 -- Returns {'ok', second}, {'busy', jobs in the lane} or {'gone', index of the missing asset}.
@@ -16,15 +16,16 @@ local waiting = redis.call('XLEN', lane)
 if waiting + jobs > tonumber(ARGV[2]) then
   return { 'busy', waiting }
 end
-for i = 3, #KEYS, 2 do
+for i = 4, #KEYS, 2 do
   if redis.call('EXISTS', KEYS[i]) == 0 then
-    return { 'gone', (i - 3) / 2 }
+    return { 'gone', (i - 4) / 2 }
   end
 end
 
 redis.call('HSET', request, 'state', 'running', 'created', now[1], 'done', 0, unpack(ARGV, 5, first_job - 1))
 redis.call('EXPIRE', request, ttl)
-for i = 4, #KEYS, 2 do
+redis.call('ZADD', KEYS[3], now[1] + ttl, id)
+for i = 5, #KEYS, 2 do
   redis.call('ZADD', KEYS[i], now[1] + ttl, id)
 end
 local enqueued = now[1] * 1000 + math.floor(now[2] / 1000)

@@ -6,11 +6,8 @@ classes' sentence vectors, weighted by their probabilities. So texts find pictur
 ever saw the other's kind of data.
 """
 
-import fcntl
 import hashlib
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -21,6 +18,7 @@ from worker.models.conse.checkpoint import read_checkpoint
 from worker.models.conse.efficientnet import FRAMES, RESOLUTION, video_graph
 from worker.models.conse.minilm import DIMENSION, MAX_TOKENS, embed_sentences, text_graph
 from worker.models.directory import ModelDirectory, ModelInfo, load_model_directory, write_model_json
+from worker.models.locks import host_lock
 from worker.models.tokenizer import write_tokenizer
 from worker.wheels import wheel_file
 
@@ -82,8 +80,7 @@ def build(path: Path) -> ModelDirectory:
     """Make the model directory `path`, which appears only when it is whole. Processes that want the same one
     wait for whoever came first, and take what it made. Raises ModelError."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(path.with_name(f".{path.name}.lock")):
+        with host_lock(path.with_name(f".{path.name}.lock")):
             return _finished(path) or _make(path)
     except OSError as error:
         raise ModelError(f"cannot make the model directory {path}: {error}") from error
@@ -133,11 +130,3 @@ def _locate(file: WheelFile) -> Path:
     if digest != file.sha256:
         raise ModelError(f"{path} has the SHA-256 {digest}, expected {file.sha256}")
     return path
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold the file `path` against other processes. The lock ends with the process that holds it."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -8,12 +8,13 @@ from typing import Any, TypeVar
 
 import msgspec
 import structlog
+from redis.exceptions import ConnectionError, TimeoutError  # noqa: A004 - redis-py's names
 
 from shared import keys, results
 from shared.errorbus import ErrorBus
 from shared.fleet import Model
 from shared.jobs import Job, ProbeJob, TextJob, VideoJob
-from shared.redis import Redis, RedisError, script
+from shared.redis import Redis, script
 from shared.requests import end_arguments, end_keys, finish, request_of
 from shared.results import End, Result
 from shared.routes import configured_routes
@@ -166,7 +167,7 @@ async def _persist(store: Callable[[], Awaitable[T]]) -> T:
     while True:
         try:
             return await store()
-        except RedisError as error:
+        except (ConnectionError, TimeoutError) as error:
             if time.monotonic() > give_up:
                 raise
             log.warning("result not stored yet: redis is away", error=str(error))

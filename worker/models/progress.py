@@ -13,20 +13,24 @@ log = structlog.get_logger(__name__)
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, and how many bytes of how many (0 of 0 where that is unknown)."""
 
-LOG_INTERVAL = 5.0  # seconds
+INTERVAL = 5.0  # seconds
 
 
 def log_progress() -> Progress:
-    """A Progress that logs each new step at once and its advance every few seconds."""
+    """A Progress that logs."""
+    return paced(log.info)
+
+
+def paced(tell: Callable[[str], object]) -> Progress:
+    """A Progress that tells each new step at once, and its advance every few seconds."""
     last = ("", 0.0)
 
     def progress(step: str, done: int, total: int) -> None:
         nonlocal last
         now = time.monotonic()
-        if step == last[0] and now - last[1] < LOG_INTERVAL:
-            return
-        last = (step, now)
-        log.info(describe(step, done, total))
+        if step != last[0] or now - last[1] >= INTERVAL:
+            last = (step, now)
+            tell(describe(step, done, total))
 
     return progress
 

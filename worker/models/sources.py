@@ -10,6 +10,7 @@ import msgspec
 import structlog
 
 from shared.errors import ModelError
+from shared.settings import Settings
 from worker.models.cosmos_embed1.checkpoint import is_checkpoint
 from worker.models.directory import MODEL_JSON
 from worker.models.hub import Repository, download_repository
@@ -32,6 +33,13 @@ class Access(msgspec.Struct, frozen=True):
     ngc_api_key: str | None = None
     ngc_api: str = API
     ngc_authentication: str = AUTHENTICATION
+
+
+def access_by(settings: Settings) -> Access:
+    """Hubs and keys as the settings have them."""
+    return Access(
+        hf_endpoint=settings.hf_endpoint, hf_token=settings.hf_token, ngc_api_key=settings.ngc_api_key
+    )
 
 
 class GitRepository(msgspec.Struct, frozen=True):

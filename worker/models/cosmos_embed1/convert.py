@@ -70,6 +70,12 @@ def write_graph(graph: Graph, path: Path, recipe: Recipe) -> None:
     graph.write(path, f"{path.name}.data", {"recipe": encode_recipe(recipe)})
 
 
+def write_video_graph(checkpoint: Checkpoint, model: ModelDirectory, recipe: Recipe) -> None:
+    """Put a model's video branch together by another recipe. Its weights do not depend on it, and stay."""
+    precision = check_precision(model.info.precision)
+    write_graph(VideoNetwork(checkpoint, precision).build([recipe]), model.video, recipe)
+
+
 def model_info(
     checkpoint: Checkpoint, recipe: Recipe, precision: Precision, *, name: str, source: str, revision: str
 ) -> ModelInfo:

@@ -172,8 +172,11 @@ class Graph:
             producer_name="rt-embed",
         )
         helper.set_model_props(model, metadata)
-        path.write_bytes(model.SerializeToString())
+        part = path.with_name(f".{path.name}.part")  # a worker may be reading the one that is there
+        part.write_bytes(model.SerializeToString())
         try:
-            onnx.checker.check_model(str(path))
+            onnx.checker.check_model(str(part))
         except onnx.checker.ValidationError as error:
+            part.unlink()
             raise ModelError(f"{path} is not a valid graph: {error}") from error
+        part.replace(path)

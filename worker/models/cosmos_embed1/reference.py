@@ -87,12 +87,9 @@ def run(checkpoint: str, inputs: dict[str, Any]) -> dict[str, Any]:
             vector(model.get_text_embeddings(**text_inputs(torch, processor, inputs, i)), "text_proj")
             for i in range(len(inputs["sentences"]))
         ]
-    notes = {
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "processor": "the checkpoint's own" if processor else "none in the checkpoint: pixels / 255",
-    }
-    return {"video": np.concatenate(video), "text": np.concatenate(text), "notes": json.dumps(notes)}
+    pixels = "its own processor" if processor else "pixels / 255, as it has no processor"
+    notes = f"torch {torch.__version__}, transformers {transformers.__version__}, {pixels}"
+    return {"video": np.concatenate(video), "text": np.concatenate(text), "notes": notes}
 
 
 def load_model(transformers: Any, torch: Any, checkpoint: str) -> Any:

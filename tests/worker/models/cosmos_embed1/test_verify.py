@@ -1,0 +1,199 @@
+"""These run the miniature's own PyTorch code, and so need the extra [verify]."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from shared.errors import ModelError
+from worker.engine.onnx import OnnxEngine
+from worker.models.cosmos_embed1.checkpoint import open_checkpoint
+from worker.models.cosmos_embed1.convert import convert, model_info
+from worker.models.cosmos_embed1.recipe import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, Recipe
+from worker.models.cosmos_embed1.samples import SENTENCES, fixed_clips, lowest_cosine
+from worker.models.cosmos_embed1.verify import SAME, embed_texts, missing_for_reference, run_reference, verify
+from worker.models.directory import load_model_directory, write_model_json
+from worker.models.tokenizer import TextTokenizer
+
+MISSING = missing_for_reference()
+needs_reference = pytest.mark.skipif(bool(MISSING), reason=f"extra [verify] is not installed: {MISSING}")
+
+
+def converted(made, folder, recipe=None):
+    checkpoint = open_checkpoint(made.path)
+    recipe = recipe or Recipe()
+    folder.mkdir()
+    convert(checkpoint, folder, recipe, "fp32")
+    write_model_json(folder, model_info(checkpoint, recipe, "fp32", name="m", source="", revision=""))
+    return load_model_directory(folder), checkpoint
+
+
+def replace_pixels(made, mean, std):
+    code = made.path / "modeling_embed1.py"
+    text = code.read_text().replace(str(CLIP_MEAN), repr(mean)).replace(str(CLIP_STD), repr(std))
+    code.write_text(text)
+
+
+@needs_reference
+def test_a_miniature_agrees_with_its_own_code(miniature, tmp_path):
+    evidence = verify(*converted(miniature, tmp_path / "m"), sys.executable)
+    assert evidence.recipe == Recipe()
+    assert min(evidence.video, evidence.text) > SAME
+    assert evidence.tried == 6  # every way to end, in one run
+    assert "its own processor" in evidence.reference.notes
+
+
+@needs_reference
+def test_numpy_and_pytorch_agree(miniature, numpy_model, tmp_path):
+    """The two references of these tests were written apart from each other."""
+    model, checkpoint = converted(miniature, tmp_path / "m")
+    tokenizer = TextTokenizer(model.tokenizer, 24)
+    clips = fixed_clips(8, 42)
+    reference = run_reference(sys.executable, checkpoint.path, clips, tokenizer)
+    plain = numpy_model(miniature, CLIP_MEAN, CLIP_STD)
+    np.testing.assert_allclose(reference.video, np.stack([plain.video(clip) for clip in clips]), atol=2e-6)
+    ids, mask = tokenizer(SENTENCES)
+    np.testing.assert_allclose(
+        reference.text, np.stack([plain.text(*row) for row in zip(ids, mask, strict=True)]), atol=2e-6
+    )
+    np.testing.assert_allclose(embed_texts(model, tokenizer), reference.text, atol=2e-6)
+
+
+@needs_reference
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"temporal": "before_norm"},
+        {"pooling": "first"},
+        {"temporal": "before_norm", "pooling": "mean_of_unit"},
+    ],
+)
+def test_another_recipe_is_found(make_checkpoint, tmp_path, given):
+    made = make_checkpoint(tmp_path / "c", reference=given)
+    evidence = verify(*converted(made, tmp_path / "m"), sys.executable)
+    assert evidence.recipe == Recipe(**given)
+    assert evidence.video > SAME
+
+
+@needs_reference
+@pytest.mark.parametrize(
+    ("mean", "std"),
+    [(IMAGENET_MEAN, IMAGENET_STD), ((0.31, 0.42, 0.53), (0.21, 0.22, 0.23))],
+)
+def test_other_pixel_constants_are_found(make_checkpoint, tmp_path, mean, std):
+    """The second pair is known only from the checkpoint's Python files."""
+    made = make_checkpoint(tmp_path / "c", reference={"temporal": "before_norm"})
+    replace_pixels(made, mean, std)
+    evidence = verify(*converted(made, tmp_path / "m"), sys.executable)
+    assert evidence.recipe == Recipe(mean=mean, std=std, temporal="before_norm")
+    assert evidence.video > SAME
+
+
+@needs_reference
+@pytest.mark.parametrize("change", ["pooling", "pixels", "text"])
+def test_a_model_that_no_recipe_describes_is_refused(make_checkpoint, tmp_path, change):
+    made = make_checkpoint(tmp_path / "c", reference={"pooling": "last"} if change == "pooling" else None)
+    code = made.path / "modeling_embed1.py"
+    if change == "pixels":  # constants that no literal in the code shows
+        code.write_text(code.read_text().replace("(videos - mean) / std", "(videos - 0.37) / 0.31"))
+    if change == "text":
+        code.write_text(
+            code.read_text().replace("self.text_proj(states[:, 0])", "self.text_proj(states.mean(1))")
+        )
+    what = "text vectors have a cosine of" if change == "text" else "none of 24 recipes gives the vectors"
+    with pytest.raises(ModelError, match=rf"{what}.* below 0\.9999"):
+        verify(*converted(made, tmp_path / "m"), sys.executable)
+
+
+@needs_reference
+def test_a_tao_export_has_no_processor(make_checkpoint, tmp_path):
+    made = make_checkpoint(tmp_path / "c", dtype="F32", stored_grid=3)
+    (made.path / "processor_config.json").unlink()
+    evidence = verify(*converted(made, tmp_path / "m"), sys.executable)
+    assert min(evidence.video, evidence.text) > SAME
+    assert "no processor" in evidence.reference.notes
+
+
+@needs_reference
+def test_the_true_width_of_224p(make_checkpoint, tmp_path):
+    made = make_checkpoint(
+        tmp_path / "c",
+        vision_width=1408,
+        vision_depth=1,
+        vision_hidden=6144,
+        stored_grid=16,
+        resolution=224,
+        text_width=768,
+        text_depth=2,
+        text_hidden=3072,
+        cross_layers=(0,),
+        queries=32,
+        positions=512,
+        dimension=256,
+        max_txt_len=128,
+    )
+    evidence = verify(*converted(made, tmp_path / "m"), sys.executable)
+    assert evidence.recipe == Recipe()
+    assert min(evidence.video, evidence.text) > SAME
+
+
+@needs_reference
+def test_code_that_leaves_weights_random_is_no_reference(make_checkpoint, tmp_path):
+    made = make_checkpoint(tmp_path / "c")
+    code = made.path / "modeling_vit.py"
+    code.write_text(
+        code.read_text().replace("self.blocks = nn", "self.extra = nn.Linear(2, 2)\n        self.blocks = nn")
+    )
+    with pytest.raises(ModelError, match=r"did not take all of its weights: .*visual_encoder\.extra"):
+        verify(*converted(made, tmp_path / "m"), sys.executable)
+
+
+def test_code_that_fails_is_quoted(miniature, tmp_path):
+    model, checkpoint = converted(miniature, tmp_path / "m")
+    script = tmp_path / "python"
+    script.write_text("#!/bin/sh\necho 'no module named torch' >&2\nexit 1\n")
+    script.chmod(0o755)
+    with pytest.raises(ModelError, match="the checkpoint's own code failed: no module named torch"):
+        verify(model, checkpoint, str(script))
+
+
+def test_an_interpreter_that_is_not_there():
+    assert "nowhere/python" in missing_for_reference("/nowhere/python")
+
+
+def test_an_interpreter_with_another_transformers(tmp_path):
+    for name in ("torch", "einops"):
+        (tmp_path / f"{name}.py").write_text("")
+    (tmp_path / "transformers.py").write_text("__version__ = '5.1.0'\n")
+    script = tmp_path / "python"
+    script.write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path} exec {sys.executable} "$@"\n')
+    script.chmod(0o755)
+    assert missing_for_reference(str(script)) == "transformers 5.1.0 is installed, and 4 is needed"
+
+
+def test_the_clips_are_the_same_everywhere_and_differ_from_each_other():
+    clips = fixed_clips(8, 42)
+    assert clips.shape == (2, 8, 3, 42, 42)
+    assert clips.dtype == np.uint8
+    np.testing.assert_array_equal(clips, fixed_clips(8, 42))
+    assert np.abs(clips[0].astype(int) - clips[1]).mean() > 20
+    assert np.abs(np.diff(clips[0].astype(int), axis=0)).mean() > 5
+    assert clips.std() > 40
+
+
+def test_lowest_cosine():
+    a = np.array([[1, 0], [0, 2]], np.float32)
+    assert lowest_cosine(a, a) == 1
+    assert lowest_cosine(a, np.array([[1, 0], [1, 1]], np.float32)) == pytest.approx(0.5**0.5)
+    assert lowest_cosine(a, np.array([[1, 0], [np.nan, 1]], np.float32)) == -1
+    with pytest.raises(ModelError, match=r"\(2, 2\) cannot be compared with \(2, 3\)"):
+        lowest_cosine(a, np.zeros((2, 3), np.float32))
+
+
+def test_an_engine_gives_what_the_verification_compared(miniature, numpy_model, tmp_path):
+    model, _ = converted(miniature, tmp_path / "m")
+    engine = OnnxEngine(model, 1)
+    plain = numpy_model(miniature, CLIP_MEAN, CLIP_STD)
+    expected = np.stack([plain.video(clip) for clip in fixed_clips(8, 42)])
+    assert lowest_cosine(engine.embed_video(fixed_clips(8, 42)), expected) > SAME
+    engine.close()

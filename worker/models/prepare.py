@@ -1,0 +1,205 @@
+"""From MODEL_PATH to a model directory that a worker may serve."""
+
+import hashlib
+import shutil
+import sys
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from shared.errors import ModelError
+from shared.settings import Settings
+from worker.models.cosmos_embed1.checkpoint import Checkpoint, open_checkpoint, weight_files
+from worker.models.cosmos_embed1.convert import (
+    ARCHITECTURE,
+    CONVERTER,
+    check_precision,
+    convert,
+    model_info,
+    recipe_of,
+    write_video_graph,
+)
+from worker.models.cosmos_embed1.graph import Precision
+from worker.models.cosmos_embed1.recipe import Recipe
+from worker.models.cosmos_embed1.verify import PROOF_KEYS, missing_for_reference, verify
+from worker.models.directory import (
+    MODEL_JSON,
+    ModelDirectory,
+    load_model_directory,
+    write_model_json,
+)
+from worker.models.locks import host_lock
+from worker.models.progress import Progress, silent
+from worker.models.reference_vectors import (
+    ReferenceVectors,
+    read_reference_vectors,
+    write_reference_vectors,
+)
+from worker.models.sources import Access, Fetched, access_by, fetch, parse_model_path
+
+log = structlog.get_logger(__name__)
+
+NVIDIA_DEVICE = Path("/dev/nvidiactl")
+
+
+def obtain(settings: Settings, precision: str, progress: Progress = silent) -> ModelDirectory:
+    """The model that MODEL_PATH names, for a worker to serve. Blocks, for minutes at a first start.
+
+    `precision` is `settings.precision` for a GPU and fp32 for a CPU. Raises ModelError that says what to do.
+    """
+    check_precision(settings.precision)  # an impossible wish is not silently ignored on a CPU
+    model = prepare(
+        settings.model_path, settings.model_cache, precision, access_by(settings), progress=progress
+    )
+    require_verified(model, allow=settings.allow_unverified_model)
+    return model
+
+
+def default_precision(settings: Settings) -> str:
+    """What a worker on this machine would take."""
+    return settings.precision if NVIDIA_DEVICE.exists() else "fp32"
+
+
+def prepare(
+    model_path: str,
+    cache: Path,
+    precision: str,
+    access: Access,
+    *,
+    python: str = sys.executable,
+    progress: Progress = silent,
+) -> ModelDirectory:
+    """Fetch, convert and verify what MODEL_PATH names, as far as that is not done already.
+
+    `precision` is one of COSMOS_EMBED1_TRT_PRECISION; a model directory has its own. `python` is an
+    interpreter with torch, transformers 4 and einops; without one the result stays unverified. Raises
+    ModelError that says what to do.
+    """
+    chosen = check_precision(precision)
+    fetched = fetch(parse_model_path(model_path, access), cache, progress)
+    if (fetched.path / MODEL_JSON).exists():
+        return load_model_directory(fetched.path)
+    checkpoint = open_checkpoint(fetched.path)
+    mark = fingerprint(checkpoint)
+    target = cache / f"{fetched.name.lower()}-{chosen}-{mark}"
+    step = f"waiting for another process to convert {fetched.name}"
+    with host_lock(lock_file(target), lambda: progress(step, 0, 0)):
+        model = finished(target) or build(fetched, checkpoint, target, chosen, progress)
+        if model.info.verified:
+            return model
+        proof = proof_in_cache(cache, mark)
+        if not proof and (missing := missing_for_reference(python)):
+            log.warning("the model cannot be verified here", reason=missing)
+            return model
+        return settle(model, checkpoint, proof or prove(model, checkpoint, python, progress))
+
+
+def build(
+    fetched: Fetched, checkpoint: Checkpoint, target: Path, precision: Precision, progress: Progress
+) -> ModelDirectory:
+    """Convert by the likeliest recipe into the new folder `target`, which appears when it is whole."""
+    part = target.with_name(f".{target.name}.part")
+    shutil.rmtree(part, ignore_errors=True)  # left by a process that was killed
+    part.mkdir(parents=True)
+    name, recipe = fetched.name.lower(), Recipe()
+    try:
+        convert(checkpoint, part, recipe, precision, progress)
+        info = model_info(
+            checkpoint, recipe, precision, name=name, source=fetched.source, revision=fetched.revision
+        )
+        write_model_json(part, info)
+        part.replace(target)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return load_model_directory(target)
+
+
+class Proof(msgspec.Struct, frozen=True):
+    """That a checkpoint's own code was run: by which recipe a conversion agrees with it, and how well."""
+
+    recipe: Recipe
+    details: dict[str, str | float | int | bool]
+    vectors: ReferenceVectors
+
+
+def prove(model: ModelDirectory, checkpoint: Checkpoint, python: str, progress: Progress = silent) -> Proof:
+    """Compare a conversion, or the fp32 twin of a 16-bit one, with the checkpoint's own code.
+
+    Raises ModelError if no recipe gives the same vectors.
+    """
+    if model.info.precision == "fp32":
+        evidence = verify(model, checkpoint, python, progress)
+    else:
+        twin = model.path / "fp32"
+        twin.mkdir(exist_ok=True)
+        try:
+            convert(checkpoint, twin, Recipe(), "fp32", progress)
+            evidence = verify(ModelDirectory(twin, model.info), checkpoint, python, progress)
+        finally:
+            shutil.rmtree(twin)
+    return Proof(evidence.recipe, evidence.details(), ReferenceVectors.of(evidence.reference))
+
+
+def proof_in_cache(cache: Path, mark: str) -> Proof | None:
+    """What verified a conversion of the same checkpoint in another precision."""
+    for record in cache.glob(f"*-{mark}/{MODEL_JSON}"):
+        model = load_model_directory(record.parent)
+        vectors = read_reference_vectors(model.path)
+        if model.info.verified and vectors:
+            details = {key: model.info.details[key] for key in PROOF_KEYS if key in model.info.details}
+            return Proof(recipe_of(model), details, vectors)
+    return None
+
+
+def settle(model: ModelDirectory, checkpoint: Checkpoint, proof: Proof) -> ModelDirectory:
+    """Mark a conversion as verified, after putting it together by the recipe that was."""
+    if proof.recipe != recipe_of(model):
+        write_video_graph(checkpoint, model, proof.recipe)
+    write_reference_vectors(model.path, proof.vectors)
+    details = {**model.info.details, **proof.details}
+    write_model_json(model.path, msgspec.structs.replace(model.info, verified=True, details=details))
+    return load_model_directory(model.path)
+
+
+def finished(target: Path) -> ModelDirectory | None:
+    """An earlier conversion, if it is whole."""
+    return load_model_directory(target) if (target / MODEL_JSON).exists() else None
+
+
+def lock_file(target: Path) -> Path:
+    """Held by whoever changes a model directory of the cache."""
+    return target.with_name(f".{target.name}.lock")
+
+
+def checkpoint_of(model: ModelDirectory) -> Checkpoint:
+    """The checkpoint from which a model directory was converted. Raises ModelError."""
+    path = model.info.details.get("checkpoint")
+    if model.info.architecture != ARCHITECTURE or not path:
+        raise ModelError(f"{model.path} was not converted from a Cosmos-Embed1 checkpoint")
+    return open_checkpoint(Path(str(path)))
+
+
+def require_verified(model: ModelDirectory, *, allow: bool) -> None:
+    """Raises ModelError for a converted checkpoint whose vectors nobody compared, unless `allow`."""
+    info = model.info
+    if info.architecture != ARCHITECTURE or info.verified:
+        return
+    if not allow:
+        raise ModelError(
+            f"{info.id} is not verified: its vectors were not compared with those of the checkpoint's own "
+            "code. Install rt-embed[verify] and run `rt-embed model prepare`, or set "
+            "RTEMBED_ALLOW_UNVERIFIED_MODEL=true to serve it all the same"
+        )
+    log.warning("serving a model that is not verified: its vectors may be wrong", model=info.id)
+
+
+def fingerprint(checkpoint: Checkpoint) -> str:
+    """Eight hexadecimal digits that change with the configuration, with any file of the weights, and with
+    the converter."""
+    digest = hashlib.sha256(CONVERTER.encode())
+    digest.update((checkpoint.path / "config.json").read_bytes())
+    for file in weight_files(checkpoint.path):
+        stat = file.stat()
+        digest.update(f"{file.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:8]

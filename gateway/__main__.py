@@ -5,7 +5,7 @@ import sys
 import uvicorn
 
 from gateway.app import create_app
-from shared import logs, settings
+from shared import logs, settings, telemetry
 from shared.errors import SettingsError
 
 
@@ -17,8 +17,9 @@ def main() -> int:
         print(f"rt-embed gateway: {error}", file=sys.stderr)
         return 2
     logs.configure(configuration, process="gateway")
+    measuring = telemetry.configure(configuration)
     uvicorn.run(
-        create_app(configuration),
+        create_app(configuration, measuring.registry),
         host=configuration.host,
         port=configuration.port,
         loop="uvloop",
@@ -27,6 +28,7 @@ def main() -> int:
         access_log=False,
         timeout_graceful_shutdown=int(configuration.shutdown_timeout),
     )
+    measuring.close()
     return 0
 
 

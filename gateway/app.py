@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import structlog
+from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -16,9 +17,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway import docs, files, health, models, text, video
 from gateway.context import ClientGone, Context, json
+from gateway.metrics import metrics_page
 from gateway.schemas import Error
 from shared.errors import RtEmbedError, Unavailable
 from shared.logs import PERF
+from shared.metrics import http_duration, http_requests
 from shared.redis import RedisError
 from shared.settings import Settings
 
@@ -37,6 +40,7 @@ def routes() -> list[Route]:
         Route("/v1/ready", health.ready),
         Route("/v1/live", health.live),
         Route("/v1/startup", health.startup),
+        Route("/v1/metrics", metrics_page, name="metrics"),
         Route("/v1/metadata", models.metadata),
         Route("/v1/version", models.version),
         Route("/v1/manifest", models.manifest),
@@ -51,12 +55,12 @@ def routes() -> list[Route]:
     ]
 
 
-def create_app(settings: Settings) -> Starlette:
-    """The application; its connections live from start-up to shutdown."""
+def create_app(settings: Settings, registry: CollectorRegistry | None = None) -> Starlette:
+    """The application; its connections live from start-up to shutdown. `registry` holds its figures."""
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        ctx = Context(settings)
+        ctx = Context(settings, registry)
         async with ctx.running():
             app.state.context = ctx
             log.info("gateway ready", assets=str(settings.asset_dir))
@@ -131,6 +135,10 @@ class RequestLog:
         try:
             await self._app(scope, receive, watch)
         finally:
-            milliseconds = round((time.monotonic() - began) * 1000, 1)
+            seconds = time.monotonic() - began
+            milliseconds = round(seconds * 1000, 1)
+            route = getattr(scope.get("route"), "path", "none")
+            http_requests.add(1, {"route": route, "method": scope["method"], "status": str(status)})
+            http_duration.record(seconds, {"route": route})
             fields = {"method": scope["method"], "path": scope["path"], "status": status, "ms": milliseconds}
             access_log.log(PERF, "http request", extra=fields)

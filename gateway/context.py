@@ -7,11 +7,13 @@ from typing import TypeVar
 
 import msgspec
 import structlog
+from prometheus_client import CollectorRegistry
 from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.assets import AssetStore
 from gateway.download import Downloads
+from gateway.metrics import Measured
 from gateway.notices import Follower, Notices
 from gateway.view import FleetView
 from shared import requests
@@ -30,11 +32,12 @@ BODY_LIMIT = 16 << 20
 class Context:
     """The gateway's connections, its view of the fleet, and its asset store."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, registry: CollectorRegistry | None = None) -> None:
         self.settings = settings
         self.redis: Redis = connect(settings)
         self.notices = Notices(self.redis, settings)
         self.view = FleetView(self.redis)
+        self.measured = Measured(self.redis, self.view, registry)
         self.assets = AssetStore(self.redis, settings)
         self.downloads = Downloads(settings, self.assets)
         self._ending: set[asyncio.Task[None]] = set()
@@ -43,7 +46,8 @@ class Context:
     async def running(self) -> AsyncIterator[None]:
         """Run what serves all requests; end it, and what they left to do, on exit."""
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(part.run()) for part in (self.notices, self.view, self.assets)]
+            parts = (self.notices, self.view, self.assets, self.measured)
+            tasks = [group.create_task(part.run()) for part in parts]
             await self.view.refresh()
             try:
                 yield

@@ -10,6 +10,7 @@ from shared import errors as e
 
 TAGS = {
     "Health Check": "Whether the service lives and can serve.",
+    "Metrics": "What the service measures.",
     "Models": "What the service embeds with.",
     "Metadata": "Which release this is.",
     "NIM Compatible": "The same, as NVIDIA NIM services tell it.",
@@ -142,6 +143,19 @@ OPERATIONS = (
             Answer(
                 description="Started; the text says whether it is ready.",
                 texts={"text/plain": "Service is ready to serve requests."},
+            ),
+        ),
+    ),
+    Operation(
+        method="GET",
+        path="/v1/metrics",
+        name="metrics",
+        tag="Metrics",
+        summary="Figures of the whole fleet",
+        answers=(
+            Answer(
+                description="Prometheus's text format.",
+                texts={"text/plain": "# TYPE active_live_streams gauge\nactive_live_streams 0.0\n"},
             ),
         ),
     ),

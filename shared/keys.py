@@ -39,7 +39,7 @@ METRICS_SOURCES = PREFIX + "metrics:sources"
 
 
 def running(lane: str) -> str:
-    """Sorted set: requests of the lane that have not ended, scored by the second at which each is forgotten."""
+    """Sorted set: requests of the lane that have not ended, scored by the second at which each expires."""
     return f"{PREFIX}requests:running:{lane}"
 
 

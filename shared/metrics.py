@@ -6,19 +6,22 @@ which names and types Prometheus sees them all.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from opentelemetry.metrics import Counter, Histogram, get_meter
 from opentelemetry.metrics import _Gauge as Gauge
 
+Whole = Literal["sum", "latest", "fact"]
+
 
 class Exposed(msgspec.Struct, frozen=True):
-    """A family as Prometheus sees it. `latest`: a gauge whose newest value counts, not the sum."""
+    """A family as Prometheus sees it, and what it is for the whole fleet: the sum over all processes, the
+    latest value of any, or a fact of the fleet that every gateway knows."""
 
     kind: str
     description: str
-    latest: bool = False
+    whole: Whole = "sum"
 
 
 EXPOSED: dict[str, Exposed] = {}
@@ -28,16 +31,23 @@ SEEDED: list[tuple[Any, dict[str, str]]] = []
 """Counters and gauges with the labels under which they are 0 from the start."""
 
 
-def _expose(name: str, unit: str, kind: str, description: str, *, latest: bool = False) -> None:
+def _expose(name: str, unit: str, kind: str, description: str, whole: Whole = "sum") -> None:
     suffix = _SUFFIXES[unit]
     exposed = name if name.endswith(suffix) else name + suffix
     if kind == "counter" and not name.endswith("_total"):
         exposed += "_total"
-    EXPOSED[exposed] = Exposed(kind, description, latest)
+    EXPOSED[exposed] = Exposed(kind, description, whole)
 
 
-def _counter(name: str, description: str, unit: str = "1", seeds: Sequence[dict[str, str]] = ()) -> Counter:
-    _expose(name, unit, "counter", description)
+def _counter(
+    name: str,
+    description: str,
+    unit: str = "1",
+    *,
+    whole: Whole = "sum",
+    seeds: Sequence[dict[str, str]] = (),
+) -> Counter:
+    _expose(name, unit, "counter", description, whole)
     # The exporter takes the unit 1 for a ratio and would say so in the name.
     counter = _meter.create_counter(name, "" if unit == "1" else unit, description)
     SEEDED.extend((counter.add, seed) for seed in seeds)
@@ -45,16 +55,25 @@ def _counter(name: str, description: str, unit: str = "1", seeds: Sequence[dict[
 
 
 def _gauge(
-    name: str, description: str, unit: str = "1", *, latest: bool = False, seeds: Sequence[dict[str, str]] = ()
+    name: str,
+    description: str,
+    unit: str = "1",
+    *,
+    whole: Whole = "sum",
+    seeds: Sequence[dict[str, str]] = (),
 ) -> Gauge:
-    _expose(name, unit, "gauge", description, latest=latest)
+    _expose(name, unit, "gauge", description, whole)
     gauge = _meter.create_gauge(name, "" if unit == "1" else unit, description)
     SEEDED.extend((gauge.set, seed) for seed in seeds)
     return gauge
 
 
+def _fact(name: str, description: str, unit: str = "1") -> Gauge:
+    return _gauge(name, description, unit, whole="fact")
+
+
 def _latest(name: str, description: str) -> Gauge:
-    return _gauge(f"{name}_latest", description, "s", latest=True, seeds=[{}])
+    return _gauge(f"{name}_latest", description, "s", whole="latest", seeds=[{}])
 
 
 def _histogram(name: str, description: str, unit: str, buckets: Sequence[float]) -> Histogram:
@@ -97,10 +116,16 @@ chunk_latency = _histogram(
     "chunk_latency_seconds", "From the start of a chunk's decoding to the end of its inference", "s", _SDK
 )
 input_tokens = _histogram(
-    "vlm_input_tokens_per_chunk", "Text tokens into the model per chunk; a video chunk has none", "tokens", _TOKENS
+    "vlm_input_tokens_per_chunk",
+    "Text tokens into the model per chunk; a video chunk has none",
+    "tokens",
+    _TOKENS,
 )
 output_tokens = _histogram(
-    "vlm_output_tokens_per_chunk", "Text tokens out of the model per chunk; an embedding has none", "tokens", _TOKENS
+    "vlm_output_tokens_per_chunk",
+    "Text tokens out of the model per chunk; an embedding has none",
+    "tokens",
+    _TOKENS,
 )
 live_chunk_latency = _histogram(
     "live_stream_chunk_latency_seconds",
@@ -127,17 +152,25 @@ asset_download_bytes = _counter("asset_download_bytes_total", "Bytes fetched fro
 asset_download_requests = _counter("asset_download_requests_total", "URLs fetched, by source and status")
 
 e2e_latency_latest = _latest("e2e_latency_seconds", "Last video request, from its arrival to its answer")
-pipeline_latency_latest = _latest("vlm_pipeline_latency_seconds", "Last video request, from its acceptance to its end")
+pipeline_latency_latest = _latest(
+    "vlm_pipeline_latency_seconds", "Last video request, from its acceptance to its end"
+)
 decode_latency_latest = _latest("decode_latency_seconds", "Decoding of the last chunk")
 inference_latency_latest = _latest("vlm_latency_seconds", "Inference of the last chunk or text")
 chunk_latency_latest = _latest("chunk_latency_seconds", "Decoding and inference of the last chunk")
-live_chunk_latency_latest = _latest("live_stream_chunk_latency_seconds", "Decoding and inference of the last live chunk")
-live_captions_latency_latest = _latest("live_stream_captions_latency_seconds", "Lateness of the last live event")
+live_chunk_latency_latest = _latest(
+    "live_stream_chunk_latency_seconds", "Decoding and inference of the last live chunk"
+)
+live_captions_latency_latest = _latest(
+    "live_stream_captions_latency_seconds", "Lateness of the last live event"
+)
 asr_latency_latest = _latest("asr_pipeline_latency_seconds", "Always 0: there is no speech recognition")
 
 # Ours: workers ------------------------------------------------------------------------------------------
 
-claims_reclaimed = _counter("rtembed_claims_reclaimed_total", "Jobs taken over from a silent worker", seeds=[{}])
+claims_reclaimed = _counter(
+    "rtembed_claims_reclaimed_total", "Jobs taken over from a silent worker", seeds=[{}]
+)
 jobs_done = _counter("rtembed_jobs_done_total", "Jobs finished, by lane")
 jobs_running = _gauge("rtembed_jobs_running", "Jobs that workers work on now, by lane")
 batch_size = _histogram(
@@ -157,20 +190,46 @@ bus_failures = _counter("rtembed_bus_failures_total", "Times that the message bu
 kafka_acknowledgement = _histogram(
     "rtembed_kafka_acknowledgement_seconds", "From sending a message to Kafka's acknowledgement", "s", _SHORT
 )
-gpu_utilization = _gauge("rtembed_gpu_utilization_percent", "Share of time in which the GPU computed, by device")
+gpu_utilization = _gauge(
+    "rtembed_gpu_utilization_percent", "Share of time in which the GPU computed, by device"
+)
 gpu_memory_used = _gauge("rtembed_gpu_memory_used", "Memory in use on the GPU, by device", "By")
 gpu_memory_total = _gauge("rtembed_gpu_memory_total", "Memory of the GPU, by device", "By")
 
 # Ours: both ---------------------------------------------------------------------------------------------
 
-redis_round_trip = _histogram("rtembed_redis_round_trip_seconds", "One question to Redis and its answer", "s", _SHORT)
+redis_round_trip = _histogram(
+    "rtembed_redis_round_trip_seconds", "One question to Redis and its answer", "s", _SHORT
+)
 
 # Ours: gateways -----------------------------------------------------------------------------------------
 
 http_requests = _counter("rtembed_http_requests_total", "Answers, by route, method and status")
 http_duration = _histogram(
-    "rtembed_http_request_duration_seconds", "From a request's arrival to the end of its answer, by route", "s", _SHORT
+    "rtembed_http_request_duration_seconds",
+    "From a request's arrival to the end of its answer, by route",
+    "s",
+    _SHORT,
 )
+
+# Facts of the fleet, which each gateway reads in Redis --------------------------------------------------
+
+uptime = _fact("system_uptime_seconds", "Since this gateway started", "s")
+files_processed = _fact("video_file_queries_processed", "File and image requests that have ended")
+files_pending = _fact("video_file_queries_pending", "File and image requests accepted and not ended")
+live_streams = _fact("active_live_streams", "Live requests being processed")
+average_chunk_latency = _fact("avg_chunk_latency_seconds", "Mean decoding and inference of a chunk", "s")
+average_live_chunk_latency = _fact(
+    "live_stream_avg_chunk_latency_seconds", "Mean decoding and inference of a live chunk", "s"
+)
+redis_up = _fact("rtembed_redis_up", "1 while Redis answers this gateway")
+workers = _fact("rtembed_workers", "Workers, by state: starting, ready, stopping or unhealthy")
+lane_jobs = _fact("rtembed_lane_jobs", "Jobs, by lane and state: waiting or running")
+lane_oldest = _fact("rtembed_lane_oldest_seconds", "Age of the oldest waiting job, by lane", "s")
+dead_jobs = _fact("rtembed_dead_jobs", "Jobs in the dead letters")
+outbox_messages = _fact("rtembed_outbox_messages", "Messages that wait for their bus")
+outbox_oldest = _fact("rtembed_outbox_oldest_seconds", "Age of the oldest message that waits", "s")
+requests_ended = _counter("rtembed_requests_total", "Requests that ended, by lane and state", whole="fact")
 
 
 def seed() -> None:

@@ -1,0 +1,157 @@
+"""Connects instruments and spans to the OpenTelemetry SDK: Prometheus always, OTLP or the console if asked.
+
+Spans cost nothing while ENABLE_OTEL_MONITORING is off. A trace goes from the HTTP request through the jobs,
+as the W3C trace context, to the workers and on in the headers of Kafka messages. The SDK's own variables
+(OTEL_RESOURCE_ATTRIBUTES, OTEL_TRACES_SAMPLER, OTEL_EXPORTER_OTLP_HEADERS, ...) are read by the SDK.
+"""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+
+import structlog
+from opentelemetry import context, metrics, trace
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.exporter.prometheus import PrometheusMetricReader
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import (
+    ConsoleMetricExporter,
+    MetricExporter,
+    MetricReader,
+    PeriodicExportingMetricReader,
+)
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SpanExporter
+from opentelemetry.trace import Span, SpanKind, Tracer
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from opentelemetry.util.types import AttributeValue
+from prometheus_client import CollectorRegistry
+
+from shared.metrics import seed
+from shared.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+SCOPE = "rtvi-embed"
+EXPORTERS = {"otlp", "console"}
+
+_propagator = TraceContextTextMapPropagator()
+_tracer: Tracer = trace.get_tracer(SCOPE)
+
+
+class Telemetry:
+    """The SDK of this process. `registry` is what Prometheus sees; None if telemetry is switched off."""
+
+    def __init__(
+        self, registry: CollectorRegistry | None, meters: MeterProvider | None, tracers: TracerProvider | None
+    ) -> None:
+        self.registry = registry
+        self._meters = meters
+        self._tracers = tracers
+
+    def close(self) -> None:
+        """Export what waits. Blocks for a few seconds if the collector does not answer."""
+        if self._tracers:
+            self._tracers.shutdown()
+        if self._meters:
+            self._meters.shutdown(timeout_millis=2000)
+
+
+def configure(settings: Settings) -> Telemetry:
+    """Connect this process; once, before it measures anything."""
+    if settings.traces_exporter not in EXPORTERS:
+        log.warning("telemetry is switched off", OTEL_TRACES_EXPORTER=settings.traces_exporter)
+        return Telemetry(None, None, None)
+    # What is given here wins over OTEL_RESOURCE_ATTRIBUTES.
+    resource = Resource.create(
+        {"service.name": settings.otel_service_name, "service.version": version("rt-embed")}
+    )
+    registry = CollectorRegistry()
+    meters = MeterProvider(_readers(settings, registry), resource=resource, shutdown_on_exit=False)
+    metrics.set_meter_provider(meters)
+    seed()
+    tracers = None
+    if settings.otel:
+        tracers = TracerProvider(resource=resource, shutdown_on_exit=False)
+        tracers.add_span_processor(BatchSpanProcessor(_span_exporter(settings)))
+        trace.set_tracer_provider(tracers)
+    return Telemetry(registry, meters, tracers)
+
+
+def _readers(settings: Settings, registry: CollectorRegistry) -> list[MetricReader]:
+    readers: list[MetricReader] = [PrometheusMetricReader(scope_info_enabled=False, registry=registry)]
+    if settings.otel and settings.metrics_exporter != "none":
+        exporter: MetricExporter
+        if settings.metrics_exporter == "console":
+            exporter = ConsoleMetricExporter()
+        else:
+            endpoint = settings.otlp_metrics_endpoint or f"{settings.otlp_endpoint.rstrip('/')}/v1/metrics"
+            exporter = OTLPMetricExporter(endpoint=endpoint)
+        readers.append(PeriodicExportingMetricReader(exporter, settings.metric_export_interval))
+    return readers
+
+
+def _span_exporter(settings: Settings) -> SpanExporter:
+    if settings.traces_exporter == "console":
+        return ConsoleSpanExporter()
+    endpoint = settings.otlp_traces_endpoint or f"{settings.otlp_endpoint.rstrip('/')}/v1/traces"
+    return OTLPSpanExporter(endpoint=endpoint)
+
+
+# Spans --------------------------------------------------------------------------------------------------
+
+
+def traceparent() -> str:
+    """The current span as a W3C `traceparent`; empty without one."""
+    carrier: dict[str, str] = {}
+    _propagator.inject(carrier)
+    return carrier.get("traceparent", "")
+
+
+@contextmanager
+def continued(carrier: Mapping[str, str]) -> Iterator[None]:
+    """Make the span that `carrier["traceparent"]` names the current one; nothing happens without."""
+    token = context.attach(_propagator.extract(carrier))
+    try:
+        yield
+    finally:
+        context.detach(token)
+
+
+@contextmanager
+def span(name: str, *, kind: SpanKind = SpanKind.INTERNAL, **attributes: AttributeValue) -> Iterator[Span]:
+    """A span around what is done inside, child of the current one. It notes an exception that leaves it."""
+    with _tracer.start_as_current_span(name, kind=kind, attributes=attributes) as current:
+        yield current
+
+
+def start_span(name: str, *, kind: SpanKind = SpanKind.INTERNAL, **attributes: AttributeValue) -> Span:
+    """A span that the caller ends, for work that does not happen in one place. It does not become current."""
+    return _tracer.start_span(name, kind=kind, attributes=attributes)
+
+
+def current(span: Span) -> context.Context:
+    """The context in which `span` is the parent."""
+    return trace.set_span_in_context(span)
+
+
+def record_span(
+    name: str, start: float, end: float, parent: Span | None = None, **attributes: AttributeValue
+) -> None:
+    """A span of the past, between two `time.monotonic()` seconds, child of `parent` or the current span."""
+    if (
+        not trace.get_current_span().is_recording()
+        and not trace.get_current_span().get_span_context().is_valid
+    ):
+        return
+    offset = time.time() - time.monotonic()
+    past = _tracer.start_span(
+        name,
+        None if parent is None else current(parent),
+        attributes={**attributes, "execution_time_ms": round((end - start) * 1000, 3)},
+        start_time=int((start + offset) * 1e9),
+    )
+    past.end(int((end + offset) * 1e9))

@@ -2,6 +2,7 @@
 
 import errno
 import shutil
+import time
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from worker.models.remote import ELSEWHERE, MAKE_ROOM, RemoteFile, check_file, c
 
 SKIPPED = ("*.bin", "*.ckpt", "*.h5", "*.msgpack", "*.pt", "*.pth", "*.tar*", "examples/*", ".git*")
 """Weights in other forms, and what is no model."""
+PAUSES = (0.2, 1.0, 5.0, 15.0)
+"""Seconds before a broken transfer is tried again."""
 
 
 class Repository(msgspec.Struct, frozen=True):
@@ -73,16 +76,30 @@ def list_files(repository: Repository) -> tuple[str, list[RemoteFile]]:
 
 
 def fetch(repository: Repository, commit: str, file: RemoteFile, folder: Path) -> str:
-    """One file, checked; its SHA-256."""
-    path = hf_hub_download(
-        repository.name,
-        file.path,
-        revision=commit,
-        local_dir=folder,
-        endpoint=repository.endpoint,
-        token=repository.token,
-    )
+    """One file, checked; its SHA-256. A transfer that breaks is tried again."""
+    for pause in (*PAUSES, None):
+        try:
+            path = hf_hub_download(
+                repository.name,
+                file.path,
+                revision=commit,
+                local_dir=folder,
+                endpoint=repository.endpoint,
+                token=repository.token,
+            )
+        except Exception as error:
+            if pause is None or not is_broken_transfer(error):
+                raise
+            time.sleep(pause)
+        else:
+            break
     return check_file(file, Path(path))
+
+
+def is_broken_transfer(error: Exception) -> bool:
+    """Whether the connection failed, rather than the hub refused or the disk is full."""
+    disk = isinstance(error, OSError) and error.errno == errno.ENOSPC
+    return not disk and not isinstance(error, OfflineModeIsEnabled) and status_of(error) == 0
 
 
 def explain(error: Exception, repository: Repository) -> str:

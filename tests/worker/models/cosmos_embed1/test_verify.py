@@ -63,7 +63,6 @@ def test_numpy_and_pytorch_agree(miniature, numpy_model, tmp_path):
 @pytest.mark.parametrize(
     "given",
     [
-        {"temporal": "before_norm"},
         {"pooling": "first"},
         {"temporal": "before_norm", "pooling": "mean_of_unit"},
     ],

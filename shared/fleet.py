@@ -36,6 +36,8 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True):
     backend: str = ""
     host: str = ""
     pid: int = 0
+    metrics_port: int = 0
+    """Where it serves /metrics, /live and /ready; 0: nowhere."""
     started: int = 0
     healthy: bool = True
     model: Model | None = None

@@ -53,16 +53,18 @@ Job = TextJob | ProbeJob | VideoJob
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """A job that this worker holds: where it lies, how often it was delivered, and Redis's time (ms) at
-    which it was added."""
+    """A job that this worker holds: where it lies, how often it was delivered, and the span that asked
+    for it."""
 
     lane: Lane
     id: str
     job: Job
     deliveries: int = 1
+    traceparent: str = ""
 
     @property
     def enqueued_ms(self) -> int:
+        """Redis's time at which the job was added."""
         return int(self.id.partition("-")[0])
 
 

@@ -6,7 +6,7 @@ as the W3C trace context, to the workers and on in the headers of Kafka messages
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 
@@ -112,9 +112,9 @@ def traceparent() -> str:
 
 
 @contextmanager
-def continued(carrier: Mapping[str, str]) -> Iterator[None]:
-    """Make the span that `carrier["traceparent"]` names the current one; nothing happens without."""
-    token = context.attach(_propagator.extract(carrier))
+def continued(parent: str) -> Iterator[None]:
+    """Inside, the span that `parent` names is the current one; an empty or bad one changes nothing."""
+    token = context.attach(_propagator.extract({"traceparent": parent}, context.get_current()))
     try:
         yield
     finally:
@@ -128,30 +128,19 @@ def span(name: str, *, kind: SpanKind = SpanKind.INTERNAL, **attributes: Attribu
         yield current
 
 
-def start_span(name: str, *, kind: SpanKind = SpanKind.INTERNAL, **attributes: AttributeValue) -> Span:
-    """A span that the caller ends, for work that does not happen in one place. It does not become current."""
-    return _tracer.start_span(name, kind=kind, attributes=attributes)
-
-
-def current(span: Span) -> context.Context:
-    """The context in which `span` is the parent."""
-    return trace.set_span_in_context(span)
-
-
 def record_span(
-    name: str, start: float, end: float, parent: Span | None = None, **attributes: AttributeValue
+    name: str, start: float, end: float, duration: str = "", **attributes: AttributeValue
 ) -> None:
-    """A span of the past, between two `time.monotonic()` seconds, child of `parent` or the current span."""
-    if (
-        not trace.get_current_span().is_recording()
-        and not trace.get_current_span().get_span_context().is_valid
-    ):
+    """A span of the past, between two `time.monotonic()` seconds, child of the current one.
+
+    Its milliseconds are its attribute `execution_time_ms`, and `duration` if that is named.
+    """
+    if not trace.get_current_span().get_span_context().trace_flags.sampled:
         return
     offset = time.time() - time.monotonic()
-    past = _tracer.start_span(
-        name,
-        None if parent is None else current(parent),
-        attributes={**attributes, "execution_time_ms": round((end - start) * 1000, 3)},
-        start_time=int((start + offset) * 1e9),
-    )
+    milliseconds = round((end - start) * 1000, 3)
+    for attribute in ("execution_time_ms", duration):
+        if attribute:
+            attributes[attribute] = milliseconds
+    past = _tracer.start_span(name, attributes=attributes, start_time=int((start + offset) * 1e9))
     past.end(int((end + offset) * 1e9))

@@ -7,7 +7,7 @@ import sys
 import structlog
 import uvloop
 
-from shared import logs, settings
+from shared import logs, settings, telemetry
 from shared.errors import ModelError, SettingsError
 from shared.settings import Settings
 from worker.service import Service
@@ -18,11 +18,15 @@ CANNOT_START = 4
 
 async def serve(configuration: Settings) -> None:
     """Run one worker until SIGTERM or SIGINT."""
-    service = Service(configuration)
+    measuring = telemetry.configure(configuration)
+    service = Service(configuration, measuring.registry)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, service.stop)
-    await service.run()
+    try:
+        await service.run()
+    finally:
+        await asyncio.to_thread(measuring.close)
 
 
 def main() -> int:

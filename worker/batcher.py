@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from shared.metrics import batch_size, engine_busy
 from worker.engine.base import Vectors
 
 Item = TypeVar("Item")
@@ -27,7 +28,16 @@ class Embedded(msgspec.Struct, frozen=True):
 class Batcher(Generic[Item]):
     """Feeds one blocking engine call, from one thread of `executor`, with batches of at most `limit`."""
 
-    def __init__(self, call: Callable[[Sequence[Item]], Vectors], limit: int, executor: Executor) -> None:
+    def __init__(
+        self,
+        call: Callable[[Sequence[Item]], Vectors],
+        limit: int,
+        executor: Executor,
+        modality: str = "video",
+    ) -> None:
+        self.began: float | None = None
+        """When the running batch began, in `time.monotonic()` seconds; None between batches."""
+        self._labels = {"modality": modality}
         self._call = call
         self._limit = limit
         self._executor = executor
@@ -61,7 +71,8 @@ class Batcher(Generic[Item]):
         return batch
 
     async def _embed_batch(self, batch: list[tuple[Item, asyncio.Future[Embedded]]]) -> None:
-        start = time.monotonic()
+        start = self.began = time.monotonic()
+        batch_size.record(len(batch), self._labels)
         try:
             vectors = await asyncio.get_running_loop().run_in_executor(
                 self._executor, self._call, [item for item, _ in batch]
@@ -71,7 +82,10 @@ class Batcher(Generic[Item]):
                 if not future.done():
                     future.set_exception(error)
             return
-        end = time.monotonic()
+        finally:
+            end = time.monotonic()
+            engine_busy.add(end - start, self._labels)
+            self.began = None
         for (_, future), vector in zip(batch, vectors, strict=True):
             if not future.done():
                 future.set_result(Embedded(vector, start, end))

@@ -15,6 +15,7 @@ from redis.exceptions import ResponseError
 from shared import jobs, keys
 from shared.jobs import Claim
 from shared.keys import GROUP, Lane
+from shared.metrics import claims_reclaimed
 from shared.redis import BLOCK_MS, Redis, script
 
 log = structlog.get_logger(__name__)
@@ -64,6 +65,7 @@ class Claims:
         claims = await self._claims(
             lane, [(i, n, dict(zip(f[::2], f[1::2], strict=True))) for i, n, f in entries]
         )
+        claims_reclaimed.add(len(claims))
         for claim in claims:
             log.warning(
                 "job taken over from another worker",
@@ -89,7 +91,8 @@ class Claims:
                 await self._bury(lane, entry_id, fields, deliveries, f"unreadable: {error}")
                 continue
             self.held[lane].add(entry_id)
-            claims.append(Claim(lane, entry_id, job, deliveries))
+            traceparent = fields.get(b"traceparent", b"").decode()
+            claims.append(Claim(lane, entry_id, job, deliveries, traceparent))
         return claims
 
     async def renew(self) -> list[tuple[Lane, str]]:
@@ -132,7 +135,7 @@ class Claims:
 
     async def bury(self, claim: Claim, error: str) -> None:
         """Move the job to the dead letters, with its last error."""
-        fields = jobs.to_fields(claim.job)
+        fields = jobs.to_fields(claim.job, claim.traceparent)
         pairs = dict(zip(fields[::2], fields[1::2], strict=True))
         await self._bury(claim.lane, claim.id, pairs, claim.deliveries, error)
 

@@ -2,6 +2,7 @@
 
 import time
 
+from shared.metrics import redis_round_trip
 from shared.redis import Redis
 
 
@@ -16,6 +17,7 @@ class RedisClock:
         before = time.monotonic()
         seconds, microseconds = await redis.time()
         after = time.monotonic()
+        redis_round_trip.record(after - before)
         self._offset = seconds + microseconds / 1e6 - (before + after) / 2
 
     def since(self, redis_ms: int, monotonic: float) -> float:

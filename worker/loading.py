@@ -14,7 +14,6 @@ from shared.settings import Settings
 from worker.engine.base import Engine
 from worker.engine.onnx import OnnxEngine
 from worker.engine.python import load_python_model
-from worker.media.base import Media
 from worker.media.pool import DecoderPool
 from worker.models.conse import recipe as conse
 from worker.models.directory import ModelInfo, load_model_directory
@@ -84,7 +83,7 @@ def decode_slots(settings: Settings) -> int:
 
 
 @asynccontextmanager
-async def open_media(settings: Settings) -> AsyncIterator[Media]:
+async def open_media(settings: Settings) -> AsyncIterator[DecoderPool]:
     """The media reader of this worker, with its decoders running."""
     pool = DecoderPool(slots=decode_slots(settings))
     await pool.start()

@@ -4,24 +4,30 @@ import asyncio
 import os
 import socket
 import time
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 
 import msgspec
 import structlog
+from prometheus_client import CollectorRegistry
 
-from shared import fleet
+from shared import fleet, telemetry
+from shared.figures import Figures
 from shared.fleet import HEARTBEAT, Worker
 from shared.jobs import Claim
 from shared.keys import LANES, Lane
+from shared.metrics import jobs_done
 from shared.redis import RedisError, connect, single_connection
 from shared.requests import failed
 from shared.settings import Settings, worker_name
 from worker.batcher import Batcher
 from worker.claims import Claims
 from worker.clock import RedisClock
+from worker.health import HealthPage, Watch
 from worker.loading import Loaded, decode_slots, load, open_media
 from worker.media.base import Clip, Media
+from worker.metrics import Measured
 from worker.publish.results import Publisher
 from worker.tasks import Tasks, stack_clips
 
@@ -37,12 +43,16 @@ ACKNOWLEDGE_INTERVAL = 0.02
 class Service:
     """One worker process: `run` serves until `stop` is called."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, registry: CollectorRegistry | None = None) -> None:
         self.settings = settings
+        self.registry = registry
         self.redis = connect(settings)
         self.claims = Claims(self.redis, worker_name(settings), settings.claim_timeout)
         self.publisher = Publisher(self.redis, settings)
         self.clock = RedisClock()
+        self.measured = Measured(Figures(self.redis, registry, self.claims.consumer))
+        self.measured.follow_publisher(self.publisher)
+        self.watch = Watch(self.stop, settings.shutdown_timeout)
         self.record = Worker(
             name=self.claims.consumer,
             state="starting",
@@ -70,8 +80,8 @@ class Service:
 
     async def run(self) -> None:
         """Load the model and serve. Raises what prevents the start, or what broke the worker."""
-        async with asyncio.TaskGroup() as owned:
-            keeper = owned.create_task(self._keep_alive())
+        async with asyncio.TaskGroup() as owned, self._health_page():
+            keepers = [owned.create_task(self._keep_alive()), owned.create_task(self.watch.run())]
             try:
                 loaded = await asyncio.to_thread(load, self.settings)
                 try:
@@ -79,8 +89,10 @@ class Service:
                 finally:
                     await asyncio.to_thread(loaded.engine.close)
             finally:
-                keeper.cancel()
+                for keeper in keepers:
+                    keeper.cancel()
         with suppress(RedisError):
+            await self.measured.publish([])
             await fleet.withdraw(self.redis, self.record.name)
         await self.redis.aclose()
 
@@ -90,14 +102,18 @@ class Service:
             ThreadPoolExecutor(1, "video-engine") as video_thread,
         ):
             engine, info = loaded.engine, loaded.info
-            texts = Batcher(engine.embed_text, loaded.batch_size, text_thread)
+            texts = Batcher(engine.embed_text, loaded.batch_size, text_thread, "text")
             clips: Batcher[Clip] = Batcher(
                 lambda batch: engine.embed_video(stack_clips(batch, info.frames)),
                 loaded.batch_size,
                 video_thread,
+                "video",
             )
+            self.watch.look_after("the text engine", lambda: texts.began, self.settings.engine_timeout)
+            self.watch.look_after("the video engine", lambda: clips.began, self.settings.engine_timeout)
             async with asyncio.TaskGroup() as owned, open_media(self.settings) as media:
                 batchers = [owned.create_task(texts.run()), owned.create_task(clips.run())]
+                self.measured.follow_decoders(media)
                 tasks = self._tasks(loaded, media, texts, clips)
                 self._change(state="ready", detail="", backend=loaded.backend, model=loaded.model)
                 await self._first_contact()
@@ -187,13 +203,15 @@ class Service:
         structlog.contextvars.bind_contextvars(request_id=claim.job.request, job=claim.id)
         done = False
         try:
-            await self._attempt(claim, tasks)
+            with telemetry.continued(claim.traceparent):
+                await self._attempt(claim, tasks)
             done = True
         except RedisError as error:
             log.error("job left for another delivery: redis is away", error=str(error))
         finally:
             if done:
                 self.jobs_done += 1
+                jobs_done.add(1, {"lane": claim.lane})
                 self.finished.append(claim)
                 self.finishing.set()
             else:
@@ -247,6 +265,7 @@ class Service:
         while True:
             try:
                 await self._beat()
+                await self.measured.publish(claim.lane for claim, _ in self.running.values())
                 if time.monotonic() > forget:
                     forget = time.monotonic() + FORGET_INTERVAL
                     await self.claims.forget_consumers()
@@ -258,6 +277,8 @@ class Service:
         """Announce this worker, renew its claims, drop what is lost or not wanted any more."""
         await self.clock.measure(self.redis)
         self._change(jobs_running=len(self.running), jobs_done=self.jobs_done)
+        if self.watch.problem:
+            self._change(healthy=False, detail=self.watch.problem)
         await fleet.announce(self.redis, self.record)
         for _, entry_id in await self.claims.renew():
             if entry_id in self.running:
@@ -269,6 +290,27 @@ class Service:
                 log.info("job dropped, its request has ended", request_id=claim.job.request, job=claim.id)
                 task.cancel()
                 await self.claims.complete(claim)
+
+    @asynccontextmanager
+    async def _health_page(self) -> AsyncIterator[None]:
+        """Serve /metrics, /live and /ready, if a port is set."""
+        if self.settings.metrics_port is None:
+            yield
+            return
+        page = HealthPage(self.registry, lambda: self.watch.problem, self._not_ready)
+        port, close = page.serve(self.settings.host, self.settings.metrics_port)
+        self._change(metrics_port=port)
+        log.info("health page", port=port)
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(close)
+
+    def _not_ready(self) -> str:
+        """Why this worker takes no jobs; empty when it does."""
+        record = self.record
+        ready = record.state == "ready" and record.healthy
+        return "" if ready else f"{record.state}: {record.detail}".rstrip(": ")
 
     def _change(self, **changes: object) -> None:
         self.record = msgspec.structs.replace(self.record, **changes)

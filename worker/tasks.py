@@ -19,6 +19,7 @@ from worker.batcher import Batcher, Embedded
 from worker.clock import RedisClock
 from worker.engine.base import Clips
 from worker.media.base import Clip, Media, MediaFacts
+from worker.metrics import observe_chunk, observe_text
 from worker.models.directory import ModelInfo
 from worker.publish.results import Publisher
 
@@ -71,6 +72,8 @@ class Tasks:
             end = failed(f"Failed to generate text embeddings: {error.message}", code, error.status)
             await self._publisher.fail(job, end)
             return
+        for item in embedded:
+            observe_text(item)
         results = [
             Result(
                 chunk=index,
@@ -149,6 +152,7 @@ class Tasks:
         finally:
             clip.release()
             room.release()
+        observe_chunk(clip, embedded, job.assets[0].id, self._model.id)
         state = await self._publisher.publish(job, [self._result(claim, clip, embedded)])
         log.debug("chunk done", chunk=clip.chunk.index, state=state)
         if state not in ("running", "done"):

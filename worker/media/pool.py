@@ -199,6 +199,16 @@ class DecoderPool:
         self._probing = asyncio.Lock()
         self._closed = False
 
+    @property
+    def slots(self) -> int:
+        """How many files can be decoded at a time."""
+        return len(self._slots)
+
+    @property
+    def busy(self) -> int:
+        """How many files are being decoded now."""
+        return len(self._slots) - len(self._idle)
+
     async def start(self) -> None:
         """Start the processes. Raises DecodeError."""
         try:

@@ -9,6 +9,7 @@ import queue
 import socket
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Literal
 
@@ -22,13 +23,16 @@ from worker.media.demux import Refused, Source
 from worker.media.images import image_facts, image_format, read_image
 from worker.media.memory import Arena, Cancelled, ClipMemory
 from worker.media.reader import Reader
+from worker.media.runs import decode_runs
 from worker.media.sandbox import enter
 from worker.media.swscale import Scaler
 from worker.media.wire import (
     HEADER,
     Cancel,
+    ClipDone,
     Counts,
     Decode,
+    DecodeRuns,
     Failed,
     Finished,
     Found,
@@ -43,7 +47,6 @@ from worker.media.wire import (
     for_decoder,
     pack,
 )
-
 
 _KINDS: dict[type[Exception], Literal["invalid", "refused", "cancelled"]] = {
     Cancelled: "cancelled",
@@ -84,8 +87,8 @@ class Child:
                 request, memory = self._running
                 memory.grant(offset, lambda at: self._region(request, arena, at))
             case Cancel() if self._running:
-                self._running[1].stop(Cancelled)
-            case Probe() | Decode() | Images() as request:
+                self._running[1].cancel()
+            case Probe() | Decode() | Images() | DecodeRuns() as request:
                 arena = 0 if isinstance(request, Probe) else request.arena
                 offsets = request.offsets if isinstance(request, Decode) else []
                 memory = ClipMemory(lambda at: self._region(request, arena, at), offsets)
@@ -114,9 +117,19 @@ class Child:
             return Found(self._probe(request.path))
         if isinstance(request, Decode):
             self._reader.run(request, memory, self._send, counts)
+        elif isinstance(request, DecodeRuns):
+            return self._decode_runs(request)
         else:
             self._read_images(request)
         return Finished(counts)
+
+    def _decode_runs(self, request: DecodeRuns) -> FromDecoder:
+        shape = (request.frames, 3, request.size, request.size)
+        out = self._arena.region(request.arena, request.offset, shape)
+        start = time.monotonic()
+        times = decode_runs(request.codec, request.runs, self._limits, request.size, out)
+        self._send(ClipDone(0, request.offset, times, start, time.monotonic()))
+        return Finished(Counts(frames_decoded=sum(len(run.packets) for run in request.runs)))
 
     def _probe(self, path: str) -> MediaFacts:
         try:

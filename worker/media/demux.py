@@ -62,6 +62,7 @@ class Source:
             raise
         self.time_base = self.stream.time_base or Fraction(1, av.time_base)
         self._zero = _start_of_file(self.container, self.stream)
+        self.at_start = True
         self._numerator = self.time_base.numerator * SECOND
 
     def close(self) -> None:
@@ -78,23 +79,36 @@ class Source:
 
     def packets(self) -> Iterator[Packet[VideoStream]]:
         """The packets from the present position on. Ends where the file is cut off or unreadable."""
+        self.at_start = False
         with contextlib.suppress(av.error.FFmpegError):
             for packet in self.container.demux(self.stream):
                 if packet.size:
                     yield packet
 
     def seek(self, time: int) -> None:
-        """Go to the last key frame at or before `time` (ns), or to the start of the file."""
-        if time > 0:
-            with contextlib.suppress(av.error.FFmpegError):
-                self.container.seek(self.timestamp(time), stream=self.stream)
-                return
-        self.rewind()
+        """Go to where the container believes the last key frame at or before `time` (ns) to be."""
+        self.at_start = False
+        try:
+            self.container.seek(self.timestamp(time), stream=self.stream)
+        except av.error.FFmpegError:
+            self.rewind()
+
+    def distance(self, packet: Packet[VideoStream], time: int) -> int:
+        """How many bytes lie between `packet` and the key frame before `time` (ns), by the container's index;
+        0 where it has none."""
+        index = self.stream.index_entries
+        entry = index.search_timestamp(self.timestamp(time))
+        if entry < 0 or packet.pos is None or packet.dts is None or index[entry].timestamp <= packet.dts:
+            return 0
+        return index[entry].pos - packet.pos
 
     def rewind(self) -> None:
         """Go back to the first packet."""
+        if self.at_start:
+            return
         self.container.close()
         self.container = _open(self.path, self._limits)
+        self.at_start = True
         self.stream = _video_stream(self.container, self._limits)
 
     def facts(self) -> MediaFacts:
@@ -170,14 +184,14 @@ def _start(stream: Stream) -> int:
     return (stream.start_time or 0) * base.numerator * SECOND // base.denominator
 
 
-def open_decoder(source: Source, limits: MediaLimits) -> VideoCodecContext:
-    """A decoder of the source's video with everything that FFmpeg knows about the stream.
+def decoding_context(source: Source, limits: MediaLimits) -> VideoCodecContext:
+    """A decoder of the source's video, with everything that FFmpeg knows about the stream.
 
-    Only a context that belongs to an open container has all of it, so the file is opened once more.
+    Only a context that belongs to an open container has all of it, so the file is opened once more. The
+    source's own context would not do: PyAV flushes it in every seek, in the middle of another thread's work.
     """
-    other = _open(source.path, limits)
-    context = _video_stream(other, limits).codec_context
-    other.close()
-    context.thread_count = 1
-    context.options = {"max_pixels": str(limits.pixels)}
-    return context
+    container = _open(source.path, limits)
+    try:
+        return _video_stream(container, limits).codec_context
+    finally:
+        container.close()

@@ -13,6 +13,10 @@ class Cancelled(Exception):
     """The job's caller has gone."""
 
 
+class Interrupted(Exception):
+    """The present pass over the file is being given up."""
+
+
 class Arena:
     """The decoder's view of the shared memory, which its worker may have made larger."""
 
@@ -41,7 +45,8 @@ class ClipMemory:
         self._taken: dict[int, tuple[int, NDArray[np.uint8]]] = {}
         self._turn = 0
         self._changed = threading.Condition()
-        self._stopped: type[Exception] | None = None
+        self._cancelled = False
+        self._interrupted = False
 
     def grant(self, offset: int, region: Callable[[int], NDArray[np.uint8]]) -> None:
         """Add a region."""
@@ -54,8 +59,7 @@ class ClipMemory:
         """The region of the clip at `position` of the job. Waits until there is one."""
         with self._changed:
             while True:
-                if self._stopped:
-                    raise self._stopped
+                self.check()
                 if position in self._taken:
                     return self._taken[position][1]
                 if position == self._turn and self._free:
@@ -71,13 +75,21 @@ class ClipMemory:
         with self._changed:
             return self._taken.pop(position)[0]
 
-    def stop(self, reason: type[Exception] | None) -> None:
-        """Let everyone who waits, and whoever comes, raise `reason`; None ends that."""
+    def cancel(self) -> None:
+        """The caller has gone: everyone who waits or comes raises Cancelled from now on."""
         with self._changed:
-            self._stopped = reason
+            self._cancelled = True
+            self._changed.notify_all()
+
+    def interrupt(self, on: bool) -> None:
+        """While `on`, everyone who waits or comes raises Interrupted."""
+        with self._changed:
+            self._interrupted = on
             self._changed.notify_all()
 
     def check(self) -> None:
-        """Raise if stopped."""
-        if self._stopped:
-            raise self._stopped
+        """Raise Cancelled or Interrupted if that is so."""
+        if self._cancelled:
+            raise Cancelled
+        if self._interrupted:
+            raise Interrupted

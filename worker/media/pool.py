@@ -18,11 +18,13 @@ from shared.errors import DecodeError, InvalidFile
 from worker.media.base import Clip, MediaFacts
 from worker.media.limits import MediaLimits
 from worker.media.process import DecoderDied, DecoderProcess
+from worker.media.runs import Run
 from worker.media.wire import (
     Cancel,
     ClipDone,
     Counts,
     Decode,
+    DecodeRuns,
     Failed,
     Finished,
     Found,
@@ -242,7 +244,9 @@ class DecoderPool:
             raise TypeError(message)
         return message.facts
 
-    async def clips(self, path: Path, chunks: Sequence[Chunk], frames: int, size: int) -> AsyncIterator[Clip]:
+    async def clips(
+        self, path: Path, chunks: Sequence[Chunk], frames: int, size: int
+    ) -> AsyncGenerator[Clip, None]:
         """The clips of `chunks`, in order. Raises DecodeError at the first that cannot be had."""
         left = list(chunks)
         failures = kills = 0
@@ -288,6 +292,21 @@ class DecoderPool:
                 if failures >= self._attempts or not _may_succeed(error):
                     raise DecodeError(_detail(error)) from error
                 self.counts.retries += 1
+
+    async def runs(self, chunk: Chunk, codec: str, runs: Sequence[Run], frames: int, size: int) -> Clip:
+        """The clip of a chunk whose packets are at hand. Raises DecodeError."""
+        shape = (frames, 3, size, size)
+        try:
+            async with self._lease() as slot, self._job(slot, shape, self._limits.seconds) as job:
+                offset = job.take()
+                job.send(DecodeRuns(codec, list(runs), frames, size, job.process.memory.size, offset))
+                done = await job.receive()
+                if not isinstance(done, ClipDone):
+                    raise TypeError(done)
+                await job.receive()
+                return job.clip(chunk, done)
+        except (DecoderDied, JobFailed, TimeoutError) as error:
+            raise DecodeError(_detail(error)) from error
 
     async def _decode(
         self, slot: Slot, chunks: Sequence[Chunk], frames: int, size: int

@@ -16,6 +16,7 @@ from worker.media.wire import HEADER, FromDecoder, Ready, Setup, ToDecoder, from
 # What FFmpeg and Python need of the environment, and no more: no proxy, no credential, no preload.
 _ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "LANG", "TZ")
 START_TIMEOUT = 60.0
+END_GRACE = 2.0
 REGION_ALIGNMENT = 4096
 
 
@@ -134,8 +135,16 @@ class DecoderProcess:
             (length,) = HEADER.unpack(await self._reader.readexactly(HEADER.size))
             return from_decoder(await self._reader.readexactly(length))
         except (asyncio.IncompleteReadError, ConnectionError) as error:
+            raise DecoderDied(await self._end()) from error
+
+    async def _end(self) -> int:
+        """Its exit status, now that its socket is closed. Killing it at once would hide why it died."""
+        try:
+            async with asyncio.timeout(END_GRACE):
+                return await self._process.wait()
+        except TimeoutError:
             self.terminate()
-            raise DecoderDied(await self._process.wait()) from error
+            return await self._process.wait()
 
     async def kill(self) -> None:
         """End it at once, whatever it does, and free what it held."""
@@ -147,6 +156,11 @@ class DecoderProcess:
         self.memory.close()
 
     def terminate(self) -> None:
-        """Kill it without waiting for its end."""
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
+        """Kill it without waiting for its end.
+
+        Not through asyncio, whose `kill` may reap the process before asyncio's own watcher, so that its exit
+        status is lost (cpython issue 87744).
+        """
+        if self.alive:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)

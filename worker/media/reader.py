@@ -1,81 +1,231 @@
 """Reading one video file inside a decoder process: chunks in, clips out."""
 
-import time
-from collections.abc import Callable
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from queue import Empty, SimpleQueue
 
 from av.video.frame import VideoFrame
 
-from shared.errors import DecodeError
-from worker.media.demux import Source, open_decoder
+from worker.media.bitstream import VideoPacket, parse_keys, parser
+from worker.media.collector import Collector, Wanted
+from worker.media.demux import Source, decoding_context
 from worker.media.memory import ClipMemory
-from worker.media.select import Sampler
+from worker.media.packets import PacketReader
+from worker.media.select import Coded, Irregular, Splitter, Unit
 from worker.media.software import SoftwareDecoder
 from worker.media.swscale import Scaler
 from worker.media.wire import ClipDone, Counts, Decode, Setup
 
-Emit = Callable[[ClipDone], None]
+SKIP_BYTES = 512 << 10  # less than this is read faster than it is jumped over
+OPEN_AT_ONCE = 3  # overlapping chunks that one pass over the file serves
+
+
+class MissingFrame(Exception):
+    """A wanted frame did not come out of the packets that were to give it."""
+
+
+class Lane:
+    """A decoder and a scaler, used by one thread at a time."""
+
+    def __init__(self, decoder: SoftwareDecoder, size: int) -> None:
+        self.decoder = decoder
+        self.scaler = Scaler(size)
+
+
+class OpenFile:
+    """A file with its decoders."""
+
+    def __init__(self, path: str, size: int, setup: Setup) -> None:
+        self.key = file_key(path, size)
+        self.source = Source(path, setup.limits)
+        self._limits = setup.limits
+        self._size = size
+        self._idle: SimpleQueue[Lane] = SimpleQueue()
+        context = self.source.stream.codec_context
+        parse = parser(context.name, context.extradata)
+        self.parse = parse or parse_keys
+        self.selects = setup.sparse and parse is not None
+
+    def lane(self) -> Lane:
+        """An idle lane, or a new one. Give it back with `put`."""
+        try:
+            return self._idle.get_nowait()
+        except Empty:
+            context = decoding_context(self.source, self._limits)
+            return Lane(SoftwareDecoder(context, self._limits), self._size)
+
+    def put(self, lane: Lane) -> None:
+        """The lane is idle."""
+        self._idle.put(lane)
+
+    def close(self) -> None:
+        """Close the file and its decoders."""
+        self.source.close()
+        while not self._idle.empty():
+            self._idle.get().scaler.close()
 
 
 class Reader:
-    """Decodes the chunks of one job after the other; the file and its decoders stay open in between."""
+    """Decodes jobs. The last file and its decoders stay open for the next job, unless one has failed."""
 
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
+        self._file: OpenFile | None = None
+        self._threads = ThreadPoolExecutor(setup.lanes, "decode")
 
-    def run(self, job: Decode, memory: ClipMemory, emit: Emit, counts: Counts) -> None:
-        """Decode the job's chunks, in order. Raises InvalidFile, DecodeError or what `memory` raises."""
-        source = Source(job.path, self._setup.limits)
-        decoder = SoftwareDecoder(open_decoder(source, self._setup.limits))
-        walk = Walk(job, memory, Scaler(job.size), emit, counts)
-        source.seek(job.chunks[0].start)
-        for frame in decoder.decode(source.packets()):
-            memory.check()
-            if frame.pts is not None and walk.see(source.time(frame.pts), frame):
-                break
-        walk.end()
-        counts.frames_decoded += decoder.decoded
-        source.close()
+    def run(self, job: Decode, memory: ClipMemory, emit: Callable[[ClipDone], None], counts: Counts) -> None:
+        """Decode the job's chunks, in order. Raises InvalidFile, DecodeError, Cancelled."""
+        collector = Collector(job, memory, emit, counts)
+        try:
+            file = self._open(job)
+            Pass(file, collector, memory, counts, threads=self._threads, setup=self._setup).run()
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            counts.packets_dropped += counts.packets - counts.frames_decoded
+            if not self._setup.reuse:
+                self.close()
+
+    def close(self) -> None:
+        """Close the file that is kept open."""
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
+
+    def _open(self, job: Decode) -> OpenFile:
+        if self._file is None or self._file.key != file_key(job.path, job.size):
+            self.close()
+            self._file = OpenFile(job.path, job.size, self._setup)
+        return self._file
 
 
-class Walk:
-    """Collects the clips of a job while all frames of a file pass by."""
+def file_key(path: str, size: int) -> tuple[object, ...]:
+    """What must be the same for an open file to serve another job."""
+    try:
+        status = Path(path).stat()
+    except OSError:
+        return (path, size)
+    return path, size, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
-    def __init__(self, job: Decode, memory: ClipMemory, scaler: Scaler, emit: Emit, counts: Counts) -> None:
-        self._samplers = [Sampler(chunk, job.frames) for chunk in job.chunks]
-        self._times: list[list[int]] = [[] for _ in job.chunks]
-        self._starts: list[float] = [time.monotonic()] * len(job.chunks)
-        self._done = 0
+
+class Pass:
+    """Takes a job through its file: by selection where that is possible, else by decoding everything."""
+
+    def __init__(
+        self,
+        file: OpenFile,
+        collector: Collector,
+        memory: ClipMemory,
+        counts: Counts,
+        *,
+        threads: ThreadPoolExecutor,
+        setup: Setup,
+    ) -> None:
+        self._file = file
+        self._collector = collector
         self._memory = memory
-        self._scaler = scaler
-        self._emit = emit
         self._counts = counts
+        self._threads = threads
+        self._limits = setup.limits
+        self._lanes = setup.lanes
+        self._reader = PacketReader(file.source, file.parse, counts)
 
-    def see(self, when: int, frame: VideoFrame) -> bool:
-        """Offer the next frame to the chunks; True when no chunk wants any more."""
-        for position in range(self._done, len(self._samplers)):
-            if self._samplers[position].chunk.start > when:
+    def run(self) -> None:
+        """Decode until every chunk is done."""
+        selects = self._file.selects
+        while self._collector.first < self._collector.last:
+            stop = self._collector.stop_for(OPEN_AT_ONCE)
+            try:
+                if selects:
+                    self._select(stop)
+                else:
+                    self._decode_all(stop)
+            except Irregular:
+                selects = False
+                self._collector.restart()
+            except MissingFrame:
+                self._collector.restart()
+                self._decode_all(self._collector.first + 1)
+
+    def _select(self, stop: int) -> None:
+        """Decode what chunks before position `stop` need, several units at a time."""
+        pending: deque[Future[None]] = deque()
+        try:
+            for unit in self._units(stop):
+                wanted = self._collector.choose(unit.times(), stop)
+                if wanted:
+                    if len(pending) == self._lanes:
+                        pending.popleft().result()
+                    packets = unit.needed(wanted)
+                    self._counts.frames_decoded += len(packets)
+                    pending.append(self._threads.submit(self._decode_unit, packets, wanted))
+                self._memory.check()
+            while pending:
+                pending.popleft().result()
+            self._collector.close(stop)
+        except BaseException:
+            self._memory.interrupt(on=True)
+            wait(pending)
+            self._memory.interrupt(on=False)
+            raise
+
+    def _units(self, stop: int) -> Iterator[Unit[VideoPacket]]:
+        """Units in which a chunk before position `stop` may want a frame, until none wants any more."""
+        splitter: Splitter[VideoPacket] = Splitter(self._limits.held)
+        packets = self._reader.start(self._collector.next_target(stop) or 0)
+        jumps = True
+        while (coded := next(packets, None)) is not None:
+            yield from splitter.push(coded)
+            target = self._collector.next_target(stop)
+            if target is None:
+                return
+            if jumps and coded.coding.entry and self._file.source.distance(coded.packet, target) > SKIP_BYTES:
+                splitter = Splitter(self._limits.held)
+                packets = self._reader.start(target)
+                jumps = self._reader.is_after(coded.packet)
+        yield from splitter.finish()
+
+    def _decode_unit(self, packets: Iterable[VideoPacket], wanted: Wanted) -> None:
+        left = set(wanted)
+        for when, frame, lane in self._frames(packets):
+            if when in left:
+                left.discard(when)
+                self._collector.place(frame, wanted[when], lane.scaler)
+                if not left:
+                    return
+        raise MissingFrame(sorted(left))
+
+    def _decode_all(self, stop: int) -> None:
+        """Decode every frame from the chunks' start on."""
+        before = self._collector.first
+        packets = self._reader.start(self._collector.next_target(stop) or 0)
+        for when, frame, lane in self._frames(self._counted(packets)):
+            wanted = self._collector.choose([when], stop)
+            if when in wanted:
+                self._collector.place(frame, wanted[when], lane.scaler)
+            if self._collector.next_target(stop) is None:
                 break
-            if self._samplers[position].take(when):
-                out = self._memory.take(position)[len(self._times[position])]
-                self._scaler.scale(frame, out)
-                self._times[position].append(when)
-                self._counts.frames_used += 1
-        while self._done < len(self._samplers) and self._samplers[self._done].next_target is None:
-            self._finish()
-        return self._done == len(self._samplers)
+        self._collector.close(stop)
+        self._counts.dense_chunks += self._collector.first - before
 
-    def end(self) -> None:
-        """No more frames: complete what is left."""
-        while self._done < len(self._samplers):
-            self._finish()
+    def _counted(self, packets: Iterable[Coded[VideoPacket]]) -> Iterator[VideoPacket]:
+        for coded in packets:
+            self._counts.frames_decoded += 1
+            yield coded.packet
 
-    def _finish(self) -> None:
-        times = self._times[self._done]
-        if not times:
-            raise DecodeError("decoded 0 frame(s), required at least 1")
-        now = time.monotonic()
-        offset = self._memory.finish(self._done)
-        self._emit(ClipDone(self._done, offset, times, self._starts[self._done], now))
-        self._done += 1
-        if self._done < len(self._starts):
-            self._starts[self._done] = now
+    def _frames(self, packets: Iterable[VideoPacket]) -> Iterator[tuple[int, VideoFrame, Lane]]:
+        """The frames of `packets` that have a time, with it and with the lane that decoded them."""
+        lane = self._file.lane()
+        try:
+            for frame in lane.decoder.decode(packets):
+                self._memory.check()
+                if frame.pts is not None:
+                    yield self._file.source.time(frame.pts), frame, lane
+        finally:
+            self._counts.decode_errors += lane.decoder.errors
+            self._file.put(lane)

@@ -10,41 +10,47 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from worker.media.demux import Refused
+from worker.media.limits import MediaLimits
+
 
 class SoftwareDecoder:
     """Decodes one run of packets after the other, each from a point where decoding may begin.
 
-    `errors` counts packets of the last run that FFmpeg could not decode, `decoded` all frames so far.
+    One thread each: whole units run side by side, which needs no waiting at their ends. `errors` counts the
+    packets of the last run that FFmpeg could not decode.
     """
 
-    def __init__(self, context: VideoCodecContext) -> None:
-        self._context = context
-        self._reorder_depth = context.reorder_depth
-        self._fresh = True
+    def __init__(self, context: VideoCodecContext, limits: MediaLimits) -> None:
+        context.thread_count = 1
+        context.options = {"max_pixels": str(limits.pixels)}
         self.errors = 0
-        self.decoded = 0
+        self._context = context
+        self._limits = limits
+        self._reorder_depth = context.reorder_depth
 
     def decode(self, packets: Iterable[Packet[VideoStream]]) -> Iterator[VideoFrame]:
-        """The frames of `packets`, in presentation order. A packet that cannot be decoded is left out."""
-        self._reset()
+        """The frames of `packets`, in presentation order. A packet that cannot be decoded is left out.
+
+        Raises Refused for a frame of more pixels than the limit.
+        """
+        self.errors = 0
+        self._context.flush_buffers()
+        self._context.reorder_depth = max(self._reorder_depth, self._context.reorder_depth)
         for packet in packets:
             yield from self._send(packet)
         yield from self._send(None)
 
-    def _reset(self) -> None:
-        self.errors = 0
-        if not self._fresh:
-            self._context.flush_buffers()
-            self._context.reorder_depth = max(self._reorder_depth, self._context.reorder_depth)
-        self._fresh = False
-
     def _send(self, packet: Packet[VideoStream] | None) -> list[VideoFrame]:
         try:
             frames = self._context.decode(packet)
-        except MemoryError:
+        except MemoryError:  # FFmpeg's ENOMEM: not this packet's fault alone
             raise
         except av.error.FFmpegError:
             self.errors += 1
             return []
-        self.decoded += len(frames)
+        for frame in frames:
+            if frame.width * frame.height > self._limits.pixels:
+                size = f"{frame.width}x{frame.height}"
+                raise Refused(f"a frame is {size}, more than the allowed {self._limits.pixels} pixels")
         return frames

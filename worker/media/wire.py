@@ -9,6 +9,7 @@ import msgspec
 from shared.chunks import Chunk
 from worker.media.base import MediaFacts
 from worker.media.limits import MediaLimits
+from worker.media.runs import Run
 
 HEADER = struct.Struct("<I")
 
@@ -16,15 +17,17 @@ HEADER = struct.Struct("<I")
 class Counts(msgspec.Struct):
     """What one job, or a whole pool, has read and decoded.
 
-    `packets` were demuxed, of which `packets_dropped` never reached a decoder; `frames_decoded` came out of
-    decoders, of which `frames_used` are in clips. `dense_chunks` were decoded whole because selection was not
-    possible; `retries` and `restarts` count second attempts and replaced decoder processes.
+    `packets` were demuxed, of which `packets_dropped` never reached a decoder; `frames_decoded` did, of which
+    `frames_used` are in clips and `decode_errors` could not be decoded. `dense_chunks` were decoded whole,
+    because selection was not possible or not wanted; `retries` and `restarts` count second attempts and
+    replaced decoder processes.
     """
 
     packets: int = 0
     packets_dropped: int = 0
     frames_decoded: int = 0
     frames_used: int = 0
+    decode_errors: int = 0
     bytes_read: int = 0
     dense_chunks: int = 0
     retries: int = 0
@@ -75,6 +78,17 @@ class Images(msgspec.Struct, tag=True, frozen=True):
     offset: int
 
 
+class DecodeRuns(msgspec.Struct, tag=True, frozen=True):
+    """Decode packets that the worker has, into the region at `offset`, up to `frames` frames."""
+
+    codec: str
+    runs: list[Run]
+    frames: int
+    size: int
+    arena: int
+    offset: int
+
+
 class Grant(msgspec.Struct, tag=True, frozen=True):
     """One more region that the running job may write a clip to."""
 
@@ -86,7 +100,7 @@ class Cancel(msgspec.Struct, tag=True, frozen=True):
     """Stop the running job, and say so."""
 
 
-Request = Probe | Decode | Images
+Request = Probe | Decode | Images | DecodeRuns
 ToDecoder = Setup | Request | Grant | Cancel
 
 

@@ -1,0 +1,288 @@
+"""What a coded packet says about itself, read from its first bytes: where decoding may begin, and which
+pictures no other picture is predicted from.
+
+Containers know too little for this. MP4 does not say which pictures are references, and its sync samples
+may be pictures from which decoding becomes right only after a while.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, TypeAlias
+
+from av.packet import Packet
+from av.video.stream import VideoStream
+
+Data: TypeAlias = bytes | memoryview
+VideoPacket: TypeAlias = "Packet[VideoStream]"
+
+ALONE = 255  # the layer of a picture that no other picture may depend on
+
+
+class Coding(NamedTuple):
+    """How one packet depends on others.
+
+    `entry`: decoding may begin here, and everything that is presented later comes out right. `closed`: an
+    entry whose following pictures are all presented after it, or need nothing before it. `reference`: other
+    pictures of the same layer may be predicted from it; pictures of higher layers always may. `leading`: True
+    or False where the codec says whether the picture is presented before the entry that it follows and needs
+    pictures before that entry, None where only its time can tell. `shown`: a frame comes out of it.
+    `parameters` are the parameter sets in the packet.
+    """
+
+    entry: bool = False
+    closed: bool = False
+    reference: bool = True
+    layer: int = 0
+    leading: bool | None = None
+    shown: bool = True
+    parameters: tuple[bytes, ...] = ()
+
+
+Parser: TypeAlias = Callable[[VideoPacket], Coding]
+
+
+def parser(codec: str, extradata: bytes | None) -> Parser | None:
+    """The parser for a codec by its FFmpeg name, or None where selection is not to be trusted."""
+    header = extradata or b""
+    if codec == "h264":
+        split = _splitter(header, 4)
+        return lambda packet: _h264(packet, split)
+    if codec == "hevc":
+        split = _splitter(header, 21)
+        return lambda packet: _hevc(packet, split)
+    if codec in _MPEG:
+        return _MPEG[codec]
+    if codec == "vp8":
+        return _vp8
+    return _whole if codec in _SIMPLE else None
+
+
+def parameter_sets(codec: str, extradata: bytes | None) -> set[bytes]:
+    """The parameter sets that a decoder is given before the first packet."""
+    header = extradata or b""
+    if codec == "h264":
+        nals = _avcc_sets(header) if header[:1] == b"\x01" else _annex_b(header)
+        return {bytes(nal) for nal in nals if nal[0] & 31 in _H264_SETS}
+    if codec == "hevc":
+        nals = _hvcc_sets(header) if header[:1] == b"\x01" else _annex_b(header)
+        return {bytes(nal) for nal in nals if nal[0] >> 1 & 63 in _HEVC_SETS}
+    return set()
+
+
+# Codecs in which a key frame resets everything, in which every picture counts as a reference.
+_SIMPLE = {
+    "vp9", "libvpx-vp9", "av1", "libdav1d", "libaom-av1", "theora", "mjpeg", "prores", "dnxhd", "ffv1",
+    "dvvideo", "huffyuv", "ffvhuff", "utvideo", "rawvideo", "png", "jpeg2000", "flv", "h263", "cfhd",
+}  # fmt: skip
+
+
+def parse_keys(packet: VideoPacket) -> Coding:
+    """What the container alone says: decoding may begin at key frames."""
+    return Coding(entry=bool(packet.is_keyframe))
+
+
+def _whole(packet: VideoPacket) -> Coding:
+    reference = not packet.is_disposable
+    key = bool(packet.is_keyframe)
+    return Coding(entry=key, closed=key, reference=reference, layer=0 if reference else ALONE)
+
+
+def _vp8(packet: VideoPacket) -> Coding:
+    """RFC 6386, 9.1: a frame of which others are built may itself not be shown."""
+    return _whole(packet)._replace(shown=bool(memoryview(packet)[0] & 0x10))
+
+
+# NAL units (H.264 and HEVC) ----------------------------------------------------------------------------
+
+Splitter: TypeAlias = Callable[[VideoPacket], Iterator[Data]]
+
+
+def _splitter(extradata: bytes, length_at: int) -> Splitter:
+    """How packets are cut into NAL units: by lengths in MP4 and Matroska, else by start codes."""
+    if extradata[:1] != b"\x01" or len(extradata) <= length_at:
+        return lambda packet: _annex_b(bytes(packet))
+    size = (extradata[length_at] & 3) + 1
+    return lambda packet: _by_length(memoryview(packet), size)
+
+
+def _by_length(data: memoryview, size: int) -> Iterator[Data]:
+    at = 0
+    while at + size < len(data):
+        length = int.from_bytes(data[at : at + size], "big")
+        at += size
+        if length:
+            yield data[at : at + length]
+        at += length
+
+
+def _annex_b(data: bytes) -> Iterator[Data]:
+    at = data.find(b"\0\0\1")
+    while at >= 0:
+        end = data.find(b"\0\0\1", at + 3)
+        nal = data[at + 3 : end if end >= 0 else len(data)].rstrip(b"\0")
+        if nal:
+            yield nal
+        at = end
+
+
+def _avcc_sets(extradata: bytes) -> Iterator[bytes]:
+    """ISO/IEC 14496-15, 5.3.3.1: sequence, then picture parameter sets."""
+    at = 5
+    for mask in (31, 255):
+        if at >= len(extradata):
+            return
+        count, at = extradata[at] & mask, at + 1
+        for _ in range(count):
+            length = int.from_bytes(extradata[at : at + 2], "big")
+            if not extradata[at + 2 : at + 2 + length]:
+                return
+            yield extradata[at + 2 : at + 2 + length]
+            at += 2 + length
+
+
+def _hvcc_sets(extradata: bytes) -> Iterator[bytes]:
+    """ISO/IEC 14496-15, 8.3.3.1: arrays of NAL units of one type each."""
+    at = 23
+    for _ in range(extradata[22] if len(extradata) > 22 else 0):
+        count = int.from_bytes(extradata[at + 1 : at + 3], "big")
+        at += 3
+        for _ in range(count):
+            length = int.from_bytes(extradata[at : at + 2], "big")
+            if not extradata[at + 2 : at + 2 + length]:
+                return
+            yield extradata[at + 2 : at + 2 + length]
+            at += 2 + length
+
+
+_H264_SETS, _HEVC_SETS = (7, 8), (32, 33, 34)
+_SEI, _RECOVERY_POINT = 6, 6
+
+
+def _h264(packet: VideoPacket, split: Splitter) -> Coding:
+    """ITU-T H.264, 7.4.1: a picture is a reference if its nal_ref_idc is not 0.
+
+    Decoding may begin at an IDR picture, or at an intra picture whose recovery point (D.2.8) is itself.
+    """
+    parameters: list[bytes] = []
+    recovers = reference = coded = False
+    for nal in split(packet):
+        kind = nal[0] & 31
+        if kind in _H264_SETS:
+            parameters.append(bytes(nal))
+        elif kind == _SEI:
+            recovers = recovers or _recovers_at_once(bytes(nal[:64]))
+        elif kind == 5:
+            return Coding(entry=True, closed=True, parameters=tuple(parameters))
+        elif kind in (1, 2):
+            coded = True
+            if recovers and not _is_intra(bytes(nal[:16])):
+                recovers = False
+            reference = bool(nal[0] & 0x60)
+            if reference and not recovers:
+                break
+    if not coded:
+        return Coding(shown=False, parameters=tuple(parameters))
+    return Coding(entry=recovers, reference=reference, parameters=tuple(parameters))
+
+
+def _recovers_at_once(nal: bytes) -> bool:
+    """Whether an SEI NAL unit starts with messages among which is a recovery point of 0 frames."""
+    data = nal[1:].replace(b"\0\0\3", b"\0\0")
+    at = 0
+    while at + 2 < len(data):
+        kind, at = _sei_number(data, at)
+        size, at = _sei_number(data, at)
+        if kind == _RECOVERY_POINT:
+            return at < len(data) and Bits(data[at:]).exp_golomb() == 0
+        at += size
+    return False
+
+
+def _sei_number(data: bytes, at: int) -> tuple[int, int]:
+    value = 0
+    while at < len(data) and data[at] == 255:
+        value, at = value + 255, at + 1
+    return value + (data[at] if at < len(data) else 0), at + 1
+
+
+def _is_intra(nal: bytes) -> bool:
+    """Whether a slice holds no prediction from other pictures: slice_type I or SI."""
+    bits = Bits(nal[1:].replace(b"\0\0\3", b"\0\0"))
+    bits.exp_golomb()
+    return bits.exp_golomb() % 5 in (2, 4)
+
+
+class Bits:
+    """Reads bits from the front of a few bytes; beyond their end there are zeros."""
+
+    def __init__(self, data: bytes) -> None:
+        self._left = len(data) * 8
+        self._value = int.from_bytes(data, "big")
+
+    def read(self, count: int) -> int:
+        """The next `count` bits."""
+        self._left -= count
+        shifted = self._value >> self._left if self._left >= 0 else self._value << -self._left
+        return shifted & (1 << count) - 1
+
+    def exp_golomb(self) -> int:
+        """ITU-T H.264, 9.1."""
+        zeros = 0
+        while zeros < 32 and not self.read(1):
+            zeros += 1
+        return (1 << zeros) - 1 + self.read(zeros)
+
+
+def _hevc(packet: VideoPacket, split: Splitter) -> Coding:
+    """ITU-T H.265, table 7-1: even types below 16 are no references within their sub-layer."""
+    parameters: list[bytes] = []
+    for nal in split(packet):
+        kind = nal[0] >> 1 & 63
+        if kind in _HEVC_SETS:
+            parameters.append(bytes(nal))
+        elif kind < 32 and len(nal) > 1 and not (nal[0] & 1 or nal[1] >> 3):  # the base layer
+            return Coding(
+                entry=16 <= kind <= 21,
+                closed=kind in (19, 20),
+                reference=kind >= 16 or bool(kind & 1),
+                layer=max(0, (nal[1] & 7) - 1),
+                leading=kind in (8, 9),
+                parameters=tuple(parameters),
+            )
+    return Coding(shown=False, leading=False, parameters=tuple(parameters))
+
+
+# MPEG-1, 2 and 4 ---------------------------------------------------------------------------------------
+
+
+def _mpeg(
+    packet: Packet[VideoStream], start: bytes, kind_of: Callable[[bytes], int], b_picture: int
+) -> Coding:
+    """A B picture is never a reference. Two pictures in one packet are only left out together."""
+    data = bytes(packet)
+    kinds = []
+    at = data.find(start)
+    while at >= 0:
+        kinds.append(kind_of(data[at + 4 : at + 6]))
+        at = data.find(start, at + 4)
+    if not kinds:
+        return Coding(shown=False)
+    key = bool(packet.is_keyframe)
+    alone = all(kind == b_picture for kind in kinds) and not key
+    return Coding(entry=key, reference=not alone, layer=ALONE if alone else 0)
+
+
+def _mpeg12(packet: VideoPacket) -> Coding:
+    """ISO/IEC 13818-2, 6.3.9: picture_coding_type is 3 for B."""
+    return _mpeg(packet, b"\0\0\1\0", lambda head: head[1] >> 3 & 7 if len(head) > 1 else 0, 3)
+
+
+def _mpeg4(packet: VideoPacket) -> Coding:
+    """ISO/IEC 14496-2, 6.3.5: vop_coding_type is 2 for B. Packed bitstreams hold two pictures in a packet."""
+    coding = _mpeg(packet, b"\0\0\1\xb6", lambda head: head[0] >> 6 if head else 0, 2)
+    packed = bytes(packet).count(b"\0\0\1\xb6") > 1
+    return coding._replace(reference=True, layer=0) if packed else coding
+
+
+_MPEG: dict[str, Parser] = {"mpeg1video": _mpeg12, "mpeg2video": _mpeg12, "mpeg4": _mpeg4}

@@ -6,6 +6,7 @@ A clip's vector begins with the mean of each channel of each frame; a text's vec
 
 import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
@@ -33,6 +34,7 @@ class Model:
         pace = parse_qs(urlsplit(model_path).query)
         self.video_seconds = float(pace.get("video", ["0"])[0])
         self.text_seconds = float(pace.get("text", ["0"])[0])
+        self.video_thread, self.text_thread = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
 
     @staticmethod
     def get_model_info(model_path, model_type):
@@ -44,13 +46,23 @@ class Model:
 
     def generate(self, query, chunks, video_frames, video_frames_times, generation_config, **kwargs):
         if chunks[0].chunk_type == "text":
-            time.sleep(self.text_seconds)
-            return [Answer(text_vector(chunk.text_input)) for chunk in chunks]
-        time.sleep(self.video_seconds)
-        return [Answer(clip_vector(frames)) for frames in video_frames]
+            answers = [Answer(text_vector(chunk.text_input)) for chunk in chunks]
+            return paced(answers, self.text_seconds, self.text_thread)
+        answers = [Answer(clip_vector(frames)) for frames in video_frames]
+        return paced(answers, self.video_seconds, self.video_thread)
 
     def can_batch(self, one, other):
         return one.chunk_type == other.chunk_type
+
+
+def paced(answers, seconds, thread):
+    """The answers at once, or after so many seconds in which the caller may ask for the other kind."""
+
+    def wait():
+        time.sleep(seconds)
+        return answers
+
+    return thread.submit(wait) if seconds else answers
 
 
 def text_vector(text):

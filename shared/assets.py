@@ -51,6 +51,7 @@ class Asset(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def from_fields(cls, fields: Mapping[bytes, bytes]) -> "Asset":
         """Read a Redis hash; fields of a newer version are ignored."""
-        texts: dict[str, object] = {name.decode(): value.decode() for name, value in fields.items()}
+        known = [name for name in cls.__struct_fields__ if name.encode() in fields]
+        texts: dict[str, object] = {name: fields[name.encode()].decode() for name in known}
         texts |= {name: bool(texts.get(name)) for name in ("probed", "temporary")}
         return msgspec.convert(texts, cls, strict=False)

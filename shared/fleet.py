@@ -86,15 +86,22 @@ async def read_fleet(redis: Redis) -> Fleet:
             pipe.hgetall(keys.worker(name.decode()))
         model, *records = await pipe.execute()
     return Fleet(
-        workers=[_worker(record) for record in records if record],
+        workers=[worker for record in records if (worker := _worker(record))],
         model=msgspec.json.decode(model, type=Model) if model else None,
     )
 
 
-def _worker(record: Mapping[bytes, bytes]) -> Worker:
+def _worker(record: Mapping[bytes, bytes]) -> Worker | None:
+    """Read a record; fields of a newer version are ignored. None if it cannot be read or has expired."""
     texts = {"name", "state", "detail", "backend", "host"}
-    values = {
-        name.decode(): value.decode() if name.decode() in texts else msgspec.json.decode(value)
-        for name, value in record.items()
-    }
-    return msgspec.convert(values, Worker)
+    known = [name for name in Worker.__struct_fields__ if name.encode() in record]
+    try:
+        values = {
+            name: record[name.encode()].decode()
+            if name in texts
+            else msgspec.json.decode(record[name.encode()])
+            for name in known
+        }
+        return msgspec.convert(values, Worker)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None

@@ -78,14 +78,14 @@ def end_fields(end: End) -> list[bytes | str]:
 
 def from_fields(fields: Mapping[bytes, bytes]) -> Entry:
     """Read a stream entry; fields of a newer version are ignored."""
-    texts: dict[str, object] = {}
-    for name, value in fields.items():
-        texts[name.decode()] = value if name == b"vector" else value.decode()
-    if texts.pop("type") == "end":
-        return msgspec.convert(texts, End, strict=False)
-    if times := texts.get("frame_times"):
-        texts["frame_times"] = [int(t) for t in str(times).split(",")]
-    return msgspec.convert(texts, Result, strict=False)
+    kind = End if fields[b"type"] == b"end" else Result
+    values: dict[str, object] = {}
+    for name in kind.__struct_fields__:
+        if (value := fields.get(name.encode())) is not None:
+            values[name] = value if name == "vector" else value.decode()
+    if times := values.get("frame_times"):
+        values["frame_times"] = [int(t) for t in str(times).split(",")]
+    return msgspec.convert(values, kind, strict=False)
 
 
 _packer = msgspec.msgpack.Encoder()

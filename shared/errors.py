@@ -80,10 +80,22 @@ class InvalidDataUrl(RtEmbedError):
     code, status = "InvalidDataUrl", 400
 
 
+class Unauthorized(RtEmbedError):
+    """The request brings no API key that is known here."""
+
+    code, status = "Unauthorized", 401
+
+
 class Forbidden(RtEmbedError):
     """A file:// URL names a file outside the allowed folders."""
 
     code, status = "Forbidden", 403
+
+
+class NotFound(RtEmbedError):
+    """There is no such thing, or not any more."""
+
+    code, status = "NotFound", 404
 
 
 class ResourceInUse(RtEmbedError):
@@ -114,6 +126,16 @@ class RedirectNotAllowed(RtEmbedError):
     """A URL redirects more often than is followed."""
 
     code, status = "RedirectNotAllowed", 422
+
+
+class TooManyRequests(RtEmbedError):
+    """This client has sent more requests than it may; `Retry-After` says when to go on."""
+
+    code, status, retry = "TooManyRequests", 429, True
+
+    def __init__(self, message: str, seconds: int) -> None:
+        super().__init__(message)
+        self.seconds = seconds
 
 
 # What the service could not do ------------------------------------------------------------------------

@@ -14,6 +14,14 @@ ASSETS = PREFIX + "assets"
 """Sorted set of asset ids by creation."""
 TEMPORARY_ASSETS = PREFIX + "assets:temporary"
 """Sorted set of the ids of assets that may belong to one request and go with it, by their making."""
+AGED_OUT_ASSETS = PREFIX + "assets:aged-out"
+"""Sorted set of the ids of the assets that were evicted last, by when."""
+ARRIVING_ASSETS = PREFIX + "assets:arriving"
+"""Sorted set of ids whose files are being moved to their place, by the second at which the claim expires."""
+INCOMING_FOLDERS = PREFIX + "assets:incoming"
+"""Sorted set of folders that are being written, by the second at which each one's lease expires."""
+EVICTION = PREFIX + "assets:evicting"
+"""Lock: who makes room in the asset store."""
 WORKERS = PREFIX + "workers"
 """Sorted set of worker names, scored by the second at which each record expires."""
 MODEL = PREFIX + "model"
@@ -81,6 +89,11 @@ def asset(asset_id: str) -> str:
 def asset_users(asset_id: str) -> str:
     """Sorted set: requests that hold the asset, scored by the second at which each lease expires."""
     return f"{PREFIX}asset:{asset_id}:users"
+
+
+def rate(client: str) -> str:
+    """Hash with a time to live: how many requests a client may send at once now."""
+    return f"{PREFIX}rate:{client}"
 
 
 def worker(name: str) -> str:

@@ -10,10 +10,13 @@ import os
 import re
 import socket
 from collections.abc import Callable, Mapping
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any
 
 from shared.errors import SettingsError
+
+IPNetwork = IPv4Network | IPv6Network
 
 _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"0", "false", "no", "off"}
@@ -107,6 +110,10 @@ def _pairs(text: str) -> tuple[tuple[str, str], ...]:
     if any(not name.strip() or not value.strip() for name, _, value in found):
         raise ValueError(text)
     return tuple((name.strip().lower(), value.strip()) for name, _, value in found)
+
+
+def _networks(text: str) -> tuple[IPNetwork, ...]:
+    return tuple(ip_network(part.strip()) for part in text.split(",") if part.strip())
 
 
 def limit(default: int) -> Kind:
@@ -234,6 +241,39 @@ class Settings:
     upload_limit_bytes: int = setting(
         "RTEMBED_MAX_UPLOAD_BYTES", whole(1, 100 * 10**9), 100 * 10**9, "Largest upload in bytes"
     )
+    storage_limit_gb: int = setting(
+        "MAX_ASSET_STORAGE_SIZE_GB",
+        whole(0, 10**6),
+        0,
+        "Most GiB in the folder of uploaded files; above nine tenths of it the oldest unused ones go; 0: no cap",
+    )
+    asset_max_age_hours: float = setting(
+        "ASSET_MAX_AGE_HOURS", number(0, 10**6), 0.0, "Hours after which an unused uploaded file goes; 0: never"
+    )
+    max_file_minutes: int = setting(
+        "RTEMBED_MAX_FILE_DURATION", whole(0, 10**6), 0, "Longest video that is embedded, minutes; 0: any"
+    )
+
+    # Access
+    api_keys: tuple[str, ...] = setting(
+        "RTEMBED_API_KEYS",
+        listed(","),
+        (),
+        "Keys of which each request must bring one, except to health and documentation; empty: no key is asked",
+        secret=True,
+    )
+    rate_limit: float = setting(
+        "RTEMBED_RATE_LIMIT",
+        number(0, 10**6),
+        0.0,
+        "Requests per minute for each API key, or for each client address where no keys are set; 0: no limit",
+    )
+    body_limit_bytes: int = setting(
+        "RTEMBED_MAX_BODY_BYTES",
+        whole(1024, 2**31),
+        16 * 2**20,
+        "Largest JSON request body in bytes, not counting the data: URL of a video request",
+    )
 
     # Fetching URLs
     download_timeout: int = setting(
@@ -278,6 +318,12 @@ class Settings:
         BOOLEAN,
         False,
         "Refuse to fetch URLs from private networks, too",
+    )
+    rtsp_networks: tuple[IPNetwork, ...] = setting(
+        "RTEMBED_RTSP_ALLOWED_NETWORKS",
+        Kind(_networks, "networks such as 10.0.0.0/8, separated by ,"),
+        (),
+        "Networks that cameras may be in; empty: any but link-local ones and metadata services",
     )
     file_url_dirs: tuple[str, ...] = setting(
         "FILE_URL_ALLOWED_DIRS", listed(","), (), "Folders that file:// URLs may name; empty: none"

@@ -245,10 +245,14 @@ class Settings:
         "MAX_ASSET_STORAGE_SIZE_GB",
         whole(0, 10**6),
         0,
-        "Most GiB in the folder of uploaded files; above nine tenths of it the oldest unused ones go; 0: no cap",
+        "Most GiB in the folder of uploaded files; above nine tenths of it the oldest unused ones go; "
+        "0: no cap",
     )
     asset_max_age_hours: float = setting(
-        "ASSET_MAX_AGE_HOURS", number(0, 10**6), 0.0, "Hours after which an unused uploaded file goes; 0: never"
+        "ASSET_MAX_AGE_HOURS",
+        number(0, 10**6),
+        0.0,
+        "Hours after which an unused uploaded file goes; 0: never",
     )
     max_file_minutes: int = setting(
         "RTEMBED_MAX_FILE_DURATION", whole(0, 10**6), 0, "Longest video that is embedded, minutes; 0: any"
@@ -259,7 +263,8 @@ class Settings:
         "RTEMBED_API_KEYS",
         listed(","),
         (),
-        "Keys of which each request must bring one, except to health and documentation; empty: no key is asked",
+        "Keys of which each request must bring one, except to health and documentation; empty: none is "
+        "asked for",
         secret=True,
     )
     rate_limit: float = setting(

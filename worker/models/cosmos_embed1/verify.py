@@ -37,6 +37,18 @@ PROOF_KEYS = ("recipe", "cosine_video", "cosine_text", "recipes_compared", "refe
 """What `model.json` says of a verification."""
 
 
+CHECK = """
+from importlib.metadata import PackageNotFoundError, version
+for name in ("torch", "einops", "transformers"):
+    try:
+        found = version(name)
+    except PackageNotFoundError:
+        raise SystemExit(f"{name} is not installed")
+if int(found.split(".")[0]) > 4:
+    raise SystemExit(f"transformers {found} is installed, and 4 is needed")
+"""
+
+
 class Evidence(msgspec.Struct, frozen=True):
     """What a verification saw. `video` and `text` are the lowest cosines to the checkpoint's own code."""
 
@@ -171,13 +183,8 @@ def missing_for_reference(python: str = sys.executable) -> str:
     """Why the interpreter cannot run a checkpoint's own code; empty if it can."""
     if not find_spec("onnxruntime"):
         return "ONNX Runtime is not installed"
-    check = (
-        "import torch, einops, transformers as t\n"
-        "v = t.__version__\n"
-        "if int(v.split('.')[0]) > 4: raise SystemExit(f'transformers {v} is installed, and 4 is needed')"
-    )
     try:
-        done = subprocess.run([python, "-c", check], capture_output=True, text=True, check=False)  # noqa: S603 - the operator's choice
+        done = subprocess.run([python, "-c", CHECK], capture_output=True, text=True, check=False)  # noqa: S603 - the operator's choice
     except OSError as error:
         return str(error)
     return done.stderr.strip().split("\n")[-1] if done.returncode else ""

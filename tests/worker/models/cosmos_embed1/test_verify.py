@@ -160,14 +160,26 @@ def test_an_interpreter_that_is_not_there():
     assert "nowhere/python" in missing_for_reference("/nowhere/python")
 
 
-def test_an_interpreter_with_another_transformers(tmp_path):
-    for name in ("torch", "einops"):
-        (tmp_path / f"{name}.py").write_text("")
-    (tmp_path / "transformers.py").write_text("__version__ = '5.1.0'\n")
+@pytest.mark.parametrize(
+    ("installed", "reason"),
+    [
+        ({"torch": "2.9.0", "einops": "0.8.1", "transformers": "4.57.1"}, ""),
+        (
+            {"torch": "2.9.0", "einops": "0.8.1", "transformers": "5.1.0"},
+            "transformers 5.1.0 is installed, and 4 is needed",
+        ),
+        ({"torch": "2.9.0", "transformers": "4.57.1"}, "einops is not installed"),
+    ],
+)
+def test_what_an_interpreter_lacks(tmp_path, installed, reason):
+    for name, version in installed.items():
+        info = tmp_path / f"{name}-{version}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
     script = tmp_path / "python"
-    script.write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path} exec {sys.executable} "$@"\n')
+    script.write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path} exec {sys.executable} -S "$@"\n')
     script.chmod(0o755)
-    assert missing_for_reference(str(script)) == "transformers 5.1.0 is installed, and 4 is needed"
+    assert missing_for_reference(str(script)) == reason
 
 
 def test_the_clips_are_the_same_everywhere_and_differ_from_each_other():

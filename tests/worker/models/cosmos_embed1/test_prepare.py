@@ -1,0 +1,357 @@
+import json
+import os
+import subprocess
+import sys
+import textwrap
+
+import msgspec
+import numpy as np
+import pytest
+
+from shared.errors import ModelError, SettingsError
+from shared.settings import load
+from worker.engine.onnx import OnnxEngine
+from worker.models import cli
+from worker.models.cosmos_embed1.convert import recipe_of
+from worker.models.cosmos_embed1.recipe import Recipe
+from worker.models.cosmos_embed1.samples import SENTENCES, fixed_clips
+from worker.models.cosmos_embed1.verify import missing_for_reference
+from worker.models.directory import load_model_directory, write_model_json
+from worker.models.prepare import checkpoint_of, obtain, prepare, require_verified
+from worker.models.reference_vectors import ReferenceVectors, check_engine, write_reference_vectors
+from worker.models.sources import Access
+
+MISSING = missing_for_reference()
+needs_reference = pytest.mark.skipif(bool(MISSING), reason=f"extra [verify] is not installed: {MISSING}")
+NOWHERE = "/nowhere/python"
+"""An interpreter without the extra [verify]."""
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return tmp_path / "cache"
+
+
+def prepared(checkpoint, cache, precision="fp32", python=NOWHERE):
+    return prepare(str(checkpoint.path), cache, precision, Access(), python=python)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def test_a_checkpoint_becomes_a_model_once(miniature, cache):
+    first = prepared(miniature, cache)
+    assert first.info.id == "cosmos-embed1-mini"
+    assert first.path.name.startswith("cosmos-embed1-mini-fp32-")
+    assert not first.info.verified
+    written = first.video.stat().st_mtime_ns
+    assert prepared(miniature, cache) == first
+    assert first.video.stat().st_mtime_ns == written
+
+
+def test_each_precision_and_each_checkpoint_has_its_own_folder(miniature, make_checkpoint, cache, tmp_path):
+    one, two = prepared(miniature, cache), prepared(miniature, cache, "fp16")
+    other = make_checkpoint(tmp_path / "Cosmos-Embed1-Mini", seed=1)
+    three = prepared(other, cache)
+    assert len({one.path, two.path, three.path}) == 3
+    assert one.info.id == two.info.id == three.info.id
+
+
+def test_a_changed_checkpoint_is_converted_again(make_checkpoint, cache, tmp_path):
+    made = make_checkpoint(tmp_path / "c")
+    first = prepared(made, cache)
+    shard = made.path / "model-00001-of-00003.safetensors"
+    os.utime(shard, ns=(1, 1))
+    assert prepared(made, cache).path != first.path
+
+
+def test_what_a_killed_process_left_is_removed(miniature, cache):
+    target = prepared(miniature, cache).path
+    part = target.with_name(f".{target.name}.part")
+    part.mkdir()
+    (part / "video.onnx.data").write_bytes(b"half")
+    target.rename(target.with_name("gone"))
+    assert prepared(miniature, cache).path == target
+    assert not part.exists()
+
+
+def test_a_failed_conversion_leaves_nothing(make_checkpoint, cache, tmp_path):
+    made = make_checkpoint(tmp_path / "c")
+    (made.path / "vocab.txt").write_text("[PAD]\n[UNK]\n")
+    with pytest.raises(ModelError, match="vocabulary"):
+        prepared(made, cache)
+    assert names(cache) == []
+    assert not [path for path in cache.iterdir() if path.is_dir()]
+
+
+def test_workers_that_start_together_convert_once(miniature, cache):
+    program = textwrap.dedent(f"""
+        from pathlib import Path
+        from worker.models.prepare import prepare
+        from worker.models.sources import Access
+        told = set()
+        model = prepare({str(miniature.path)!r}, Path({str(cache)!r}), "fp32", Access(), python={NOWHERE!r},
+                        progress=lambda step, done, total: told.add(step))
+        print(model.path, "writing text.onnx in fp32" in told)
+    """)
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        for _ in range(4)
+    ]
+    lines = [worker.communicate()[0].splitlines()[-1].rsplit(" ", 1) for worker in workers]
+    assert len({path for path, _ in lines}) == 1
+    assert sorted(wrote for _, wrote in lines) == ["False", "False", "False", "True"]
+
+
+def test_a_model_directory_is_taken_as_it_is(miniature, cache, tmp_path):
+    model = prepared(miniature, cache)
+    assert prepare(str(model.path), tmp_path / "other", "fp16", Access()) == model
+    assert not (tmp_path / "other").exists()
+
+
+def test_precisions_are_refused_before_anything_is_fetched(cache):
+    with pytest.raises(ModelError, match="COSMOS_EMBED1_TRT_PRECISION=int8 needs a calibrated graph"):
+        prepare("hf:nvidia/Cosmos-Embed1-448p", cache, "int8", Access(hf_endpoint="http://127.0.0.1:1"))
+
+
+@needs_reference
+def test_preparing_ends_verified(miniature, cache):
+    model = prepared(miniature, cache, python=sys.executable)
+    assert model.info.verified
+    details = model.info.details
+    assert float(details["cosine_video"]) > 0.999999
+    assert float(details["cosine_text"]) > 0.999999
+    assert "transformers 4." in str(details["reference"])
+    engine = OnnxEngine(model, 1)
+    try:
+        assert min(check_engine(model, engine)) > 0.999999
+    finally:
+        engine.close()
+    # The other precisions take over what was found, without running the code again.
+    half = prepared(miniature, cache, "fp16")
+    assert half.info.verified
+    assert half.info.details == details
+    assert (half.path / "reference.json").read_bytes() == (model.path / "reference.json").read_bytes()
+
+
+@needs_reference
+def test_a_recipe_that_is_found_is_what_is_served(make_checkpoint, cache, tmp_path):
+    made = make_checkpoint(tmp_path / "c", reference={"temporal": "before_norm", "pooling": "mean_of_unit"})
+    half = prepared(made, cache, "fp16", sys.executable)
+    whole = prepared(made, cache)
+    for model, least in ((half, 0.9999), (whole, 0.999999)):
+        assert model.info.verified
+        assert recipe_of(model) == Recipe(temporal="before_norm", pooling="mean_of_unit")
+        engine = OnnxEngine(model, 1)
+        assert min(check_engine(model, engine)) > least
+        engine.close()
+    assert not (half.path / "fp32").exists()
+
+
+@needs_reference
+def test_an_unverified_model_is_verified_when_that_becomes_possible(miniature, cache):
+    assert not prepared(miniature, cache).info.verified
+    assert prepared(miniature, cache, python=sys.executable).info.verified
+
+
+@needs_reference
+def test_a_model_that_cannot_be_verified_stays_unverified(make_checkpoint, cache, tmp_path):
+    made = make_checkpoint(tmp_path / "c", reference={"pooling": "last"})
+    with pytest.raises(ModelError, match="none of 24 recipes"):
+        prepared(made, cache, python=sys.executable)
+    assert not prepared(made, cache).info.verified
+
+
+def test_workers_refuse_what_nobody_compared(miniature, cache):
+    model = prepared(miniature, cache)
+    with pytest.raises(
+        ModelError, match=r"not verified: .*rt-embed model prepare.*ALLOW_UNVERIFIED_MODEL=true"
+    ):
+        require_verified(model, allow=False)
+    require_verified(model, allow=True)
+    write_model_json(model.path, msgspec.structs.replace(model.info, verified=True))
+    require_verified(load_model_directory(model.path), allow=False)
+    # A model that was made as it is, and not converted from somebody's checkpoint, needs no such proof.
+    write_model_json(model.path, msgspec.structs.replace(model.info, architecture="conse"))
+    require_verified(load_model_directory(model.path), allow=False)
+
+
+def environment(miniature, cache, **more):
+    return load({"MODEL_PATH": str(miniature.path), "NGC_MODEL_CACHE": str(cache), **more})
+
+
+def test_what_a_worker_asks_for(miniature, cache, monkeypatch):
+    monkeypatch.setattr("worker.models.prepare.missing_for_reference", lambda python: "not here")
+    with pytest.raises(ModelError, match="not verified"):
+        obtain(environment(miniature, cache), "fp32")
+    model = obtain(environment(miniature, cache, RTEMBED_ALLOW_UNVERIFIED_MODEL="true"), "fp32")
+    assert model.info.precision == "fp32"
+    with pytest.raises(ModelError, match="fp8 needs a calibrated graph"):
+        obtain(environment(miniature, cache, COSMOS_EMBED1_TRT_PRECISION="fp8"), "fp32")
+    with pytest.raises(SettingsError, match="COSMOS_EMBED1_TRT_PRECISION='int4'"):
+        environment(miniature, cache, COSMOS_EMBED1_TRT_PRECISION="int4")
+
+
+class FixedEngine:
+    """An engine that gives the same vectors whatever it sees."""
+
+    supports_text = True
+
+    def __init__(self, video, text):
+        self.video, self.text = np.array(video, np.float32), np.array(text, np.float32)
+
+    def embed_video(self, clips):
+        np.testing.assert_array_equal(clips, fixed_clips(8, 42))
+        return self.video
+
+    def embed_text(self, texts):
+        assert tuple(texts) == SENTENCES
+        return self.text
+
+    def close(self):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("precision", "off", "fits"),
+    [
+        ("fp32", 0.0, True),
+        ("fp32", 0.05, False),
+        ("fp16", 0.02, True),
+        ("fp16", 0.1, False),
+        ("bf16", 0.1, True),
+    ],
+)
+def test_an_engine_must_give_the_models_vectors(miniature, cache, precision, off, fits):
+    model = prepared(miniature, cache, precision)
+    video, text = [[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0]] * 4
+    write_reference_vectors(model.path, ReferenceVectors(video, text))
+    turned = [[1.0, off], [off, 1.0]]
+    engine = FixedEngine(turned, text)
+    if fits:
+        lowest, of_texts = check_engine(model, engine)
+        assert lowest == pytest.approx(1 / (1 + off**2) ** 0.5)
+        assert of_texts == 1
+    else:
+        with pytest.raises(
+            ModelError, match=rf"in {precision} does not give the model's vectors: cosine 0\.99"
+        ):
+            check_engine(model, engine)
+
+
+def test_an_engine_that_overflows_is_refused(miniature, cache):
+    model = prepared(miniature, cache, "fp16")
+    write_reference_vectors(model.path, ReferenceVectors([[1.0, 0.0]] * 2, [[1.0, 0.0]] * 4))
+    with pytest.raises(ModelError, match=r"cosine -1\.0+ for video"):
+        check_engine(model, FixedEngine([[np.nan, 0.0], [1.0, 0.0]], [[1.0, 0.0]] * 4))
+
+
+def test_an_unverified_model_has_no_vectors_to_compare(miniature, cache):
+    assert check_engine(prepared(miniature, cache), FixedEngine([], [])) is None
+
+
+def test_damaged_reference_vectors(miniature, cache):
+    model = prepared(miniature, cache)
+    (model.path / "reference.json").write_text("[]")
+    with pytest.raises(ModelError, match=r"reference\.json is damaged"):
+        check_engine(model, FixedEngine([], []))
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, cache, miniature):
+    """run(*arguments) -> (exit code, standard output, standard error) of `rt-embed model`."""
+    monkeypatch.setenv("NGC_MODEL_CACHE", str(cache))
+    monkeypatch.setenv("MODEL_PATH", str(miniature.path))
+    monkeypatch.setattr("worker.models.cli.logs.configure", lambda settings: None)
+
+    def call(*arguments):
+        code = cli.main([str(argument) for argument in arguments])
+        output = capsys.readouterr()
+        return code, output.out, output.err
+
+    return call
+
+
+def test_prepare_says_what_it_made_and_that_it_is_not_verified(run, cache):
+    code, out, err = run("prepare", "--python", NOWHERE, "--precision", "fp32")
+    assert code == cli.UNVERIFIED
+    assert out.splitlines()[-1].startswith(
+        "cosmos-embed1-mini  fp32  48 dimensions  42 px  0.02 GB  not verified"
+    )
+    assert "writing video.onnx in fp32: 0.00 of 0.02 GB (0 %)" in err
+    assert "NOT VERIFIED" in err
+    assert "pip install rt-embed[verify]" in err
+
+
+@needs_reference
+def test_prepare_and_verify(run, cache):
+    code, out, _ = run("prepare")
+    assert code == 0
+    assert "  verified  " in out
+    folder = out.split()[-1]
+    record = json.loads((cache / folder / "model.json").read_text())
+    (cache / folder / "model.json").write_text(json.dumps({**record, "verified": False}))
+    code, out, _ = run("verify", folder)
+    assert code == 0
+    assert "  verified  " in out
+
+
+def test_verify_without_the_extra(run):
+    _, out, _ = run("prepare", "--python", NOWHERE)
+    code, _, err = run("verify", out.split()[-1], "--python", NOWHERE)
+    assert code == cli.FAILED
+    assert "cannot run the code" in err
+
+
+def test_list(run, cache):
+    assert run("list") == (0, "", "")
+    run("prepare", "--python", NOWHERE, "--precision", "fp32")
+    run("prepare", "--python", NOWHERE, "--precision", "bf16")
+    code, out, _ = run("list")
+    assert code == 0
+    assert [line.split()[:2] for line in out.splitlines()] == [
+        ["cosmos-embed1-mini", "bf16"],
+        ["cosmos-embed1-mini", "fp32"],
+    ]
+
+
+def test_inspect(run, miniature):
+    _, out, _ = run("prepare", "--python", NOWHERE)
+    code, text, _ = run("inspect", out.split()[-1])
+    assert code == 0
+    assert json.loads(text)["details"]["temporal_key"] == "temporal_encoding.temporal_table_xyz"
+    code, text, _ = run("inspect", miniature.path)
+    facts = json.loads(text)
+    assert facts["layout"]["vision_width"] == 176
+    assert facts["stored"] == "BF16"
+    assert facts["tensors"] == 160
+
+
+def test_errors_are_lines_and_not_traces(run, tmp_path):
+    code, out, err = run("prepare", tmp_path / "nowhere")
+    assert (code, out) == (cli.FAILED, "")
+    assert err.startswith(f"rt-embed model prepare: MODEL_PATH={tmp_path}/nowhere is not a folder")
+    code, _, err = run("inspect", tmp_path)
+    assert code == cli.FAILED
+    assert "holds no model" in err
+
+
+def test_a_model_of_another_kind_has_no_checkpoint(miniature, cache):
+    model = prepared(miniature, cache)
+    write_model_json(model.path, msgspec.structs.replace(model.info, architecture="conse"))
+    with pytest.raises(ModelError, match="was not converted from a Cosmos-Embed1 checkpoint"):
+        checkpoint_of(load_model_directory(model.path))
+
+
+def test_the_module_runs(miniature, cache):
+    done = subprocess.run(
+        [sys.executable, "-m", "worker.models", "list"],
+        env={**os.environ, "NGC_MODEL_CACHE": str(cache)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "")

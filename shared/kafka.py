@@ -26,9 +26,12 @@ from shared.settings import Settings
 log = structlog.get_logger(__name__)
 
 POLL_INTERVAL = 0.1
-REPORT_INTERVAL_MS = 5000
-PATIENCE_FOR_IDEMPOTENCE = 6
+REPORT_INTERVAL_MS = 1000
+PATIENCE_FOR_IDEMPOTENCE = 30
 """Reports in a row in which a broker is up but gives no producer id, until idempotence is given up."""
+EPOCHS_PER_REPORT = 5
+"""More new epochs of the producer id than this between two reports: a broker has forgotten the id, and
+librdkafka would try new epochs of it for ever."""
 TOPIC_TIMEOUT = 10.0
 
 _REFUSALS = {
@@ -117,6 +120,7 @@ class Producer:
         self._answers: deque[tuple[asyncio.Future[None], KafkaError | None]] = deque()
         self._woken = False
         self._reports_without_id = 0
+        self._epoch = 0
         self._closing = False
         linger = settings.kafka_linger_ms if linger_ms is None else linger_ms
         properties = producing(settings, idempotent=idempotent, linger_ms=linger)
@@ -189,12 +193,17 @@ class Producer:
             self._break(f"Kafka refuses this producer: {_text(error)}", error.code() in _NOT_IDEMPOTENT)
 
     def _on_report(self, report: str) -> None:
-        """Give idempotence up when a broker answers, but not with a producer id."""
+        """Notice a broker that answers, but gives no producer id, or no longer knows the one it gave."""
         facts = json.loads(report)
-        waiting = facts.get("eos", {}).get("idemp_state") != "Assigned"
+        state = facts.get("eos", {})
         up = any(broker["state"] == "UP" for broker in facts["brokers"].values())
-        self._reports_without_id = self._reports_without_id + 1 if waiting and up else 0
-        if self._reports_without_id >= PATIENCE_FOR_IDEMPOTENCE:
+        epoch = state.get("producer_epoch", 0)
+        epochs, self._epoch = epoch - self._epoch, epoch
+        waiting = up and state.get("idemp_state") in {"RequestPID", "WaitTransport", "WaitPID"}
+        self._reports_without_id = self._reports_without_id + 1 if waiting else 0
+        if epochs > EPOCHS_PER_REPORT:
+            self._break("Kafka has forgotten this producer", refused=False)
+        elif self._reports_without_id >= PATIENCE_FOR_IDEMPOTENCE:
             self._break("Kafka gives no producer id, which idempotence needs", refused=True)
 
     def _break(self, reason: str, refused: bool) -> None:

@@ -3,7 +3,7 @@
 -- KEYS: outbox. ARGV: group, this publisher, idle ms, how many, ids that this publisher knows of...
 -- Returns {id, fields} for each.
 local outbox, group, me, idle, room = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
-redis.call('XCLAIM', outbox, group, me, 0, '0-1', 'JUSTID')
+redis.call('XREADGROUP', 'GROUP', group, me, 'STREAMS', outbox, '18446744073709551615-0')
 
 local known = {}
 for i = 5, #ARGV do

@@ -78,7 +78,7 @@ def end_fields(end: End) -> list[bytes | str]:
 
 def from_fields(fields: Mapping[bytes, bytes]) -> Entry:
     """Read a stream entry; fields of a newer version are ignored."""
-    kind = End if fields[b"type"] == b"end" else Result
+    kind: type[End] | type[Result] = End if fields[b"type"] == b"end" else Result
     values: dict[str, object] = {}
     for name in kind.__struct_fields__:
         if (value := fields.get(name.encode())) is not None:

@@ -409,11 +409,44 @@ class Settings:
     decode_slots: int = setting(
         "RTEMBED_DECODE_SLOTS", whole(0, 256), 0, "Files that one worker decodes at a time; 0: one per core"
     )
+    decode_attempts: int = setting(
+        "RTVI_DECODE_MAX_ATTEMPTS", whole(1, 100), 2, "Attempts to decode a chunk, each by a rebuilt decoder"
+    )
+    sparse_decoding: bool = setting(
+        "RTVI_ENABLE_GOP_DECODE_OPT",
+        BOOLEAN,
+        True,
+        "Decode only what the wanted frames depend on; the frames are the same either way",
+    )
+    decoder_reuse_disabled: bool = setting(
+        "DISABLE_DECODER_REUSE", BOOLEAN, False, "Open a new decoder for every job"
+    )
+    max_frame_pixels: int = setting(
+        "RTEMBED_MAX_FRAME_PIXELS", whole(1, 10**9), 8192 * 4352, "Most pixels of a video frame"
+    )
+    max_image_pixels: int = setting(
+        "RTEMBED_MAX_IMAGE_PIXELS", whole(1, 10**9), 120_000_000, "Most pixels of an image"
+    )
+    max_duration: int = setting(
+        "RTEMBED_MAX_DURATION", whole(0, 10**7), 0, "Longest video in seconds; 0: any"
+    )
+    decoder_memory_mb: int = setting(
+        "RTEMBED_DECODER_MEMORY_MB",
+        whole(256, 1 << 20),
+        4096,
+        "Address space of a decoder process, in MiB; a file that needs more fails",
+    )
+    decode_timeout: float = setting(
+        "RTEMBED_DECODE_TIMEOUT",
+        number(1, 86_400),
+        30.0,
+        "Seconds that a probe, a set of images or the next clip may take; a clip 4 more per second of video",
+    )
     batch_size: int | None = setting(
         "VLM_BATCH_SIZE",
         whole(1, 1024),
         None,
-        "Largest inference batch; unset: 4 on a CPU, by memory on a GPU",
+        "Largest inference batch; unset: 2 on a CPU, by memory on a GPU",
     )
     engine_timeout: float = setting(
         "RTEMBED_ENGINE_TIMEOUT",

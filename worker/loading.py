@@ -4,7 +4,6 @@ import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import msgspec
 import structlog
@@ -14,14 +13,20 @@ from shared.settings import Settings
 from worker.engine.base import Engine
 from worker.engine.onnx import OnnxEngine
 from worker.engine.python import load_python_model
+from worker.media.limits import MediaLimits
 from worker.media.pool import DecoderPool
 from worker.models.conse import recipe as conse
-from worker.models.directory import ModelInfo, load_model_directory
+from worker.models.directory import ModelInfo
+from worker.models.prepare import obtain
+from worker.models.progress import Progress
 
 log = structlog.get_logger(__name__)
 
+CPU_PRECISION = "fp32"
 CPU_BATCH_SIZE = 2
 """On a CPU a larger batch is no faster per clip, and its first clip waits for its last."""
+MOST_CLIPS_AHEAD = 16
+"""Per job; a clip of 448 pixels is 5 MB of shared memory."""
 BUNDLED_IMPLEMENTATION = "cosmos-embed1"
 """The folder name that RT-Embed's own compose file gives MODEL_IMPLEMENTATION_PATH; here it is built in."""
 
@@ -36,8 +41,9 @@ class Loaded(msgspec.Struct, frozen=True):
     model: Model
 
 
-def load(settings: Settings) -> Loaded:
-    """Find the model, make its engine and warm it up. Blocks, for minutes at a first start.
+def load(settings: Settings, progress: Progress) -> Loaded:
+    """Find the model and make its engine. Blocks, for minutes at a first start; `progress` hears how far
+    it is.
 
     Raises ModelError saying what to do.
     """
@@ -54,7 +60,7 @@ def load(settings: Settings) -> Loaded:
         directory = (
             conse.cached(settings.model_cache)
             if settings.model_path == "demo"
-            else load_model_directory(Path(settings.model_path))
+            else obtain(settings, CPU_PRECISION, progress)
         )
         info, engine = directory.info, OnnxEngine(directory, settings.engine_threads or cores())
         backend = "cpu"
@@ -83,9 +89,23 @@ def decode_slots(settings: Settings) -> int:
 
 
 @asynccontextmanager
-async def open_media(settings: Settings) -> AsyncIterator[DecoderPool]:
+async def open_media(settings: Settings, batch_size: int) -> AsyncIterator[DecoderPool]:
     """The media reader of this worker, with its decoders running."""
-    pool = DecoderPool(slots=decode_slots(settings))
+    limits = MediaLimits(
+        pixels=settings.max_frame_pixels,
+        image_pixels=settings.max_image_pixels,
+        duration=settings.max_duration,
+        memory=settings.decoder_memory_mb << 20,
+        seconds=settings.decode_timeout,
+    )
+    pool = DecoderPool(
+        decode_slots(settings),
+        limits=limits,
+        attempts=settings.decode_attempts,
+        sparse=settings.sparse_decoding,
+        reuse=not settings.decoder_reuse_disabled,
+        ahead=min(2 * batch_size, MOST_CLIPS_AHEAD),
+    )
     await pool.start()
     try:
         yield pool

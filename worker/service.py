@@ -28,6 +28,7 @@ from worker.health import HealthPage, Watch
 from worker.loading import Loaded, decode_slots, load, open_media
 from worker.media.base import Clip, Media
 from worker.metrics import Measured
+from worker.models.progress import describe, log_progress
 from worker.publish.results import Publisher
 from worker.tasks import Tasks, stack_clips
 
@@ -68,6 +69,7 @@ class Service:
             # One more than decodes, so that a decoder works while the last clip of a job is embedded.
             "video": decode_slots(settings) + 1,
         }
+        self._tell = log_progress()
         self.stopping = asyncio.Event()
         self.freed = asyncio.Event()
         self.finished: list[Claim] = []
@@ -83,7 +85,7 @@ class Service:
         async with asyncio.TaskGroup() as owned, self._health_page():
             keepers = [owned.create_task(self._keep_alive()), owned.create_task(self.watch.run())]
             try:
-                loaded = await asyncio.to_thread(load, self.settings)
+                loaded = await asyncio.to_thread(load, self.settings, self._progress)
                 try:
                     await self._serve(loaded)
                 finally:
@@ -111,7 +113,7 @@ class Service:
             )
             self.watch.look_after("the text engine", lambda: texts.began, self.settings.engine_timeout)
             self.watch.look_after("the video engine", lambda: clips.began, self.settings.engine_timeout)
-            async with asyncio.TaskGroup() as owned, open_media(self.settings) as media:
+            async with asyncio.TaskGroup() as owned, open_media(self.settings, loaded.batch_size) as media:
                 batchers = [owned.create_task(texts.run()), owned.create_task(clips.run())]
                 self.measured.follow_decoders(media)
                 tasks = self._tasks(loaded, media, texts, clips)
@@ -311,6 +313,11 @@ class Service:
         record = self.record
         ready = record.state == "ready" and record.healthy
         return "" if ready else f"{record.state}: {record.detail}".rstrip(": ")
+
+    def _progress(self, step: str, done: int, total: int) -> None:
+        """What the worker does before it is ready, for /v1/startup and the log."""
+        self._change(detail=describe(step, done, total))
+        self._tell(step, done, total)
 
     def _change(self, **changes: object) -> None:
         self.record = msgspec.structs.replace(self.record, **changes)

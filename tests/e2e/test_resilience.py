@@ -127,9 +127,9 @@ def test_a_job_that_kills_every_worker_goes_to_the_dead_letters(
     answer = asking.result()
     assert (answer.status_code, answer.json()["code"]) == (500, "InternalServerError")
     assert "given up after 3 deliveries" in answer.json()["message"]
+    wait_for(lambda: redis.xlen(keys.jobs("video")) == 0)
     ((_, letter),) = redis.xrange(keys.JOBS_DEAD)
     assert json.loads(letter[b"payload"])["assets"][0]["id"] == film
-    assert redis.xlen(keys.jobs("video")) == 0
     assert stack.client.delete(f"/files/{film}").status_code == 200
 
 

@@ -135,12 +135,9 @@ def _check(settings: Settings, bus: Bus, topic: str) -> None:
 
 async def _create(settings: Settings, switch: Switch) -> list[str]:
     """Create the Kafka topics that are named; what fails is a warning."""
-    named = {switch.message_bus: switch.message_topic}
-    topics = [topic for bus, topic in named.items() if bus == "kafka"]
-    if switch.error_bus == "kafka" and switch.error_topic:
-        topics.append(switch.error_topic)
+    named = [(switch.message_bus, switch.message_topic), (switch.error_bus, switch.error_topic)]
     warnings = []
-    for topic in topics:
+    for topic in [topic for bus, topic in named if bus == "kafka" and topic]:
         try:
             await create_topic(settings, topic, switch.partitions)
         except BusError as error:

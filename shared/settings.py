@@ -116,6 +116,15 @@ def _networks(text: str) -> tuple[IPNetwork, ...]:
     return tuple(ip_network(part.strip()) for part in text.split(",") if part.strip())
 
 
+def _foreign(text: str) -> str:
+    if text.startswith("rtembed:"):
+        raise ValueError(text)
+    return text
+
+
+TOPIC = Kind(_foreign, "any text that does not begin with rtembed:")
+
+
 def limit(default: int) -> Kind:
     """A bound on a queue, where every text that is no positive whole number means the default."""
 
@@ -470,7 +479,7 @@ class Settings:
     )
     message_topic: str | None = setting(
         "MESSAGE_BUS_TOPIC",
-        TEXT,
+        TOPIC,
         None,
         "Kafka topic or Redis stream of embedding messages; unset: KAFKA_TOPIC on Kafka, mdx-embed on Redis",
     )
@@ -483,7 +492,7 @@ class Settings:
         empty=True,
     )
     error_topic: str = setting(
-        "ERROR_MESSAGE_TOPIC", TEXT, "mdx-embed-errors", "Kafka topic or Redis channel of error events"
+        "ERROR_MESSAGE_TOPIC", TOPIC, "mdx-embed-errors", "Kafka topic or Redis channel of error events"
     )
     kafka_enabled: bool = setting("KAFKA_ENABLED", BOOLEAN, False, "Send messages to Kafka")
     kafka_topic: str = setting(

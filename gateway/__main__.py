@@ -17,9 +17,8 @@ def main() -> int:
         print(f"rt-embed gateway: {error}", file=sys.stderr)
         return 2
     logs.configure(configuration, process="gateway")
-    measuring = telemetry.configure(configuration)
     uvicorn.run(
-        create_app(configuration, measuring.registry),
+        create_app(configuration, telemetry.configure(configuration)),
         host=configuration.host,
         port=configuration.port,
         loop="uvloop",
@@ -28,7 +27,6 @@ def main() -> int:
         access_log=False,
         timeout_graceful_shutdown=int(configuration.shutdown_timeout),
     )
-    measuring.close()
     return 0
 
 

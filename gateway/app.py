@@ -1,12 +1,12 @@
 """The gateway: a Starlette application that validates, stores bytes, writes jobs and relays results."""
 
+import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import structlog
-from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -24,6 +24,7 @@ from shared.logs import PERF
 from shared.metrics import http_duration, http_requests
 from shared.redis import RedisError
 from shared.settings import Settings
+from shared.telemetry import SWITCHED_OFF, Telemetry
 
 log = structlog.get_logger(__name__)
 access_log = logging.getLogger("gateway.access")
@@ -55,16 +56,18 @@ def routes() -> list[Route]:
     ]
 
 
-def create_app(settings: Settings, registry: CollectorRegistry | None = None) -> Starlette:
-    """The application; its connections live from start-up to shutdown. `registry` holds its figures."""
+def create_app(settings: Settings, telemetry: Telemetry = SWITCHED_OFF) -> Starlette:
+    """The application; its connections, and the telemetry of its process, live until shutdown."""
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        ctx = Context(settings, registry)
+        ctx = Context(settings, telemetry.registry)
         async with ctx.running():
             app.state.context = ctx
             log.info("gateway ready", assets=str(settings.asset_dir))
             yield
+        # Not after the server has ended: uvicorn then sends itself the signal that ended it.
+        await asyncio.to_thread(telemetry.close)
 
     return Starlette(
         routes=[*routes(), *docs.routes()],

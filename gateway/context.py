@@ -1,7 +1,7 @@
 """What every endpoint works with, owned by the application and closed with it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
@@ -61,7 +61,7 @@ class Context:
 
     @asynccontextmanager
     async def submitted(
-        self, request: requests.Request, work: list[Job], *, detached: bool = False
+        self, request: requests.Request, work: list[Job], *, detached: bool = False, traceparent: str = ""
     ) -> AsyncIterator[tuple[int, Follower]]:
         """Accept a request and follow it: the second at which it was accepted, and its entries.
 
@@ -69,7 +69,7 @@ class Context:
         `detached`.
         """
         async with self.notices.subscribe(request.id) as follower:
-            created = await requests.submit(self.redis, self.settings, request, work)
+            created = await requests.submit(self.redis, self.settings, request, work, traceparent)
             try:
                 yield created, follower
             except FailedEnd:
@@ -101,16 +101,21 @@ class FailedEnd(RtEmbedError):
         self.status = end.status or 500
 
 
-async def collect(follower: Follower, count: int) -> list[Result]:
+async def collect(
+    follower: Follower, count: int, on_result: Callable[[Result], None] | None = None
+) -> list[Result]:
     """All results of a request that was submitted after the subscription began, in order of chunks.
 
-    Raises FailedEnd. Does not wait for the end entry once all `count` results are there.
+    `on_result` is told of each as it comes. Raises FailedEnd. Does not wait for the end entry once all
+    `count` results are there.
     """
     found: dict[int, Result] = {}
     async for _, entry in follower.entries(stored=False):
         match entry:
             case Result():
                 found[entry.chunk] = entry
+                if on_result:
+                    on_result(entry)
                 if len(found) == count and not entry.error:
                     break
             case End(state="done"):

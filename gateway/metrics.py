@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -43,9 +44,13 @@ class Measured:
 
     async def run(self) -> None:
         """Publish and refresh until cancelled."""
-        while self._registry is not None:
-            await self._refresh()
-            await asyncio.sleep(INTERVAL)
+        try:
+            while self._registry is not None:
+                await self._refresh()
+                await asyncio.sleep(INTERVAL)
+        finally:
+            with suppress(RedisError):
+                await self._figures.publish()
 
     async def page(self) -> bytes:
         """The fleet's figures as they are now."""

@@ -14,6 +14,7 @@ from gateway.context import Context, FailedEnd, collect, context, json, read_bod
 from gateway.ingestion import ingested
 from gateway.planning import Plan, plan_video
 from gateway.probing import probe
+from gateway.progress import Progress
 from gateway.schemas import FailureEvent, UsageEvent, VideoRequest, VideoResponse
 from gateway.sse import DONE, EventStream, event
 from gateway.validation import problem, validate_json
@@ -38,6 +39,7 @@ async def generate_video_embeddings(request: Request) -> Response:
     if source and len(ids) != 1:
         raise BadParameters(f"A url becomes one asset; give one id for it, not {len(ids)}")
     async with AsyncExitStack() as held:
+        progress = held.enter_context(Progress(request))
         assets = [] if source else await _assets(ctx, ids)
         model = ctx.view.require_model(body.model)
         require_service(ctx)
@@ -49,10 +51,10 @@ async def generate_video_embeddings(request: Request) -> Response:
         plan = plan_video(request_id, body, await _openable(ctx, assets), model)
         log.info("video request", assets=plan.request.assets, chunks=plan.planned, jobs=len(plan.jobs))
         if not body.stream:
-            return json(await until_gone(request, _answer(ctx, plan)))
+            return json(await until_gone(request, _answer(ctx, plan, progress)))
         reader = await _start_reading(ctx, plan)
         include_usage = body.stream_options is not None and body.stream_options.include_usage
-        return EventStream(_events(ctx, plan, reader, held.pop_all(), include_usage=include_usage))
+        return EventStream(_events(ctx, plan, reader, progress, held.pop_all(), include_usage=include_usage))
 
 
 async def _assets(ctx: Context, ids: list[str]) -> list[Asset]:
@@ -83,12 +85,13 @@ async def _open(ctx: Context, asset: Asset) -> Asset:
     return found
 
 
-async def _answer(ctx: Context, plan: Plan) -> VideoResponse:
+async def _answer(ctx: Context, plan: Plan, progress: Progress) -> VideoResponse:
     began = time.monotonic()
     if not plan.jobs:
         return video_response(plan, int(time.time()), 0, [])
-    async with ctx.submitted(plan.request, plan.jobs) as (created, follower):
-        results = await collect(follower, plan.planned)
+    parent = progress.planned(plan)
+    async with ctx.submitted(plan.request, plan.jobs, traceparent=parent) as (created, follower):
+        results = await collect(follower, plan.planned, progress.chunk)
     return video_response(plan, created, time.monotonic() - began, results)
 
 
@@ -124,7 +127,7 @@ async def _reading(ctx: Context, plan: Plan, client: str) -> AsyncIterator[None]
 
 
 async def _events(
-    ctx: Context, plan: Plan, client: str, held: AsyncExitStack, *, include_usage: bool
+    ctx: Context, plan: Plan, client: str, progress: Progress, held: AsyncExitStack, *, include_usage: bool
 ) -> AsyncGenerator[bytes, None]:
     """The stream: a client that disconnects does not end the request, whose results stay readable.
 
@@ -135,11 +138,14 @@ async def _events(
     created = int(time.time())
     async with held, _reading(ctx, plan, client):
         if plan.jobs:
-            async with ctx.submitted(plan.request, plan.jobs, detached=True) as (created, follower):
+            parent = progress.planned(plan)
+            submitted = ctx.submitted(plan.request, plan.jobs, detached=True, traceparent=parent)
+            async with submitted as (created, follower):
                 async for _, entry in follower.entries(stored=False):
                     match entry:
                         case Result(error=""):
                             chunks += 1
+                            progress.chunk(entry)
                             so_far = usage(chunks, time.monotonic() - began) if include_usage else None
                             yield event(chunk_event(plan, created, entry, so_far))
                         case End(state=state) if state != "done":

@@ -6,7 +6,7 @@ as the W3C trace context, to the workers and on in the headers of Kafka messages
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 
@@ -38,6 +38,9 @@ log = structlog.get_logger(__name__)
 SCOPE = "rtvi-embed"
 EXPORTERS = {"otlp", "console"}
 
+Names = Mapping[str, AttributeValue]
+"""Attributes of a span."""
+
 _propagator = TraceContextTextMapPropagator()
 _tracer: Tracer = trace.get_tracer(SCOPE)
 
@@ -60,11 +63,14 @@ class Telemetry:
             self._meters.shutdown(timeout_millis=2000)
 
 
+SWITCHED_OFF = Telemetry(None, None, None)
+
+
 def configure(settings: Settings) -> Telemetry:
     """Connect this process; once, before it measures anything."""
     if settings.traces_exporter not in EXPORTERS:
         log.warning("telemetry is switched off", OTEL_TRACES_EXPORTER=settings.traces_exporter)
-        return Telemetry(None, None, None)
+        return SWITCHED_OFF
     # What is given here wins over OTEL_RESOURCE_ATTRIBUTES.
     resource = Resource.create(
         {"service.name": settings.otel_service_name, "service.version": version("rt-embed")}
@@ -104,43 +110,43 @@ def _span_exporter(settings: Settings) -> SpanExporter:
 # Spans --------------------------------------------------------------------------------------------------
 
 
-def traceparent() -> str:
-    """The current span as a W3C `traceparent`; empty without one."""
+def traceparent(span: Span | None = None) -> str:
+    """The span, or the current one, as a W3C `traceparent`; empty without one."""
     carrier: dict[str, str] = {}
-    _propagator.inject(carrier)
+    _propagator.inject(carrier, trace.set_span_in_context(span) if span else None)
     return carrier.get("traceparent", "")
+
+
+@contextmanager
+def current(span: Span) -> Iterator[None]:
+    """Inside, `span` is the current one."""
+    with trace.use_span(span, record_exception=False, set_status_on_exception=False):
+        yield
 
 
 @contextmanager
 def continued(parent: str) -> Iterator[None]:
     """Inside, the span that `parent` names is the current one; an empty or bad one changes nothing."""
-    token = context.attach(_propagator.extract({"traceparent": parent}, context.get_current()))
+    if not parent:
+        yield
+        return
+    token = context.attach(_propagator.extract({"traceparent": parent}))
     try:
         yield
     finally:
         context.detach(token)
 
 
-@contextmanager
-def span(name: str, *, kind: SpanKind = SpanKind.INTERNAL, **attributes: AttributeValue) -> Iterator[Span]:
-    """A span around what is done inside, child of the current one. It notes an exception that leaves it."""
-    with _tracer.start_as_current_span(name, kind=kind, attributes=attributes) as current:
-        yield current
+def start_span(name: str, parent: str, kind: SpanKind, attributes: Names) -> Span:
+    """A span that the caller ends; it does not become the current one. Child of `parent` if that is given."""
+    with continued(parent):
+        return _tracer.start_span(name, kind=kind, attributes=attributes)
 
 
-def record_span(
-    name: str, start: float, end: float, duration: str = "", **attributes: AttributeValue
-) -> None:
-    """A span of the past, between two `time.monotonic()` seconds, child of the current one.
-
-    Its milliseconds are its attribute `execution_time_ms`, and `duration` if that is named.
-    """
+def record_span(name: str, start: float, end: float, attributes: Names) -> None:
+    """A span of the past, between two `time.monotonic()` seconds, child of the current one."""
     if not trace.get_current_span().get_span_context().trace_flags.sampled:
         return
     offset = time.time() - time.monotonic()
-    milliseconds = round((end - start) * 1000, 3)
-    for attribute in ("execution_time_ms", duration):
-        if attribute:
-            attributes[attribute] = milliseconds
     past = _tracer.start_span(name, attributes=attributes, start_time=int((start + offset) * 1e9))
     past.end(int((end + offset) * 1e9))

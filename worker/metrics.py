@@ -1,19 +1,23 @@
 """What one worker measures: per chunk and text, and between two heartbeats."""
 
+import asyncio
+import time
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable
 
 import msgspec
 from opentelemetry.metrics import Counter
+from opentelemetry.util.types import AttributeValue
 
 from shared import metrics
 from shared.figures import Figures
 from shared.keys import LANES, Lane
 from shared.metrics import decode_slots
-from shared.telemetry import record_span
+from shared.telemetry import continued, record_span
 from worker.batcher import Embedded
 from worker.media.base import Clip
 from worker.media.pool import DecoderPool
+from worker.models.directory import ModelInfo
 from worker.publish.results import Publisher
 
 
@@ -71,6 +75,16 @@ class Measured:
         await self._figures.publish()
 
 
+def observe_sent(answer: asyncio.Future[None], began: float, topic: str, parent: bytes) -> None:
+    """What Kafka answered to a message that was sent at `began`, for the request of the span `parent`."""
+    if answer.cancelled() or answer.exception():
+        return
+    now = time.monotonic()
+    metrics.kafka_acknowledgement.record(now - began)
+    with continued(parent.decode()):
+        record_span("Kafka Publish", began, now, {"messaging.destination.name": topic})
+
+
 def observe_text(embedded: Embedded) -> None:
     """One embedded text."""
     seconds = embedded.end - embedded.start
@@ -78,7 +92,9 @@ def observe_text(embedded: Embedded) -> None:
     metrics.inference_latency_latest.set(seconds)
 
 
-def observe_chunk(clip: Clip, embedded: Embedded, stream: str, model: str, *, live: bool = False) -> None:
+def observe_chunk(
+    clip: Clip, embedded: Embedded, stream: str, model: ModelInfo, *, live: bool = False
+) -> None:
     """One embedded chunk of the file or camera `stream`, also as spans under the current one."""
     decoding = clip.decode_end - clip.decode_start
     inference = embedded.end - embedded.start
@@ -97,18 +113,21 @@ def observe_chunk(clip: Clip, embedded: Embedded, stream: str, model: str, *, li
     _trace_chunk(clip, embedded, stream, model)
 
 
-def _trace_chunk(clip: Clip, embedded: Embedded, stream: str, model: str) -> None:
-    index = clip.chunk.index
-    common: dict[str, str | int] = {"chunk_idx": index, "stream_id": stream}
-    record_span(
-        f"Decode - Chunk {index}", clip.decode_start, clip.decode_end, "decode_latency_ms",
-        **common, operation="decode",
+def _trace_chunk(clip: Clip, embedded: Embedded, stream: str, model: ModelInfo) -> None:
+    def record(
+        name: str, latency: str, operation: str, start: float, end: float, **more: AttributeValue
+    ) -> None:
+        milliseconds = round((end - start) * 1000, 3)
+        attributes: dict[str, AttributeValue] = {
+            "chunk_idx": clip.chunk.index, "stream_id": stream, "operation": operation,
+            latency: milliseconds, "execution_time_ms": milliseconds, **more,
+        }  # fmt: skip
+        record_span(f"{name} - Chunk {clip.chunk.index}", start, end, attributes)
+
+    start, decoded = clip.decode_start, clip.decode_end
+    record("Decode", "decode_latency_ms", "decode", start, decoded)
+    record(
+        "VLM Inference", "vlm_latency_ms", "vlm_inference", embedded.start, embedded.end,
+        model_id=model.id, model_api_type=model.api_type, vlm_response_length=0,
     )  # fmt: skip
-    record_span(
-        f"VLM Inference - Chunk {index}", embedded.start, embedded.end, "vlm_latency_ms",
-        **common, operation="vlm_inference", model_id=model, model_api_type="custom", vlm_response_length=0,
-    )  # fmt: skip
-    record_span(
-        f"VLM Chunk Inference - Chunk {index}", clip.decode_start, embedded.end, "chunk_latency_ms",
-        **common, operation="chunk",
-    )  # fmt: skip
+    record("VLM Chunk Inference", "chunk_latency_ms", "chunk", start, embedded.end)

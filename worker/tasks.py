@@ -152,7 +152,7 @@ class Tasks:
         finally:
             clip.release()
             room.release()
-        observe_chunk(clip, embedded, job.assets[0].id, self._model.id)
+        observe_chunk(clip, embedded, job.assets[0].id, self._model)
         state = await self._publisher.publish(job, [self._result(claim, clip, embedded)])
         log.debug("chunk done", chunk=clip.chunk.index, state=state)
         if state not in ("running", "done"):

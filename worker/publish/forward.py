@@ -19,6 +19,7 @@ from shared.kafka import Producer
 from shared.redis import Redis, RedisError, single_connection
 from shared.routes import RouteReader, Routes, warn_of_unusable_routes
 from shared.settings import Settings
+from worker.metrics import observe_sent
 from worker.publish.outbox import Message, Outbox
 
 log = structlog.get_logger(__name__)
@@ -236,7 +237,12 @@ class Forwarder:
         if not self._in_flight:
             self._progress = time.monotonic()
         self._in_flight += 1
-        future = producer.send(topic, message.value, message.key, {"message_type": message.type})
+        headers = {"message_type": message.type}
+        if message.traceparent:
+            headers["traceparent"] = message.traceparent
+        future = producer.send(topic, message.value, message.key, headers)
+        began = time.monotonic()
+        future.add_done_callback(lambda done: observe_sent(done, began, topic, message.traceparent))
         future.add_done_callback(lambda done: self._on_answer(message, done, alone=alone))
         return future
 

@@ -30,6 +30,7 @@ class Message(msgspec.Struct, frozen=True):
     type: bytes
     value: bytes
     stream: str = ""
+    traceparent: bytes = b""
 
 
 class Outbox:
@@ -109,4 +110,5 @@ def _message(entry_id: bytes, fields: Mapping[bytes, bytes]) -> Message:
         type=fields.get(b"type", b""),
         value=fields.get(b"value", b""),
         stream=fields.get(b"stream", b"").decode(),
+        traceparent=fields.get(b"traceparent", b""),
     )

@@ -19,6 +19,7 @@ from shared.requests import end_arguments, end_keys, finish, request_of
 from shared.results import End, Result
 from shared.routes import configured_routes
 from shared.settings import Settings
+from shared.telemetry import traceparent
 from worker.publish.messages import MESSAGE_TYPE, build_message, message_key
 
 T = TypeVar("T")
@@ -122,7 +123,9 @@ class Publisher:
             self._emit(reason, job)
             return []
         key = message_key(job.request, result.chunk)
-        return ["key", key, "type", MESSAGE_TYPE, "stream", _stream(job), "value", value]
+        fields: list[bytes | str] = ["key", key, "type", MESSAGE_TYPE, "stream", _stream(job), "value", value]
+        parent = traceparent()
+        return [*fields, "traceparent", parent] if parent else fields
 
     def _alarm(self, job: Job, dropped: int) -> None:
         """Log what did not fit into the outbox, and tell the error bus now and then."""

@@ -1,0 +1,132 @@
+"""Traces as a collector receives them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.collector import Collector, attributes
+from tests.e2e.conftest import Stack
+
+KINDS = ("Decode", "VLM Inference", "VLM Chunk Inference")
+PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    with Collector() as running:
+        yield running
+
+
+@pytest.fixture
+def traced(stack: Stack, collector: Collector) -> Stack:
+    stack.environment |= {
+        "ENABLE_OTEL_MONITORING": "true",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
+        "OTEL_METRIC_EXPORT_INTERVAL": "500",
+        "OTEL_BSP_SCHEDULE_DELAY": "100",
+    }
+    return stack
+
+
+def ask(stack: Stack, film: Path, **body: object) -> str:
+    """Embed the film and stop everything, so that all spans are exported; the request's id."""
+    stack.start()
+    file = stack.upload(film)
+    answer = stack.client.post(
+        "/generate_video_embeddings",
+        json={"model": "null", "id": file, "chunk_duration": 10, **body},
+        headers={"traceparent": PARENT},
+    )
+    assert answer.status_code == 200, answer.text
+    request = answer.text.split('"id":"')[1].split('"')[0]
+    stack.stop()
+    return request
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_file_request_is_one_tree_of_spans(
+    traced: Stack, collector: Collector, film: Path, stream: bool
+) -> None:
+    request = ask(traced, film, stream=stream)
+    assert collector.services == {"rtvi-embed"}
+    spans = {span.name: span for span in collector.spans}
+    assert len(collector.spans) == len(spans) == 14, sorted(span.name for span in collector.spans)
+    assert {span.trace_id.hex() for span in collector.spans} == {PARENT.split("-")[1]}
+    root, pipeline = spans["Pipeline End-to-End"], spans["VLM Pipeline Latency"]
+    assert root.parent_span_id.hex() == PARENT.split("-")[2]
+    assert pipeline.parent_span_id == root.span_id
+    below = [span for span in collector.spans if span not in (root, pipeline)]
+    assert all(span.parent_span_id == pipeline.span_id for span in below)
+    assert {span.name for span in below} == {
+        *(f"{kind} - Chunk {i}" for kind in KINDS for i in range(3)),
+        *(f"Total {kind} Latency" for kind in ("Decode", "VLM", "Chunk")),
+    }  # fmt: skip
+
+    told = attributes(root)
+    assert told["request_id"] == request
+    assert (told["is_live"], told["chunk_count"], told["total_chunks_processed"]) == (False, 3, 3)
+    assert told["e2e_latency_ms"] == pytest.approx(
+        (root.end_time_unix_nano - root.start_time_unix_nano) / 1e6, abs=50
+    )
+    assert sorted(event.name for event in pipeline.events) == [f"chunk {i} processed" for i in range(3)]
+    chunk = attributes(spans["VLM Inference - Chunk 2"])
+    assert chunk["chunk_idx"] == 2
+    assert (chunk["model_id"], chunk["model_api_type"], chunk["operation"]) == (
+        "null",
+        "custom",
+        "vlm_inference",
+    )
+    assert chunk["execution_time_ms"] == chunk["vlm_latency_ms"] >= 0
+    decoded, embedded = spans["Decode - Chunk 1"], spans["VLM Inference - Chunk 1"]
+    assert decoded.end_time_unix_nano <= embedded.start_time_unix_nano + 1_000_000
+    total = attributes(spans["Total Decode Latency"])
+    parts = [attributes(spans[f"Decode - Chunk {i}"])["decode_latency_ms"] for i in range(3)]
+    assert total["execution_time_ms"] == pytest.approx(sum(parts), abs=0.01)
+
+
+def test_metrics_are_exported_under_their_instruments_names_also_where_no_span_is_sampled(
+    traced: Stack, collector: Collector, film: Path
+) -> None:
+    traced.environment["OTEL_TRACES_SAMPLER"] = "always_off"
+    ask(traced, film)
+    assert collector.spans == []
+    names = {metric.name for metric in collector.metrics}
+    assert {
+        "e2e_latency_seconds_latest", "vlm_input_tokens_per_chunk", "stream_fps",
+        "decode_latency_seconds", "rtvi_decode_retry_total", "video_file_queries_processed",
+    } <= names  # fmt: skip
+    decoding = [m for m in collector.metrics if m.name == "decode_latency_seconds"][-1]
+    assert decoding.unit == "s"
+    assert decoding.histogram.data_points[0].count == 3
+
+
+def test_a_failed_request_says_so_in_its_root(traced: Stack, collector: Collector) -> None:
+    traced.start()
+    body = {"model": "null", "id": "12345678-1234-4123-8123-123456789012"}
+    assert traced.client.post("/generate_video_embeddings", json=body).status_code == 400
+    traced.stop()
+    (root,) = collector.spans
+    assert root.name == "Pipeline End-to-End"
+    assert root.status.code == 2
+    assert "12345678" in attributes(root)["error_message"]
+
+
+def test_spans_on_the_console(traced: Stack, film: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    traced.environment |= {"OTEL_TRACES_EXPORTER": "console", "OTEL_METRICS_EXPORTER": "none"}
+    ask(traced, film)
+    printed = capfd.readouterr().out
+    assert '"name": "Pipeline End-to-End"' in printed
+    assert PARENT.split("-")[1] in printed
+
+
+def test_any_other_exporter_switches_telemetry_off(traced: Stack, collector: Collector, film: Path) -> None:
+    traced.environment["OTEL_TRACES_EXPORTER"] = "none"
+    traced.start()
+    traced.upload(film)
+    answer = traced.client.get("/metrics")
+    assert answer.status_code == 200
+    assert answer.text.startswith("# ")
+    assert len(answer.text.splitlines()) == 1
+    traced.stop()
+    assert (collector.spans, collector.metrics) == ([], [])

@@ -43,7 +43,7 @@ Parser: TypeAlias = Callable[[VideoPacket], Coding]
 
 
 def parser(codec: str, extradata: bytes | None) -> Parser | None:
-    """The parser for a codec by its FFmpeg name, or None where selection is not to be trusted."""
+    """The parser for a codec by its name in FFmpeg, or None where selection is not to be trusted."""
     header = extradata or b""
     if codec == "h264":
         split = _splitter(header, 4)
@@ -72,8 +72,8 @@ def parameter_sets(codec: str, extradata: bytes | None) -> set[bytes]:
 
 # Codecs in which a key frame resets everything, in which every picture counts as a reference.
 _SIMPLE = {
-    "vp9", "libvpx-vp9", "av1", "libdav1d", "libaom-av1", "theora", "mjpeg", "prores", "dnxhd", "ffv1",
-    "dvvideo", "huffyuv", "ffvhuff", "utvideo", "rawvideo", "png", "jpeg2000", "flv", "h263", "cfhd",
+    "vp9", "av1", "theora", "mjpeg", "prores", "dnxhd", "ffv1", "dvvideo", "huffyuv", "ffvhuff", "utvideo",
+    "png", "jpeg2000", "flv1", "h263", "wmv1", "wmv2", "msmpeg4v2", "msmpeg4v3",
 }  # fmt: skip
 
 

@@ -23,6 +23,8 @@ from worker.media.limits import MediaLimits
 # format that names other files, and no raw streams without times.
 CONTAINERS = "mov,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,ivf,mxf,nut"
 MILLISECOND = 1_000_000
+TAIL_STEPS = (2, 20, 200)  # seconds before the stated end from which the last packet is looked for
+TAIL_BYTES = 64 << 20
 
 
 class Refused(DecodeError):
@@ -77,6 +79,14 @@ class Source:
         """The last timestamp of the video stream at or before `time` (ns)."""
         return (time + self._zero) * self.time_base.denominator // self._numerator
 
+    @property
+    def orders(self) -> bool:
+        """Whether packets tell in which order their frames are presented. AVI has no presentation times, and
+        what FFmpeg makes up for them is not always right for codecs with B-frame pyramids."""
+        context = self.stream.codec_context
+        pyramids = context.codec.canonical_name in ("h264", "hevc") and context.reorder_depth > 0
+        return not (pyramids and self.container.format.name == "avi")
+
     def packets(self) -> Iterator[Packet[VideoStream]]:
         """The packets from the present position on. Ends where the file is cut off or unreadable."""
         self.at_start = False
@@ -124,7 +134,7 @@ class Source:
             )
         return MediaFacts(
             kind="video",
-            codec=context.name,
+            codec=context.codec.canonical_name,
             width=context.width,
             height=context.height,
             duration=duration,
@@ -132,15 +142,61 @@ class Source:
         )
 
     def _duration(self) -> int | None:
-        """Where the video ends (ns, whole milliseconds): audio that outlasts it has no frames to embed."""
+        """Where the video ends (ns, whole milliseconds).
+
+        Headers are not to be trusted: audio outlasts the video, recordings are cut off or were never closed,
+        and Matroska counts from 0 where the video starts later. A chunk beyond the last frame would fail.
+        """
+        stated = self._stated_end()
+        seen = self._seen_end(stated)
+        if seen is None or (stated is not None and stated < seen):
+            seen = stated
+        return None if seen is None else seen // MILLISECOND * MILLISECOND
+
+    def _stated_end(self) -> int | None:
         if self.stream.duration is not None:
-            end = self.time((self.stream.start_time or 0) + self.stream.duration)
-        elif self.container.duration is not None:
+            return self.time((self.stream.start_time or 0) + self.stream.duration)
+        if self.container.duration is not None:
             start = self.container.start_time or 0
-            end = (start + self.container.duration) * (SECOND // av.time_base) - self._zero
-        else:
-            return None
-        return end // MILLISECOND * MILLISECOND
+            return (start + self.container.duration) * (SECOND // av.time_base) - self._zero
+        return None
+
+    def _seen_end(self, stated: int | None) -> int | None:
+        """When the last frame ends, or None if the last packets cannot be found."""
+        last = self._last_complete(stated)
+        for back in TAIL_STEPS if last is not None else ():
+            self.seek(max(0, (last or 0) - back * SECOND))
+            end = self._end_of_packets(TAIL_BYTES)
+            if end is not None:
+                return end
+        if stated is None:
+            self.rewind()
+            return self._end_of_packets(None)
+        return None
+
+    def _last_complete(self, stated: int | None) -> int | None:
+        """The time of the last packet in the index that the file is long enough for."""
+        index = self.stream.index_entries
+        size = self.container.size
+        if not len(index) or not index[-1].size or index[-1].pos + index[-1].size <= size:
+            return stated
+        for at in range(len(index) - 1, -1, -1):
+            if index[at].pos + index[at].size <= size:
+                return self.time(index[at].timestamp)
+        return stated
+
+    def _end_of_packets(self, most: int | None) -> int | None:
+        """When the last of the packets ahead ends; None if there is none, or more than `most` bytes."""
+        rate = self.stream.average_rate or self.stream.guessed_rate
+        frame = int(1 / (rate * self.time_base)) if rate else 1
+        end, read = None, 0
+        for packet in self.packets():
+            read += packet.size
+            if most is not None and read > most:
+                return None
+            if packet.pts is not None and not packet.is_discard:
+                end = max(end or 0, self.time(packet.pts + (packet.duration or frame)))
+        return end
 
 
 def _open(path: str, limits: MediaLimits) -> InputContainer:
@@ -148,6 +204,8 @@ def _open(path: str, limits: MediaLimits) -> InputContainer:
         return av.open(f"file:{Path(path).absolute()}", options=container_options(limits))
     except av.error.FileNotFoundError as error:
         raise InvalidFile(f"no such file: {Path(path).name}") from error
+    except av.error.ArgumentError as error:  # what FFmpeg says of a format that is not allowed
+        raise InvalidFile(f"not a video container of a supported kind ({CONTAINERS})") from error
     except (av.error.FFmpegError, OSError, ValueError) as error:
         detail = getattr(error, "strerror", None) or str(error)
         raise InvalidFile(f"not a readable video file: {detail}") from error
@@ -157,8 +215,8 @@ def _video_stream(container: InputContainer, limits: MediaLimits) -> VideoStream
     """The default video track, or the first; cover pictures do not count."""
     tracks = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     if not tracks:
-        kinds = sorted({stream.type for stream in container.streams})
-        raise InvalidFile(f"the file has no video track, only {', '.join(kinds) or 'nothing readable'}")
+        kinds = {"cover picture" if s.type == "video" else s.type for s in container.streams}
+        raise InvalidFile(f"the file has no video track, only {', '.join(sorted(kinds)) or 'nothing'}")
     stream = next((s for s in tracks if s.disposition & Disposition.default), tracks[0])
     if stream.codec_context is None:
         raise InvalidFile("the video's codec is not supported")

@@ -29,7 +29,7 @@ class PacketReader:
         self._parse = parse
         self._counts = counts
         context = source.stream.codec_context
-        self._known = parameter_sets(context.name, context.extradata)
+        self._known = parameter_sets(context.codec.canonical_name, context.extradata)
         self._inband = False
         self._extradata: PacketSideData | None = None
 

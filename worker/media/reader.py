@@ -46,9 +46,9 @@ class OpenFile:
         self._size = size
         self._idle: SimpleQueue[Lane] = SimpleQueue()
         context = self.source.stream.codec_context
-        parse = parser(context.name, context.extradata)
+        parse = parser(context.codec.canonical_name, context.extradata)
         self.parse = parse or parse_keys
-        self.selects = setup.sparse and parse is not None
+        self.selects = setup.sparse and parse is not None and self.source.orders
 
     def lane(self) -> Lane:
         """An idle lane, or a new one. Give it back with `put`."""

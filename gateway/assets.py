@@ -5,18 +5,18 @@ accepted; until then nobody sees it.
 """
 
 import asyncio
-import os
-import shutil
+import itertools
 import uuid
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import structlog
 
+from gateway.room import Room
+from gateway.storage import Folder, Writer
 from shared import keys
 from shared.assets import Asset
 from shared.errors import BadParameter, DuplicateAssetId, ResourceInUse
@@ -26,10 +26,15 @@ from shared.settings import Settings
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
-INCOMING = ".incoming"
-THREADS = 8
 SWEEP_INTERVAL = 5.0
-"""Seconds between looks at assets that may have outlived their request."""
+"""Seconds between looks at what may have outlived its request."""
+SWEEPS_PER_HEALING = 12
+INCOMING_LEASE = 60
+"""Seconds after which a folder that is being written counts as left behind, if its gateway is silent."""
+MOVE_LEASE = 60
+"""Seconds that moving a file to its place may take."""
+AGED_OUT_KEPT = 100_000
+"""Most ids of evicted assets that are remembered."""
 
 
 class AssetStore:
@@ -37,48 +42,83 @@ class AssetStore:
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
         self._redis = redis
-        self._folder = settings.asset_dir
-        self._threads = ThreadPoolExecutor(THREADS, "assets")
+        self._folder = Folder(settings.asset_dir)
+        self._incoming: set[str] = set()
+        self.room = Room(redis, self._folder, settings, self.age_out)
 
     async def in_thread(self, call: Callable[[], T]) -> T:
         """Run a blocking call on the store's threads."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+        return await self._folder.in_thread(call)
 
     def close(self) -> None:
         """Wait for what is being written."""
-        self._threads.shutdown()
+        self._folder.close()
+
+    def writer(self, path: Path) -> Writer:
+        """A file to write an upload into."""
+        return Writer(self._folder, path, self.room.require)
+
+    # Arriving -----------------------------------------------------------------------------------------
 
     @asynccontextmanager
     async def incoming(self) -> AsyncIterator[Path]:
         """A fresh folder for one upload; what is left in it at the end is removed."""
-        folder = self._folder / INCOMING / uuid.uuid4().hex
-        await self.in_thread(lambda: folder.mkdir(parents=True))
+        name = uuid.uuid4().hex
+        self._incoming.add(name)
         try:
-            yield folder
+            await self._renew_incoming()
+            yield await self._folder.add_incoming(name)
         finally:
-            await asyncio.shield(self.in_thread(lambda: shutil.rmtree(folder, ignore_errors=True)))
+            self._incoming.discard(name)
+            await asyncio.shield(self._drop_incoming(name))
+
+    async def _renew_incoming(self) -> None:
+        if self._incoming:
+            now, _ = await self._redis.time()
+            leases: Any = dict.fromkeys(self._incoming, now + INCOMING_LEASE)
+            await self._redis.zadd(keys.INCOMING_FOLDERS, leases)
+
+    async def _drop_incoming(self, name: str) -> None:
+        await self._folder.remove_incoming(name)
+        await self._redis.zrem(keys.INCOMING_FOLDERS, name)
 
     async def keep(self, asset: Asset, folder: Path) -> Asset:
         """Move `folder`, which holds the asset's one file, to its place, and record the asset.
 
         Raises DuplicateAssetId when the id is taken.
         """
-        home = self._folder / asset.id
+        home = self._folder.home(asset.id)
         kept = msgspec.structs.replace(asset, directory=str(home), path=str(home / asset.filename))
-        if await self._redis.exists(keys.asset(asset.id)):
+        if await self._claim(asset.id) != b"claimed":
             raise _duplicate(asset)
-        await self.in_thread(lambda: _move(folder, home))
         try:
+            await self._folder.move_home(folder, asset.id)
             return await self.register(kept)
         except BaseException:
-            await asyncio.shield(self.in_thread(lambda: shutil.rmtree(home, ignore_errors=True)))
+            await asyncio.shield(self._abandon(kept))
             raise
+
+    async def _claim(self, asset_id: str) -> bytes:
+        outcome: bytes = await script(self._redis, "claim_asset")(
+            keys=[keys.asset(asset_id), keys.ARRIVING_ASSETS], args=[asset_id, MOVE_LEASE]
+        )
+        return outcome
+
+    async def _abandon(self, asset: Asset) -> None:
+        """Undo `keep`, however far it came."""
+        found = await self.find(asset.id)
+        if found and found.directory == asset.directory:
+            await self.delete(found)
+        else:
+            await self._folder.remove_home(asset.id)
+        await self._redis.zrem(keys.ARRIVING_ASSETS, asset.id)
 
     async def register(self, asset: Asset) -> Asset:
         """Record an asset whose bytes are in place. Raises DuplicateAssetId when the id is taken."""
         pairs = [part for pair in asset.to_fields().items() if pair[0] != "created" for part in pair]
         created = await script(self._redis, "register_asset")(
-            keys=[keys.asset(asset.id), keys.ASSETS], args=[asset.id, *pairs]
+            keys=[keys.asset(asset.id), keys.ASSETS, keys.AGED_OUT_ASSETS, keys.ARRIVING_ASSETS],
+            args=[asset.id, uuid.uuid4().hex, *pairs],
         )
         if not created:
             raise _duplicate(asset)
@@ -89,17 +129,21 @@ class AssetStore:
         fields: Any = asset.to_fields()
         await self._redis.hset(keys.asset(asset.id), mapping=fields)
 
+    # Known --------------------------------------------------------------------------------------------
+
     async def find(self, asset_id: str) -> Asset | None:
         """The record, or None."""
         fields: Any = await self._redis.hgetall(keys.asset(asset_id))
         return Asset.from_fields(fields) if fields else None
 
     async def get(self, asset_id: str) -> Asset:
-        """The record. Raises BadParameter for an unknown id."""
+        """The record. Raises BadParameter for an unknown id, and for one that was evicted."""
         asset = await self.find(asset_id)
-        if asset is None:
-            raise BadParameter(f"No such resource {asset_id}")
-        return asset
+        if asset is not None:
+            return asset
+        if await self._redis.zscore(keys.AGED_OUT_ASSETS, asset_id) is not None:
+            raise BadParameter(f"The resource {asset_id} has aged out of the asset store")
+        raise BadParameter(f"No such resource {asset_id}")
 
     async def file(self, asset_id: str) -> Asset:
         """The record of a file. Raises BadParameter for an unknown id and for a live stream."""
@@ -117,21 +161,72 @@ class AssetStore:
             records = await pipe.execute()
         return [Asset.from_fields(fields) for fields in records if fields]
 
+    async def size(self, asset: Asset) -> int:
+        """The file's bytes now, 0 if it has vanished."""
+
+        def measure() -> int:
+            try:
+                return Path(asset.path).stat().st_size
+            except OSError:
+                return 0
+
+        return await self.in_thread(measure)
+
+    async def age(self, asset: Asset) -> float | None:
+        """Seconds since the asset's folder was last changed; None if it has none, or has lost it."""
+        return await self._folder.age(asset.id) if asset.directory else None
+
+    async def aged_out(self) -> int:
+        """How many ids of evicted assets are remembered."""
+        count: int = await self._redis.zcard(keys.AGED_OUT_ASSETS)
+        return count
+
+    # Gone ---------------------------------------------------------------------------------------------
+
     async def delete(self, asset: Asset) -> None:
         """Forget the asset and remove its bytes, if they are ours.
 
         Raises ResourceInUse while a request holds it, BadParameter when it is gone already.
         """
-        outcome = await script(self._redis, "delete_asset")(
-            keys=[keys.asset(asset.id), keys.asset_users(asset.id), keys.ASSETS], args=[asset.id]
-        )
+        outcome = await self._forget(asset.id)
         if outcome == b"busy":
             raise ResourceInUse(f"{asset.id} is in use by a running request")
         if outcome == b"unknown":
             raise BadParameter(f"No such resource {asset.id}")
         if asset.directory:
-            await self.in_thread(lambda: shutil.rmtree(asset.directory, ignore_errors=True))
+            await self._folder.remove_home(asset.id)
         log.info("asset deleted", asset=asset.id, bytes=asset.size)
+
+    async def age_out(self, asset_id: str) -> bool:
+        """Evict an asset, remembering its id, or remove what a crash left in its place.
+
+        False if it is in use, or just arriving.
+        """
+        asset = await self.find(asset_id)
+        if asset is None:
+            return await self._remove_leftover(asset_id)
+        if not asset.directory or await self._forget(asset_id, remember=True) != b"deleted":
+            return False
+        await self._folder.remove_home(asset_id)
+        log.info("asset aged out", asset=asset_id, bytes=asset.size)
+        return True
+
+    async def _forget(self, asset_id: str, *, remember: bool = False) -> bytes:
+        known = [keys.asset(asset_id), keys.asset_users(asset_id), keys.ASSETS]
+        outcome: bytes = await script(self._redis, "delete_asset")(
+            keys=[*known, keys.AGED_OUT_ASSETS] if remember else known, args=[asset_id, AGED_OUT_KEPT]
+        )
+        return outcome
+
+    async def _remove_leftover(self, asset_id: str) -> bool:
+        outcome = await self._claim(asset_id)
+        if outcome == b"claimed":
+            await self._folder.remove_home(asset_id)
+        if outcome != b"arriving":
+            await self._redis.zrem(keys.ARRIVING_ASSETS, asset_id)
+        return outcome == b"claimed"
+
+    # Temporary ----------------------------------------------------------------------------------------
 
     async def hold(self, asset: Asset, holder: str, seconds: float) -> None:
         """Keep a temporary asset that is about to be recorded from being swept, for some seconds."""
@@ -169,73 +264,42 @@ class AssetStore:
         now, _ = await self._redis.time()
         return bool(await self._redis.zcount(keys.asset_users(asset_id), now, "+inf"))
 
+    # Left behind --------------------------------------------------------------------------------------
+
     async def run(self) -> None:
-        """Sweep until cancelled."""
-        while True:
-            await asyncio.sleep(SWEEP_INTERVAL)
+        """Keep the store clean and within its bounds until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.room.run())
+            group.create_task(self._clean())
+
+    async def _clean(self) -> None:
+        for turn in itertools.count():
             try:
+                await self._renew_incoming()
                 await self.sweep()
-            except RedisError as error:
-                log.warning("temporary assets not swept", error=str(error))
+                await self.sweep_leftovers()
+                if turn % SWEEPS_PER_HEALING == 0:
+                    await self.heal()
+            except (RedisError, OSError) as error:
+                log.warning("asset store not cleaned", error=str(error))
+            await asyncio.sleep(SWEEP_INTERVAL)
 
-    async def size(self, asset: Asset) -> int:
-        """The file's bytes now, 0 if it has vanished."""
+    async def sweep_leftovers(self) -> None:
+        """Remove what gateways that died were writing or moving."""
+        now, _ = await self._redis.time()
+        leased: Any = await self._redis.zrangebyscore(keys.INCOMING_FOLDERS, now, "+inf")
+        await self._redis.zremrangebyscore(keys.INCOMING_FOLDERS, "-inf", f"({now}")
+        await self._folder.sweep_incoming({name.decode() for name in leased})
+        expired: Any = await self._redis.zrangebyscore(keys.ARRIVING_ASSETS, "-inf", now)
+        for asset_id in expired:
+            await self._remove_leftover(asset_id.decode())
 
-        def measure() -> int:
-            try:
-                return Path(asset.path).stat().st_size
-            except OSError:
-                return 0
-
-        return await self.in_thread(measure)
-
-    def writer(self, path: Path) -> "Writer":
-        """A file to write an upload into."""
-        return Writer(self, path)
-
-
-class Writer:
-    """Writes one file in large pieces, off the event loop."""
-
-    def __init__(self, store: AssetStore, path: Path) -> None:
-        self._store = store
-        self._path = path
-        self._file: BinaryIO | None = None
-        self.size = 0
-
-    async def write(self, data: bytes) -> None:
-        """Append `data`."""
-
-        def append() -> None:
-            if self._file is None:
-                self._file = self._path.open("wb")
-            self._file.write(data)
-
-        await self._store.in_thread(append)
-        self.size += len(data)
-
-    async def close(self) -> None:
-        """Finish the file."""
-        if self._file is None:
-            await self.write(b"")
-        await self._store.in_thread(self._finish)
-
-    def _finish(self) -> None:
-        if self._file:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
-
-
-def _move(folder: Path, home: Path) -> None:
-    """Rename `folder` to `home`; a folder left there without a record is in nobody's use."""
-    try:
-        folder.rename(home)
-    except OSError:
-        if not home.is_dir():
-            raise
-        shutil.rmtree(home)
-        folder.rename(home)
+    async def heal(self) -> None:
+        """Forget assets whose files have been missing from the folder for a while, unless they are in use."""
+        paths = {asset.id: Path(asset.path) for asset in await self.all() if asset.directory}
+        for asset_id in await self._folder.missing(paths):
+            if await self._forget(asset_id) == b"deleted":
+                log.warning("asset forgotten: its file has vanished", asset=asset_id)
 
 
 def _duplicate(asset: Asset) -> DuplicateAssetId:

@@ -14,8 +14,9 @@ import msgspec
 import structlog
 
 from gateway import data_source, s3_source
-from gateway.assets import AssetStore, Writer
+from gateway.assets import AssetStore
 from gateway.http_source import HttpSource, Network
+from gateway.storage import Writer
 from gateway.validation import problem
 from shared.errors import Forbidden, InvalidParameters, MissingFile
 from shared.settings import Settings

@@ -11,8 +11,9 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from gateway.assets import AssetStore, Writer
+from gateway.assets import AssetStore
 from gateway.schemas import FILE_NAME
+from gateway.storage import Writer
 from shared.errors import BadParameters, FileTooLarge, InvalidParameters
 
 FILE_NAME_FORM = re.compile(FILE_NAME)

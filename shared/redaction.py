@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from collections.abc import Iterator
 from urllib.parse import unquote, urlsplit
 
 from shared.settings import Settings
@@ -44,7 +45,19 @@ def secret_values(settings: Settings) -> tuple[str, ...]:
     """
     values: set[str] = set()
     for field in dataclasses.fields(settings):
-        value = getattr(settings, field.name)
-        if field.metadata["secret"] and value:
-            values |= {value, unquote(urlsplit(value).password or "") if "://" in value else ""}
+        if field.metadata["secret"]:
+            values.update(*map(_spellings, _texts(getattr(settings, field.name))))
     return tuple(sorted((v for v in values if len(v) >= 4), key=len, reverse=True))
+
+
+def _texts(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, tuple):
+        for part in value:
+            yield from _texts(part)
+
+
+def _spellings(secret: str) -> set[str]:
+    """The secret itself, and the password in it where it is a URL."""
+    return {secret, unquote(urlsplit(secret).password or "") if "://" in secret else ""}

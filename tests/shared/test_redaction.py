@@ -61,5 +61,12 @@ def test_secrets_of_the_settings_are_hidden_wherever_they_stand() -> None:
     assert text == "AUTH *** failed, *** and *** refused"
 
 
+def test_lists_of_secrets_are_hidden_too() -> None:
+    keys = load(
+        {"RTEMBED_API_KEYS": "first-key,second-key", "ASSET_DOWNLOAD_AUTH_TOKENS": "a.org=Bearer t0ken"}
+    )
+    assert redact("second-key for Bearer t0ken", secret_values(keys)) == "*** for ***"
+
+
 def test_a_secret_too_short_to_be_one_is_not_looked_for() -> None:
     assert redact("a banana", secret_values(load({"REDIS_PASSWORD": "a"}))) == "a banana"

@@ -48,6 +48,8 @@ from worker.media.wire import (
     pack,
 )
 
+IDLE_SECONDS = 5.0  # a file that nobody reads any more must not be kept, nor the memory of its decoders
+
 _KINDS: dict[type[Exception], Literal["invalid", "refused", "cancelled"]] = {
     Cancelled: "cancelled",
     InvalidFile: "invalid",
@@ -70,7 +72,11 @@ class Child:
         """Do jobs until the process is ended."""
         threading.Thread(target=self._listen, daemon=True).start()
         while True:
-            request, memory = self._jobs.get()
+            try:
+                request, memory = self._jobs.get(timeout=IDLE_SECONDS)
+            except queue.Empty:
+                self._reader.close()
+                continue
             self._send(self._answer(request, memory))
 
     def _listen(self) -> None:

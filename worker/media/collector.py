@@ -57,6 +57,7 @@ class Collector:
                 clip = self._clips[position]
                 for when in times:
                     if clip.sampler.take(when):
+                        clip.start = clip.start if clip.times else time.monotonic()
                         wanted.setdefault(when, []).append((position, len(clip.times)))
                         clip.times.append(when)
         self._hand_over()

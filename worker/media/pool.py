@@ -1,179 +1,38 @@
 """Media for a worker, read in processes of its own, so that no file can hurt the worker."""
 
 import asyncio
-import contextlib
-import os
 import signal
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
-import numpy as np
 import structlog
-from numpy.typing import NDArray
 
 from shared.chunks import SECOND, Chunk
 from shared.errors import DecodeError, InvalidFile
+from worker.cores import cores
 from worker.media.base import Clip, MediaFacts
+from worker.media.job import Job, JobFailed, SharedClip
 from worker.media.limits import MediaLimits
-from worker.media.process import DecoderDied, DecoderProcess
+from worker.media.process import DecoderDied
 from worker.media.runs import Run
-from worker.media.wire import (
-    Cancel,
-    ClipDone,
-    Counts,
-    Decode,
-    DecodeRuns,
-    Failed,
-    Finished,
-    Found,
-    FromDecoder,
-    Grant,
-    Images,
-    Probe,
-    Request,
-    Setup,
-)
+from worker.media.slot import Slot
+from worker.media.wire import ClipDone, Counts, Decode, DecodeRuns, Found, Images, Probe, Setup
 
 log = structlog.get_logger(__name__)
 
-CANCEL_GRACE = 2.0
 FOREIGN_KILLS = 3
-
-
-class SharedClip(Clip):
-    """A clip in memory shared with a decoder process."""
-
-    def __init__(
-        self, chunk: Chunk, frames: NDArray[np.uint8], done: ClipDone, release: Callable[[], None]
-    ) -> None:
-        super().__init__(chunk, frames, done.times, done.start, done.end)
-        self._release: Callable[[], None] | None = release
-        self._loop = asyncio.get_running_loop()
-
-    def release(self) -> None:
-        """Give the frames' memory back, from any thread."""
-        release, self._release = self._release, None
-        if release is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(release)
-
-
-class Job:
-    """One request to a decoder process, and the regions of shared memory that go to and fro for it."""
-
-    def __init__(self, process: DecoderProcess, shape: tuple[int, ...], limit: float, counts: Counts) -> None:
-        self._counts = counts
-        self.process = process
-        self.shape = shape
-        self.running = False
-        self._limit = limit
-        self._granted: set[int] = set()
-        self._clock: asyncio.Timeout | None = None
-
-    def take(self) -> int:
-        """A region for the process to write to."""
-        offset = self.process.memory.take(int(np.prod(self.shape)))
-        self._granted.add(offset)
-        return offset
-
-    def clip(self, chunk: Chunk, done: ClipDone) -> SharedClip:
-        """The clip that the process has written, in its region."""
-        self._granted.discard(done.offset)
-        frames = self.process.memory.array(done.offset, (len(done.times), *self.shape[1:]))
-        return SharedClip(chunk, frames, done, lambda: self._released(done.offset))
-
-    def _released(self, offset: int) -> None:
-        if not self.running:
-            self.process.memory.give_back(offset)
-            return
-        if not self._granted and self._clock:
-            self._clock.reschedule(asyncio.get_running_loop().time() + self._limit)
-        self._granted.add(offset)
-        self.process.send(Grant(self.process.memory.size, offset))
-
-    def send(self, request: Request) -> None:
-        """Start the job."""
-        self.running = True
-        self.process.send(request)
-
-    async def ask(self, request: Request) -> FromDecoder:
-        """Start the job and wait for its answer."""
-        self.send(request)
-        return await self.receive()
-
-    async def receive(self) -> FromDecoder:
-        """The next message. Raises JobFailed, DecoderDied, or TimeoutError after the limit.
-
-        No time counts while the process has no region to write to.
-        """
-        starved = self.running and self.shape != (0,) and not self._granted
-        async with asyncio.timeout(None if starved else self._limit) as self._clock:
-            message = await self.process.receive()
-        self._clock = None
-        if isinstance(message, Finished | Failed | Found):
-            self.running = False
-        if isinstance(message, Finished | Failed):
-            self._counts.add(message.counts)
-        if isinstance(message, Failed):
-            raise JobFailed(message.kind, message.detail)
-        return message
-
-    def end(self) -> None:
-        """The process writes no more: take its regions back."""
-        self.running = False
-        while self._granted:
-            self.process.memory.give_back(self._granted.pop())
-
-
-class Slot:
-    """Room for one decoder process, which is started when it is needed and is not there."""
-
-    def __init__(self, setup: Setup, niceness: int, counts: Counts) -> None:
-        self.path = ""
-        self.process: DecoderProcess | None = None
-        self._setup = setup
-        self._niceness = niceness
-        self._counts = counts
-        self._started = False
-
-    async def ready(self) -> DecoderProcess:
-        """The running process. Raises DecodeError if none can be started."""
-        if self.process is not None and self.process.alive:
-            return self.process
-        await self.drop()
-        if self._started:
-            self._counts.restarts += 1
-        try:
-            self.process = await DecoderProcess.start(self._setup, self._niceness)
-        except (OSError, TimeoutError, DecoderDied) as error:
-            raise DecodeError(f"no decoder process could be started: {error}") from error
-        self._started = True
-        return self.process
-
-    async def drop(self) -> None:
-        """End the process."""
-        process, self.process = self.process, None
-        if process is not None:
-            await process.kill()
-
-
-class JobFailed(Exception):
-    """A decoder process gave up on its job; `kind` as in Failed."""
-
-    def __init__(self, kind: str, detail: str) -> None:
-        super().__init__(detail)
-        self.kind = kind
-        self.detail = detail
 
 
 class DecoderPool:
     """Reads media in `slots` decoder processes, and probes in one more.
 
     A chunk that cannot be decoded is tried `attempts` times, by a rebuilt decoder. `sparse` decodes only what
-    the wanted frames need; `reuse` keeps decoders and open files between jobs. Each process decodes on
-    `lanes` threads (0: one per core). At most `ahead` clips of one `clips` call are unreleased at a time: it
-    waits for a release before it goes on. `counts` tells what has been done so far.
+    the wanted frames need; `reuse` keeps a file and its decoders open for the next job. `lanes` threads (0:
+    one per core) are shared out among the files being decoded when a job starts, at least one to each. At
+    most `ahead` clips of one `clips` call are unreleased at a time: it waits for a release before it goes on.
+    `counts` tells what has been done so far.
     """
 
     def __init__(
@@ -192,8 +51,8 @@ class DecoderPool:
         self._limits = limits or MediaLimits()
         self._attempts = attempts
         self._ahead = ahead
-        lanes = lanes or len(os.sched_getaffinity(0))
-        setup = Setup(limits=self._limits, lanes=lanes, sparse=sparse, reuse=reuse)
+        self._lanes = lanes or cores()
+        setup = Setup(limits=self._limits, lanes=self._lanes, sparse=sparse, reuse=reuse)
         self._idle = [Slot(setup, niceness, self.counts) for _ in range(slots)]
         self._slots = list(self._idle)
         self._room = asyncio.Semaphore(slots)
@@ -249,7 +108,7 @@ class DecoderPool:
     ) -> AsyncGenerator[Clip, None]:
         """The clips of `chunks`, in order. Raises DecodeError at the first that cannot be had."""
         left = list(chunks)
-        failures = kills = 0
+        attempts = _Attempts(self._attempts, self.counts)
         while left:
             try:
                 async with (
@@ -258,27 +117,17 @@ class DecoderPool:
                 ):
                     async for clip in clips:
                         left = left[1:]
-                        failures = kills = 0
+                        attempts.reset()
                         yield clip
                 return
             except (DecoderDied, JobFailed, TimeoutError) as error:
-                if (
-                    isinstance(error, DecoderDied)
-                    and error.signal == signal.SIGKILL
-                    and kills < FOREIGN_KILLS
-                ):
-                    kills += 1  # somebody else did that, so it says nothing about the file
-                else:
-                    failures += 1
-                if failures >= self._attempts or not _may_succeed(error):
-                    raise DecodeError(_detail(error)) from error
-                self.counts.retries += 1
-                log.warning("decoding again", file=path.name, chunk=left[0].index, reason=_detail(error))
+                attempts.failed(error)
+                log.warning("decoding again", file=path.name, chunk=left[0].index, reason=str(error))
 
     async def images(self, paths: Sequence[Path], size: int) -> Clip:
         """One clip with one frame per image. Raises DecodeError."""
         shape = (len(paths), 3, size, size)
-        failures = 0
+        attempts = _Attempts(self._attempts, self.counts)
         while True:
             try:
                 async with self._lease() as slot, self._job(slot, shape, self._limits.seconds) as job:
@@ -288,10 +137,7 @@ class DecoderPool:
                     done = ClipDone(0, offset, [0] * len(paths), start, time.monotonic())
                     return job.clip(Chunk(0, 0, 0), done)
             except (DecoderDied, JobFailed, TimeoutError) as error:
-                failures += 1
-                if failures >= self._attempts or not _may_succeed(error):
-                    raise DecodeError(_detail(error)) from error
-                self.counts.retries += 1
+                attempts.failed(error)
 
     async def runs(self, chunk: Chunk, codec: str, runs: Sequence[Run], frames: int, size: int) -> Clip:
         """The clip of a chunk whose packets are at hand. Raises DecodeError."""
@@ -315,7 +161,8 @@ class DecoderPool:
         limit = self._limits.seconds + self._limits.pace * span
         async with self._job(slot, (frames, 3, size, size), limit) as job:
             offsets = [job.take() for _ in range(self._ahead)]
-            job.send(Decode(slot.path, list(chunks), frames, size, job.process.memory.size, offsets))
+            lanes = max(1, self._lanes // self.busy)
+            job.send(Decode(slot.path, list(chunks), frames, size, lanes, job.process.memory.size, offsets))
             while isinstance(message := await job.receive(), ClipDone):
                 yield job.clip(chunks[message.position], message)
 
@@ -344,29 +191,39 @@ class DecoderPool:
             await slot.drop()
             raise
         finally:
-            if job.running:
-                await _stop(slot, job)
+            if job.running and not await job.stop():
+                await slot.drop()
             job.end()
 
 
-async def _stop(slot: Slot, job: Job) -> None:
-    """Make the process give up its job, or give up the process."""
-    try:
-        job.process.send(Cancel())
-        async with asyncio.timeout(CANCEL_GRACE):
-            while job.running:
-                with contextlib.suppress(JobFailed):
-                    await job.receive()
-    except (TimeoutError, DecoderDied):
-        await slot.drop()
-    except BaseException:
-        job.process.terminate()
-        raise
+class _Attempts:
+    """How often one thing has been tried."""
 
+    def __init__(self, most: int, counts: Counts) -> None:
+        self._most = most
+        self._counts = counts
+        self.reset()
 
-def _may_succeed(error: Exception) -> bool:
-    """Whether trying again can help: not after a refusal, and not after a hang, which takes too long."""
-    return isinstance(error, DecoderDied) or (isinstance(error, JobFailed) and error.kind == "decode")
+    def reset(self) -> None:
+        """Start again: something else is being tried."""
+        self._failures = 0
+        self._kills = 0
+
+    def failed(self, error: DecoderDied | JobFailed | TimeoutError) -> None:
+        """Return if it is worth another attempt, else raise DecodeError.
+
+        It is not after a refusal, and not after a hang, which takes too long. A process that somebody else
+        has killed says nothing about the file, up to a point.
+        """
+        foreign = isinstance(error, DecoderDied) and error.signal == signal.SIGKILL
+        if foreign and self._kills < FOREIGN_KILLS:
+            self._kills += 1
+        else:
+            self._failures += 1
+        again = isinstance(error, DecoderDied) or (isinstance(error, JobFailed) and error.kind == "decode")
+        if self._failures >= self._most or not again:
+            raise DecodeError(_detail(error)) from error
+        self._counts.retries += 1
 
 
 def _detail(error: Exception) -> str:

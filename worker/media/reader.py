@@ -21,6 +21,7 @@ from worker.media.swscale import Scaler
 from worker.media.wire import ClipDone, Counts, Decode, Setup
 
 SKIP_BYTES = 512 << 10  # less than this is read faster than it is jumped over
+BYTES_PER_PIXEL, FRAMES_PER_DECODER = 3, 20  # about the most that a decoder keeps of reference frames
 OPEN_AT_ONCE = 3  # overlapping chunks that one pass over the file serves
 
 
@@ -48,6 +49,8 @@ class OpenFile:
         context = self.source.stream.codec_context
         parse = parser(context.codec.canonical_name, context.extradata)
         self.parse = parse or parse_keys
+        decoder = context.width * context.height * BYTES_PER_PIXEL * FRAMES_PER_DECODER
+        self.most_lanes = max(1, min(setup.lanes, setup.limits.memory // 2 // decoder))
         self.selects = setup.sparse and parse is not None and self.source.orders
 
     def lane(self) -> Lane:
@@ -82,7 +85,8 @@ class Reader:
         collector = Collector(job, memory, emit, counts)
         try:
             file = self._open(job)
-            Pass(file, collector, memory, counts, threads=self._threads, setup=self._setup).run()
+            lanes = min(job.lanes, file.most_lanes)
+            Pass(file, collector, memory, counts, threads=self._threads, setup=self._setup, lanes=lanes).run()
         except BaseException:
             self.close()
             raise
@@ -125,6 +129,7 @@ class Pass:
         *,
         threads: ThreadPoolExecutor,
         setup: Setup,
+        lanes: int,
     ) -> None:
         self._file = file
         self._collector = collector
@@ -132,7 +137,7 @@ class Pass:
         self._counts = counts
         self._threads = threads
         self._limits = setup.limits
-        self._lanes = setup.lanes
+        self._lanes = lanes
         self._reader = PacketReader(file.source, file.parse, counts)
 
     def run(self) -> None:

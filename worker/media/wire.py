@@ -58,13 +58,14 @@ class Probe(msgspec.Struct, tag=True, frozen=True):
 
 
 class Decode(msgspec.Struct, tag=True, frozen=True):
-    """Decode `chunks` of one file. `arena` is the size of the shared memory now, `offsets` the regions of it
+    """Decode `chunks` of one file on up to `lanes` threads. `arena` is the size of the shared memory now, `offsets` the regions of it
     that may be written, one per clip; more come with Grant."""
 
     path: str
     chunks: list[Chunk]
     frames: int
     size: int
+    lanes: int
     arena: int
     offsets: list[int]
 

@@ -1,0 +1,37 @@
+"""Room for one decoder process."""
+
+from shared.errors import DecodeError
+from worker.media.process import DecoderDied, DecoderProcess
+from worker.media.wire import Counts, Setup
+
+
+class Slot:
+    """Room for one decoder process, which is started when it is needed and is not there."""
+
+    def __init__(self, setup: Setup, niceness: int, counts: Counts) -> None:
+        self.path = ""
+        self.process: DecoderProcess | None = None
+        self._setup = setup
+        self._niceness = niceness
+        self._counts = counts
+        self._started = False
+
+    async def ready(self) -> DecoderProcess:
+        """The running process. Raises DecodeError if none can be started."""
+        if self.process is not None and self.process.alive:
+            return self.process
+        await self.drop()
+        if self._started:
+            self._counts.restarts += 1
+        try:
+            self.process = await DecoderProcess.start(self._setup, self._niceness)
+        except (OSError, TimeoutError, DecoderDied) as error:
+            raise DecodeError(f"no decoder process could be started: {error}") from error
+        self._started = True
+        return self.process
+
+    async def drop(self) -> None:
+        """End the process."""
+        process, self.process = self.process, None
+        if process is not None:
+            await process.kill()

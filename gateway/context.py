@@ -1,8 +1,8 @@
 """What every endpoint works with, owned by the application and closed with it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import TypeVar
 
 import msgspec
@@ -17,6 +17,7 @@ from gateway.metrics import Measured
 from gateway.notices import Follower, Notices
 from gateway.view import FleetView
 from shared import requests
+from shared.errorbus import ErrorBus
 from shared.errors import FileTooLarge, RtEmbedError, Unavailable
 from shared.jobs import Job
 from shared.redis import Redis, RedisError, connect
@@ -25,8 +26,6 @@ from shared.settings import Settings
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
-
-BODY_LIMIT = 16 << 20
 
 
 class Context:
@@ -38,6 +37,7 @@ class Context:
         self.notices = Notices(self.redis, settings)
         self.view = FleetView(self.redis)
         self.measured = Measured(self.redis, self.view, registry)
+        self.errors = ErrorBus(self.redis, settings)
         self.assets = AssetStore(self.redis, settings)
         self.downloads = Downloads(settings, self.assets)
         self._ending: set[asyncio.Task[None]] = set()
@@ -46,7 +46,7 @@ class Context:
     async def running(self) -> AsyncIterator[None]:
         """Run what serves all requests; end it, and what they left to do, on exit."""
         async with asyncio.TaskGroup() as group:
-            parts = (self.notices, self.view, self.assets, self.measured)
+            parts = (self.notices, self.view, self.errors, self.assets, self.measured)
             tasks = [group.create_task(part.run()) for part in parts]
             await self.view.refresh()
             try:
@@ -58,6 +58,15 @@ class Context:
                     task.cancel()
         self.assets.close()
         await self.redis.aclose()
+
+    @contextmanager
+    def reported(self, stream_id: str = "") -> Iterator[None]:
+        """Tell operators what fails inside, naming the asset that it is about."""
+        try:
+            yield
+        except RtEmbedError as error:
+            self.errors.emit(error.message, stream_id=stream_id)
+            raise
 
     @asynccontextmanager
     async def submitted(
@@ -132,12 +141,13 @@ def context(request: Request) -> Context:
 
 
 async def read_body(request: Request) -> bytes:
-    """The request's body. Raises FileTooLarge beyond BODY_LIMIT."""
+    """The request's body. Raises FileTooLarge beyond the limit for bodies."""
+    limit = context(request).settings.body_limit_bytes
     body = bytearray()
     async for data in request.stream():
         body += data
-        if len(body) > BODY_LIMIT:
-            raise FileTooLarge(f"the request body is larger than {BODY_LIMIT} bytes")
+        if len(body) > limit:
+            raise FileTooLarge(f"the request body is larger than {limit} bytes")
     return bytes(body)
 
 

@@ -4,35 +4,36 @@ from collections.abc import Sequence
 
 import msgspec
 
+from gateway.answers import Outline
 from gateway.schemas import MediaRange, VideoRequest
 from shared.assets import Asset
 from shared.chunks import SECOND, Chunk, job_runs, plan_chunks
-from shared.errors import BadParameters
+from shared.errors import BadParameter, BadParameters
 from shared.fleet import Model
 from shared.jobs import Job, VideoJob
 from shared.requests import Request
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What is asked of the workers: `planned` chunks in `jobs`. `start` and `end` are the ns of the range
-    that the answer reports: the requested end, even beyond the file's."""
+    """What is asked of the workers: `planned` chunks in `jobs`."""
 
     request: Request
     jobs: list[Job]
     assets: list[Asset]
-    start: int
-    end: int
+    outline: Outline
 
     @property
     def planned(self) -> int:
         return self.request.planned
 
 
-def plan_video(request_id: str, body: VideoRequest, assets: Sequence[Asset], model: Model) -> Plan:
+def plan_video(
+    request_id: str, body: VideoRequest, assets: Sequence[Asset], model: Model, longest: int = 0
+) -> Plan:
     """Plan the chunks of one video, or the one clip of a list of images.
 
     Raises BadParameters for more images than the model takes, BadParameter for an overlap that is not
-    shorter than the chunk.
+    shorter than the chunk, and for a video of more than `longest` ns, unless that is 0.
     """
     duration, overlap = body.chunk_duration * SECOND, body.chunk_overlap_duration * SECOND
     if assets[0].media_type == "image":
@@ -43,20 +44,32 @@ def plan_video(request_id: str, body: VideoRequest, assets: Sequence[Asset], mod
         runs = [[Chunk(0, 0, 0)]]
     else:
         asset = assets[0]
+        if 0 < longest < asset.duration:
+            limit, seconds = longest // SECOND, asset.duration / SECOND
+            raise BadParameter(f"{asset.filename} lasts {seconds:g} s; at most {limit} s are embedded")
         start, end = _range(body.media_info, asset.duration)
         runs = job_runs(plan_chunks(start, min(end, asset.duration), duration, overlap, asset.fps))
+    outline = Outline(
+        request=request_id,
+        model=model.id,
+        media_type=assets[0].media_type,
+        creation_time=assets[0].creation_time,
+        start=start,
+        end=end,
+        encoding_format=body.encoding_format,
+    )
     request = Request(
         id=request_id,
         lane="video",
         planned=sum(map(len, runs)),
         model=model.id,
         assets=[asset.id for asset in assets],
-        options=_options(body),
+        options=_options(body, outline),
     )
     jobs: list[Job] = [
         VideoJob(request=request_id, assets=list(assets), chunks=run, model=model.id) for run in runs
     ]
-    return Plan(request, jobs, list(assets), start, end)
+    return Plan(request, jobs, list(assets), outline)
 
 
 def _range(wanted: MediaRange | None, duration: int) -> tuple[int, int]:
@@ -65,11 +78,12 @@ def _range(wanted: MediaRange | None, duration: int) -> tuple[int, int]:
     return start * SECOND, duration if end is None else end * SECOND
 
 
-def _options(body: VideoRequest) -> str:
+def _options(body: VideoRequest, outline: Outline) -> str:
     shown = {
         "stream": body.stream,
         "chunk_duration": body.chunk_duration,
         "chunk_overlap_duration": body.chunk_overlap_duration,
         "media_info": body.media_info,
+        "outline": outline,
     }
     return msgspec.json.encode(shown).decode()

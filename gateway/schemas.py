@@ -52,7 +52,14 @@ Second = Annotated[int, Meta(ge=0, le=4_000_000_000)]
 ModelId = Annotated[
     str, Meta(max_length=256, description="Id of the loaded model, exactly.", examples=["cosmos-embed1-448p"])
 ]
-Embedding = Annotated[list[float], Meta(max_length=10_000, examples=[[0.0123, -0.0456]])]
+EncodingFormat = Literal["float", "base64"]
+Encoding = Annotated[
+    EncodingFormat,
+    Meta(description="How vectors are answered: numbers, or base64 of little-endian float32. An extension."),
+]
+Numbers = Annotated[list[float], Meta(max_length=10_000, examples=[[0.0123, -0.0456]])]
+Base64 = Annotated[str, Meta(description="Little-endian float32, if `encoding_format` is `base64`.")]
+Embedding = Numbers | Base64
 
 
 class _ModelMeta(msgspec.StructMeta):
@@ -263,6 +270,7 @@ class TextRequest(Request):
         Meta(description="One text, or up to 100. The answer keeps their order."),
     ]
     model: ModelId
+    encoding_format: Encoding = "float"
 
 
 class TextEmbedding(Response):
@@ -360,6 +368,7 @@ class VideoRequest(Request):
     creation_time: Annotated[
         Timestamp | None, Meta(description="When the recording behind `url` began (UTC).")
     ] = None
+    encoding_format: Encoding = "float"
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """What the fields cannot say alone."""
@@ -466,3 +475,88 @@ class FailureEvent(Response):
     model: ModelId
     created: Second
     usage: None = None
+
+
+# Requests that are answered later ---------------------------------------------------------------------
+
+
+class RequestStatus(Response):
+    """A request that was accepted, and how far it is."""
+
+    id: Uuid
+    object: Literal["request"] = "request"
+    kind: Annotated[Literal["text", "video", "live"], Meta(description="What it embeds.")]
+    status: Literal["running", "done", "failed", "cancelled"]
+    model: ModelId
+    created: Annotated[Second, Meta(description="Unix time at which the request was accepted.")]
+    finished: Annotated[Second | None, Meta(description="Unix time at which it ended.")] = None
+    chunks_planned: Annotated[int, Meta(ge=0, examples=[3])]
+    chunks_done: Annotated[int, Meta(ge=0, examples=[1])]
+    error: Error | None = None
+
+
+# In OpenAI's shape ------------------------------------------------------------------------------------
+
+INPUTS = 2048
+LONGEST_TEXT = 8192
+
+
+def _check_input(given: str | list[str]) -> None:
+    for item in [given] if isinstance(given, str) else given:
+        if not item:
+            raise ValueError("Must not be empty")
+        if is_media(item):
+            check_url(item)
+        elif len(item) > LONGEST_TEXT:
+            raise ValueError(f"A text must have at most {LONGEST_TEXT} characters")
+
+
+def is_media(item: str) -> bool:
+    """Whether an input is a picture or a video, by its `data:` or http address, rather than a text."""
+    return item.startswith(("data:image/", "data:video/")) or HTTP_URL.fullmatch(item) is not None
+
+
+class EmbeddingsRequest(Model):
+    """Texts, pictures and videos to embed, in the shape of OpenAI's API; other fields are ignored."""
+
+    input: Annotated[
+        str | Annotated[list[str], Meta(min_length=1, max_length=INPUTS)],
+        Meta(
+            extra={"check": _check_input},
+            description=(
+                "One input or several. An http(s) URL and a `data:` URL of a picture or a video is embedded "
+                "as what it leads to, a video as one chunk; anything else is a text."
+            ),
+            examples=[["a forklift", "https://example.com/warehouse.mp4"]],
+        ),
+    ]
+    model: ModelId
+    encoding_format: Encoding = "float"
+    dimensions: Annotated[
+        Annotated[int, Meta(ge=1)] | None, Meta(description="Only the model's own number is possible.")
+    ] = None
+    user: str | None = None
+
+
+class OneEmbedding(Response):
+    """One input's vector."""
+
+    object: Literal["embedding"] = "embedding"
+    index: Annotated[int, Meta(ge=0, description="The input's place in the request.")]
+    embedding: Embedding
+
+
+class TokenUsage(Response):
+    """Always 0: tokens are not counted."""
+
+    prompt_tokens: int = 0
+    total_tokens: int = 0
+
+
+class EmbeddingsResponse(Response):
+    """The vectors, in the order of the inputs."""
+
+    object: Literal["list"] = "list"
+    data: list[OneEmbedding]
+    model: ModelId
+    usage: TokenUsage

@@ -1,8 +1,8 @@
 """Server-sent events: lines end with CRLF, a ping every second, a slow reader is let go."""
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AsyncExitStack, aclosing
 from datetime import UTC, datetime
 
 import msgspec
@@ -23,22 +23,30 @@ HEADERS = {
 }
 
 
-def event(value: object) -> bytes:
-    """One event: a msgspec value as JSON, or a text as it is."""
+def event(value: object, event_id: str = "") -> bytes:
+    """One event: a msgspec value as JSON, or a text as it is; `event_id` is what a client may go on from."""
     data = value.encode() if isinstance(value, str) else msgspec.json.encode(value)
-    return b"data: " + data + b"\r\n\r\n"
+    last = b"\r\nid: " + event_id.encode() if event_id else b""
+    return b"data: " + data + last + b"\r\n\r\n"
 
 
 class EventStream(Response):
-    """Sends what `events` yields, and pings in between, until it ends or the client goes.
+    """Sends what `events` yields, and pings in between, until it ends, the client goes, or `watch` returns.
 
-    `events` is closed in every case, so what it holds is released.
+    `events` is closed and `held` is left in every case, also when nothing could be sent.
     """
 
-    def __init__(self, events: AsyncGenerator[bytes, None]) -> None:
+    def __init__(
+        self,
+        events: AsyncGenerator[bytes, None],
+        held: AsyncExitStack | None = None,
+        watch: Callable[[], Awaitable[object]] | None = None,
+    ) -> None:
         super().__init__(headers=HEADERS)
         del self.headers["content-length"]
         self._events = events
+        self._held = held or AsyncExitStack()
+        self._watch = watch or asyncio.Event().wait
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve the stream on one connection."""
@@ -48,28 +56,25 @@ class EventStream(Response):
             async with sending, asyncio.timeout(SEND_TIMEOUT):
                 await send(message)
 
-        await push({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        tasks = [
-            asyncio.create_task(self._stream(push)),
-            asyncio.create_task(_ping(push)),
-            asyncio.create_task(_gone(receive)),
-        ]
-        try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-        for task in done:
-            if isinstance(task.exception(), TimeoutError | OSError):
-                log.warning("event stream ended: the client reads too slowly or has gone")
-            else:
-                task.result()
+        async with self._held, aclosing(self._events):
+            work = (self._stream(push), _ping(push), _gone(receive), self._watch())
+            tasks = [asyncio.ensure_future(part) for part in work]
+            try:
+                done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+            for task in done:
+                if isinstance(task.exception(), TimeoutError | OSError):
+                    log.warning("event stream ended: the client reads too slowly or has gone")
+                else:
+                    task.result()
 
     async def _stream(self, push: Send) -> None:
-        async with aclosing(self._events) as events:
-            async for data in events:
-                await push({"type": "http.response.body", "body": data, "more_body": True})
+        await push({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        async for data in self._events:
+            await push({"type": "http.response.body", "body": data, "more_body": True})
         await push({"type": "http.response.body", "body": b"", "more_body": False})
 
 

@@ -1,15 +1,15 @@
 """Text embeddings."""
 
-import sys
-from array import array
-
+import msgspec
 import structlog
 from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.context import Context, collect, context, json, read_body, require_service, until_gone
-from gateway.schemas import TextEmbedding, TextRequest, TextResponse
+from gateway.requests import TextOptions, accept, prefers_async
+from gateway.schemas import EncodingFormat, TextEmbedding, TextRequest, TextResponse
 from gateway.validation import validate_json
+from gateway.vectors import encoded
 from shared import requests
 from shared.errors import BadParameters, NotSupported
 from shared.jobs import TextJob
@@ -27,10 +27,15 @@ async def generate_text_embeddings(request: Request) -> Response:
     if not ctx.view.require_model(body.model).supports_text:
         raise NotSupported(f"the model {body.model} embeds no text")
     require_service(ctx)
-    return json(await until_gone(request, embed_texts(ctx, texts, body.model)))
+    with ctx.reported():
+        if prefers_async(request):
+            return await _accept(ctx, texts, body, request.headers.get("traceparent", ""))
+        return json(await until_gone(request, embed_texts(ctx, texts, body.model, body.encoding_format)))
 
 
-async def embed_texts(ctx: Context, texts: list[str], model: str) -> TextResponse:
+async def embed_texts(
+    ctx: Context, texts: list[str], model: str, encoding_format: EncodingFormat = "float"
+) -> TextResponse:
     """Have a worker embed the texts. Raises FailedEnd, ServerBusy."""
     request = requests.Request(id=ctx.notices.new_id(), lane="text", planned=len(texts), model=model)
     structlog.contextvars.bind_contextvars(request_id=request.id)
@@ -38,15 +43,16 @@ async def embed_texts(ctx: Context, texts: list[str], model: str) -> TextRespons
     async with ctx.submitted(request, [job]) as (created, follower):
         results = await collect(follower, len(texts))
     data = [
-        TextEmbedding(text_input=text, embeddings=floats(result.vector))
+        TextEmbedding(text_input=text, embeddings=encoded(result.vector, encoding_format))
         for text, result in zip(texts, results, strict=True)
     ]
     return TextResponse(id=request.id, created=created, model=model, data=data)
 
 
-def floats(vector: bytes) -> list[float]:
-    """Little-endian float32 as numbers."""
-    values = array("f", vector)
-    if sys.byteorder == "big":
-        values.byteswap()
-    return values.tolist()
+async def _accept(ctx: Context, texts: list[str], body: TextRequest, traceparent: str) -> Response:
+    options = msgspec.json.encode(TextOptions(texts, body.encoding_format)).decode()
+    request = requests.Request(
+        id=ctx.notices.new_id(), lane="text", planned=len(texts), model=body.model, options=options
+    )
+    job = TextJob(request=request.id, texts=texts, model=body.model)
+    return await accept(ctx, request, [job], traceparent)

@@ -8,14 +8,16 @@ cannot be understood is refused.
 import asyncio
 import ipaddress
 import socket
-from collections.abc import Awaitable, Callable, Iterable
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from typing import Any
 
 import httpcore
 import structlog
 
 from shared.errors import InvalidParameters
+from shared.settings import IPNetwork
 
 log = structlog.get_logger(__name__)
 
@@ -41,6 +43,21 @@ FORBIDDEN_NETWORKS = tuple(
         ],
     )
 )
+FORBIDDEN_TO_CAMERAS: tuple[IPNetwork, ...] = tuple(
+    map(
+        ip_network,
+        [
+            "169.254.0.0/16",
+            "fe80::/10",
+            # Metadata services: Alibaba Cloud, Azure, Oracle Cloud; Amazon's and Google's over IPv6.
+            "100.100.100.200/32",
+            "168.63.129.16/32",
+            "192.0.0.192/32",
+            "fd00:ec2::254/128",
+            "fd20:ce::254/128",
+        ],
+    )
+)
 _GLOBAL_UNICAST = IPv6Network("2000::/3")
 _NAT64 = IPv6Network("64:ff9b::/96")
 _ISATAP = (b"\0\0\x5e\xfe", b"\2\0\x5e\xfe")
@@ -59,6 +76,20 @@ def is_forbidden(address: Address, *, block_private: bool) -> bool:
     if address.ipv4_mapped or address in _NAT64:
         return False
     return address not in _GLOBAL_UNICAST or (block_private and not address.is_global)
+
+
+def is_forbidden_to_cameras(address: Address, allowed: Sequence[IPNetwork]) -> bool:
+    """Whether a camera must not be there. Cameras live in private networks and beside the service, so only
+    link-local addresses and metadata services are forbidden, and whatever is not in `allowed`, if that
+    names any network. IPv4 addresses inside IPv6 ones count as in `is_forbidden`."""
+    if isinstance(address, IPv6Address) and address.ipv4_mapped:
+        return is_forbidden_to_cameras(address.ipv4_mapped, allowed)
+    inner = _embedded(address) if isinstance(address, IPv6Address) else ()
+    if any(is_forbidden_to_cameras(hidden, ()) for hidden in inner):
+        return True
+    if any(address in network for network in FORBIDDEN_TO_CAMERAS):
+        return True
+    return bool(allowed) and not any(address in network for network in allowed)
 
 
 def _embedded(address: IPv6Address) -> Iterable[IPv4Address]:
@@ -90,17 +121,35 @@ async def resolve(host: str, port: int, *, block_private: bool, lookup: Lookup) 
     Raises InvalidParameters when one of them may not, or when there is none. The message does not tell the
     addresses, which would let a client map an inner network.
     """
+    return await _judged(
+        host, port, FORBIDDEN_NAMES, partial(is_forbidden, block_private=block_private), lookup
+    )
+
+
+async def resolve_camera(
+    host: str, port: int, allowed: Sequence[IPNetwork], lookup: "Lookup | None" = None
+) -> list[str]:
+    """All addresses of an RTSP camera's `host`, each of which may be connected to.
+
+    Raises InvalidParameters when one of them may not (`is_forbidden_to_cameras`), or when there is none.
+    """
+    forbidden = partial(is_forbidden_to_cameras, allowed=allowed)
+    return await _judged(host, port, ("metadata",), forbidden, lookup or system_lookup)
+
+
+async def _judged(
+    host: str, port: int, names: Sequence[str], forbidden: Callable[[Address], bool], lookup: Lookup
+) -> list[str]:
     name = host.lower()
     if not name or not name.isascii() or "%" in name:
         raise InvalidParameters(f"{host[:256]!r} is no valid host")
-    if any(forbidden in name for forbidden in FORBIDDEN_NAMES):
+    if any(part in name for part in names):
         raise InvalidParameters(f"The host {host[:256]} is not allowed")
     if (spelled := literal(name)) is not None:
         addresses = [spelled]
     else:
         addresses = await _addresses(name, port, lookup)
-    bad = [address for address in addresses if is_forbidden(address, block_private=block_private)]
-    if bad:
+    if bad := [address for address in addresses if forbidden(address)]:
         log.warning("address refused", host=host[:256], addresses=[str(address) for address in bad])
         raise InvalidParameters(f"The host {host[:256]} has an address that is not allowed")
     return [str(address) for address in addresses]

@@ -3,7 +3,6 @@
 import errno
 import shutil
 import time
-from fnmatch import fnmatch
 from pathlib import Path
 
 import msgspec
@@ -20,8 +19,6 @@ from shared.errors import ModelError
 from worker.models.progress import Progress, watched_folder
 from worker.models.remote import ELSEWHERE, MAKE_ROOM, RemoteFile, check_file, check_room
 
-SKIPPED = ("*.bin", "*.ckpt", "*.h5", "*.msgpack", "*.pt", "*.pth", "*.tar*", "examples/*", ".git*")
-"""Weights in other forms, and what is no model."""
 PAUSES = (0.2, 1.0, 5.0, 15.0)
 """Seconds before a broken transfer is tried again."""
 
@@ -42,7 +39,7 @@ class Repository(msgspec.Struct, frozen=True):
 def download_repository(
     repository: Repository, folder: Path, progress: Progress
 ) -> tuple[str, dict[str, str]]:
-    """Fetch every file that may belong to a model into `folder`, going on where an earlier attempt ended.
+    """Fetch every file into `folder`, going on where an earlier attempt ended.
 
     Returns the commit and the SHA-256 of each file. Raises ModelError that says what to do.
     """
@@ -70,7 +67,6 @@ def list_files(repository: Repository) -> tuple[str, list[RemoteFile]]:
         if sibling.lfs
         else RemoteFile(sibling.rfilename, sibling.size or 0, "git-sha1", sibling.blob_id or "")
         for sibling in info.siblings or []
-        if not any(fnmatch(sibling.rfilename, pattern) for pattern in SKIPPED)
     ]
     return info.sha or repository.revision, files
 

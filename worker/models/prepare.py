@@ -36,7 +36,7 @@ from worker.models.reference_vectors import (
     read_reference_vectors,
     write_reference_vectors,
 )
-from worker.models.sources import Access, Fetched, access_by, fetch, parse_model_path
+from worker.models.sources import Access, Fetched, access_by, fetch, find_model, parse_model_path
 
 log = structlog.get_logger(__name__)
 
@@ -54,6 +54,15 @@ def obtain(settings: Settings, precision: str, progress: Progress = silent) -> M
     )
     require_verified(model, allow=settings.allow_unverified_model)
     return model
+
+
+def obtain_files(settings: Settings, progress: Progress = silent) -> str:
+    """The folder that a model in Python gets as its `model_path`: what MODEL_PATH names, downloaded if it
+    is not on this machine, and otherwise as it stands there. Raises ModelError."""
+    source = parse_model_path(settings.model_path, access_by(settings))
+    if isinstance(source, Path):
+        return settings.model_path
+    return str(fetch(source, settings.model_cache, progress).path)
 
 
 def default_precision(settings: Settings) -> str:
@@ -78,9 +87,10 @@ def prepare(
     """
     chosen = check_precision(precision)
     fetched = fetch(parse_model_path(model_path, access), cache, progress)
-    if (fetched.path / MODEL_JSON).exists():
-        return load_model_directory(fetched.path)
-    checkpoint = open_checkpoint(fetched.path)
+    folder = find_model(fetched.path)
+    if (folder / MODEL_JSON).exists():
+        return load_model_directory(folder)
+    checkpoint = open_checkpoint(folder)
     mark = fingerprint(checkpoint)
     target = cache / f"{fetched.name.lower()}-{chosen}-{mark}"
     step = f"waiting for another process to convert {fetched.name}"

@@ -160,22 +160,22 @@ def local(path: Path) -> Fetched:
     if not path.is_dir():
         raise ModelError(f"MODEL_PATH={path} is not a folder (nor does it begin with git:, hf: or ngc:)")
     resolved = path.resolve()
-    return Fetched(path=find_model(resolved), name=resolved.name, source=str(path))
+    return Fetched(path=resolved, name=resolved.name, source=str(path))
 
 
 def cached(folder: Path) -> Fetched | None:
-    """An earlier download; also one that RT-Embed made, of which only the files are known."""
+    """An earlier download; also one that RT-Embed made, which has no marker."""
     try:
         marker = msgspec.json.decode((folder / MARKER).read_bytes(), type=Marker)
-    except (FileNotFoundError, NotADirectoryError):
-        if not is_model(folder):
+    except FileNotFoundError:
+        if not folder.is_dir():
             return None
         log.info("using a download that something else made", folder=str(folder))
         marker = Marker(str(folder), "", {})
     except msgspec.MsgspecError as error:
         raise ModelError(f"{folder / MARKER} is damaged ({error}): delete the folder") from error
     name = folder.name.partition("@")[0]
-    return Fetched(path=find_model(folder), name=name, source=marker.source, revision=marker.revision)
+    return Fetched(path=folder, name=name, source=marker.source, revision=marker.revision)
 
 
 def download(source: Repository | GitRepository | NgcModel, folder: Path, progress: Progress) -> Fetched:
@@ -191,16 +191,12 @@ def download(source: Repository | GitRepository | NgcModel, folder: Path, progre
         else:
             progress(f"cloning {source.url}", 0, 0)
             marker = Marker(source.url, clone(source, part), {})
-        find_model(part)
         (part / MARKER).write_bytes(msgspec.json.encode(marker))
         part.replace(folder)
     except OSError as error:
         raise ModelError(f"cannot download to {folder}: {error}") from error
-    return Fetched(path=find_model(folder), name=folder.name.partition("@")[0], **_origin(marker))
-
-
-def _origin(marker: Marker) -> dict[str, str]:
-    return {"source": marker.source, "revision": marker.revision}
+    name = folder.name.partition("@")[0]
+    return Fetched(path=folder, name=name, source=marker.source, revision=marker.revision)
 
 
 def clone(source: GitRepository, folder: Path) -> str:

@@ -17,7 +17,7 @@ from worker.models.cosmos_embed1.recipe import Recipe
 from worker.models.cosmos_embed1.samples import SENTENCES, fixed_clips
 from worker.models.cosmos_embed1.verify import missing_for_reference
 from worker.models.directory import load_model_directory, write_model_json
-from worker.models.prepare import checkpoint_of, obtain, prepare, require_verified
+from worker.models.prepare import checkpoint_of, obtain, obtain_files, prepare, require_verified
 from worker.models.reference_vectors import ReferenceVectors, check_engine, write_reference_vectors
 from worker.models.sources import Access
 
@@ -193,6 +193,16 @@ def test_what_a_worker_asks_for(miniature, cache, monkeypatch):
         obtain(environment(miniature, cache, COSMOS_EMBED1_TRT_PRECISION="fp8"), "fp32")
     with pytest.raises(SettingsError, match="COSMOS_EMBED1_TRT_PRECISION='int4'"):
         environment(miniature, cache, COSMOS_EMBED1_TRT_PRECISION="int4")
+
+
+def test_what_a_model_in_python_gets(hub, tmp_path):
+    hub.files = {"anything.bin": b"weights"}
+    settings = {"NGC_MODEL_CACHE": str(tmp_path), "HF_ENDPOINT": hub.url}
+    folder = obtain_files(load({**settings, "MODEL_PATH": f"git:{hub.url}/a/b"}))
+    assert folder == str(tmp_path / "b")
+    assert (tmp_path / "b" / "anything.bin").read_bytes() == b"weights"
+    # What is on this machine, or means something to the model alone, is passed on as it is.
+    assert obtain_files(load({**settings, "MODEL_PATH": "/models/mine"})) == "/models/mine"
 
 
 class FixedEngine:

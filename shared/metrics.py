@@ -190,11 +190,6 @@ bus_failures = _counter("rtembed_bus_failures_total", "Times that the message bu
 kafka_acknowledgement = _histogram(
     "rtembed_kafka_acknowledgement_seconds", "From sending a message to Kafka's acknowledgement", "s", _SHORT
 )
-gpu_utilization = _gauge(
-    "rtembed_gpu_utilization_percent", "Share of time in which the GPU computed, by device"
-)
-gpu_memory_used = _gauge("rtembed_gpu_memory_used", "Memory in use on the GPU, by device", "By")
-gpu_memory_total = _gauge("rtembed_gpu_memory_total", "Memory of the GPU, by device", "By")
 
 # Ours: both ---------------------------------------------------------------------------------------------
 

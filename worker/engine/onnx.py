@@ -19,6 +19,8 @@ from worker.models.tokenizer import TextTokenizer
 VIDEO_NICENESS = 10
 CLIPS_PER_RUN = 1  # more gains nothing on a CPU (tests/bench/engine.py)
 TEXTS_PER_RUN = 32
+STILLS = ("stills", "one_frame")
+"""Metadata of a video graph that takes one frame for a picture that stands for a whole clip."""
 
 Feeds = Mapping[str, NDArray[np.generic]]
 
@@ -53,6 +55,8 @@ class OnnxEngine:
         except ModelError:
             self._video_thread.shutdown()
             raise
+        metadata = self._sessions["video"].get_modelmeta().custom_metadata_map
+        self._one_frame_stills = metadata.get(STILLS[0]) == STILLS[1]
 
     def embed_video(self, clips: Clips) -> Vectors:
         """`clips` uint8 [B, frames, 3, resolution, resolution], RGB -> float32 [B, dimension].
@@ -60,9 +64,10 @@ class OnnxEngine:
         Raises EngineError.
         """
         session = self._session("video")
-        runs: list[Feeds] = [
-            {"videos": clips[i : i + CLIPS_PER_RUN]} for i in range(0, len(clips), CLIPS_PER_RUN)
-        ]
+        parts = [clips[i : i + CLIPS_PER_RUN] for i in range(0, len(clips), CLIPS_PER_RUN)]
+        if self._one_frame_stills:
+            parts = [part[:, :1] if is_still(part) else part for part in parts]
+        runs: list[Feeds] = [{"videos": part} for part in parts]
         return self._video_thread.submit(self._run, session, runs).result()
 
     def embed_text(self, texts: Sequence[str]) -> Vectors:
@@ -96,6 +101,11 @@ class OnnxEngine:
         if not np.isfinite(vectors).all():
             raise EngineError(f"{self._info.id} gave a vector with a value that is not finite")
         return vectors
+
+
+def is_still(clips: Clips) -> bool:
+    """Whether every frame of every clip is the same as the clip's first, as it is for a picture."""
+    return bool((clips[:, 1:] == clips[:, :1]).all())
 
 
 def _video_tensors(info: ModelInfo) -> tuple[list[Tensor], Tensor]:

@@ -67,7 +67,7 @@ def _tell(progress: Progress, step: str, before: int, total: int, done: int) -> 
 
 def write_graph(graph: Graph, path: Path, recipe: Recipe) -> None:
     """Write the graph's own file; its weights are in `path` + ".data" already. Raises ModelError."""
-    graph.write(path, f"{path.name}.data", {"recipe": encode_recipe(recipe)})
+    graph.write(path, f"{path.name}.data", {"recipe": encode_recipe(recipe), "stills": "one_frame"})
 
 
 def write_video_graph(checkpoint: Checkpoint, model: ModelDirectory, recipe: Recipe) -> None:

@@ -43,6 +43,21 @@ def test_a_conversion_is_a_model_directory_that_an_engine_serves(miniature, nump
         engine.close()
 
 
+def test_a_picture_passes_the_vision_encoder_once(miniature, clips, tmp_path, monkeypatch):
+    engine = OnnxEngine(write_model(miniature.path, tmp_path / "model"), 1)
+    moving, still = clips(1), np.repeat(clips(1, frames=1, seed=5), 8, axis=1)
+    fed = []
+    run = engine._run
+    monkeypatch.setattr(engine, "_run", lambda session, runs: fed.extend(runs) or run(session, runs))
+    try:
+        together = engine.embed_video(np.concatenate([moving, still]))
+        assert [feeds["videos"].shape[1] for feeds in fed] == [8, 1]
+        engine._one_frame_stills = False
+        np.testing.assert_allclose(together, engine.embed_video(np.concatenate([moving, still])), atol=1e-6)
+    finally:
+        engine.close()
+
+
 def test_the_record_says_how_it_was_made(miniature, tmp_path):
     recipe = Recipe(temporal="before_norm", mean=(0.1, 0.2, 0.3))
     model = write_model(miniature.path, tmp_path / "model", recipe=recipe)

@@ -1,0 +1,156 @@
+"""Deployment files against their own tools and schemas, and against the settings and keys of the code."""
+
+import dataclasses
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from cloudcoil.models.keda.v1alpha1 import ScaledObject
+
+from shared import keys
+from shared.settings import Settings
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+BIN = Path(sys.executable).parent
+OVERLAYS = ["base", "cpu", "keda"]
+VARIABLES = {field.metadata["variable"] for field in dataclasses.fields(Settings)}
+OF_THE_SDK = {"OTEL_RESOURCE_ATTRIBUTES"}
+
+
+def rendered(overlay: str) -> list[dict[str, Any]]:
+    kubectl = BIN / "kubectl"
+    done = subprocess.run(
+        [str(kubectl), "kustomize", str(DEPLOY / "k8s" / overlay)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return [document for document in yaml.safe_load_all(done.stdout) if document]
+
+
+def of_kind(documents: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+    return [document for document in documents if document["kind"] == kind]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_resource_fits_its_schema(overlay: str) -> None:
+    documents = rendered(overlay)
+    assert {d["kind"] for d in documents} >= {
+        "Deployment", "StatefulSet", "Service", "ConfigMap", "HorizontalPodAutoscaler", "PodDisruptionBudget",
+        "NetworkPolicy", "PersistentVolumeClaim",
+    }  # fmt: skip
+    for document in documents:
+        if document["kind"] == "ScaledObject":
+            ScaledObject.model_validate(document)
+        else:
+            kubernetes_validate.validate(document, "1.37", strict=True)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_containers_are_restricted_and_bounded(overlay: str) -> None:
+    documents = rendered(overlay)
+    for workload in of_kind(documents, "Deployment") + of_kind(documents, "StatefulSet"):
+        pod = workload["spec"]["template"]["spec"]
+        assert pod["securityContext"]["runAsNonRoot"]
+        if "valkey" not in workload["metadata"]["name"]:
+            assert pod["securityContext"]["runAsUser"] == 1001
+            assert pod["terminationGracePeriodSeconds"] > 35
+        for container in pod["containers"] + pod.get("initContainers", []):
+            context = container["securityContext"]
+            assert context["readOnlyRootFilesystem"]
+            assert context["capabilities"] == {"drop": ["ALL"]}
+            assert not context["allowPrivilegeEscalation"]
+            assert container["resources"]["requests"].keys() >= {"cpu", "memory"}
+            assert "memory" in container["resources"]["limits"]
+            assert ":" in container["image"] or overlay == "base", container["image"]
+        for container in pod["containers"]:
+            assert container.keys() >= {"livenessProbe", "readinessProbe"}
+
+
+def test_gateways_are_probed_where_they_answer() -> None:
+    gateway = next(
+        d for d in of_kind(rendered("cpu"), "Deployment") if d["metadata"]["name"] == "rt-embed-gateway"
+    )
+    container = gateway["spec"]["template"]["spec"]["containers"][0]
+    paths = [container[f"{probe}Probe"]["httpGet"]["path"] for probe in ("startup", "liveness", "readiness")]
+    assert paths == ["/v1/startup", "/v1/live", "/v1/ready"]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_settings_of_the_cluster_exist(overlay: str) -> None:
+    (settings,) = of_kind(rendered(overlay), "ConfigMap")
+    assert settings["data"].keys() <= VARIABLES
+
+
+def test_keda_scales_on_the_lanes_that_there_are() -> None:
+    documents = rendered("keda")
+    (scaled,) = of_kind(documents, "ScaledObject")
+    triggers = [trigger["metadata"] for trigger in scaled["spec"]["triggers"]]
+    assert {t["stream"] for t in triggers} == {keys.jobs("video"), keys.jobs("text")}
+    assert {t["consumerGroup"] for t in triggers} == {keys.GROUP}
+    (worker,) = (d for d in of_kind(documents, "Deployment") if d["metadata"]["name"] == "rt-embed-worker")
+    assert "replicas" not in worker["spec"]
+    assert scaled["spec"]["scaleTargetRef"]["name"] == worker["metadata"]["name"]
+
+
+def test_the_dockerfile_passes_hadolint() -> None:
+    done = subprocess.run(
+        [str(BIN / "hadolint"), str(DEPLOY / "Dockerfile")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_images_hold_what_they_must_and_no_more() -> None:
+    text = (DEPLOY / "Dockerfile").read_text()
+    for source in re.findall(r"^COPY (?!--from)(.+)$", text, re.MULTILINE):
+        for name in source.split()[:-1]:
+            assert (DEPLOY.parent / name).exists(), name
+    gateway = re.search(r"FROM wheel AS gateway-packages\n(RUN .*)", text)
+    assert gateway
+    assert "[" not in gateway[1], "the gateway needs no extra"
+    assert text.count("USER 1001:1001") == 1
+    assert "latest" not in text
+
+
+def compose() -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+    return loaded
+
+
+def test_the_compose_file_fits_the_specification() -> None:
+    command = [
+        sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec",
+        str(DEPLOY / "compose.yaml"),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("name", ["rtvi-server", "worker", "model-prepare"])
+def test_our_services_are_restricted_and_know_only_settings_that_exist(name: str) -> None:
+    service = compose()["services"][name]
+    assert (service["user"], service["read_only"], service["cap_drop"]) == ("1001:1001", True, ["ALL"])
+    assert service["environment"].keys() <= VARIABLES | OF_THE_SDK
+    assert not re.search(r"latest|:$", service["image"])
+    assert service["build"]["target"] in (DEPLOY / "Dockerfile").read_text()
+
+
+def test_files_that_the_compose_file_mounts_are_there() -> None:
+    for service in compose()["services"].values():
+        assert ":latest" not in service["image"]
+        for volume in service.get("volumes", []):
+            source = volume.partition(":")[0]
+            if source.startswith("./"):
+                assert (DEPLOY / source).is_file(), source
+
+
+def test_the_tools_are_those_of_the_environment() -> None:
+    """Not whatever a machine has on its path."""
+    assert all(shutil.which(tool, path=str(BIN)) for tool in ("kubectl", "hadolint"))

@@ -1,0 +1,91 @@
+"""Rules and dashboards name only what the service measures, and every alert has its line for operators."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import promql_parser
+import pytest
+import yaml
+
+from shared.metrics import EXPOSED
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+MONITORING = DEPLOY / "monitoring"
+STATES = {"rtembed_workers": {"starting", "ready", "stopping", "unhealthy"}}
+
+
+def rules() -> list[dict[str, Any]]:
+    (group,) = yaml.safe_load((MONITORING / "rules.yaml").read_text())["groups"]
+    found: list[dict[str, Any]] = group["rules"]
+    return found
+
+
+def panels() -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((MONITORING / "dashboard.json").read_text())["panels"]
+    return found
+
+
+def queries() -> list[Any]:
+    alerts = [pytest.param(rule["expr"], id=rule["alert"]) for rule in rules()]
+    shown = [pytest.param(t["expr"], id=panel["title"]) for panel in panels() for t in panel["targets"]]
+    return alerts + shown
+
+
+def selectors(expression: Any) -> Iterator[Any]:
+    """Every vector selector of a parsed query."""
+    if isinstance(expression, promql_parser.VectorSelector):
+        yield expression
+    for name in ("expr", "lhs", "rhs", "vector_selector", "vs", "param"):
+        part = getattr(expression, name, None)
+        if part is not None:
+            yield from selectors(part)
+    for part in getattr(expression, "args", None) or []:
+        yield from selectors(part)
+
+
+@pytest.mark.parametrize("query", queries())
+def test_queries_name_what_exists(query: str) -> None:
+    found = list(selectors(promql_parser.parse(query)))
+    assert found, "a query without a metric"
+    for selector in found:
+        family, _, suffix = selector.name.rpartition("_")
+        if suffix in {"bucket", "sum", "count"} and selector.name not in EXPOSED:
+            assert EXPOSED[family].kind == "histogram", selector.name
+        else:
+            assert EXPOSED[selector.name].kind != "histogram", selector.name
+        for matcher in selector.matchers.matchers:
+            if selector.name in STATES and matcher.name == "state":
+                assert matcher.value in STATES[selector.name]
+
+
+@pytest.mark.parametrize("query", queries())
+def test_the_fleet_is_not_counted_once_per_gateway(query: str) -> None:
+    """Each gateway shows the whole fleet, so its series are never summed over gateways."""
+    assert query.startswith(("max", "absent", "histogram_quantile(", "sum(max by", "sum by")), query
+    if "sum" in query.replace("_sum[", "["):
+        assert "(max by (" in query
+
+
+def test_every_alert_has_its_line_in_the_operators_manual() -> None:
+    manual = (DEPLOY / "operations.md").read_text()
+    for rule in rules():
+        assert rule["labels"]["severity"] in {"page", "ticket"}
+        path, _, anchor = rule["annotations"]["runbook"].partition("#")
+        assert path == "deploy/operations.md"
+        assert anchor == rule["alert"].lower()
+        assert f"### {rule['alert']}\n" in manual, rule["alert"]
+
+
+def test_the_collector_has_what_its_pipelines_name() -> None:
+    config = yaml.safe_load((MONITORING / "collector.yaml").read_text())
+    for pipeline in config["service"]["pipelines"].values():
+        for kind in ("receivers", "processors", "exporters"):
+            assert set(pipeline[kind]) <= set(config[kind])
+
+
+def test_panels_have_places_and_names_of_their_own() -> None:
+    places = [(p["gridPos"]["x"], p["gridPos"]["y"]) for p in panels()]
+    assert len(set(places)) == len(places)
+    assert len({p["title"] for p in panels()}) == len(places)

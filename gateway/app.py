@@ -15,10 +15,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway import docs, files, health, models, text, video
-from gateway.context import ClientGone, Context, json
+from gateway import config, docs, embeddings, files, health, models, requests, statistics, text, video
+from gateway.access import Access
+from gateway.context import ClientGone, Context, json, refusal
 from gateway.metrics import metrics_page
 from gateway.schemas import Error
+from gateway.uploads import TooManyFields
 from shared.errors import RtEmbedError, Unavailable
 from shared.logs import PERF
 from shared.metrics import http_duration, http_requests
@@ -30,8 +32,6 @@ log = structlog.get_logger(__name__)
 access_log = logging.getLogger("gateway.access")
 """The standard library's: structlog knows no level PERF."""
 
-RETRY_AFTER = "5"
-"""Seconds that a client is asked to wait when the service is busy or away."""
 CLIENT_CLOSED_REQUEST = 499
 
 
@@ -42,6 +42,7 @@ def routes() -> list[Route]:
         Route("/v1/live", health.live),
         Route("/v1/startup", health.startup),
         Route("/v1/metrics", metrics_page, name="metrics"),
+        Route("/v1/assets/stats", statistics.assets_stats),
         Route("/v1/metadata", models.metadata),
         Route("/v1/version", models.version),
         Route("/v1/manifest", models.manifest),
@@ -51,6 +52,11 @@ def routes() -> list[Route]:
         Route("/v1/files/{file_id}", files.file_information),
         Route("/v1/files/{file_id}", files.delete_file, methods=["DELETE"]),
         Route("/v1/files/{file_id}/content", files.file_content),
+        Route("/v1/requests/{request_id}", requests.request_status),
+        Route("/v1/requests/{request_id}/results", requests.request_results),
+        Route("/v1/embeddings", embeddings.create_embeddings, methods=["POST"]),
+        Route("/v1/config", config.configure, methods=["POST"]),
+        Route("/api/v1/config", config.configure, methods=["POST"], include_in_schema=False),
         Route("/v1/generate_text_embeddings", text.generate_text_embeddings, methods=["POST"]),
         Route("/v1/generate_video_embeddings", video.generate_video_embeddings, methods=["POST"]),
     ]
@@ -72,7 +78,7 @@ def create_app(settings: Settings, telemetry: Telemetry = SWITCHED_OFF) -> Starl
     return Starlette(
         routes=[*routes(), *docs.routes()],
         lifespan=lifespan,
-        middleware=[Middleware(RequestLog)],
+        middleware=[Middleware(RequestLog), Middleware(Access, settings=settings)],
         exception_handlers={
             RtEmbedError: _refused,
             HTTPException: _http_error,
@@ -86,12 +92,9 @@ def create_app(settings: Settings, telemetry: Telemetry = SWITCHED_OFF) -> Starl
 
 async def _refused(_: Request, error: Exception) -> Response:
     assert isinstance(error, RtEmbedError)  # noqa: S101 - for the type checker
-    response = json(Error(code=error.code, message=error.message[:1024]), error.status)
-    if error.status in {429, 503}:
-        response.headers["Retry-After"] = RETRY_AFTER
     if error.status >= 500:
         log.warning("request failed", code=error.code, status=error.status, error=error.message)
-    return response
+    return refusal(error)
 
 
 async def _redis_away(request: Request, error: Exception) -> Response:
@@ -101,7 +104,11 @@ async def _redis_away(request: Request, error: Exception) -> Response:
 
 async def _http_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - for the type checker
-    return JSONResponse({"detail": error.detail}, error.status_code, headers=error.headers)
+    if error.status_code in {404, 405} or isinstance(error, TooManyFields):
+        return JSONResponse({"detail": error.detail}, error.status_code, headers=error.headers)
+    return JSONResponse(
+        {"code": error.detail, "message": error.detail}, error.status_code, headers=error.headers
+    )
 
 
 async def _client_gone(request: Request, _: Exception) -> Response:

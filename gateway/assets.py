@@ -7,7 +7,7 @@ accepted; until then nobody sees it.
 import asyncio
 import itertools
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -172,9 +172,9 @@ class AssetStore:
 
         return await self.in_thread(measure)
 
-    async def age(self, asset: Asset) -> float | None:
-        """Seconds since the asset's folder was last changed; None if it has none, or has lost it."""
-        return await self._folder.age(asset.id) if asset.directory else None
+    async def ages(self, assets: Iterable[Asset]) -> list[float]:
+        """Seconds since the folder of each was last changed, where it has one."""
+        return await self._folder.ages([asset.id for asset in assets])
 
     async def aged_out(self) -> int:
         """How many ids of evicted assets are remembered."""

@@ -15,10 +15,11 @@ from gateway.assets import AssetStore
 from gateway.download import Downloads
 from gateway.metrics import Measured
 from gateway.notices import Follower, Notices
+from gateway.schemas import Error
 from gateway.view import FleetView
 from shared import requests
 from shared.errorbus import ErrorBus
-from shared.errors import FileTooLarge, RtEmbedError, Unavailable
+from shared.errors import FileTooLarge, RtEmbedError, TooManyRequests, Unavailable
 from shared.jobs import Job
 from shared.redis import Redis, RedisError, connect
 from shared.results import End, Result
@@ -26,6 +27,9 @@ from shared.settings import Settings
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
+
+RETRY_AFTER = 5
+"""Seconds that a client is asked to wait when the service is busy or away."""
 
 
 class Context:
@@ -178,6 +182,17 @@ async def _disconnected(request: Request) -> None:
 def json(value: object, status: int = 200) -> Response:
     """A JSON response from msgspec types."""
     return Response(msgspec.json.encode(value), status, media_type="application/json")
+
+
+def refusal(error: RtEmbedError) -> Response:
+    """A failure as clients see it."""
+    response = json(Error(code=error.code, message=error.message[:1024]), error.status)
+    if error.status in {429, 503}:
+        seconds = error.seconds if isinstance(error, TooManyRequests) else RETRY_AFTER
+        response.headers["Retry-After"] = str(seconds)
+    if error.status == 401:
+        response.headers["WWW-Authenticate"] = "Bearer"
+    return response
 
 
 def require_service(ctx: Context) -> None:

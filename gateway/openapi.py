@@ -108,7 +108,8 @@ def _operation(operation: Operation, reference: dict[type, Schema], components: 
     }
     if operation.description:
         result["description"] = operation.description
-    if parameters := [*_path_parameters(operation), *_query_parameters(operation, reference, components)]:
+    queried = _query_parameters(operation, reference, components)
+    if parameters := [*_path_parameters(operation), *queried, *_header_parameters(operation)]:
         result["parameters"] = parameters
     if operation.body:
         content = {"application/json": _content(operation.body, operation.body_example, reference)}
@@ -144,6 +145,17 @@ def _query_parameters(
         yield {**parameter, "schema": field}
 
 
+def _header_parameters(operation: Operation) -> Iterable[Schema]:
+    for name, meaning in operation.headers.items():
+        yield {
+            "name": name,
+            "in": "header",
+            "required": False,
+            "description": meaning,
+            "schema": {"type": "string"},
+        }
+
+
 def _optional(properties: Schema) -> Schema:
     """Forms and queries have no null: a field is there or it is not."""
     return {name: _without_null(schema) for name, schema in properties.items()}
@@ -170,6 +182,9 @@ def _answer(answer: Answer, reference: dict[type, Schema]) -> Schema:
     content: Schema = {}
     if answer.json is not None:
         content["application/json"] = _content(answer.json, answer.example, reference)
+    if answer.others:
+        shapes = [reference[type_] for type_ in (answer.json, *answer.others) if type_]
+        content["application/json"]["schema"] = {"anyOf": shapes}
     for media_type, example in answer.texts.items():
         content[media_type] = {"schema": {"type": "string"}, "example": example}
     for media_type in answer.binaries:

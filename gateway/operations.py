@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 import msgspec
 
 from gateway import schemas as s
+from gateway import stream_schemas as ss
+from gateway.access import FREE
 from shared import errors as e
 
 TAGS = {
@@ -16,8 +18,13 @@ TAGS = {
     "NIM Compatible": "The same, as NVIDIA NIM services tell it.",
     "Files": "Videos and images to embed.",
     "Embeddings": "Vectors for video, images and text.",
+    "Requests": "Requests that are answered later.",
+    "Config": "Changes at run time.",
 }
-PATH_PARAMETERS = {"file_id": "Id of a file, with or without hyphens."}
+PATH_PARAMETERS = {
+    "file_id": "Id of a file, with or without hyphens.",
+    "request_id": "Id of a request, with or without hyphens.",
+}
 
 ID = "123e4567-e89b-12d3-a456-426614174000"
 MODEL = "cosmos-embed1-448p"
@@ -31,6 +38,8 @@ class Answer:
     status: int = 200
     description: str
     json: type[msgspec.Struct] | None = None
+    others: tuple[type[msgspec.Struct], ...] = ()
+    """What else the JSON may be."""
     example: msgspec.Struct | None = None
     texts: Mapping[str, str] = field(default_factory=dict)
     """Media type to example."""
@@ -40,7 +49,7 @@ class Answer:
 
     def types(self) -> tuple[type[msgspec.Struct], ...]:
         """The types that the document must describe for this answer."""
-        return (*((self.json,) if self.json else ()), *self.events)
+        return (*((self.json,) if self.json else ()), *self.others, *self.events)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,13 +68,20 @@ class Operation:
     body_example: msgspec.Struct | None = None
     answers: tuple[Answer, ...]
     errors: tuple[type[e.RtEmbedError], ...] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Request headers that matter, and what for."""
     misfit: str = "('body', 'model'): Field required"
     """What a request that does not fit is told, for example."""
 
     def all_errors(self) -> tuple[type[e.RtEmbedError], ...]:
         """Its own errors and those that any operation of its kind may have."""
         takes_something = self.query or self.form or self.body or "{" in self.path
-        return (*((e.InvalidParameters,) if takes_something else ()), *self.errors, e.RtEmbedError)
+        return (
+            *((e.InvalidParameters,) if takes_something else ()),
+            *self.errors,
+            *(() if self.path in FREE else (e.Unauthorized, e.TooManyRequests)),
+            e.RtEmbedError,
+        )
 
 
 HEALTHY = "Service is healthy"
@@ -94,6 +110,22 @@ _FILE = s.TypedFile(
     id=ID, bytes=2_000_000, filename="myfile.mp4", creation_time=TIME, sensor_name="", media_type="video"
 )
 _UNTYPED_FILE = s.File(id=ID, bytes=2_000_000, filename="myfile.mp4", creation_time=TIME)
+_PREFER = "`respond-async`: answer at once with 202 and where the answer will be."
+_STATUS = s.RequestStatus(
+    id=ID,
+    kind="video",
+    status="running",
+    model=MODEL,
+    created=1767000000,
+    chunks_planned=3,
+    chunks_done=1,
+)
+_ACCEPTED = Answer(
+    status=202,
+    description="Accepted, for `Prefer: respond-async`; `Location` says where the request can be looked at.",
+    json=s.RequestStatus,
+    example=_STATUS,
+)
 _CHUNK = s.ChunkEmbedding(
     start_time="0.0",
     end_time="60.0",
@@ -106,6 +138,14 @@ _CHUNK = s.ChunkEmbedding(
     frame_count=8,
 )
 _RANGE = s.OffsetRange(start_offset=0, end_offset=60)
+_VIDEO = s.VideoResponse(
+    id=ID,
+    created=1767000000,
+    model=MODEL,
+    media_info=_RANGE,
+    usage=s.Usage(query_processing_time=2, total_chunks_processed=1),
+    chunk_responses=[_CHUNK],
+)
 _EVENTS = (
     f'data: {{"id": "{ID}", "model": "{MODEL}", "created": 1767000000, "media_info": {{"type": "offset", '
     '"start_offset": 0, "end_offset": 60}, "chunk_responses": [{"start_time": "0.0", "end_time": "60.0", '
@@ -173,6 +213,28 @@ OPERATIONS = (
                     data=[
                         s.ModelDescription(id=MODEL, created=1767000000, owned_by="nvidia", api_type="custom")
                     ]
+                ),
+            ),
+        ),
+        errors=(e.Unavailable,),
+    ),
+    Operation(
+        method="GET",
+        path="/v1/assets/stats",
+        name="assets_stats",
+        tag="Metrics",
+        summary="What the asset store holds",
+        answers=(
+            Answer(
+                description="Numbers, ages and bounds.",
+                json=s.AssetStatistics,
+                example=s.AssetStatistics(
+                    asset_count=3,
+                    asset_count_with_storage=2,
+                    aged_out_count=0,
+                    oldest_asset_age_hours=1.25,
+                    max_storage_usage_gb=8,
+                    max_asset_age_hours=None,
                 ),
             ),
         ),
@@ -297,7 +359,9 @@ OPERATIONS = (
         summary="Embed text",
         body=s.TextRequest,
         body_example=s.TextRequest(text_input=["a forklift moving pallets"], model=MODEL),
+        headers={"Prefer": _PREFER},
         answers=(
+            _ACCEPTED,
             Answer(
                 description="One vector per text, in their order.",
                 json=s.TextResponse,
@@ -331,22 +395,18 @@ OPERATIONS = (
             "fetched first, under the one `id` given, and goes when the request has ended. With `stream` "
             "the answer is a stream of server-sent events: one ChunkEvent per finished chunk, in the order "
             "in which they finish; then a UsageEvent if asked for; a FailureEvent if the request failed; and "
-            "`[DONE]`."
+            "`[DONE]`. A client that comes back with the same body and the id of the last event it got gets "
+            "the events after it. More images than the model takes frames are refused."
         ),
         body=s.VideoRequest,
         body_example=s.VideoRequest(id=ID, model=MODEL, chunk_duration=60),
+        headers={"Prefer": _PREFER, "Last-Event-ID": "Id of the event after which a stream goes on."},
         answers=(
+            _ACCEPTED,
             Answer(
                 description="The vectors, sorted by time; with `stream`, events.",
                 json=s.VideoResponse,
-                example=s.VideoResponse(
-                    id=ID,
-                    created=1767000000,
-                    model=MODEL,
-                    media_info=_RANGE,
-                    usage=s.Usage(query_processing_time=2, total_chunks_processed=1),
-                    chunk_responses=[_CHUNK],
-                ),
+                example=_VIDEO,
                 texts={"text/event-stream": _EVENTS},
                 events=(s.ChunkEvent, s.UsageEvent, s.FailureEvent),
             ),
@@ -361,6 +421,7 @@ OPERATIONS = (
             e.MissingFile,
             e.InvalidDataUrl,
             e.Forbidden,
+            e.NotFound,
             e.Conflict,
             e.FileTooLarge,
             e.EmbeddingFailed,
@@ -369,5 +430,126 @@ OPERATIONS = (
             e.Unavailable,
             e.DependencyError,
         ),
+    ),
+    Operation(
+        method="POST",
+        path="/v1/embeddings",
+        name="create_embeddings",
+        tag="Embeddings",
+        summary="Embed texts, pictures and videos, in OpenAI's shape",
+        description=(
+            "An extension. Texts may have up to 8192 characters; a request may have up to 2048 inputs, 16 of "
+            "them media. A video is embedded as one chunk. Media is fetched as for "
+            "`/v1/generate_video_embeddings`."
+        ),
+        body=s.EmbeddingsRequest,
+        body_example=s.EmbeddingsRequest(input=["a forklift"], model=MODEL),
+        answers=(
+            Answer(
+                description="One vector per input, in their order.",
+                json=s.EmbeddingsResponse,
+                example=s.EmbeddingsResponse(
+                    data=[s.OneEmbedding(index=0, embedding=[0.0123, -0.0456])],
+                    model=MODEL,
+                    usage=s.TokenUsage(),
+                ),
+            ),
+        ),
+        errors=(
+            e.RedirectNotAllowed,
+            e.BadParameters,
+            e.BadParameter,
+            e.FailedRequest,
+            e.InvalidReference,
+            e.MissingFile,
+            e.InvalidDataUrl,
+            e.Forbidden,
+            e.FileTooLarge,
+            e.EmbeddingFailed,
+            e.NotSupported,
+            e.DownloadFailed,
+            e.ServerBusy,
+            e.Unavailable,
+            e.DependencyError,
+        ),
+    ),
+    Operation(
+        method="GET",
+        path="/v1/requests/{request_id}",
+        name="request_status",
+        tag="Requests",
+        summary="How far a request is",
+        description="An extension. Requests are known until an hour after their end, unless set otherwise.",
+        misfit="('path', 'request_id'): Must be a UUID (input: \"x\")",
+        answers=(Answer(description="The request.", json=s.RequestStatus, example=_STATUS),),
+        errors=(e.NotFound, e.Unavailable),
+    ),
+    Operation(
+        method="GET",
+        path="/v1/requests/{request_id}/results",
+        name="request_results",
+        tag="Requests",
+        summary="The answer to a request",
+        description=(
+            "An extension. What the request would have been answered with at once; if it failed, its error."
+        ),
+        misfit="('path', 'request_id'): Must be a UUID (input: \"x\")",
+        answers=(
+            Answer(
+                description="The vectors, of video or of texts.",
+                json=s.VideoResponse,
+                others=(s.TextResponse,),
+                example=_VIDEO,
+            ),
+            Answer(
+                status=202,
+                description="Not ready; look again after `Retry-After` seconds.",
+                json=s.RequestStatus,
+                example=_STATUS,
+            ),
+        ),
+        errors=(
+            e.NotFound,
+            e.BadParameter,
+            e.EmbeddingFailed,
+            e.TextEmbeddingsError,
+            e.NotSupported,
+            e.Unavailable,
+        ),
+    ),
+    Operation(
+        method="POST",
+        path="/v1/config",
+        name="configure",
+        tag="Config",
+        summary="Change where messages and error events go",
+        description="At once and for the whole fleet. `topic-prefix` is the whole name of a topic or stream.",
+        body=ss.Configuration,
+        body_example=ss.Configuration(
+            alert_type="config",
+            created_at="2023-03-10T00:45:16Z",
+            txn_id="f03ef248-2ec0-4a99-aeb5-938bd075bada",
+            source="vios",
+            event=ss.RoutingEvent(
+                change="config",
+                metadata=ss.Routing(messagingbus="kafka", topic_prefix="mdx-embed", create_topic=True),
+            ),
+        ),
+        misfit="('body', 'alert_type'): Field required",
+        answers=(
+            Answer(
+                description="The routing in force; what does not apply is left out.",
+                json=ss.Configured,
+                example=ss.Configured(
+                    txn_id="f03ef248-2ec0-4a99-aeb5-938bd075bada",
+                    status="updated",
+                    messagingbus="kafka",
+                    topic="mdx-embed",
+                    source="vios",
+                    created_at="2023-03-10T00:45:16Z",
+                ),
+            ),
+        ),
+        errors=(e.BadRequest, e.FileTooLarge, e.Unavailable),
     ),
 )

@@ -6,7 +6,7 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO, TypeVar
@@ -103,16 +103,11 @@ class Folder:
         gone = await self.in_thread(lambda: {name for name, path in paths.items() if not path.exists()})
         return _lasting(gone, self._missing)
 
-    async def age(self, asset_id: str) -> float | None:
-        """Seconds since an asset's folder was changed; None if there is none."""
-
-        def measure() -> float | None:
-            try:
-                return max(0.0, time.time() - self.home(asset_id).stat().st_mtime)
-            except OSError:
-                return None
-
-        return await self.in_thread(measure)
+    async def ages(self, asset_ids: Sequence[str]) -> list[float]:
+        """Seconds since the folder of each asset was changed, where there is one."""
+        changes = await self.in_thread(lambda: [_changed(self.home(asset_id)) for asset_id in asset_ids])
+        now = time.time()
+        return [max(0.0, now - changed) for changed in changes if changed is not None]
 
     async def contents(self) -> Contents:
         """Look at everything. What disappears meanwhile is left out."""

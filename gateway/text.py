@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from gateway.context import Context, collect, context, json, read_body, require_service, until_gone
 from gateway.requests import TextOptions, accept, prefers_async
-from gateway.schemas import EncodingFormat, TextEmbedding, TextRequest, TextResponse
+from gateway.schemas import TextEmbedding, TextRequest, TextResponse
 from gateway.validation import validate_json
 from gateway.vectors import encoded
 from shared import requests
@@ -30,23 +30,34 @@ async def generate_text_embeddings(request: Request) -> Response:
     with ctx.reported():
         if prefers_async(request):
             return await _accept(ctx, texts, body, request.headers.get("traceparent", ""))
-        return json(await until_gone(request, embed_texts(ctx, texts, body.model, body.encoding_format)))
+        return json(await until_gone(request, embed_texts(ctx, texts, body)))
 
 
-async def embed_texts(
-    ctx: Context, texts: list[str], model: str, encoding_format: EncodingFormat = "float"
-) -> TextResponse:
-    """Have a worker embed the texts. Raises FailedEnd, ServerBusy."""
+async def embed_texts(ctx: Context, texts: list[str], body: TextRequest) -> TextResponse:
+    """Have a worker embed the texts. Raises as `text_vectors`."""
+    request, vectors = await text_vectors(ctx, texts, body.model)
+    data = [
+        TextEmbedding(text_input=text, embeddings=encoded(vector, body.encoding_format))
+        for text, vector in zip(texts, vectors, strict=True)
+    ]
+    return TextResponse(id=request.id, created=request.created, model=body.model, data=data)
+
+
+class Accepted(msgspec.Struct, frozen=True):
+    """A request's id, and the second at which it was accepted."""
+
+    id: str
+    created: int
+
+
+async def text_vectors(ctx: Context, texts: list[str], model: str) -> tuple[Accepted, list[bytes]]:
+    """The texts' vectors, little-endian float32, made by a worker. Raises FailedEnd, ServerBusy."""
     request = requests.Request(id=ctx.notices.new_id(), lane="text", planned=len(texts), model=model)
     structlog.contextvars.bind_contextvars(request_id=request.id)
     job = TextJob(request=request.id, texts=texts, model=model)
     async with ctx.submitted(request, [job]) as (created, follower):
         results = await collect(follower, len(texts))
-    data = [
-        TextEmbedding(text_input=text, embeddings=encoded(result.vector, encoding_format))
-        for text, result in zip(texts, results, strict=True)
-    ]
-    return TextResponse(id=request.id, created=created, model=model, data=data)
+    return Accepted(request.id, created), [result.vector for result in results]
 
 
 async def _accept(ctx: Context, texts: list[str], body: TextRequest, traceparent: str) -> Response:

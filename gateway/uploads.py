@@ -24,6 +24,10 @@ WRITE_BYTES = 1 << 20
 """How much of a file is collected before it is written."""
 
 
+class TooManyFields(HTTPException):
+    """A form with more than MAX_FIELDS fields."""
+
+
 class Form(msgspec.Struct):
     """The fields of a form; `file` is the client's name for an uploaded file and `size` its bytes."""
 
@@ -35,7 +39,7 @@ async def read_form(request: Request, store: AssetStore, folder: Path, limit: in
     """Read a form; the part named `file` is written to `folder` under its own name as it arrives.
 
     Raises BadParameters for a file name that is not allowed, FileTooLarge beyond `limit` bytes,
-    InvalidParameters for a body that is no form, HTTPException 400 for too many fields.
+    InvalidParameters for a body that is no form, TooManyFields.
     """
     kind, options = parse_options_header(request.headers.get("content-type"))
     if kind == b"multipart/form-data" and b"boundary" in options:
@@ -128,7 +132,7 @@ class _MultipartReader:
 
     def _begin_part(self) -> None:
         if len(self.form.fields) >= MAX_FIELDS:
-            raise HTTPException(400, f"Too many fields. Maximum number of fields is {MAX_FIELDS}.")
+            raise TooManyFields(400, f"Too many fields. Maximum number of fields is {MAX_FIELDS}.")
         if not self._is_file:
             return
         if self._writer:

@@ -1,0 +1,71 @@
+"""Who may use the API and how often: API keys, and a rate limit that holds over all gateways."""
+
+import math
+from hashlib import sha256
+from hmac import compare_digest
+
+import structlog
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from gateway.context import Context, refusal
+from shared import keys
+from shared.errors import RtEmbedError, TooManyRequests, Unauthorized
+from shared.redis import RedisError, script
+from shared.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+FREE = frozenset({"/v1/ready", "/v1/live", "/v1/startup", "/openapi.json", "/docs", "/redoc"})
+"""Paths that need no key and are not counted."""
+FREE_FOLDER = "/docs/"
+
+
+class Access:
+    """Lets requests through that bring a key, where keys are set, and do not come too often."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app = app
+        self._digests = [sha256(key.encode()).digest() for key in settings.api_keys]
+        self._rate = settings.rate_limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, or refuse it."""
+        path = scope.get("path", "")
+        if scope["type"] == "http" and path not in FREE and not path.startswith(FREE_FOLDER):
+            try:
+                await self._admit(scope)
+            except RtEmbedError as error:
+                await refusal(error)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    async def _admit(self, scope: Scope) -> None:
+        client = self._identify(scope)
+        if self._rate:
+            await self._count(scope["app"].state.context, client)
+
+    def _identify(self, scope: Scope) -> str:
+        """A name for who sends this. Raises Unauthorized without a known key, where keys are set."""
+        if not self._digests:
+            return f"address:{(scope.get('client') or ('unknown',))[0]}"
+        given = sha256(_key(Headers(scope=scope)).encode("utf-8", "surrogateescape")).digest()
+        # Every key is compared, each in constant time: how long it takes tells nothing.
+        if sum([compare_digest(given, digest) for digest in self._digests]) == 0:
+            raise Unauthorized("This service needs an API key: send Authorization: Bearer <key>")
+        return f"key:{given.hex()[:32]}"
+
+    async def _count(self, ctx: Context, client: str) -> None:
+        try:
+            wait = await script(ctx.redis, "rate")(keys=[keys.rate(client)], args=[self._rate])
+        except RedisError as error:  # what needs Redis will say so itself
+            log.warning("request not counted", error=str(error))
+            return
+        if wait:
+            raise TooManyRequests(f"More than {self._rate:g} requests a minute", math.ceil(wait / 1000))
+
+
+def _key(headers: Headers) -> str:
+    """The key that a request brings: a bearer token (RFC 6750), or `X-API-Key`."""
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")

@@ -41,13 +41,14 @@ def _pool(settings: Settings, connections: int, timeout: float) -> BlockingConne
         "timeout": settings.redis_timeout,
         "socket_timeout": timeout,
         "socket_connect_timeout": settings.redis_timeout,
-        "health_check_interval": 15,
         "retry": Retry(ExponentialBackoff(cap=0.5, base=0.05), 2),
         "retry_on_error": [ConnectionError, TimeoutError],
         "protocol": 2,
     }
     if not (settings.redis_url or "").startswith("unix:"):
-        common["socket_keepalive"] = True
+        # A Unix socket tells at once that its server is gone. There, redis-py's health check of a server that
+        # refuses the PING (no password) opens connection after connection inside of one another, for ever.
+        common |= {"socket_keepalive": True, "health_check_interval": 15}
     if settings.redis_url:
         return BlockingConnectionPool.from_url(settings.redis_url, **common)
     return BlockingConnectionPool(

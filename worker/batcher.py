@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from shared.errors import EngineError
 from shared.metrics import batch_size, engine_busy
 from worker.engine.base import Vectors
 
@@ -77,6 +78,8 @@ class Batcher(Generic[Item]):
             vectors = await asyncio.get_running_loop().run_in_executor(
                 self._executor, self._call, [item for item, _ in batch]
             )
+            if len(vectors) != len(batch):
+                raise EngineError(f"the engine gave {len(vectors)} vectors for a batch of {len(batch)}")
         except Exception as error:  # it belongs to the callers, whatever it was
             for _, future in batch:
                 if not future.done():

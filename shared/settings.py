@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from shared.errors import SettingsError
 
@@ -41,11 +42,25 @@ def _boolean(text: str) -> bool:
 def _between(number: Callable[[str], Any], low: float, high: float) -> Callable[[str], Any]:
     def parse(text: str) -> Any:
         value = number(text)
-        if not low <= value <= high:
+        if not low <= value <= high or math.isinf(value):
             raise ValueError(text)
         return value
 
     return parse
+
+
+def _path(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:  # nobody has that name
+        raise ValueError(text) from error
+
+
+def _redis_url(text: str) -> str:
+    if not re.fullmatch(r"(rediss?|unix)://.+", text):
+        raise ValueError(text)
+    urlsplit(text).port  # noqa: B018 - raises ValueError for what is no port
+    return text
 
 
 def _matching(pattern: str) -> Callable[[str], str]:
@@ -59,7 +74,7 @@ def _matching(pattern: str) -> Callable[[str], str]:
 
 BOOLEAN = Kind(_boolean, "true or false")
 TEXT = Kind(str, "any text")
-PATH = Kind(lambda text: Path(text).expanduser(), "a path")
+PATH = Kind(_path, "a path")
 
 
 def whole(low: int, high: int) -> Kind:
@@ -218,7 +233,7 @@ class Settings:
     # Redis
     redis_url: str | None = setting(
         "REDIS_URL",
-        Kind(_matching(r"(rediss?|unix)://.+"), "redis://, rediss:// or unix:// URL"),
+        Kind(_redis_url, "redis://, rediss:// or unix:// URL"),
         None,
         "Whole address of Redis, TLS and credentials included; wins over the four variables below",
         secret=True,

@@ -22,7 +22,7 @@ from worker.models.cosmos_embed1.convert import (
 )
 from worker.models.cosmos_embed1.graph import Precision
 from worker.models.cosmos_embed1.recipe import Recipe
-from worker.models.cosmos_embed1.verify import PROOF_KEYS, missing_for_reference, verify
+from worker.models.cosmos_embed1.verify import PROOF_KEYS, CannotCompare, missing_for_reference, verify
 from worker.models.directory import (
     MODEL_JSON,
     ModelDirectory,
@@ -98,11 +98,12 @@ def prepare(
         model = finished(target) or build(fetched, checkpoint, target, chosen, progress)
         if model.info.verified:
             return model
-        proof = proof_in_cache(cache, mark)
-        if not proof and (missing := missing_for_reference(python)):
-            log.warning("the model cannot be verified here", reason=missing)
+        try:
+            proof = proof_in_cache(cache, mark) or prove(model, checkpoint, python, progress)
+        except CannotCompare as error:
+            log.warning("the model cannot be verified here", reason=error.message)
             return model
-        return settle(model, checkpoint, proof or prove(model, checkpoint, python, progress))
+        return settle(model, checkpoint, proof)
 
 
 def build(
@@ -136,8 +137,10 @@ class Proof(msgspec.Struct, frozen=True):
 def prove(model: ModelDirectory, checkpoint: Checkpoint, python: str, progress: Progress = silent) -> Proof:
     """Compare a conversion, or the fp32 twin of a 16-bit one, with the checkpoint's own code.
 
-    Raises ModelError if no recipe gives the same vectors.
+    Raises ModelError if no recipe gives the same vectors, CannotCompare if that code cannot be run.
     """
+    if missing := missing_for_reference(python):
+        raise CannotCompare(f"{python} cannot run the checkpoint's own code: {missing}")
     if model.info.precision == "fp32":
         evidence = verify(model, checkpoint, python, progress)
     else:

@@ -49,6 +49,10 @@ if int(found.split(".")[0]) > 4:
 """
 
 
+class CannotCompare(ModelError):
+    """The checkpoint's own code did not run, so nothing is known of the conversion."""
+
+
 class Evidence(msgspec.Struct, frozen=True):
     """What a verification saw. `video` and `text` are the lowest cosines to the checkpoint's own code."""
 
@@ -80,7 +84,7 @@ def verify(
     """Compare an fp32 conversion with the checkpoint's own code, run by the interpreter `python`.
 
     If its recipe is not the right one, tries the others and says which one is. Raises ModelError if none
-    gives the same vectors.
+    gives the same vectors, CannotCompare if that code fails.
     """
     tokenizer = TextTokenizer(model.tokenizer, checkpoint.config.max_txt_len)
     clips = fixed_clips(checkpoint.config.num_video_frames, checkpoint.config.resolution)
@@ -162,7 +166,7 @@ def open_session(path: Path) -> Any:
 
 
 def run_reference(python: str, checkpoint: Path, clips: Clips, tokenizer: TextTokenizer) -> Reference:
-    """Vectors by the checkpoint's own code, in a process of its own. Raises ModelError."""
+    """Vectors by the checkpoint's own code, in a process of its own. Raises CannotCompare."""
     ids, mask = tokenizer(SENTENCES)
     with tempfile.TemporaryDirectory() as folder:
         inputs, outputs = Path(folder, "inputs.npz"), Path(folder, "outputs.npz")
@@ -170,7 +174,7 @@ def run_reference(python: str, checkpoint: Path, clips: Clips, tokenizer: TextTo
         command = [python, str(REFERENCE), str(checkpoint), str(inputs), str(outputs)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own program
         if done.returncode:
-            raise ModelError(f"the checkpoint's own code failed: {done.stderr.strip()[-2000:]}")
+            raise CannotCompare(f"the checkpoint's own code failed: {done.stderr.strip()[-2000:]}")
         results: dict[str, NDArray[np.generic]] = dict(np.load(outputs))
     return Reference(
         results["video"].astype(np.float32),

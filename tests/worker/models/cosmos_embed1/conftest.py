@@ -154,25 +154,26 @@ def write_config(folder, size, reference):
     (folder / "processor_config.json").write_text(json.dumps(processor))
 
 
+def write_checkpoint(folder, *, dtype="BF16", seed=0, reference=None, **changes):
+    """Write a checkpoint folder with the sizes of a miniature but for `changes`, and return it with its
+    weights as they are after storing. `reference` changes how the folder's own code works."""
+    size = sizes(**changes)
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = random_weights(size, seed)
+    write_weights(folder, weights, dtype)
+    write_vocabulary(folder)
+    write_config(folder, size, reference or {})
+    for path in CODE.iterdir():
+        if path.is_file():
+            shutil.copy(path, folder)
+    stored = {key: value.astype(DTYPES[dtype]).astype(np.float32) for key, value in weights.items()}
+    return SimpleNamespace(path=folder, size=size, weights=stored)
+
+
 @pytest.fixture(scope="session")
 def make_checkpoint():
-    """make(folder, dtype=..., seed=..., reference=..., **sizes) writes a checkpoint folder, and returns it
-    with its weights as they are after storing. `reference` changes how the folder's own code works."""
-
-    def make(folder, *, dtype="BF16", seed=0, reference=None, **changes):
-        size = sizes(**changes)
-        folder.mkdir(parents=True, exist_ok=True)
-        weights = random_weights(size, seed)
-        write_weights(folder, weights, dtype)
-        write_vocabulary(folder)
-        write_config(folder, size, reference or {})
-        for path in CODE.iterdir():
-            if path.is_file():
-                shutil.copy(path, folder)
-        stored = {key: value.astype(DTYPES[dtype]).astype(np.float32) for key, value in weights.items()}
-        return SimpleNamespace(path=folder, size=size, weights=stored)
-
-    return make
+    """`write_checkpoint`."""
+    return write_checkpoint
 
 
 @pytest.fixture(scope="session")

@@ -165,6 +165,14 @@ def test_a_model_that_cannot_be_verified_stays_unverified(make_checkpoint, cache
     assert not prepared(made, cache).info.verified
 
 
+def test_code_that_does_not_run_leaves_the_model_unverified(make_checkpoint, cache, tmp_path):
+    """It may be served by who allows that; a model whose vectors were compared and differ may not."""
+    made = make_checkpoint(tmp_path / "c")
+    for path in made.path.glob("*.py"):
+        path.unlink()
+    assert not prepared(made, cache, python=sys.executable).info.verified
+
+
 def test_workers_refuse_what_nobody_compared(miniature, cache):
     model = prepared(miniature, cache)
     with pytest.raises(
@@ -313,7 +321,7 @@ def test_verify_without_the_extra(run):
     _, out, _ = run("prepare", "--python", NOWHERE)
     code, _, err = run("verify", out.split()[-1], "--python", NOWHERE)
     assert code == cli.FAILED
-    assert "cannot run the code" in err
+    assert f"{NOWHERE} cannot run the checkpoint's own code: [Errno 2]" in err
 
 
 def test_list(run, cache):

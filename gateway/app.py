@@ -15,7 +15,20 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway import config, docs, embeddings, files, health, models, requests, statistics, text, video
+from gateway import (
+    cameras,
+    config,
+    docs,
+    embeddings,
+    files,
+    health,
+    models,
+    requests,
+    statistics,
+    streams,
+    text,
+    video,
+)
 from gateway.access import Access
 from gateway.context import ClientGone, Context, json, refusal
 from gateway.metrics import metrics_page
@@ -52,6 +65,14 @@ def routes() -> list[Route]:
         Route("/v1/files/{file_id}", files.file_information),
         Route("/v1/files/{file_id}", files.delete_file, methods=["DELETE"]),
         Route("/v1/files/{file_id}/content", files.file_content),
+        Route("/v1/streams/add", streams.add_streams, methods=["POST"]),
+        Route("/v1/streams/get-stream-info", streams.get_stream_info),
+        Route("/v1/streams/delete/{stream_id}", streams.delete_stream, methods=["DELETE"]),
+        Route("/v1/streams/delete-batch", streams.delete_streams, methods=["DELETE"]),
+        Route("/v1/stream/add", cameras.add_camera, methods=["POST"]),
+        Route("/v1/stream/remove", cameras.remove_camera, methods=["POST"]),
+        Route("/v1/stream/get-stream-info", cameras.get_camera_info),
+        *camera_aliases(),
         Route("/v1/requests/{request_id}", requests.request_status),
         Route("/v1/requests/{request_id}/results", requests.request_results),
         Route("/v1/embeddings", embeddings.create_embeddings, methods=["POST"]),
@@ -59,6 +80,20 @@ def routes() -> list[Route]:
         Route("/api/v1/config", config.configure, methods=["POST"], include_in_schema=False),
         Route("/v1/generate_text_embeddings", text.generate_text_embeddings, methods=["POST"]),
         Route("/v1/generate_video_embeddings", video.generate_video_embeddings, methods=["POST"]),
+        Route("/v1/generate_video_embeddings/{stream_id}", streams.stop_embedding, methods=["DELETE"]),
+    ]
+
+
+def camera_aliases() -> list[Route]:
+    """Other paths at which services announce cameras; not in the API's description."""
+    return [
+        Route(f"{prefix}/v1/camera/{name}", endpoint, methods=methods, include_in_schema=False)
+        for prefix in ("", "/api")
+        for name, endpoint, methods in (
+            ("add", cameras.add_camera, ["POST"]),
+            ("streaming", cameras.add_camera, ["PUT"]),
+            ("remove", cameras.remove_camera, ["POST", "DELETE"]),
+        )
     ]
 
 

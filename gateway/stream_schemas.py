@@ -81,6 +81,14 @@ class StreamInfo(Response):
     description: str
     chunk_duration: Annotated[int, Meta(ge=0, description="Of the running job, seconds; 0 when idle.")]
     chunk_overlap_duration: Annotated[int, Meta(description="Of the running job, seconds; 0 when idle.")]
+    state: Annotated[
+        Literal["idle", "waiting", "connecting", "running", "reconnecting", "ended"],
+        Meta(description="`waiting` for a worker, or what the worker that embeds it is doing."),
+    ] = "idle"
+    chunks_dropped: Annotated[
+        int, Meta(ge=0, description="Chunks of the running job that were dropped under overload.")
+    ] = 0
+    chunks_failed: Annotated[int, Meta(ge=0, description="Chunks of the running job that failed.")] = 0
     place_name: str | None = ""
     place_type: str | None = ""
     place_lat: float | None = None

@@ -11,6 +11,7 @@ from gateway.answers import video_response
 from gateway.context import Context, FailedEnd, collect, context, json, read_body, require_service, until_gone
 from gateway.events import Telling, client_of, resume
 from gateway.ingestion import ingested
+from gateway.live import find_live, live_events
 from gateway.planning import Plan, plan_video
 from gateway.probing import probe
 from gateway.progress import Progress
@@ -32,6 +33,9 @@ async def generate_video_embeddings(request: Request) -> Response:
     body = validate_json(await read_body(request), VideoRequest)
     if body.stream and (seen := request.headers.get("last-event-id")):
         return await resume(ctx, body, seen)
+    if stream := await find_live(ctx, body):
+        with ctx.reported(stream.id):
+            return await live_events(ctx, body, stream)
     async with AsyncExitStack() as held:
         progress = held.enter_context(Progress(request))
         plan = await planned(ctx, request, body, held)

@@ -110,6 +110,24 @@ class Conflict(RtEmbedError):
     code, status, retry = "Conflict", 409, True
 
 
+class InvalidParameter(RtEmbedError):
+    """The id of a file where that of a live stream is wanted."""
+
+    code, status = "InvalidParameter", 400
+
+
+class DuplicateStreamId(RtEmbedError):
+    """The id asked for belongs to another stream or file."""
+
+    code, status = "DuplicateStreamId", 409
+
+
+class DuplicateCameraId(RtEmbedError):
+    """The camera is registered already."""
+
+    code, status = "DuplicateCameraId", 409
+
+
 class DuplicateAssetId(RtEmbedError):
     """The id asked for belongs to another asset."""
 

@@ -49,7 +49,20 @@ class VideoJob(msgspec.Struct, frozen=True, kw_only=True, tag="video", tag_field
     lane: ClassVar[Lane] = "video"
 
 
-Job = TextJob | ProbeJob | VideoJob
+class LiveJob(msgspec.Struct, frozen=True, kw_only=True, tag="live", tag_field="kind"):
+    """Embed a camera, chunk by chunk, until its stream ends or it is stopped: `assets` holds this one stream,
+    `chunk_duration` is in seconds."""
+
+    request: str
+    assets: list[Asset]
+    chunk_duration: int
+    model: str = ""
+    version: int = VERSION
+
+    lane: ClassVar[Lane] = "live"
+
+
+Job = TextJob | ProbeJob | VideoJob | LiveJob
 
 
 class Claim(msgspec.Struct, frozen=True):

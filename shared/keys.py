@@ -2,8 +2,8 @@
 
 from typing import Literal
 
-Lane = Literal["text", "probe", "video"]
-LANES: tuple[Lane, ...] = ("text", "probe", "video")
+Lane = Literal["text", "probe", "video", "live"]
+LANES: tuple[Lane, ...] = ("text", "probe", "video", "live")
 
 PREFIX = "rtembed:"
 GROUP = "workers"
@@ -16,6 +16,8 @@ TEMPORARY_ASSETS = PREFIX + "assets:temporary"
 """Sorted set of the ids of assets that may belong to one request and go with it, by their making."""
 AGED_OUT_ASSETS = PREFIX + "assets:aged-out"
 """Sorted set of the ids of the assets that were evicted last, by when."""
+CAMERAS = PREFIX + "cameras"
+"""Hash: the asset of each camera that was added under an id of its own."""
 ARRIVING_ASSETS = PREFIX + "assets:arriving"
 """Sorted set of ids whose files are being moved to their place, by the second at which the claim expires."""
 INCOMING_FOLDERS = PREFIX + "assets:incoming"
@@ -106,6 +108,11 @@ def worker(name: str) -> str:
 def reader(asset_id: str) -> str:
     """String with a time to live: the client that reads the event stream of this asset."""
     return f"{PREFIX}asset:{asset_id}:reader"
+
+
+def camera(asset_id: str) -> str:
+    """Hash: how to log in to a camera, and where it stands."""
+    return f"{PREFIX}asset:{asset_id}:camera"
 
 
 def live(stream_id: str) -> str:

@@ -401,6 +401,18 @@ class Settings:
         86_400,
         "Seconds without a result after which an unfinished request is forgotten and its assets are free",
     )
+    max_live_streams: int = setting(
+        "RTEMBED_MAX_LIVE_STREAMS",
+        whole(1, 10**6),
+        256,
+        "Live streams of the whole fleet that are embedded at a time before 503 ServerBusy",
+    )
+    live_results: int = setting(
+        "RTEMBED_LIVE_RESULTS",
+        whole(1, 10**6),
+        360,
+        "About how many results of a live stream are kept for a client that comes back",
+    )
     claim_timeout: float = setting(
         "RTEMBED_CLAIM_TIMEOUT",
         number(1, 3600),
@@ -429,6 +441,9 @@ class Settings:
     )
     probe_slots: int = setting(
         "RTEMBED_PROBE_SLOTS", whole(1, 64), 2, "Probe jobs that one worker holds at a time"
+    )
+    live_slots: int = setting(
+        "RTEMBED_LIVE_SLOTS", whole(0, 10_000), 64, "Live streams that one worker holds at a time; 0: none"
     )
     decode_slots: int = setting(
         "RTEMBED_DECODE_SLOTS", whole(0, 256), 0, "Files that one worker decodes at a time; 0: one per core"
@@ -483,6 +498,74 @@ class Settings:
         number(0, 3600),
         20.0,
         "Seconds that a worker finishes its jobs after SIGTERM before it hands them back",
+    )
+
+    # Cameras
+    rtsp_transport: str = setting(
+        "RTEMBED_RTSP_TRANSPORT",
+        choice("auto", "udp", "tcp"),
+        "auto",
+        "How cameras send their video; auto: UDP first, TCP if nothing arrives",
+    )
+    rtsp_latency_ms: int = setting(
+        "RTVI_RTSP_LATENCY", whole(0, 60_000), 2000, "Milliseconds that a late UDP packet is waited for"
+    )
+    rtsp_timeout_ms: int = setting(
+        "RTVI_RTSP_TIMEOUT",
+        whole(1, 600_000),
+        2000,
+        "Milliseconds without video over UDP after which a camera is asked to send it over TCP",
+    )
+    rtsp_open_timeout: float = setting(
+        "RTEMBED_RTSP_OPEN_TIMEOUT",
+        number(0.1, 600),
+        10.0,
+        "Seconds that a camera has from the connection to the first video",
+    )
+    rtsp_read_timeout: float = setting(
+        "RTEMBED_RTSP_READ_TIMEOUT",
+        number(0.1, 3600),
+        10.0,
+        "Seconds without video after which a camera counts as lost",
+    )
+    reconnection_interval: float = setting(
+        "RTVI_RTSP_RECONNECTION_INTERVAL",
+        number(0, 3600),
+        5.0,
+        "Seconds before each attempt to reach a lost camera again",
+    )
+    reconnection_window: float = setting(
+        "RTVI_RTSP_RECONNECTION_WINDOW",
+        number(0, 10**7),
+        60.0,
+        "Seconds after which a lost camera is given up",
+    )
+    reconnection_attempts: int = setting(
+        "RTVI_RTSP_RECONNECTION_MAX_ATTEMPTS",
+        whole(0, 10**7),
+        10,
+        "Attempts after which a lost camera is given up",
+    )
+    live_overload: str = setting(
+        "RTEMBED_LIVE_OVERLOAD",
+        choice("drop", "block"),
+        "drop",
+        "When chunks cannot keep up with a camera: drop the oldest that waits, or block the camera",
+    )
+    live_backlog: int = setting(
+        "RTEMBED_LIVE_BACKLOG", whole(1, 1000), 2, "Chunks of one live stream that may wait to be embedded"
+    )
+    drain_timeout: float = setting(
+        "RTVI_STREAM_DELETE_DRAIN_TIMEOUT_SEC",
+        number(0, 3600),
+        30.0,
+        "Seconds that stopping a live stream waits for chunks in flight",
+    )
+    blocking_drain_timeout: float = setting(
+        "RTVI_STREAM_DELETE_BLOCKING_TIMEOUT_SEC",
+        number(0, 3600),
+        300.0,
+        "The same for a batch of streams that is deleted with `blocking`",
     )
 
     # Messages

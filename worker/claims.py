@@ -23,6 +23,8 @@ log = structlog.get_logger(__name__)
 DEAD_LETTERS_KEPT = 10_000
 FORGET_CONSUMER_MS = 600_000
 HANDED_BACK_AT_ONCE = 2000
+LIVE_PATIENCE_MS = 1000
+"""How long a live session is left to workers that run fewer of them."""
 
 
 class Claims:
@@ -76,6 +78,25 @@ class Claims:
             )
         return claims
 
+    async def take_live(self) -> list[Claim]:
+        """Claim a live session, new or orphaned, if no other worker runs fewer than this one."""
+        try:
+            found: Any = await script(self.redis, "take_live")(
+                keys=[keys.jobs("live")],
+                args=[GROUP, self.consumer, self.timeout_ms, LIVE_PATIENCE_MS, *self.held["live"]],
+            )
+        except ResponseError as error:
+            if "NOGROUP" not in str(error):
+                raise
+            await self.create_groups()
+            return []
+        if not found:
+            return []
+        entry_id, deliveries, fields = found
+        return await self._claims(
+            "live", [(entry_id, deliveries, dict(zip(fields[::2], fields[1::2], strict=True)))]
+        )
+
     async def _claims(
         self, lane: Lane, entries: Iterable[tuple[bytes, int, Mapping[bytes, bytes]]]
     ) -> list[Claim]:
@@ -115,13 +136,13 @@ class Claims:
                 pipe.xdel(keys.jobs(lane), *ids)
             await pipe.execute()
 
-    async def hand_back(self) -> int:
-        """Let any worker have all that is pending under this one, at once; returns how many jobs.
+    async def hand_back(self, lanes: Iterable[Lane] = keys.LANES) -> int:
+        """Let any worker have all that is pending in `lanes` under this one, at once; returns how many jobs.
 
         Those deliveries do not count. Also catches jobs whose delivery this process never saw.
         """
         count = 0
-        for lane in keys.LANES:
+        for lane in lanes:
             pending: Any = await self.redis.xpending_range(
                 keys.jobs(lane), GROUP, "-", "+", HANDED_BACK_AT_ONCE, consumername=self.consumer
             )

@@ -88,19 +88,29 @@ def decode_slots(settings: Settings) -> int:
     return settings.decode_slots or cores()
 
 
-@asynccontextmanager
-async def open_media(settings: Settings, batch_size: int) -> AsyncIterator[DecoderPool]:
-    """The media reader of this worker, with its decoders running."""
-    limits = MediaLimits(
+def media_limits(settings: Settings) -> MediaLimits:
+    """What media may cost."""
+    return MediaLimits(
         pixels=settings.max_frame_pixels,
         image_pixels=settings.max_image_pixels,
         duration=settings.max_duration,
         memory=settings.decoder_memory_mb << 20,
         seconds=settings.decode_timeout,
     )
+
+
+def live_decoders(settings: Settings) -> DecoderPool:
+    """The decoders of cameras: others than those of files, for which a camera cannot wait. Each is started
+    when it is first needed."""
+    return DecoderPool(decode_slots(settings), limits=media_limits(settings), niceness=0)
+
+
+@asynccontextmanager
+async def open_media(settings: Settings, batch_size: int) -> AsyncIterator[DecoderPool]:
+    """The media reader of this worker, with its decoders running."""
     pool = DecoderPool(
         decode_slots(settings),
-        limits=limits,
+        limits=media_limits(settings),
         attempts=settings.decode_attempts,
         sparse=settings.sparse_decoding,
         reuse=not settings.decoder_reuse_disabled,

@@ -6,13 +6,14 @@ import socket
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 
 import msgspec
 import structlog
 from prometheus_client import CollectorRegistry
 
 from shared import fleet, telemetry
+from shared.errorbus import ErrorBus
 from shared.figures import Figures
 from shared.fleet import HEARTBEAT, Worker
 from shared.jobs import Claim
@@ -25,7 +26,8 @@ from worker.batcher import Batcher
 from worker.claims import Claims
 from worker.clock import RedisClock
 from worker.health import HealthPage, Watch
-from worker.loading import Loaded, decode_slots, load, open_media
+from worker.live.session import LiveSessions
+from worker.loading import Loaded, decode_slots, live_decoders, load, open_media
 from worker.media.base import Clip, Media
 from worker.metrics import Measured
 from worker.models.progress import describe, log_progress
@@ -35,6 +37,8 @@ from worker.tasks import Tasks, stack_clips
 log = structlog.get_logger(__name__)
 
 TAKE_OVER_INTERVAL = 1.0
+LIVE_INTERVAL = 0.2
+"""Seconds between looks at live sessions that wait for a worker."""
 FORGET_INTERVAL = 60.0
 RETRY_INTERVAL = 0.5
 ACKNOWLEDGE_INTERVAL = 0.02
@@ -49,7 +53,8 @@ class Service:
         self.registry = registry
         self.redis = connect(settings)
         self.claims = Claims(self.redis, worker_name(settings), settings.claim_timeout)
-        self.publisher = Publisher(self.redis, settings)
+        self.errors = ErrorBus(self.redis, settings)
+        self.publisher = Publisher(self.redis, settings, self.errors)
         self.clock = RedisClock()
         self.measured = Measured(Figures(self.redis, registry, self.claims.consumer))
         self.measured.follow_publisher(self.publisher)
@@ -68,6 +73,7 @@ class Service:
             "probe": settings.probe_slots,
             # One more than decodes, so that a decoder works while the last clip of a job is embedded.
             "video": decode_slots(settings) + 1,
+            "live": settings.live_slots,
         }
         self._tell = log_progress()
         self.stopping = asyncio.Event()
@@ -83,7 +89,8 @@ class Service:
     async def run(self) -> None:
         """Load the model and serve. Raises what prevents the start, or what broke the worker."""
         async with asyncio.TaskGroup() as owned, self._health_page():
-            keepers = [owned.create_task(self._keep_alive()), owned.create_task(self.watch.run())]
+            kept = (self._keep_alive(), self.watch.run(), self.errors.run())
+            keepers = [owned.create_task(keeping) for keeping in kept]
             try:
                 loaded = await asyncio.to_thread(load, self.settings, self._progress)
                 try:
@@ -113,10 +120,15 @@ class Service:
             )
             self.watch.look_after("the text engine", lambda: texts.began, self.settings.engine_timeout)
             self.watch.look_after("the video engine", lambda: clips.began, self.settings.engine_timeout)
-            async with asyncio.TaskGroup() as owned, open_media(self.settings, loaded.batch_size) as media:
+            async with (
+                asyncio.TaskGroup() as owned,
+                AsyncExitStack() as held,
+                open_media(self.settings, loaded.batch_size) as media,
+            ):
                 batchers = [owned.create_task(texts.run()), owned.create_task(clips.run())]
                 self.measured.follow_decoders(media)
-                tasks = self._tasks(loaded, media, texts, clips)
+                live = await held.enter_async_context(aclosing(self._live(loaded, clips)))
+                tasks = self._tasks(loaded, media, texts, clips, live)
                 self._change(state="ready", detail="", backend=loaded.backend, model=loaded.model)
                 await self._first_contact()
                 log.info("worker ready", model=info.id, backend=loaded.backend, slots=self.slots)
@@ -124,8 +136,23 @@ class Service:
                 for batcher in batchers:
                     batcher.cancel()
 
-    def _tasks(self, loaded: Loaded, media: Media, texts: Batcher[str], clips: Batcher[Clip]) -> Tasks:
+    def _live(self, loaded: Loaded, clips: Batcher[Clip]) -> LiveSessions:
+        return LiveSessions(
+            redis=self.redis,
+            settings=self.settings,
+            model=loaded.info,
+            decoders=live_decoders(self.settings),
+            clips=clips,
+            publisher=self.publisher,
+            owner=self.claims.consumer,
+            errors=self.errors,
+        )
+
+    def _tasks(
+        self, loaded: Loaded, media: Media, texts: Batcher[str], clips: Batcher[Clip], live: LiveSessions
+    ) -> Tasks:
         return Tasks(
+            live=live,
             media=media,
             model=loaded.info,
             texts=texts,
@@ -151,12 +178,14 @@ class Service:
     async def _work_until_stopped(self, tasks: Tasks) -> None:
         async with asyncio.TaskGroup() as work:
             acknowledging = work.create_task(self._acknowledge())
-            claiming = [work.create_task(self._claim(lane, tasks, work)) for lane in LANES]
+            claiming = [work.create_task(self._claim(lane, tasks, work)) for lane in LANES if lane != "live"]
+            claiming.append(work.create_task(self._claim_live(tasks, work)))
             await self.stopping.wait()
             log.info("stopping", jobs_running=len(self.running))
             self._change(state="stopping")
             for loop in claiming:
                 loop.cancel()
+            await self._hand_over_live()
             await self._drain()
             acknowledging.cancel()
             with suppress(RedisError):
@@ -187,6 +216,31 @@ class Service:
                 await asyncio.sleep(0)  # the jobs begin before this loop asks for more
         finally:
             await reader.aclose()
+
+    async def _claim_live(self, tasks: Tasks, work: asyncio.TaskGroup) -> None:
+        """Take live sessions one by one, so that they spread over the workers."""
+        while True:
+            await self._free_slots("live")
+            try:
+                claims = await self.claims.take_live()
+            except RedisError as error:
+                log.warning("cannot claim jobs", lane="live", error=str(error))
+                claims = []
+            for claim in claims:
+                self._start(claim, tasks, work)
+            if not claims:
+                await asyncio.sleep(LIVE_INTERVAL)
+
+    async def _hand_over_live(self) -> None:
+        """Let other workers go on with the live sessions at once: a camera does not wait."""
+        tasks = [task for claim, task in self.running.values() if claim.lane == "live"]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+            with suppress(RedisError):
+                handed_over = await self.claims.hand_back(["live"])
+                log.info("live sessions handed over", sessions=handed_over)
 
     async def _free_slots(self, lane: Lane) -> int:
         while True:
@@ -243,7 +297,7 @@ class Service:
             self.claims.release(claim)
 
     async def _attempt(self, claim: Claim, tasks: Tasks) -> None:
-        if claim.deliveries > self.settings.max_deliveries:
+        if claim.deliveries > self.settings.max_deliveries and claim.lane != "live":
             reason = (
                 f"given up after {self.settings.max_deliveries} deliveries: every worker that had it died"
             )

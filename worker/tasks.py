@@ -12,12 +12,13 @@ import structlog
 
 from shared.chunks import Chunk
 from shared.errors import DecodeError, RtEmbedError
-from shared.jobs import Claim, ProbeJob, TextJob, VideoJob
+from shared.jobs import Claim, LiveJob, ProbeJob, TextJob, VideoJob
 from shared.requests import failed
 from shared.results import Facts, Result
 from worker.batcher import Batcher, Embedded
 from worker.clock import RedisClock
 from worker.engine.base import Clips
+from worker.live.session import LiveSessions
 from worker.media.base import Clip, Media, MediaFacts
 from worker.metrics import observe_chunk, observe_text
 from worker.models.directory import ModelInfo
@@ -43,6 +44,7 @@ class Tasks:
         publisher: Publisher,
         clock: RedisClock,
         clips_ahead: int,
+        live: LiveSessions,
     ) -> None:
         self._media = media
         self._model = model
@@ -51,6 +53,7 @@ class Tasks:
         self._publisher = publisher
         self._clock = clock
         self._clips_ahead = clips_ahead
+        self._live = live
 
     async def run(self, claim: Claim) -> None:
         """Do the job, whatever its kind. A failure that belongs to the job ends its request."""
@@ -61,6 +64,8 @@ class Tasks:
                 await self.probe(job)
             case VideoJob() as job:
                 await self.video(claim, job)
+            case LiveJob() as job:
+                await self._live.run(claim, job)
 
     async def text(self, claim: Claim, job: TextJob) -> None:
         """Embed the texts of one request, all or none."""
@@ -88,7 +93,10 @@ class Tasks:
     async def probe(self, job: ProbeJob) -> None:
         """Open a file and answer what it is, or with the error that says why it is none."""
         try:
-            facts = await self._media.probe(Path(job.asset.path))
+            is_file = job.asset.kind == "file"
+            facts = await (
+                self._media.probe(Path(job.asset.path)) if is_file else self._live.probe(job.asset)
+            )
         except RtEmbedError as error:
             log.info("file refused", asset=job.asset.id, error=error.message)
             await self._publisher.fail(job, failed(error.message, error.code, error.status))

@@ -9,7 +9,13 @@ local rest = 9 + tonumber(ARGV[8])
 local news = {}
 
 local function store(packed, first, last)
-  local entry = redis.call('XADD', results, '*', unpack(ARGV, first, last))
+  local kept = redis.call('HGET', request, 'kept')
+  local entry
+  if kept then
+    entry = redis.call('XADD', results, 'MAXLEN', '~', kept, '*', unpack(ARGV, first, last))
+  else
+    entry = redis.call('XADD', results, '*', unpack(ARGV, first, last))
+  end
   news[#news + 1] = entry .. ' ' .. #packed .. '\n' .. packed
 end
 

@@ -3,6 +3,7 @@
 -- ('0' or '1') unless the routes say otherwise, whether the caller believes that they are, number of
 -- results, then per result: chunk, packed entry, number of its fields, fields..., number of its message's
 -- fields (0 for no message), fields...
+-- A request for which 0 results are planned is open-ended: it takes results in ascending order only.
 -- Returns {request's state afterwards or 'gone', results stored, messages stored, messages dropped}; or, with
 -- nothing done, {'mistaken'} if the caller believes what is not so.
 local state = redis.call('HGET', request, 'state')
@@ -20,13 +21,26 @@ if wanted ~= ARGV[rest + 6] then
   return { 'mistaken' }
 end
 
+local planned = tonumber(redis.call('HGET', request, 'planned'))
+
+local function is_new(chunk)
+  if planned > 0 then
+    return redis.call('SETBIT', done, chunk, 1) == 0
+  end
+  if tonumber(chunk) <= tonumber(redis.call('HGET', request, 'last') or -1) then
+    return false
+  end
+  redis.call('HSET', request, 'last', chunk)
+  return true
+end
+
 local stored, queued, dropped = 0, 0, 0
 local at = rest + 8
 for _ = 1, tonumber(ARGV[rest + 7]) do
   local first = at + 3
   local message = first + tonumber(ARGV[at + 2])
   local after = message + 1 + tonumber(ARGV[message])
-  if redis.call('SETBIT', done, ARGV[at], 1) == 0 then
+  if is_new(ARGV[at]) then
     redis.call('HINCRBY', request, 'done', 1)
     store(ARGV[at + 1], first, message - 1)
     stored = stored + 1
@@ -45,8 +59,8 @@ if dropped > 0 then
   redis.call('HINCRBY', counts, 'dropped', dropped)
 end
 
-local progress = redis.call('HMGET', request, 'planned', 'done')
-if end_state == 'failed' or tonumber(progress[2] or 0) >= tonumber(progress[1]) then
+local finished = tonumber(redis.call('HGET', request, 'done') or 0)
+if end_state == 'failed' or (planned > 0 and finished >= planned) then
   finish()
   return { end_state, stored, queued, dropped }
 end

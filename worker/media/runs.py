@@ -47,8 +47,8 @@ def decode_runs(
 ) -> list[int]:
     """Decode to `out`, uint8 [frames, 3, size, size]; returns the times (ns) of the frames that came out.
 
-    A wanted frame that cannot be decoded, because packets were lost on the way, is left out. Raises DecodeError
-    where none is left, Refused for a frame of more pixels than the limit.
+    A wanted frame that cannot be decoded, because packets were lost on the way, is left out. Raises
+    DecodeError where none is left, Refused for a frame of more pixels than the limit.
     """
     times: list[int] = []
     scaler = Scaler(size)
@@ -81,6 +81,6 @@ def _decoder(codec: str, parameters: bytes, limits: MediaLimits) -> SoftwareDeco
 
 def _packets(run: Run) -> Iterator[Packet[VideoStream]]:
     for time, data in run.packets:
-        packet = Packet(data)
+        packet = cast("Packet[VideoStream]", Packet(data))
         packet.pts, packet.time_base = time, TIME_BASE
         yield packet

@@ -13,7 +13,7 @@ from proto.nv_pb2 import LLM, Embedding, Frame, Query, Sensor, VisionLLM
 from shared.assets import Asset
 from shared.chunks import SECOND
 from shared.fleet import Model
-from shared.jobs import TextJob, VideoJob
+from shared.jobs import LiveJob, TextJob, VideoJob
 from shared.redaction import without_userinfo
 from shared.results import Result
 from shared.timestamps import format_timestamp, parse_timestamp
@@ -28,7 +28,7 @@ def message_key(request: str, chunk: int) -> str:
     return f"{request}:{chunk}"
 
 
-def build_message(model: Model, job: TextJob | VideoJob, result: Result) -> bytes:
+def build_message(model: Model, job: TextJob | VideoJob | LiveJob, result: Result) -> bytes:
     """The message of one result, serialized. Raises ValueError or OverflowError for times out of range."""
     if isinstance(job, TextJob):
         message = text_message(model, job.request, job.texts[result.chunk], result)

@@ -13,7 +13,7 @@ from redis.exceptions import ConnectionError, TimeoutError  # noqa: A004 - redis
 from shared import keys, results
 from shared.errorbus import ErrorBus
 from shared.fleet import Model
-from shared.jobs import Job, ProbeJob, TextJob, VideoJob
+from shared.jobs import Job, LiveJob, ProbeJob, TextJob, VideoJob
 from shared.redis import Redis, script
 from shared.requests import end_arguments, end_keys, finish, request_of
 from shared.results import End, Result
@@ -161,7 +161,7 @@ class Publisher:
 
 def _stream(job: Job) -> str:
     """The id of the file or stream that the job is about; empty for texts."""
-    return job.assets[0].id if isinstance(job, VideoJob) else ""
+    return job.assets[0].id if isinstance(job, VideoJob | LiveJob) else ""
 
 
 async def _persist(store: Callable[[], Awaitable[T]]) -> T:

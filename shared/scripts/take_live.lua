@@ -1,0 +1,56 @@
+-- Claims one live session, if no other worker that is alive runs fewer: one whose worker is silent, or a new one.
+-- What nobody has taken for a while may be taken by anyone. Calling it is a sign of life.
+-- KEYS: lane. ARGV: group, this worker, claim timeout (ms), patience (ms), ids that this worker works on...
+-- Returns {id, deliveries, fields}, or nothing.
+local lane, group, me = KEYS[1], ARGV[1], ARGV[2]
+local timeout, patience = tonumber(ARGV[3]), tonumber(ARGV[4])
+local held = {}
+for i = 5, #ARGV do
+  held[ARGV[i]] = true
+end
+
+redis.call('XCLAIM', lane, group, me, 0, '0-1', 'JUSTID')
+local mine, fewest = 0, math.huge
+for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', lane, group)) do
+  local fields = {}
+  for i = 1, #consumer, 2 do
+    fields[consumer[i]] = consumer[i + 1]
+  end
+  if fields.name == me then
+    mine = fields.pending
+  elseif fields.idle < timeout then
+    fewest = math.min(fewest, fields.pending)
+  end
+end
+local is_my_turn = mine <= fewest
+
+for _, pending in ipairs(redis.call('XPENDING', lane, group, 'IDLE', timeout, '-', '+', #ARGV)) do
+  local id, owner, idle = pending[1], pending[2], pending[3]
+  if not (owner == me and held[id]) and (is_my_turn or idle > timeout + patience) then
+    local entry = redis.call('XCLAIM', lane, group, me, timeout, id)[1]
+    if entry then
+      return { id, pending[4] + 1, entry[2] }
+    end
+    redis.call('XACK', lane, group, id)
+  end
+end
+
+if not is_my_turn then
+  local last
+  for _, info in ipairs(redis.call('XINFO', 'GROUPS', lane)) do
+    for i = 1, #info, 2 do
+      last = info[i] == 'last-delivered-id' and info[i + 1] or last
+    end
+  end
+  local oldest = redis.call('XRANGE', lane, '(' .. last, '+', 'COUNT', 1)[1]
+  local now = redis.call('TIME')
+  if not oldest or now[1] * 1000 + now[2] / 1000 - string.match(oldest[1], '^%d+') < patience then
+    return false
+  end
+end
+local read = redis.call('XREADGROUP', 'GROUP', group, me, 'COUNT', 1, 'STREAMS', lane, '>')
+if not read or not read[1] or not read[1][2][1] then
+  return false
+end
+local entry = read[1][2][1]
+return { entry[1], 1, entry[2] }

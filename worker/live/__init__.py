@@ -1,0 +1,1 @@
+"""Live cameras: from RTSP to chunks, each camera a session under a lease."""

@@ -1,0 +1,358 @@
+"""One live session: a camera is played, lost and found again; its chunks are embedded and published."""
+
+import asyncio
+import time
+from collections import deque
+from contextlib import suppress
+from typing import Any, Literal, cast
+
+import msgspec
+import structlog
+
+from shared import keys, live
+from shared.assets import Asset
+from shared.chunks import SECOND, Chunk
+from shared.errorbus import ErrorBus
+from shared.errors import DecodeError, InvalidFile, RtEmbedError
+from shared.jobs import Claim, LiveJob
+from shared.redis import Redis, RedisError
+from shared.requests import finish, request_of
+from shared.results import Result
+from shared.settings import Settings
+from worker.batcher import Batcher
+from worker.live.cameras import Cameras, Feed
+from worker.live.chunker import Cut
+from worker.live.wire import Open, Opened, Taken
+from worker.media.base import Clip, MediaFacts
+from worker.media.pool import DecoderPool
+from worker.media.rtsp import CameraError, CameraOptions, address, probe_camera
+from worker.metrics import observe_chunk
+from worker.models.directory import ModelInfo
+from worker.publish.results import DONE, Publisher
+
+log = structlog.get_logger(__name__)
+
+BEAT_INTERVAL = 0.5
+COMPLAINT_INTERVAL = 10.0
+"""Seconds between two error events about chunks that one stream lost to overload."""
+
+
+class LiveSessions:
+    """What the live sessions of one worker share."""
+
+    def __init__(
+        self,
+        *,
+        redis: Redis,
+        settings: Settings,
+        model: ModelInfo,
+        decoders: DecoderPool,
+        clips: Batcher[Clip],
+        publisher: Publisher,
+        owner: str,
+        errors: ErrorBus | None = None,
+    ) -> None:
+        self.redis = redis
+        self.settings = settings
+        self.model = model
+        self.decoders = decoders
+        self.clips = clips
+        self.publisher = publisher
+        self.owner = owner
+        self.errors = errors
+        self.cameras = Cameras()
+
+    async def run(self, claim: Claim, job: LiveJob) -> None:
+        """Run the session until its stream ends or it is stopped. Cancelled, it can be taken over."""
+        session = await live.next_chunk(self.redis, job)
+        if session is None:
+            log.info("live session has ended already", stream=job.assets[0].id)
+            return
+        if session.next:
+            log.info("live session goes on", stream=job.assets[0].id, next_chunk=session.next)
+        (login,) = await live.read_logins(self.redis, [job.assets[0].id])
+        await Session(self, job, session, login).run()
+
+    async def probe(self, asset: Asset) -> MediaFacts:
+        """Ask a camera for its video. Raises InvalidFile naming what is wrong."""
+        (login,) = await live.read_logins(self.redis, [asset.id])
+        try:
+            where = address(asset.path, login.username, login.password)
+            track = await probe_camera(where, camera_options(self.settings))
+        except CameraError as error:
+            raise InvalidFile(f"Cannot use the stream {asset.path}: {error}") from error
+        return MediaFacts(kind="video", codec=track.codec, width=0, height=0)
+
+    async def aclose(self) -> None:
+        """End the processes."""
+        await self.cameras.close()
+        await self.decoders.close()
+
+
+def camera_options(settings: Settings) -> CameraOptions:
+    """How cameras are talked to."""
+    return CameraOptions(
+        transport=cast("Literal['auto', 'udp', 'tcp']", settings.rtsp_transport),
+        open_timeout=settings.rtsp_open_timeout,
+        udp_timeout=settings.rtsp_timeout_ms / 1000,
+        read_timeout=settings.rtsp_read_timeout,
+        latency=settings.rtsp_latency_ms / 1000,
+        networks=[str(network) for network in settings.rtsp_networks],
+    )
+
+
+class Outage:
+    """Counts the attempts to reach a lost camera: so many, within a window from the first error."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.attempts = 0
+        self.error = ""
+        self._since: float | None = None
+
+    @property
+    def lasts(self) -> bool:
+        """Whether the camera is lost."""
+        return self._since is not None
+
+    def failed(self, error: str, now: float) -> bool:
+        """Note an error at `now` (s); whether to try again."""
+        self.error = error
+        if self._since is None:
+            self._since = now
+        else:
+            self.attempts += 1
+        within = now - self._since <= self._settings.reconnection_window
+        return within and self.attempts < self._settings.reconnection_attempts
+
+    def over(self) -> None:
+        """The camera is there again."""
+        self._since, self.attempts = None, 0
+
+
+class Session:
+    """The session of one stream, as long as this worker holds it."""
+
+    def __init__(self, shared: LiveSessions, job: LiveJob, record: live.Session, login: live.Login) -> None:
+        self._shared = shared
+        self._settings = shared.settings
+        self._job = job
+        self._asset = job.assets[0]
+        self._login = login
+        self._state: live.SessionState = "connecting"
+        self._transport = cast("Literal['auto', 'udp', 'tcp']", shared.settings.rtsp_transport)
+        self._detail = ""
+        self._next = record.next
+        self._dropped = record.dropped
+        self._failed = record.failed
+        self._reconnections = record.reconnections
+        self._waiting: deque[tuple[int, Cut]] = deque()
+        self._changed = asyncio.Event()
+        self._over = False
+        self._feed: Feed | None = None
+        self._outage = Outage(shared.settings)
+        self._next_complaint = 0.0
+        self._complained_of = record.dropped
+
+    async def run(self) -> None:
+        """Work until the stream has ended or is stopped, then end its request. Raises RedisError."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                watching = group.create_task(self._watch())
+                embedding = group.create_task(self._embed_all())
+                beating = group.create_task(self._beat_until_stopped())
+                await asyncio.wait({watching, beating}, return_when=asyncio.FIRST_COMPLETED)
+                if beating.done() and beating.result() == "stop":
+                    self._waiting.clear()
+                watching.cancel()
+                self._over = True
+                self._changed.set()
+                if beating.done() and beating.result() == "ended":
+                    embedding.cancel()
+                await asyncio.wait({embedding})
+                beating.cancel()
+        except ExceptionGroup as group_error:
+            raise group_error.exceptions[0] from group_error
+        state = await finish(self._shared.redis, self._settings, request_of(self._job), DONE)
+        await self._write_end()
+        log.info(
+            "live session ended", stream=self._asset.id, state=state, chunks=self._next, dropped=self._dropped
+        )
+
+    async def _write_end(self) -> None:
+        """Leave the record as it is for people, for a while."""
+        key = keys.live(self._asset.id)
+        if await self._shared.redis.hget(key, "request") == self._job.request.encode():
+            fields: Any = {**self._fields(), "state": "ended"}
+            await self._shared.redis.hset(key, mapping=fields)
+            await self._shared.redis.expire(key, self._settings.result_ttl)
+
+    # The camera ---------------------------------------------------------------------------------------
+
+    async def _watch(self) -> None:
+        """Play the camera, again and again, until its stream ends or it is given up."""
+        while True:
+            try:
+                self._feed = Feed(self._opened, self._taken)
+                await self._shared.cameras.play(self._order(), self._feed)
+                log.info("live stream ended by itself", stream=self._asset.id)
+                return
+            except CameraError as error:
+                if not self._outage.failed(str(error), time.monotonic()):
+                    self._give_up()
+                    return
+                self._retry()
+            await asyncio.sleep(self._settings.reconnection_interval)
+
+    def _order(self) -> Open:
+        options = msgspec.structs.replace(camera_options(self._settings), transport=self._transport)
+        return Open(
+            camera=0,
+            url=self._asset.path,
+            username=self._login.username,
+            password=self._login.password,
+            options=options,
+            duration=self._job.chunk_duration * SECOND,
+            frames=self._shared.model.frames,
+        )
+
+    def _opened(self, opened: Opened) -> None:
+        log.info("camera plays", stream=self._asset.id, transport=opened.transport, codec=opened.codec)
+        if opened.transport == "tcp":
+            self._transport = "tcp"  # what has failed once need not be tried at each reconnection
+        if self._outage.lasts:
+            self._reconnections += 1
+            self._emit(f"Live stream reconnection successful. Error message: {self._outage.error}")
+            self._outage.over()
+        self._state, self._detail = "running", ""
+
+    def _retry(self) -> None:
+        self._state, self._detail = "reconnecting", self._outage.error
+        interval, attempt = self._settings.reconnection_interval, self._outage.attempts + 1
+        self._emit(
+            f"Live stream received error. Retrying after {interval:g} seconds, attempt {attempt}: "
+            f"{self._outage.error}"
+        )
+
+    def _give_up(self) -> None:
+        attempts, window = self._settings.reconnection_attempts, self._settings.reconnection_window
+        self._emit(
+            f"Live stream received error. Max reconnection attempts {attempts}, timeout {window:g} seconds: "
+            f"{self._outage.error}"
+        )
+
+    def _emit(self, event: str) -> None:
+        log.warning("camera", stream=self._asset.id, said=event)
+        if self._shared.errors:
+            self._shared.errors.emit(event, "stream_reconnection", self._asset.id)
+
+    # Chunks -------------------------------------------------------------------------------------------
+
+    def _taken(self, taken: Taken) -> None:
+        """A chunk is there. When too many wait, the oldest is dropped, or the camera is held up."""
+        if taken.skipped:
+            self._next += taken.skipped
+            self._drop(taken.skipped)
+        self._waiting.append((self._next, taken.cut))
+        self._next += 1
+        if len(self._waiting) > self._settings.live_backlog:
+            if self._settings.live_overload == "block":
+                self._pause(on=True)
+            else:
+                self._waiting.popleft()
+                self._drop(1)
+        self._changed.set()
+
+    def _pause(self, *, on: bool) -> None:
+        if self._feed:
+            self._feed.pause(on=on)
+
+    def _drop(self, number: int) -> None:
+        self._dropped += number
+        if time.monotonic() < self._next_complaint:
+            return
+        self._next_complaint = time.monotonic() + COMPLAINT_INTERVAL
+        lately, self._complained_of = self._dropped - self._complained_of, self._dropped
+        event = (
+            f"Live stream is overloaded: {lately} chunks dropped, {self._dropped} since it began; "
+            "use fewer streams or longer chunks"
+        )
+        log.error("live chunks dropped", stream=self._asset.id, lately=lately, dropped=self._dropped)
+        if self._shared.errors:
+            self._shared.errors.emit(event, "functional", self._asset.id)
+
+    async def _embed_all(self) -> None:
+        """Embed chunk after chunk, until the stream is over and none waits."""
+        while True:
+            while not self._waiting:
+                if self._over:
+                    return
+                self._changed.clear()
+                await self._changed.wait()
+            index, cut = self._waiting.popleft()
+            if self._settings.live_overload == "block" and len(self._waiting) < self._settings.live_backlog:
+                self._pause(on=False)
+            result = await self._embed(index, cut)
+            await self._shared.publisher.publish(self._job, [result])
+            log.debug("live chunk done", chunk=index, stream=self._asset.id, error=result.error)
+
+    async def _embed(self, index: int, cut: Cut) -> Result:
+        chunk = Chunk(index, cut.start, cut.end)
+        result = Result(
+            chunk=index, start=cut.start, end=cut.end, wall_start=cut.wall_start, wall_end=cut.wall_end
+        )
+        try:
+            if cut.error:
+                raise DecodeError(cut.error)
+            model = self._shared.model
+            clip = await self._shared.decoders.runs(
+                chunk, cut.codec, cut.runs, model.frames, model.resolution
+            )
+            clip.decode_start = cut.began / SECOND
+            try:
+                embedded = await self._shared.clips.embed(clip)
+            finally:
+                clip.release()
+        except RtEmbedError as error:
+            self._failed += 1
+            log.warning("live chunk failed", chunk=index, stream=self._asset.id, error=error.message)
+            return msgspec.structs.replace(result, error=error.message)
+        observe_chunk(clip, embedded, self._asset.id, model, live=True)
+        return msgspec.structs.replace(
+            result,
+            vector=embedded.vector.tobytes(),
+            frame_times=clip.times,
+            decode_latency_ms=_ms(clip.decode_start, clip.decode_end),
+            inference_latency_ms=_ms(embedded.start, embedded.end),
+            chunk_latency_ms=_ms(clip.decode_start, embedded.end),
+            processing_latency_s=round(max(0.0, embedded.end - clip.decode_start), 3),
+        )
+
+    # The lease ----------------------------------------------------------------------------------------
+
+    async def _beat_until_stopped(self) -> Literal["stop", "ended"]:
+        """Tell how the session fares, until it is to stop or its request has ended."""
+        while True:
+            with suppress(RedisError):
+                state, stop = await live.beat(self._shared.redis, self._settings, self._job, self._fields())
+                if state != "running":
+                    return "ended"
+                if stop:
+                    return "stop"
+            await asyncio.sleep(BEAT_INTERVAL)
+
+    def _fields(self) -> dict[str, str | int]:
+        return {
+            "state": self._state,
+            "owner": self._shared.owner,
+            "detail": self._detail,
+            "transport": self._transport,
+            "next": self._next - len(self._waiting),
+            "dropped": self._dropped,
+            "failed": self._failed,
+            "reconnections": self._reconnections,
+        }
+
+
+def _ms(start: float, end: float) -> float:
+    return round(max(0.0, end - start) * 1000, 3)

@@ -3,7 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from contextlib import ExitStack, aclosing
 from pathlib import Path
 
 import msgspec
@@ -127,14 +127,16 @@ class Tasks:
         """Decoding runs ahead of the engine by a bounded number of clips."""
         room = asyncio.Semaphore(self._clips_ahead)
         left = deque(chunks)
-        async with asyncio.TaskGroup() as group, aclosing(self._decode(job, chunks)) as clips:
-            try:
-                async for clip in clips:
-                    left.popleft()
-                    await room.acquire()
-                    group.create_task(self._embed_clip(claim, job, clip, room))
-            except DecodeError as error:
-                await self._fail_chunk(job, left[0], error)
+        with ExitStack() as held:
+            async with asyncio.TaskGroup() as group, aclosing(self._decode(job, chunks)) as clips:
+                try:
+                    async for clip in clips:
+                        held.callback(clip.release)  # for those that never reach the engine
+                        left.popleft()
+                        await room.acquire()
+                        group.create_task(self._embed_clip(claim, job, clip, room))
+                except DecodeError as error:
+                    await self._fail_chunk(job, left[0], error)
 
     async def _wanted(self, claim: Claim, job: VideoJob) -> list[Chunk]:
         if await self._publisher.state(job) != "running":

@@ -19,7 +19,7 @@ from gateway.schemas import Error
 from gateway.view import FleetView
 from shared import requests
 from shared.errorbus import ErrorBus
-from shared.errors import FileTooLarge, RtEmbedError, TooManyRequests, Unavailable
+from shared.errors import FileTooLarge, InvalidParameters, RtEmbedError, TooManyRequests, Unavailable
 from shared.jobs import Job
 from shared.redis import Redis, RedisError, connect
 from shared.results import End, Result
@@ -65,9 +65,11 @@ class Context:
 
     @contextmanager
     def reported(self, stream_id: str = "") -> Iterator[None]:
-        """Tell operators what fails inside, naming the asset that it is about."""
+        """Tell operators what fails inside, naming the asset that it is about; not what is malformed."""
         try:
             yield
+        except InvalidParameters:
+            raise
         except RtEmbedError as error:
             self.errors.emit(error.message, stream_id=stream_id)
             raise

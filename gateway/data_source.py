@@ -1,15 +1,15 @@
 """Files inside data: URLs (RFC 2397), decoded piece by piece."""
 
 import binascii
-from collections.abc import Iterator
+import re
+from collections.abc import Callable
 from urllib.parse import unquote_to_bytes
 
 from gateway.http_source import Write, too_large
-from gateway.schemas import DATA_HEADER
+from gateway.schemas import DATA_HEADER, TEXT_PAYLOAD
 from shared.errors import InvalidDataUrl
 
 PIECE = 1 << 20
-"""Characters per piece; a multiple of four, as base64 needs."""
 EXTENSIONS = {
     "video/mp4": ".mp4",
     "video/quicktime": ".mov",
@@ -25,6 +25,7 @@ EXTENSIONS = {
     "image/gif": ".gif",
     "image/webp": ".webp",
 }
+_OPEN_ESCAPE = re.compile(rb"%[0-9A-Fa-f]?\Z")
 
 
 def file_name(url: str, media_type: str) -> str:
@@ -36,14 +37,69 @@ def file_name(url: str, media_type: str) -> str:
 async def copy(url: str, limit: int, write: Write) -> None:
     """Write the payload, at most `limit` bytes. Raises InvalidDataUrl, FileTooLarge."""
     _, is_base64, start = _header(url)
+    payload = Payload(limit, write, is_base64=is_base64)
     if is_base64 and (len(url) - start) // 4 * 3 - 2 > limit:
         raise too_large(limit)
-    size = 0
-    for piece in (_base64 if is_base64 else _percent)(url, start):
-        size += len(piece)
-        if size > limit:
-            raise too_large(limit)
-        await write(piece)
+    for begin in range(start, len(url), PIECE):
+        await payload.add(url[begin : begin + PIECE].encode("utf-8", "replace"))
+    await payload.finish()
+
+
+def is_base64(header: str) -> bool | None:
+    """Whether what follows `header`, which ends before the comma, is base64; None if it is no header."""
+    match = DATA_HEADER.fullmatch(header)
+    return None if match is None else match["base64"] is not None
+
+
+class Payload:
+    """The part after the comma, decoded as it comes and written, at most `limit` bytes."""
+
+    def __init__(self, limit: int, write: Write, *, is_base64: bool) -> None:
+        self._limit, self._write = limit, write
+        self._decode: Callable[[bytes, bool], tuple[bytes, bytes]] = _base64 if is_base64 else _percent
+        self._rest = b""
+        self._size = 0
+
+    async def add(self, encoded: bytes) -> None:
+        """Decode what comes next. Raises InvalidDataUrl, FileTooLarge."""
+        self._rest += encoded
+        if len(self._rest) >= PIECE:
+            await self._take(self._rest, last=False)
+
+    async def finish(self) -> None:
+        """Decode what is left. Raises InvalidDataUrl, FileTooLarge."""
+        await self._take(self._rest, last=True)
+
+    async def _take(self, encoded: bytes, *, last: bool) -> None:
+        try:
+            data, self._rest = self._decode(encoded, last)
+        except ValueError as error:
+            raise InvalidDataUrl(f"The data URL's payload cannot be decoded: {error}") from error
+        self._size += len(data)
+        if self._size > self._limit:
+            raise too_large(self._limit)
+        await self._write(data)
+
+
+def _base64(encoded: bytes, last: bool) -> tuple[bytes, bytes]:
+    """The bytes, and what is left for the next call: the last group, which alone may be padded.
+
+    Missing padding at the end is forgiven. Raises ValueError.
+    """
+    end = len(encoded) if last else max(0, (len(encoded) - 1) // 4 * 4)
+    if not last and b"=" in encoded[:end]:
+        raise ValueError("padding in the middle")
+    padding = b"=" * (-end % 4)
+    return binascii.a2b_base64(encoded[:end] + padding, strict_mode=True), encoded[end:]
+
+
+def _percent(encoded: bytes, last: bool) -> tuple[bytes, bytes]:
+    """The bytes, and what is left for the next call: an escape that is not complete. Raises ValueError."""
+    if encoded.translate(None, TEXT_PAYLOAD):
+        raise ValueError("characters that are not accepted")
+    match = None if last else _OPEN_ESCAPE.search(encoded)
+    end = match.start() if match else len(encoded)
+    return unquote_to_bytes(encoded[:end]), encoded[end:]
 
 
 def _header(url: str) -> tuple[str, bool, int]:
@@ -53,24 +109,3 @@ def _header(url: str) -> tuple[str, bool, int]:
     if header is None:
         raise InvalidDataUrl("The data URL has no valid header")
     return header["type"], header["base64"] is not None, comma + 1
-
-
-def _base64(url: str, start: int) -> Iterator[bytes]:
-    """Missing padding at the end is forgiven."""
-    for begin in range(start, len(url), PIECE):
-        piece = url[begin : begin + PIECE]
-        try:
-            yield binascii.a2b_base64(piece + "=" * (-len(piece) % 4), strict_mode=True)
-        except (binascii.Error, ValueError) as error:
-            raise InvalidDataUrl(f"The data URL's payload is no base64: {error}") from error
-
-
-def _percent(url: str, start: int) -> Iterator[bytes]:
-    while start < len(url):
-        end = min(start + PIECE, len(url))
-        # No piece ends inside an escape.
-        cut = url.rfind("%", max(start, end - 2), end)
-        if cut > start and end < len(url):
-            end = cut
-        yield unquote_to_bytes(url[start:end])
-        start = end

@@ -30,10 +30,12 @@ _KNOWN_NAME = re.compile(
 
 
 class Source(msgspec.Struct, frozen=True):
-    """A URL that may be fetched; `addresses` are those of its host, which is not looked up again."""
+    """A URL that may be fetched; `addresses` are those of its host, which is not looked up again. What a
+    data: URL holds may lie in the file `inline` already."""
 
     url: str
     addresses: list[str] = []
+    inline: Path | None = None
 
 
 class Fetched(msgspec.Struct, frozen=True):
@@ -51,10 +53,15 @@ class Downloads:
         self._settings = settings
         self._store = store
         self._http = HttpSource(settings, network or Network())
-        self._limit = int(settings.download_limit_gb * (1 << 30))
+        self.limit = int(settings.download_limit_gb * (1 << 30))
 
-    async def locate(self, url: str) -> Source:
-        """Resolve the URL's host, once. Raises InvalidParameters if it must not be asked."""
+    async def locate(self, url: str, inline: Path | None = None) -> Source:
+        """Resolve the URL's host, once; a data: URL may lie decoded in `inline`.
+
+        Raises InvalidParameters if the host must not be asked.
+        """
+        if inline is not None:
+            return Source(url, inline=inline)
         if url.partition(":")[0] in ("file", "data", "s3"):
             return Source(url)
         try:
@@ -82,6 +89,10 @@ class Downloads:
             return await self._store.in_thread(lambda: self._in_place(source.url))
         began = time.monotonic()
         path = folder / _file_name(source.url, media_type)
+        if source.inline:
+            inline = source.inline
+            size = await self._store.in_thread(lambda: inline.rename(path).stat().st_size)
+            return Fetched(path, size, ours=True)
         writer = self._store.writer(path)
         try:
             await self._copy(source, headers or {}, writer)
@@ -94,11 +105,11 @@ class Downloads:
     async def _copy(self, source: Source, headers: Mapping[str, str], writer: Writer) -> None:
         match source.url.partition(":")[0]:
             case "data":
-                await data_source.copy(source.url, self._limit, writer.write)
+                await data_source.copy(source.url, self.limit, writer.write)
             case "s3":
                 await s3_source.copy(self._settings, source.url, writer.write)
             case _:
-                await self._http.copy(source.url, source.addresses, headers, self._limit, writer.write)
+                await self._http.copy(source.url, source.addresses, headers, self.limit, writer.write)
 
     def _in_place(self, url: str) -> Fetched:
         named = Path(url.removeprefix("file://"))

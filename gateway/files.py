@@ -1,7 +1,6 @@
 """Files: upload or register, list, describe, read, delete."""
 
 import uuid
-from collections.abc import Mapping
 from pathlib import Path
 
 import structlog
@@ -25,15 +24,24 @@ async def upload(request: Request) -> Response:
     if not ctx.settings.skip_media_verification:
         require_service(ctx)
     async with ctx.assets.incoming() as folder:
-        received = await read_form(request, ctx.assets, folder, ctx.settings.upload_limit_bytes)
+        with ctx.reported():
+            received = await read_form(request, ctx.assets, folder, ctx.settings.upload_limit_bytes)
         form = validate_form(received.fields, UploadForm)
         if form.file is None:
-            asset = await ctx.assets.register(await _verified(ctx, await _server_file(ctx, form)))
+            arrived = await _server_file(ctx, form)
         else:
             arrived = _asset(form, path=folder / form.file, size=received.size)
-            asset = await ctx.assets.keep(await _verified(ctx, arrived), folder)
+        with ctx.reported(arrived.id):
+            verified = await _verified(ctx, arrived)
+        with ctx.reported():
+            asset = await _kept(ctx, verified, folder if form.file else None)
     log.info("file added", asset=asset.id, bytes=asset.size, codec=asset.codec, duration_ns=asset.duration)
     return json(_typed(asset, asset.size))
+
+
+async def _kept(ctx: Context, asset: Asset, folder: Path | None) -> Asset:
+    """Record the asset, whose file is in `folder`, or stays where it is."""
+    return await (ctx.assets.keep(asset, folder) if folder else ctx.assets.register(asset))
 
 
 def _asset(form: UploadForm, path: Path, size: int) -> Asset:
@@ -85,7 +93,7 @@ async def files(request: Request) -> Response:
 async def file_information(request: Request) -> Response:
     """One file."""
     ctx = context(request)
-    asset = await ctx.assets.file(_id(request.path_params))
+    asset = await _file(request)
     return json(
         File(
             id=asset.id,
@@ -99,7 +107,7 @@ async def file_information(request: Request) -> Response:
 
 async def file_content(request: Request) -> Response:
     """The bytes of a file, whole or in ranges."""
-    asset = await context(request).assets.file(_id(request.path_params))
+    asset = await _file(request)
     if not await context(request).assets.in_thread(Path(asset.path).is_file):
         log.error("asset without its file", asset=asset.id, path=asset.path)
         raise RtEmbedError(f"the file of {asset.id} has vanished from the asset store")
@@ -108,14 +116,16 @@ async def file_content(request: Request) -> Response:
 
 async def delete_file(request: Request) -> Response:
     """Forget a file; its bytes go too, unless it was registered in place."""
-    ctx = context(request)
-    asset = await ctx.assets.file(_id(request.path_params))
-    await ctx.assets.delete(asset)
+    asset = await _file(request)
+    await context(request).assets.delete(asset)
     return json(DeletedFile(id=asset.id))
 
 
-def _id(params: Mapping[str, str]) -> str:
-    return validate_uuid(params["file_id"], ("path", "file_id"))
+async def _file(request: Request) -> Asset:
+    ctx = context(request)
+    file_id = validate_uuid(request.path_params["file_id"], ("path", "file_id"))
+    with ctx.reported(file_id):
+        return await ctx.assets.file(file_id)
 
 
 def _typed(asset: Asset, size: int) -> TypedFile:

@@ -32,7 +32,7 @@ DATA_HEADER = re.compile(
 )
 _DATA_HEADER_LENGTH = 1024
 _BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="
-_TEXT = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789%-._~:/?#[]@!$&'()*+,;="
+TEXT_PAYLOAD = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789%-._~:/?#[]@!$&'()*+,;="
 
 Uuid = Annotated[
     str,
@@ -328,7 +328,7 @@ def _check_data_url(url: str) -> None:
     header = DATA_HEADER.fullmatch(url, 0, comma)
     if header is None:
         raise ValueError("A data URL must begin with data:<type>/<subtype>[;name=value...][;base64],")
-    allowed = _BASE64 if header["base64"] else _TEXT
+    allowed = _BASE64 if header["base64"] else TEXT_PAYLOAD
     # In pieces: the payload may be gigabytes, and deleting what is allowed is the fastest look at it.
     for start in range(comma + 1, len(url), 1 << 20):
         if url[start : start + (1 << 20)].encode("utf-8", "replace").translate(None, allowed):

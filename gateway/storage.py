@@ -151,10 +151,13 @@ class Writer:
         await asyncio.shield(self._folder.in_thread(self._finish))
 
     def _finish(self) -> None:
-        with self._turn, self._file or self._path.open("wb") as file:
+        with self._turn:
+            if self._closed:
+                return
             self._closed = True
-            file.flush()
-            os.fsync(file.fileno())
+            with self._file or self._path.open("wb") as file:
+                file.flush()
+                os.fsync(file.fileno())
 
 
 def _names(folder: Path) -> set[str]:

@@ -8,9 +8,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.answers import video_response
-from gateway.context import Context, FailedEnd, collect, context, json, read_body, require_service, until_gone
+from gateway.context import Context, FailedEnd, collect, context, json, require_service, until_gone
 from gateway.events import Telling, client_of, resume
 from gateway.ingestion import ingested
+from gateway.inline_media import Inline, read_video_request
 from gateway.live import find_live, live_events
 from gateway.planning import Plan, plan_video
 from gateway.probing import probe
@@ -19,7 +20,7 @@ from gateway.reading import reading, start_reading
 from gateway.requests import accept, prefers_async
 from gateway.schemas import VideoRequest, VideoResponse
 from gateway.sse import EventStream
-from gateway.validation import problem, validate_json
+from gateway.validation import problem
 from shared.assets import Asset
 from shared.chunks import SECOND
 from shared.errors import BadParameters, FailedRequest
@@ -30,15 +31,15 @@ log = structlog.get_logger(__name__)
 async def generate_video_embeddings(request: Request) -> Response:
     """Embed a file chunk by chunk, or a list of images as one clip."""
     ctx = context(request)
-    body = validate_json(await read_body(request), VideoRequest)
-    if body.stream and (seen := request.headers.get("last-event-id")):
-        return await resume(ctx, body, seen)
-    if stream := await find_live(ctx, body):
-        with ctx.reported(stream.id):
-            return await live_events(ctx, body, stream)
     async with AsyncExitStack() as held:
+        body, inline = await read_video_request(ctx, request, held)
+        if body.stream and (seen := request.headers.get("last-event-id")):
+            return await resume(ctx, body, seen)
+        if stream := await find_live(ctx, body):
+            with ctx.reported(stream.id):
+                return await live_events(ctx, body, stream)
         progress = held.enter_context(Progress(request))
-        plan = await planned(ctx, request, body, held)
+        plan = await planned(ctx, request, body, held, inline)
         with ctx.reported(plan.assets[0].id):
             if body.stream:
                 return await _events(ctx, plan, body, progress, held)
@@ -47,13 +48,17 @@ async def generate_video_embeddings(request: Request) -> Response:
             return json(await until_gone(request, _answer(ctx, plan, progress)))
 
 
-async def planned(ctx: Context, request: Request, body: VideoRequest, held: AsyncExitStack) -> Plan:
-    """What is to be done for `body`. A URL's media is fetched, and goes when `held` is left.
+async def planned(
+    ctx: Context, request: Request, body: VideoRequest, held: AsyncExitStack, inline: Inline | None = None
+) -> Plan:
+    """What is to be done for `body`. A URL's media is fetched, unless it lies `inline` already, and goes when
+    `held` is left.
 
     Raises whatever the request may be refused with; then nothing was accepted.
     """
     ids = [body.id] if isinstance(body.id, str) else body.id
-    source = await ctx.downloads.locate(body.url) if body.url is not None else None
+    taken = inline.path if inline else None
+    source = await ctx.downloads.locate(body.url, taken) if body.url is not None else None
     if source and len(ids) != 1:
         raise BadParameters(f"A url becomes one asset; give one id for it, not {len(ids)}")
     assets = [] if source else await _assets(ctx, ids)

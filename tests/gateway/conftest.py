@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from struct import pack
 from typing import Any
 
 import httpx
@@ -11,10 +12,18 @@ import pytest
 import uvicorn
 
 from gateway.app import create_app
+from gateway.assets import AssetStore
 from gateway.context import Context
+from shared import keys, requests
+from shared.assets import Asset
+from shared.chunks import SECOND
 from shared.fleet import Model, Worker, announce
+from shared.jobs import from_fields
+from shared.keys import Lane
 from shared.redis import Redis
+from shared.results import Result
 from shared.settings import Settings
+from worker.publish.results import Publisher
 
 MODEL = Model(
     id="null", owned_by="tests", api_type="custom", dimension=4, frames=8, supports_text=True, verified=True,
@@ -71,3 +80,53 @@ async def worker(redis: Redis) -> Worker:
     record = Worker(name="w", state="ready", model=MODEL, host="here", pid=os.getpid())
     await announce(redis, record)
     return record
+
+
+class StandIn:
+    """Does a worker's part with results of the test's choice."""
+
+    def __init__(self, redis: Redis, settings: Settings) -> None:
+        self._redis, self._settings = redis, settings
+        self._publisher = Publisher(redis, settings)
+        self._taken: set[bytes] = set()
+
+    async def job(self, lane: Lane = "video") -> Any:
+        """The next job of a lane, once there is one."""
+        async with asyncio.timeout(20):
+            while True:
+                for entry_id, fields in await self._redis.xrange(keys.jobs(lane)):
+                    if entry_id not in self._taken:
+                        self._taken.add(entry_id)
+                        return from_fields(fields)
+                await asyncio.sleep(0.01)
+
+    async def finish(self, job: Any, *chunks: int) -> None:
+        """Publish the vector (chunk, 1, 2, 3) of each chunk."""
+        results = [
+            Result(chunk=c, vector=pack("<4f", c, 1, 2, 3), start=c * SECOND, end=(c + 1) * SECOND)
+            for c in chunks
+        ]
+        await self._publisher.publish(job, results)
+
+    async def fail(self, job: Any, message: str) -> None:
+        """End the job's request with an error."""
+        await requests.finish(self._redis, self._settings, requests.request_of(job), requests.failed(message))
+
+
+@pytest.fixture
+def stand_in(redis: Redis, settings: Settings, worker: Worker) -> StandIn:
+    """A worker whose work the test does."""
+    return StandIn(redis, settings)
+
+
+@pytest.fixture
+async def film(redis: Redis, settings: Settings) -> str:
+    """The id of a film of 3 s that has no bytes."""
+    store = AssetStore(redis, settings)
+    asset = Asset(
+        id="123e4567-e89b-12d3-a456-426614174000", path="/nowhere/film.mp4", filename="film.mp4",
+        duration=3 * SECOND, frame_rate="30", probed=True,
+    )  # fmt: skip
+    await store.register(asset)
+    store.close()
+    return asset.id

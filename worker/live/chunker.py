@@ -49,6 +49,10 @@ class Held(Splitter[tuple[int, bytes]]):
         """Whether there has been a key frame."""
         return bool(self._own)
 
+    def push(self, coded: Coded[tuple[int, bytes]]) -> list[Unit[tuple[int, bytes]]]:
+        """Add the next packet; what comes before a key frame weighs nothing."""
+        return super().push(coded) if self.started or coded.coding.entry else []
+
     def so_far(self) -> Unit[tuple[int, bytes]]:
         """What is there of a GOP whose end is not."""
         return Unit(self._own, self._tail)

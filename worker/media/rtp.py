@@ -172,7 +172,8 @@ class Assembler:
     def _start(self, packet: RtpPacket) -> None:
         """The first packet of a source, whose timestamps have nothing to do with those before."""
         self.flush()
-        self.clock = SenderClock(self._rate)
+        if self._source is not None:
+            self.clock = SenderClock(self._rate)
         self._source, self._timestamp = packet.source, packet.timestamp
 
     def flush(self) -> None:

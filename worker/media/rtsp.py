@@ -37,6 +37,8 @@ LARGEST_MESSAGE = 256 << 10
 RECEIVE_BUFFER = 2 << 20
 REPORT_INTERVAL = 5.0
 WATCH_INTERVAL = 0.25
+GOODBYE_GRACE = 0.1
+"""Seconds in which the last packets may arrive after the goodbye, which over UDP goes to another port."""
 SESSION_TIMEOUT = 60
 METADATA_SERVICES = {"fd00:ec2::254", "100.100.100.200"}
 """Of Amazon and Alibaba; that of everyone else is link-local."""
@@ -166,7 +168,8 @@ class Connection(asyncio.Protocol):
     """The TCP connection to a camera: requests and replies, and interleaved media (RFC 2326, 10.12)."""
 
     def __init__(self, on_media: Callable[[int, bytes], None]) -> None:
-        self.closed = asyncio.get_running_loop().create_future()
+        self.closed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.gone = asyncio.Event()
         self._on_media = on_media
         self._transport: asyncio.Transport | None = None
         self._buffer = bytearray()
@@ -230,6 +233,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The camera, or the way to it, has gone."""
         self._lost(f"the connection broke: {exc}" if exc else "the camera closed the connection")
+        self.gone.set()
 
     def _lost(self, reason: str) -> None:
         if not self.closed.done():
@@ -343,12 +347,17 @@ class Datagrams(asyncio.DatagramProtocol):
     def __init__(self, channel: int, on_media: Callable[[int, bytes], None]) -> None:
         self._channel = channel
         self._on_media = on_media
+        self.gone = asyncio.Event()
         self.host = ""
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         """A packet."""
         if addr[0] == self.host:
             self._on_media(self._channel, data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The socket is closed."""
+        self.gone.set()
 
 
 class Player:
@@ -413,8 +422,10 @@ class Player:
                     async with asyncio.timeout(0.5):
                         await self._ask("TEARDOWN", self._base)
             self._connection.close()
-        for transport, _ in self._sockets:
+            await self._connection.gone.wait()
+        for transport, protocol in self._sockets:
             transport.abort()
+            await protocol.gone.wait()
 
     def pause(self, *, on: bool) -> None:
         """Stop or go on reading from the camera."""
@@ -581,7 +592,7 @@ class Player:
             if told.report and told.report[0] == (self._source or told.report[0]):
                 self._assembler.clock.report(*told.report[1:])
             if told.bye and (not self.packets or self._source in told.bye):
-                self._ended.set()
+                asyncio.get_running_loop().call_later(GOODBYE_GRACE, self._ended.set)
 
     def _take(self, packet: RtpPacket, reorder: Reorder) -> None:
         self.packets += 1

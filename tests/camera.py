@@ -1,0 +1,300 @@
+"""An RTSP camera that does what a test wants: over UDP or TCP, with a login, silent, broken off."""
+
+import asyncio
+import hashlib
+import re
+import struct
+import threading
+import time
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import av
+import numpy as np
+
+from tests.support import free_port
+
+NTP_EPOCH = 2_208_988_800
+CLOCK_RATE = 90_000
+LARGEST_PAYLOAD = 1200
+
+
+class Picture(NamedTuple):
+    """One coded picture: presentation time in ticks of 90 kHz, and its NAL units."""
+
+    pts: int
+    nals: list[bytes]
+
+
+def encode(
+    codec: str = "libx264", seconds: float = 4, gop: int = 30, rate: int = 30, size: int = 96, **options: str
+) -> list[Picture]:
+    """Moving noise, in decoding order."""
+    context: Any = av.CodecContext.create(codec, "w")
+    context.width, context.height, context.pix_fmt = size, size, "yuv420p"
+    context.time_base, context.framerate = Fraction(1, rate), Fraction(rate)
+    context.gop_size = gop
+    extra = {"x265-params": f"log-level=none:keyint={gop}:min-keyint={gop}"} if codec == "libx265" else {}
+    context.options = {"preset": "ultrafast", "crf": "30", **extra, **options}
+    noise = np.random.default_rng(3).integers(0, 255, (size, size, 3), dtype=np.uint8)
+    packets = []
+    for index in range(round(seconds * rate)):
+        picture = np.full((size, size, 3), index * 7 % 256, np.uint8)
+        picture[: size // 2] = np.roll(noise, index, axis=0)[: size // 2]
+        frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+        frame.pts = index
+        packets += context.encode(frame)
+    packets += context.encode(None)
+    return [Picture(p.pts * CLOCK_RATE // rate, split(bytes(p))) for p in packets]
+
+
+def film_pictures(path: Path) -> list[Picture]:
+    """The pictures of an H.264 file."""
+    found = []
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        convert = av.BitStreamFilterContext("h264_mp4toannexb", stream)
+        for packet in container.demux(stream):
+            found += [
+                Picture(int(made.pts * made.time_base * CLOCK_RATE), split(bytes(made)))
+                for made in convert.filter(packet if packet.size else None)
+            ]
+    return found
+
+
+def split(data: bytes) -> list[bytes]:
+    """The NAL units of Annex B data."""
+    return [nal for nal in re.split(rb"\x00\x00\x00?\x01", data) if nal]
+
+
+def packetize(nal: bytes, codec: str) -> list[bytes]:
+    """RTP payloads of one NAL unit: itself, or fragments (RFC 6184, 5.8; RFC 7798, 4.4.3)."""
+    if len(nal) <= LARGEST_PAYLOAD:
+        return [nal]
+    head = 1 if codec == "h264" else 2
+    pieces = [nal[i : i + LARGEST_PAYLOAD] for i in range(head, len(nal), LARGEST_PAYLOAD)]
+    made = []
+    for index, piece in enumerate(pieces):
+        marks = (0x80 if index == 0 else 0) | (0x40 if index == len(pieces) - 1 else 0)
+        if codec == "h264":
+            made.append(bytes([nal[0] & 0xE0 | 28, marks | nal[0] & 31]) + piece)
+        else:
+            made.append(bytes([nal[0] & 0x81 | 49 << 1, nal[1], marks | nal[0] >> 1 & 63]) + piece)
+    return made
+
+
+class ScriptedCamera:
+    """Listens on a port of its own, on a thread of its own, until `stop`.
+
+    `login` is a user name and a password, asked for by digest. A `deaf` camera accepts and never answers;
+    `mute_after` pictures it sends nothing more; `ends` says goodbye after the last picture, else it begins
+    anew. `reports` sends sender reports, `ahead` seconds ahead of the true time. `first` is the RTP timestamp
+    of the first picture; `jumps` adds ticks from a picture on. Every `lossy`-th packet is left out.
+    """
+
+    def __init__(
+        self,
+        pictures: list[Picture],
+        codec: str = "h264",
+        *,
+        transports: tuple[str, ...] = ("udp", "tcp"),
+        login: tuple[str, str] | None = None,
+        deaf: bool = False,
+        mute_after: int | None = None,
+        ends: bool = False,
+        reports: bool = True,
+        ahead: float = 0,
+        first: int = 1000,
+        jumps: dict[int, int] | None = None,
+        speed: float = 1.0,
+        lossy: int = 0,
+    ) -> None:
+        self.pictures, self.codec = pictures, codec
+        self.transports, self.login = transports, login
+        self.deaf, self.mute_after, self.ends = deaf, mute_after, ends
+        self.reports, self.ahead = reports, ahead
+        self.first, self.jumps, self.speed, self.lossy = first, jumps or {}, speed, lossy
+        self.port = free_port()
+        self.url = f"rtsp://127.0.0.1:{self.port}/live"
+        self.plays: list[str] = []
+        self._loop: asyncio.AbstractEventLoop
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> "ScriptedCamera":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Listen."""
+        self._loop = asyncio.new_event_loop()
+        listening = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(listening,), daemon=True)
+        self._thread.start()
+        assert listening.wait(10)
+
+    def stop(self) -> None:
+        """End at once, as a process that is killed does: no goodbye."""
+        if self._thread:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(10)
+            self._thread = None
+
+    def _run(self, listening: threading.Event) -> None:
+        asyncio.set_event_loop(self._loop)
+        server = self._loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", self.port))
+        listening.set()
+        self._loop.run_forever()
+        server.close()
+        for task in asyncio.all_tasks(self._loop):
+            task.cancel()
+        self._loop.run_until_complete(asyncio.sleep(0.05))
+        self._loop.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        session = _Session(self, writer)
+        try:
+            while True:
+                first = await reader.readexactly(1)
+                if first == b"$":
+                    _, length = struct.unpack(">BH", await reader.readexactly(3))
+                    await reader.readexactly(length)
+                    continue
+                head = (first + await reader.readuntil(b"\r\n\r\n")).decode()
+                if not self.deaf:
+                    await session.answer(head)
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+            pass
+        finally:
+            await session.close()
+
+
+class _Session:
+    def __init__(self, camera: ScriptedCamera, writer: asyncio.StreamWriter) -> None:
+        self._camera, self._writer = camera, writer
+        self._playing: asyncio.Task[None] | None = None
+        self._udp: Any = None
+        self._target = ("127.0.0.1", 0)
+        self._sequence = 65_500
+
+    async def answer(self, head: str) -> None:
+        method, url, _ = head.split(" ", 2)
+        sequence = re.search(r"(?im)^cseq: *(\d+)", head)
+        status, headers, body = "200 OK", {"CSeq": sequence[1] if sequence else "0"}, ""
+        if self._camera.login and not self._may(method, head):
+            status = "401 Unauthorized"
+            headers["WWW-Authenticate"] = 'Digest realm="tests", nonce="abc", qop="auth"'
+        elif method == "DESCRIBE":
+            body = self._description()
+            headers |= {"Content-Base": f"{url}/", "Content-Type": "application/sdp"}
+        elif method == "SETUP":
+            status = await self._setup(head, headers)
+        elif method == "PLAY":
+            headers["Session"] = "7"
+            self._playing = asyncio.create_task(self._play())
+        lines = [f"RTSP/1.0 {status}", *(f"{k}: {v}" for k, v in headers.items())]
+        lines.append(f"Content-Length: {len(body)}")
+        self._writer.write(("\r\n".join(lines) + "\r\n\r\n" + body).encode())
+
+    def _may(self, method: str, head: str) -> bool:
+        fields = dict(re.findall(r'(\w+)="?([^",\s]+)', head.partition("Authorization: Digest ")[2]))
+        if not fields or self._camera.login is None:
+            return False
+
+        def h(text: str) -> str:
+            return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
+
+        user, password = self._camera.login
+        secret, action = h(f"{user}:tests:{password}"), h(f"{method}:{fields['uri']}")
+        wanted = h(f"{secret}:abc:{fields['nc']}:{fields['cnonce']}:auth:{action}")
+        return fields["username"] == user and fields["response"] == wanted
+
+    def _description(self) -> str:
+        name = {"h264": "H264", "hevc": "H265", "mjpeg": "JPEG"}[self._camera.codec]
+        return (
+            "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=camera\r\nt=0 0\r\na=control:*\r\n"
+            "m=audio 0 RTP/AVP 0\r\na=control:audio\r\n"
+            f"m=video 0 RTP/AVP 96\r\na=rtpmap:96 {name}/90000\r\na=control:video\r\n"
+        )
+
+    async def _setup(self, head: str, headers: dict[str, str]) -> str:
+        ports = re.search(r"client_port=(\d+)", head)
+        kind = "udp" if ports else "tcp"
+        if kind not in self._camera.transports:
+            return "461 Unsupported Transport"
+        self._camera.plays.append(kind)
+        headers["Session"] = "7;timeout=60"
+        if not ports:
+            headers["Transport"] = "RTP/AVP/TCP;unicast;interleaved=2-3"
+            return "200 OK"
+        self._target = ("127.0.0.1", int(ports[1]))
+        loop = asyncio.get_running_loop()
+        self._udp, _ = await loop.create_datagram_endpoint(
+            asyncio.DatagramProtocol, local_addr=("127.0.0.1", 0)
+        )
+        port = self._udp.get_extra_info("sockname")[1]
+        headers["Transport"] = (
+            f"RTP/AVP;unicast;client_port={ports[1]}-{int(ports[1]) + 1};server_port={port}-{port}"
+        )
+        return "200 OK"
+
+    async def _play(self) -> None:
+        camera = self._camera
+        pictures = camera.pictures
+        interval = pictures[1].pts - pictures[0].pts if len(pictures) > 1 else CLOCK_RATE
+        length = max(p.pts for p in pictures) + abs(interval)
+        began, sent, shift = time.time(), 0, 0
+        while True:
+            for index, picture in enumerate(pictures):
+                if camera.mute_after is not None and sent >= camera.mute_after:
+                    return
+                shift += camera.jumps.get(sent, 0)
+                ticks = picture.pts + sent // len(pictures) * length
+                due = (
+                    began
+                    + (index + sent // len(pictures) * len(pictures))
+                    / len(pictures)
+                    * (length / CLOCK_RATE)
+                    / camera.speed
+                )
+                await asyncio.sleep(max(0, due - time.time()))
+                timestamp = (camera.first + ticks + shift) & 0xFFFFFFFF
+                if camera.reports and sent % 30 == 0:
+                    self._report(began + ticks / CLOCK_RATE / camera.speed + camera.ahead, timestamp)
+                self._send(picture, timestamp)
+                sent += 1
+                await self._writer.drain()
+            if camera.ends:
+                self._out(1, struct.pack(">BBHI", 0x81, 203, 1, 0x1234))
+                return
+
+    def _report(self, wall: float, timestamp: int) -> None:
+        ntp = int((wall + NTP_EPOCH) * (1 << 32))
+        self._out(1, struct.pack(">BBHIQIII", 0x80, 200, 6, 0x1234, ntp, timestamp, 0, 0))
+
+    def _send(self, picture: Picture, timestamp: int) -> None:
+        payloads = [part for nal in picture.nals for part in packetize(nal, self._camera.codec)]
+        for number, payload in enumerate(payloads):
+            marker = 0x80 if number == len(payloads) - 1 else 0
+            self._sequence = (self._sequence + 1) & 0xFFFF
+            if self._camera.lossy and self._sequence % self._camera.lossy == 0:
+                continue
+            self._out(
+                0, struct.pack(">BBHII", 0x80, marker | 96, self._sequence, timestamp, 0x1234) + payload
+            )
+
+    def _out(self, channel: int, data: bytes) -> None:
+        if self._udp:
+            self._udp.sendto(data, (self._target[0], self._target[1] + channel))
+        else:
+            self._writer.write(b"$" + bytes([2 + channel]) + struct.pack(">H", len(data)) + data)
+
+    async def close(self) -> None:
+        if self._playing:
+            self._playing.cancel()
+        if self._udp:
+            self._udp.close()
+        self._writer.transport.abort()

@@ -87,8 +87,15 @@ async def read_fleet(redis: Redis) -> Fleet:
         model, *records = await pipe.execute()
     return Fleet(
         workers=[worker for record in records if (worker := _worker(record))],
-        model=msgspec.json.decode(model, type=Model) if model else None,
+        model=_model(model),
     )
+
+
+def _model(record: bytes | None) -> Model | None:
+    try:
+        return msgspec.json.decode(record or b"null", type=Model | None)
+    except msgspec.MsgspecError:
+        return None
 
 
 def _worker(record: Mapping[bytes, bytes]) -> Worker | None:

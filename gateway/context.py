@@ -24,6 +24,7 @@ from shared.jobs import Job
 from shared.redis import Redis, RedisError, connect
 from shared.results import End, Result
 from shared.settings import Settings
+from shared.tasks import end
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -58,8 +59,7 @@ class Context:
             finally:
                 if self._ending:
                     await asyncio.wait(self._ending, timeout=self.settings.redis_timeout)
-                for task in tasks:
-                    task.cancel()
+                await end(tasks)
         self.assets.close()
         await self.redis.aclose()
 

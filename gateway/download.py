@@ -19,11 +19,13 @@ from gateway.http_source import HttpSource, Network
 from gateway.storage import Writer
 from gateway.validation import problem
 from shared.errors import Forbidden, InvalidParameters, MissingFile
+from shared.metrics import asset_download_bytes, asset_download_duration, asset_download_requests
 from shared.settings import Settings
 
 log = structlog.get_logger(__name__)
 
 FILE_NAME = "input_file.mp4"
+MEASURED = {"http", "https", "s3"}
 _KNOWN_NAME = re.compile(
     r"[A-Za-z0-9_\- ][A-Za-z0-9_.\- ]{0,200}\.(mp4|avi|mov|jpg|jpeg|png|webm)", re.IGNORECASE
 )
@@ -94,12 +96,17 @@ class Downloads:
             size = await self._store.in_thread(lambda: inline.rename(path).stat().st_size)
             return Fetched(path, size, ours=True)
         writer = self._store.writer(path)
+        status = "failure"
         try:
             await self._copy(source, headers or {}, writer)
+            status = "success"
         finally:
             await writer.close()
-        seconds = round(time.monotonic() - began, 3)
-        log.info("url fetched", scheme=scheme, filename=path.name, bytes=writer.size, seconds=seconds)
+            seconds = time.monotonic() - began
+            _measure(scheme, status, seconds, writer.size)
+        log.info(
+            "url fetched", scheme=scheme, filename=path.name, bytes=writer.size, seconds=round(seconds, 3)
+        )
         return Fetched(path, writer.size, ours=True)
 
     async def _copy(self, source: Source, headers: Mapping[str, str], writer: Writer) -> None:
@@ -129,3 +136,10 @@ def _file_name(url: str, media_type: str) -> str:
         return data_source.file_name(url, media_type)
     name = urlsplit(url).path.rpartition("/")[2] if scheme != "s3" else ""
     return name if _KNOWN_NAME.fullmatch(name) else FILE_NAME
+
+
+def _measure(scheme: str, status: str, seconds: float, size: int) -> None:
+    labels = {"source": scheme if scheme in MEASURED else "unknown", "status": status}
+    asset_download_requests.add(1, labels)
+    asset_download_duration.record(seconds, labels)
+    asset_download_bytes.add(size, labels)

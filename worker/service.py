@@ -18,10 +18,11 @@ from shared.figures import Figures
 from shared.fleet import HEARTBEAT, Worker
 from shared.jobs import Claim
 from shared.keys import LANES, Lane
-from shared.metrics import jobs_done
+from shared.metrics import bus_failures, dropped, jobs_done
 from shared.redis import RedisError, connect, single_connection
 from shared.requests import failed
 from shared.settings import Settings, worker_name
+from shared.tasks import end
 from worker.batcher import Batcher
 from worker.claims import Claims
 from worker.clock import RedisClock
@@ -31,6 +32,7 @@ from worker.loading import Loaded, decode_slots, live_decoders, load, open_media
 from worker.media.base import Clip, Media
 from worker.metrics import Measured
 from worker.models.progress import describe, log_progress
+from worker.publish.forward import Forwarder
 from worker.publish.results import Publisher
 from worker.tasks import Tasks, stack_clips
 
@@ -55,9 +57,13 @@ class Service:
         self.claims = Claims(self.redis, worker_name(settings), settings.claim_timeout)
         self.errors = ErrorBus(self.redis, settings)
         self.publisher = Publisher(self.redis, settings, self.errors)
+        self.forwarder = Forwarder(self.redis, settings, self.claims.consumer, self.errors)
         self.clock = RedisClock()
         self.measured = Measured(Figures(self.redis, registry, self.claims.consumer))
         self.measured.follow_publisher(self.publisher)
+        sent = self.forwarder.counts
+        self.measured.follow(lambda: sent.refused, dropped, cause="message_refused")
+        self.measured.follow(lambda: sent.failures, bus_failures)
         self.watch = Watch(self.stop, settings.shutdown_timeout)
         self.record = Worker(
             name=self.claims.consumer,
@@ -89,7 +95,7 @@ class Service:
     async def run(self) -> None:
         """Load the model and serve. Raises what prevents the start, or what broke the worker."""
         async with asyncio.TaskGroup() as owned, self._health_page():
-            kept = (self._keep_alive(), self.watch.run(), self.errors.run())
+            kept = (self._keep_alive(), self.watch.run(), self.errors.run(), self.forwarder.run())
             keepers = [owned.create_task(keeping) for keeping in kept]
             try:
                 loaded = await asyncio.to_thread(load, self.settings, self._progress)
@@ -98,8 +104,7 @@ class Service:
                 finally:
                     await asyncio.to_thread(loaded.engine.close)
             finally:
-                for keeper in keepers:
-                    keeper.cancel()
+                await end(keepers)
         with suppress(RedisError):
             await self.measured.publish([])
             await fleet.withdraw(self.redis, self.record.name)
@@ -129,6 +134,7 @@ class Service:
                 self.measured.follow_decoders(media)
                 live = await held.enter_async_context(aclosing(self._live(loaded, clips)))
                 tasks = self._tasks(loaded, media, texts, clips, live)
+                self.publisher.model = loaded.model
                 self._change(state="ready", detail="", backend=loaded.backend, model=loaded.model)
                 await self._first_contact()
                 log.info("worker ready", model=info.id, backend=loaded.backend, slots=self.slots)
@@ -183,11 +189,10 @@ class Service:
             await self.stopping.wait()
             log.info("stopping", jobs_running=len(self.running))
             self._change(state="stopping")
-            for loop in claiming:
-                loop.cancel()
+            await end(claiming)
             await self._hand_over_live()
             await self._drain()
-            acknowledging.cancel()
+            await end([acknowledging])
             with suppress(RedisError):
                 await self._acknowledge_finished()
                 handed_back = await self.claims.hand_back()

@@ -39,7 +39,7 @@ class Notices:
     def __init__(self, redis: Redis, settings: Settings) -> None:
         self._redis = redis
         self._timeout = settings.redis_timeout
-        self._queues: dict[bytes, asyncio.Queue[Notice]] = {}
+        self._queues: dict[bytes, list[asyncio.Queue[Notice]]] = {}
         self._ahead: deque[str] = deque()
         self._coming: dict[bytes, str] = {}
         self._open: set[bytes] = set()
@@ -85,7 +85,8 @@ class Notices:
         elif channel in self._queues:
             # redis-py subscribes again by itself after a lost connection; the confirmation says so.
             notice = results.unpack(message["data"]) if message["type"] == "message" else None
-            self._queues[channel].put_nowait(notice)
+            for queue in self._queues[channel]:
+                queue.put_nowait(notice)
 
     def new_id(self) -> str:
         """An id for a request that is about to be submitted; most often one already subscribed to."""
@@ -96,15 +97,18 @@ class Notices:
         """Listen for a request's entries from now on. Raises RedisError, or Unavailable without an answer."""
         channel = channel_of(request_id)
         queue: asyncio.Queue[Notice] = asyncio.Queue()
-        self._queues[channel] = queue
+        queues = self._queues.setdefault(channel, [])
+        queues.append(queue)
         try:
             self._left.discard(channel)
             if channel not in self._open:
                 await self._open_channel(channel, queue)
             yield Follower(self._redis, request_id, queue)
         finally:
-            del self._queues[channel]
-            self._left.add(channel)
+            queues.remove(queue)
+            if not queues:
+                del self._queues[channel]
+                self._left.add(channel)
 
     async def _open_channel(self, channel: bytes, queue: asyncio.Queue[Notice]) -> None:
         try:

@@ -97,6 +97,18 @@ async def test_a_follower_that_is_cancelled_leaves_nothing_behind(
     assert notices._queues == {}
 
 
+async def test_one_request_may_be_followed_twice(notices: Notices, redis: Redis, settings: Settings) -> None:
+    async with notices.subscribe("r1") as follower:
+        async with notices.subscribe("r1"):
+            pass
+        await submit(redis, settings, REQUEST, [JOB])
+        await publish(redis, settings, 0, 1, 2)
+        async with asyncio.timeout(4):  # less than it takes until a follower looks by itself
+            entries = [entry async for _, entry in follower.entries(stored=False)]
+    assert len(entries) == 4
+    assert notices._queues == {}
+
+
 async def test_channels_are_left_many_at_a_time(notices: Notices, redis: Redis) -> None:
     for number in range(IDS_AHEAD):
         async with notices.subscribe(f"r{number}"):

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.brokers import Reader, Tansu
 from tests.e2e.collector import Collector, attributes
 from tests.e2e.conftest import Stack
 
 KINDS = ("Decode", "VLM Inference", "VLM Chunk Inference")
+TOPIC = "traced"
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
@@ -16,6 +18,14 @@ PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 def collector() -> Iterator[Collector]:
     with Collector() as running:
         yield running
+
+
+@pytest.fixture
+def tansu() -> Iterator[Tansu]:
+    broker = Tansu(TOPIC)
+    broker.start()
+    yield broker
+    broker.stop()
 
 
 @pytest.fixture
@@ -83,6 +93,28 @@ def test_a_file_request_is_one_tree_of_spans(
     total = attributes(spans["Total Decode Latency"])
     parts = [attributes(spans[f"Decode - Chunk {i}"])["decode_latency_ms"] for i in range(3)]
     assert total["execution_time_ms"] == pytest.approx(sum(parts), abs=0.01)
+
+
+def test_the_trace_goes_on_to_kafka(traced: Stack, collector: Collector, film: Path, tansu: Tansu) -> None:
+    traced.environment |= {
+        "KAFKA_ENABLED": "true",
+        "KAFKA_TOPIC": TOPIC,
+        "KAFKA_BOOTSTRAP_SERVERS": tansu.servers,
+        "ERROR_BUS": "off",
+    }
+    request = ask(traced, film)
+    with Reader(tansu.servers, TOPIC) as reader:
+        records = reader.until(lambda found: len(found) >= 3)
+    assert {key.decode().partition(":")[0] for key, _, _ in records} == {request}
+    pipeline = next(span for span in collector.spans if span.name == "VLM Pipeline Latency")
+    for _, _, headers in records:
+        told = dict(headers)
+        assert told["message_type"] == b"vision_llm"
+        _, trace, parent, sampled = told["traceparent"].decode().split("-")
+        assert (trace, parent, sampled) == (PARENT.split("-")[1], pipeline.span_id.hex(), "01")
+    sent = [span for span in collector.spans if span.name == "Kafka Publish"]
+    assert [span.parent_span_id for span in sent] == [pipeline.span_id] * 3
+    assert attributes(sent[0])["messaging.destination.name"] == TOPIC
 
 
 def test_metrics_are_exported_under_their_instruments_names_also_where_no_span_is_sampled(

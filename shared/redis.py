@@ -1,10 +1,12 @@
 """Connections to Redis or Valkey, and the Lua scripts that change it in one step."""
 
+import asyncio
+from collections.abc import Iterable
 from functools import cache
 from importlib import resources
 from typing import Any
 
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import BlockingConnectionPool, Connection, Redis, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.commands.core import AsyncScript
@@ -16,6 +18,37 @@ __all__ = ["BLOCK_MS", "Redis", "RedisError", "connect", "script", "single_conne
 
 BLOCK_MS = 1000
 """How long a blocking read waits; below every socket timeout, or the reply would meet a closed socket."""
+
+
+class _Cancellation:
+    """Makes a cancelled call end: redis-py sends with `asyncio.wait_for`, which before Python 3.12 swallows a
+    cancellation that comes just when the command is sent."""
+
+    async def send_packed_command(
+        self, command: bytes | str | Iterable[bytes], check_health: bool = True
+    ) -> None:
+        connection: Any = super()
+        task = asyncio.current_task()
+        before = task.cancelling() if task else 0
+        await connection.send_packed_command(command, check_health)
+        if task and task.cancelling() > before:
+            await connection.disconnect(nowait=True)
+            raise asyncio.CancelledError
+
+
+class _Tcp(_Cancellation, Connection):
+    pass
+
+
+class _Tls(_Cancellation, SSLConnection):
+    pass
+
+
+class _Unix(_Cancellation, UnixDomainSocketConnection):
+    pass
+
+
+_KINDS: dict[type, type] = {Connection: _Tcp, SSLConnection: _Tls, UnixDomainSocketConnection: _Unix}
 
 
 def connect(settings: Settings) -> Redis:
@@ -50,14 +83,17 @@ def _pool(settings: Settings, connections: int, timeout: float) -> BlockingConne
         # refuses the PING (no password) opens connection after connection inside of one another, for ever.
         common |= {"socket_keepalive": True, "health_check_interval": 15}
     if settings.redis_url:
-        return BlockingConnectionPool.from_url(settings.redis_url, **common)
-    return BlockingConnectionPool(
-        host=settings.redis_host,
-        port=settings.redis_port,
-        db=settings.redis_db,
-        password=settings.redis_password,
-        **common,
-    )
+        pool = BlockingConnectionPool.from_url(settings.redis_url, **common)
+    else:
+        pool = BlockingConnectionPool(
+            host=settings.redis_host,
+            port=settings.redis_port,
+            db=settings.redis_db,
+            password=settings.redis_password,
+            **common,
+        )
+    pool.connection_class = _KINDS[pool.connection_class]
+    return pool
 
 
 @cache

@@ -206,6 +206,27 @@ async def test_many_calls_share_few_connections(redis: Redis, redis_url: str) ->
         assert len(names) <= 3 + 2
 
 
+async def test_a_cancelled_call_ends_whenever_the_cancellation_comes(redis: Redis) -> None:
+    async def call() -> None:
+        async with redis.pipeline(transaction=False) as pipe:
+            pipe.get("a")
+            pipe.get("b")
+            await pipe.execute()
+
+    cancelled = 0
+    for turn in range(400):
+        task = asyncio.create_task(call())
+        for _ in range(turn % 30):
+            await asyncio.sleep(0)
+        if task.cancel():
+            cancelled += 1
+            await asyncio.wait([task])
+            assert task.cancelled(), f"the call went on after {turn % 30} steps"
+    assert cancelled > 20
+    await redis.set("a", "1")
+    assert await redis.get("a") == b"1"
+
+
 # Servers that fail ------------------------------------------------------------------------------------
 
 

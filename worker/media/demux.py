@@ -25,6 +25,7 @@ CONTAINERS = "mov,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,ivf,mxf,nut"
 MILLISECOND = 1_000_000
 TAIL_STEPS = (2, 20, 200)  # seconds before the stated end from which the last packet is looked for
 TAIL_BYTES = 64 << 20
+SEARCH_BYTES = 16 << 20
 
 
 class Refused(DecodeError):
@@ -104,11 +105,16 @@ class Source:
             self.rewind()
 
     def distance(self, packet: Packet[VideoStream], time: int) -> int:
-        """How many bytes lie between `packet` and the key frame before `time` (ns), by the container's index;
-        0 where it has none."""
+        """About how many bytes lie between `packet` and the key frame before `time` (ns): by the container's
+        index, or by the bit rate less what a search in a file without index reads."""
         index = self.stream.index_entries
+        if packet.pos is None or packet.dts is None:
+            return 0
+        if not len(index):
+            ahead = time - self.time(packet.dts)
+            return self.container.bit_rate // 8 * ahead // SECOND - SEARCH_BYTES
         entry = index.search_timestamp(self.timestamp(time))
-        if entry < 0 or packet.pos is None or packet.dts is None or index[entry].timestamp <= packet.dts:
+        if entry < 0 or index[entry].timestamp <= packet.dts:
             return 0
         return index[entry].pos - packet.pos
 

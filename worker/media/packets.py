@@ -44,6 +44,7 @@ class PacketReader:
             if entry is not None and entry.time is not None and entry.time <= time:
                 return chain((entry,), packets)
         self.source.rewind()
+        self.last = None
         return self._read(first_is_entry=True)
 
     def is_after(self, packet: VideoPacket) -> bool:

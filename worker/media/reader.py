@@ -185,11 +185,12 @@ class Pass:
         packets = self._reader.start(self._collector.next_target(stop) or 0)
         jumps = True
         while (coded := next(packets, None)) is not None:
-            yield from splitter.push(coded)
+            units = splitter.push(coded)
+            yield from units
             target = self._collector.next_target(stop)
             if target is None:
                 return
-            if jumps and coded.coding.entry and self._file.source.distance(coded.packet, target) > SKIP_BYTES:
+            if units and jumps and self._file.source.distance(coded.packet, target) > SKIP_BYTES:
                 splitter = Splitter(self._limits.held)
                 packets = self._reader.start(target)
                 jumps = self._reader.is_after(coded.packet)

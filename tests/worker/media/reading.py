@@ -1,0 +1,95 @@
+"""Reading films without processes: by our reader, and by FFmpeg decoding everything from the start."""
+
+import contextlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.chunks import Chunk
+from worker.media.demux import Source
+from worker.media.limits import MediaLimits
+from worker.media.memory import Arena, ClipMemory
+from worker.media.orientation import orientation, turn
+from worker.media.reader import Reader
+from worker.media.swscale import Scaler
+from worker.media.wire import ClipDone, Counts, Decode, Setup
+
+SIZE = 128
+Picture = NDArray[np.uint8]
+Frames = list[tuple[int, Picture]]
+"""Frames with their times in ns from the start of the file."""
+
+
+def setup(*, sparse: bool = True, lanes: int = 2, **limits: int) -> Setup:
+    """What a decoder process is told."""
+    return Setup(limits=MediaLimits(**limits), lanes=lanes, sparse=sparse, reuse=True)
+
+
+def read(reader: Reader, path: Path, chunks: Sequence[Chunk], frames: int) -> tuple[list[Frames], Counts]:
+    """The chunks' frames by our reader. Raises what it raises."""
+    shape = (frames, 3, SIZE, SIZE)
+    each = frames * 3 * SIZE * SIZE
+    arena = each * len(chunks)
+    fd = os.memfd_create("test")
+    os.ftruncate(fd, arena)
+    memory, counts, clips = Arena(fd), Counts(), []
+
+    def take(done: ClipDone) -> None:
+        pictures = memory.region(arena, done.offset, shape)
+        clips.append([(when, pictures[i].copy()) for i, when in enumerate(done.times)])
+
+    offsets = [each * position for position in range(len(chunks))]
+    job = Decode(str(path), list(chunks), frames, SIZE, 2, arena, offsets)
+    try:
+        reader.run(job, ClipMemory(lambda at: memory.region(arena, at, shape), offsets), take, counts)
+    finally:
+        os.close(fd)
+    return clips, counts
+
+
+def decode_everything(path: Path) -> Frames:
+    """Every frame of the file as FFmpeg gives them from the first packet on, scaled as ours are."""
+    clock = Source(str(path), MediaLimits())
+    scaler, frames = Scaler(SIZE), []
+    with av.open(str(path)) as container:
+        stream = container.streams.video[clock.stream.index]
+        stream.codec_context.thread_count = 1
+        for packet in container.demux(stream):
+            with contextlib.suppress(av.error.InvalidDataError):
+                for frame in stream.codec_context.decode(packet if packet.size else None):
+                    if frame.pts is not None:
+                        out = np.empty((3, SIZE, SIZE), np.uint8)
+                        scaler.scale(frame, out)
+                        turn(out, orientation(frame))
+                        frames.append((clock.time(frame.pts), out))
+    scaler.close()
+    clock.close()
+    return frames
+
+
+def pick(frames: Frames, chunk: Chunk, count: int) -> Frames:
+    """The chunk's frames by the rule itself, step by step: the nearest target decides, the end cuts off."""
+    targets = [chunk.start + i * (chunk.end - chunk.start) // count for i in range(count)]
+    picked = []
+    for when, picture in frames:
+        if targets and targets[0] <= when <= chunk.end:
+            picked.append((when, picture))
+        if when >= chunk.end:
+            targets = []
+        targets = [target for target in targets if target > when]
+    return picked
+
+
+def same(ours: Sequence[Frames], theirs: Sequence[Frames]) -> bool:
+    """Whether both have the same frames at the same times, bit for bit."""
+    times = [[when for when, _ in clip] for clip in ours]
+    assert times == [[when for when, _ in clip] for clip in theirs]
+    return all(
+        np.array_equal(mine, other)
+        for mine_clip, other_clip in zip(ours, theirs, strict=True)
+        for (_, mine), (_, other) in zip(mine_clip, other_clip, strict=True)
+    )

@@ -341,8 +341,8 @@ OPERATIONS = (
         description="Takes `Range`. The content type is guessed from the name.",
         misfit="('path', 'file_id'): Must be a UUID (input: \"x\")",
         answers=(
-            Answer(description="The whole file.", binaries=("application/octet-stream",)),
-            Answer(status=206, description="The ranges asked for.", binaries=("application/octet-stream",)),
+            Answer(description="The whole file.", binaries=("*/*",)),
+            Answer(status=206, description="The ranges asked for.", binaries=("*/*",)),
             Answer(status=416, description="No such range.", texts={"text/plain": ""}),
         ),
         errors=(e.BadParameter, e.Unavailable),

@@ -45,7 +45,10 @@ async def read_form(request: Request, store: AssetStore, folder: Path, limit: in
     if kind == b"multipart/form-data" and b"boundary" in options:
         return await _MultipartReader(store, folder, limit, options[b"boundary"]).read(request.stream())
     if kind == b"application/x-www-form-urlencoded":
-        return Form(dict(parse_qsl((await _small_body(request)).decode("utf-8", "replace"))))
+        fields = dict(parse_qsl((await _small_body(request)).decode("utf-8", "replace")))
+        if "file" in fields:
+            raise _no_file()
+        return Form(fields)
     raise InvalidParameters("('body',): Send multipart/form-data or application/x-www-form-urlencoded")
 
 
@@ -56,6 +59,10 @@ async def _small_body(request: Request) -> bytes:
         if len(body) > MAX_FIELD_BYTES:
             raise FileTooLarge(f"a form without a file may have at most {MAX_FIELD_BYTES} bytes")
     return bytes(body)
+
+
+def _no_file() -> InvalidParameters:
+    return InvalidParameters("('body', 'file'): Must be an uploaded file with a name")
 
 
 class _MultipartReader:
@@ -134,6 +141,8 @@ class _MultipartReader:
         if len(self.form.fields) >= MAX_FIELDS:
             raise TooManyFields(400, f"Too many fields. Maximum number of fields is {MAX_FIELDS}.")
         if not self._is_file:
+            if self._name == "file":
+                raise _no_file()
             return
         if self._writer:
             raise BadParameters("only one file can be uploaded at a time")

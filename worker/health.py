@@ -25,7 +25,7 @@ LAST_WORDS = 5.0
 
 
 class Watch:
-    """Looks after the event loop, and after what `look_after` names.
+    """Looks after the event loop, and after what `look_after` and `ask` name.
 
     `problem` says what is stuck; empty while all is well. `stuck` is called in the event loop when there is a
     problem; the process ends `patience` seconds later, at once if it is the loop itself.
@@ -39,12 +39,22 @@ class Watch:
         self._patience = patience + LAST_WORDS
         self._loop_timeout = loop_timeout
         self._beaten = time.monotonic()
-        self._busy: list[tuple[str, float, Callable[[], float | None]]] = []
+        self._checks: list[Callable[[], str]] = []
         self._over = threading.Event()
 
     def look_after(self, name: str, since: Callable[[], float | None], limit: float) -> None:
         """What `name` does may take `limit` seconds; `since` says when it began, None while it is idle."""
-        self._busy.append((name, limit, since))
+
+        def check() -> str:
+            began = since()
+            late = began is not None and time.monotonic() - began > limit
+            return f"{name} works on one batch for more than {limit:g} s" if late else ""
+
+        self.ask(check)
+
+    def ask(self, check: Callable[[], str]) -> None:
+        """Have `check` say what is wrong; an empty text if nothing is."""
+        self._checks.append(check)
 
     async def run(self) -> None:
         """Watch until cancelled."""
@@ -63,7 +73,7 @@ class Watch:
         while not self._over.wait(BEAT):
             if problem := self._loop_problem():
                 self._end(problem)
-            elif problem := self._busy_problem():
+            elif problem := next(filter(None, (check() for check in self._checks)), ""):
                 self.problem = problem
                 log.critical("worker is stuck", reason=problem)
                 loop.call_soon_threadsafe(self._stuck)
@@ -74,13 +84,6 @@ class Watch:
     def _loop_problem(self) -> str:
         silence = time.monotonic() - self._beaten
         return f"the event loop stands still for {silence:.0f} s" if silence > self._loop_timeout else ""
-
-    def _busy_problem(self) -> str:
-        for name, limit, since in self._busy:
-            began = since()
-            if began is not None and time.monotonic() - began > limit:
-                return f"{name} works on one batch for more than {limit:g} s"
-        return ""
 
     def _end(self, problem: str) -> None:
         self.problem = problem

@@ -132,6 +132,7 @@ class Service:
             ):
                 batchers = [owned.create_task(texts.run()), owned.create_task(clips.run())]
                 self.measured.follow_decoders(media)
+                self.watch.ask(lambda: media.trouble)
                 live = await held.enter_async_context(aclosing(self._live(loaded, clips)))
                 tasks = self._tasks(loaded, media, texts, clips, live)
                 self.publisher.model = loaded.model
@@ -189,6 +190,8 @@ class Service:
             await self.stopping.wait()
             log.info("stopping", jobs_running=len(self.running))
             self._change(state="stopping")
+            with suppress(RedisError):
+                await self._beat()
             await end(claiming)
             await self._hand_over_live()
             await self._drain()

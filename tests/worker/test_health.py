@@ -1,13 +1,18 @@
 """A worker that is stuck is seen, says why, and ends to be replaced."""
 
+import asyncio
 import subprocess
 import sys
+from pathlib import Path
 
 import httpx
 import pytest
 from prometheus_client import CollectorRegistry
 
-from worker.health import HUNG, HealthPage
+from shared.errors import DecodeError, InvalidFile
+from shared.tasks import end
+from worker.health import HUNG, HealthPage, Watch
+from worker.media.pool import DecoderPool
 
 BLOCKED_LOOP = """
 import asyncio, time
@@ -49,3 +54,39 @@ def test_a_page_says_what_is_wrong() -> None:
         close()
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"http://127.0.0.1:{port}/live")
+
+
+async def test_decoders_that_cannot_be_started_are_a_problem(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pool = DecoderPool(slots=1)
+    await pool.start()
+    try:
+        assert pool.trouble == ""
+        with monkeypatch.context() as broken:
+            broken.setattr(sys, "executable", "/nowhere/python")
+            for slot in (*pool._slots, pool._prober):
+                await slot.drop()
+            with pytest.raises(DecodeError):
+                await pool.probe(tmp_path / "film.mp4")
+            assert "no decoder process could be started" in pool.trouble
+        with pytest.raises(InvalidFile):
+            await pool.probe(tmp_path / "film.mp4")
+        assert pool.trouble == ""
+    finally:
+        await pool.close()
+
+
+async def test_what_a_check_says_stops_the_worker() -> None:
+    said: list[str] = []
+    told = asyncio.Event()
+    watch = Watch(told.set, patience=60)
+    watch.ask(lambda: "")
+    watch.ask(lambda: "".join(said))
+    running = asyncio.create_task(watch.run())
+    await asyncio.sleep(1.5)
+    assert (watch.problem, told.is_set()) == ("", False)
+    said.append("the decoders are gone")
+    await asyncio.wait_for(told.wait(), 10)
+    assert watch.problem == "the decoders are gone"
+    await end([running])

@@ -70,6 +70,11 @@ class DecoderPool:
         """How many files are being decoded now."""
         return len(self._slots) - len(self._idle)
 
+    @property
+    def trouble(self) -> str:
+        """Why a decoder process could not be started; empty while all could."""
+        return next((slot.trouble for slot in (*self._slots, self._prober) if slot.trouble), "")
+
     async def start(self) -> None:
         """Start the processes. Raises DecodeError."""
         try:

@@ -100,14 +100,20 @@ class DecoderProcess:
         memory = SharedMemory()
         ours, theirs = socket.socketpair()
         environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "worker.media.child",
-            str(theirs.fileno()), str(memory.fd), str(niceness),
-            stdin=asyncio.subprocess.DEVNULL,
-            pass_fds=(theirs.fileno(), memory.fd),
-            env={**environment, "MALLOC_ARENA_MAX": "2"},
-        )  # fmt: skip
-        theirs.close()
+        try:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "worker.media.child",
+                str(theirs.fileno()), str(memory.fd), str(niceness),
+                stdin=asyncio.subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(), memory.fd),
+                env={**environment, "MALLOC_ARENA_MAX": "2"},
+            )  # fmt: skip
+        except BaseException:
+            ours.close()
+            memory.close()
+            raise
+        finally:
+            theirs.close()
         started = cls(process, ours, memory)
         try:
             async with asyncio.timeout(START_TIMEOUT):

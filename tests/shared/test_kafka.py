@@ -1,19 +1,24 @@
 """The producer against real brokers: what is acknowledged, what fails and how, and that it lets go."""
 
 import asyncio
+import gc
+import logging
+import ssl
 import time
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from shared.errors import BusError, MessageRefused
-from shared.kafka import Producer, connection, create_topic, producing
+from shared.kafka import Producer, _seldom, connect, connection, create_topic, reachable, trouble
 from shared.settings import Settings, load
 from tests.brokers import INIT_PRODUCER_ID, PRODUCE, MockCluster, Reader, Tansu
 from tests.support import until
 
 MSG_SIZE_TOO_LARGE, TOPIC_AUTHORIZATION_FAILED, UNKNOWN_TOPIC, UNKNOWN = 10, 29, 3, -1
-KAFKA_STORAGE_ERROR, NOT_ENOUGH_REPLICAS, OUT_OF_ORDER = 56, 19, 45
+KAFKA_STORAGE_ERROR, NOT_ENOUGH_REPLICAS, OUT_OF_ORDER, CLUSTER_AUTHORIZATION_FAILED = 56, 19, 45, 31
 
 
 @pytest.fixture
@@ -26,7 +31,7 @@ def cluster() -> Iterator[MockCluster]:
 
 @pytest.fixture
 def tansu() -> Iterator[Tansu]:
-    broker = Tansu()
+    broker = Tansu("topic")
     broker.start()
     yield broker
     broker.stop()
@@ -36,16 +41,19 @@ def settings_for(servers: str, **variables: str) -> Settings:
     return load({"KAFKA_BOOTSTRAP_SERVERS": servers, **variables})
 
 
-async def failure(future: asyncio.Future[None]) -> BaseException | None:
+async def outcome(producer: Producer, *record: Any) -> MessageRefused | BusError | None:
+    """Send a record and wait for what becomes of it."""
     async with asyncio.timeout(20):
-        await asyncio.wait([future])
-    return future.exception()
+        answer = await producer.send(*record)
+        await asyncio.wait([answer])
+    return producer.failure(answer)
 
 
 async def test_a_record_arrives_with_key_and_headers(cluster: MockCluster) -> None:
-    producer = Producer(settings_for(cluster.servers))
-    await producer.send("topic", b"value", b"key", {"message_type": b"vision_llm"})
-    await producer.send("topic", b"keyless", headers={"message_type": b"error"})
+    producer = await connect(settings_for(cluster.servers))
+    assert producer.idempotent
+    assert await outcome(producer, "topic", b"value", b"key", {"message_type": b"vision_llm"}) is None
+    assert await outcome(producer, "topic", b"keyless", None, {"message_type": b"error"}) is None
     await producer.close(1)
     with Reader(cluster.servers, "topic") as reader:
         records = await asyncio.to_thread(reader.until, lambda r: len(r) == 2)
@@ -57,8 +65,8 @@ async def test_a_record_arrives_with_key_and_headers(cluster: MockCluster) -> No
 
 @pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
 async def test_every_compression_is_readable(cluster: MockCluster, codec: str) -> None:
-    producer = Producer(settings_for(cluster.servers, KAFKA_COMPRESSION_TYPE=codec))
-    await producer.send("topic", b"x" * 5000, b"key")
+    producer = await connect(settings_for(cluster.servers, KAFKA_COMPRESSION_TYPE=codec))
+    assert await outcome(producer, "topic", b"x" * 5000, b"key") is None
     await producer.close(1)
     with Reader(cluster.servers, "topic") as reader:
         records = await asyncio.to_thread(reader.until, lambda r: len(r) == 1)
@@ -66,162 +74,195 @@ async def test_every_compression_is_readable(cluster: MockCluster, codec: str) -
 
 
 async def test_a_message_above_the_limit_is_refused_and_the_next_is_sent(cluster: MockCluster) -> None:
-    producer = Producer(settings_for(cluster.servers, KAFKA_MAX_REQUEST_SIZE="2000"))
-    error = await failure(producer.send("topic", b"x" * 3000))
-    assert isinstance(error, MessageRefused)
-    assert "too large" in error.message
-    await producer.send("topic", b"small")
+    producer = await connect(settings_for(cluster.servers, KAFKA_MAX_REQUEST_SIZE="2000"))
+    with pytest.raises(MessageRefused, match="larger than the maximum request size"):
+        await producer.send("topic", b"x" * 3000)
+    assert await outcome(producer, "topic", b"small") is None
+    assert not producer.worn_out
     await producer.close(0)
 
 
-async def test_a_message_that_the_brokers_refuse_does_not_break_the_producer(cluster: MockCluster) -> None:
-    producer = Producer(settings_for(cluster.servers))
-    await producer.send("topic", b"first")
+async def test_a_message_that_the_brokers_refuse_wears_an_idempotent_producer_out(
+    cluster: MockCluster,
+) -> None:
+    producer = await connect(settings_for(cluster.servers))
     cluster.fail_requests(PRODUCE, MSG_SIZE_TOO_LARGE)
-    assert isinstance(await failure(producer.send("topic", b"refused")), MessageRefused)
-    await producer.send("topic", b"last")
-    assert producer.broken is None
+    assert isinstance(await outcome(producer, "topic", b"refused"), MessageRefused)
+    assert producer.worn_out
     await producer.close(0)
 
 
 @pytest.mark.parametrize("code", [KAFKA_STORAGE_ERROR, NOT_ENOUGH_REPLICAS])
 async def test_a_full_disk_or_a_missing_replica_is_waited_out(cluster: MockCluster, code: int) -> None:
-    producer = Producer(settings_for(cluster.servers))
+    producer = await connect(settings_for(cluster.servers))
     cluster.fail_requests(PRODUCE, code, code, code)
-    await producer.send("topic", b"value")
+    assert await outcome(producer, "topic", b"value") is None
     await producer.close(0)
     with Reader(cluster.servers, "topic") as reader:
         assert [value for _, value, _ in await asyncio.to_thread(reader.rest)] == [b"value"]
 
 
-async def test_an_authorisation_failure_is_told(cluster: MockCluster) -> None:
+@pytest.mark.parametrize("code", [TOPIC_AUTHORIZATION_FAILED, OUT_OF_ORDER, UNKNOWN])
+async def test_an_answer_that_a_retry_does_not_change_is_told(cluster: MockCluster, code: int) -> None:
+    producer = await connect(settings_for(cluster.servers))
+    cluster.fail_requests(PRODUCE, code)
+    assert isinstance(await outcome(producer, "topic", b"value"), BusError)
+    await producer.close(0)
+
+
+async def test_a_topic_that_is_forbidden_is_told_before_anything_is_sent(cluster: MockCluster) -> None:
     cluster.fail_topic("topic", TOPIC_AUTHORIZATION_FAILED)
-    producer = Producer(settings_for(cluster.servers))
-    error = await failure(producer.send("topic", b"value"))
-    assert isinstance(error, BusError)
-    assert "TOPIC_AUTHORIZATION_FAILED" in error.message
+    producer = await connect(settings_for(cluster.servers))
+    with pytest.raises(BusError, match="TopicAuthorizationFailed"):
+        await producer.send("topic", b"value")
     await producer.close(0)
 
 
-async def test_a_lost_sequence_breaks_the_producer_and_a_new_one_works(cluster: MockCluster) -> None:
-    producer = Producer(settings_for(cluster.servers))
-    cluster.fail_requests(PRODUCE, UNKNOWN)
-    assert isinstance(await failure(producer.send("topic", b"first", b"key")), BusError)
-    cluster.fail_requests(PRODUCE, OUT_OF_ORDER)
-    assert isinstance(await failure(producer.send("topic", b"second", b"key")), BusError)
-    assert producer.broken
-    assert not producer.idempotence_refused
+async def test_sending_to_a_topic_without_metadata_waits_and_can_be_cancelled(cluster: MockCluster) -> None:
+    cluster.fail_topic("topic", UNKNOWN_TOPIC)
+    producer = await connect(settings_for(cluster.servers))
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.5):
+            await producer.send("topic", b"never")
+    assert trouble() == "Topic topic not found in cluster metadata"
+    cluster.fail_topic("topic", 0)
+    assert await outcome(producer, "topic", b"value") is None
     await producer.close(0)
-
-    another = Producer(settings_for(cluster.servers))
-    await another.send("topic", b"third", b"key")
-    await another.close(0)
+    with Reader(cluster.servers, "topic") as reader:
+        assert [value for _, value, _ in await asyncio.to_thread(reader.rest)] == [b"value"]
 
 
-async def test_a_broker_without_idempotence_breaks_the_producer_and_says_why(cluster: MockCluster) -> None:
-    cluster.forbid(INIT_PRODUCER_ID)
-    producer = Producer(settings_for(cluster.servers))
-    assert isinstance(await failure(producer.send("topic", b"value", b"first")), BusError)
-    assert producer.idempotence_refused
-    await producer.close(0)
-
-    plain = Producer(settings_for(cluster.servers), idempotent=False)
-    await plain.send("topic", b"value", b"second")
-    await plain.close(0)
-
-
-async def test_a_broker_that_never_gives_a_producer_id_breaks_the_producer(
-    cluster: MockCluster, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("code", [CLUSTER_AUTHORIZATION_FAILED, UNKNOWN])
+async def test_brokers_that_refuse_a_producer_id_get_records_without_idempotence(
+    cluster: MockCluster, code: int
 ) -> None:
-    monkeypatch.setattr("shared.kafka.REPORT_INTERVAL_MS", 100)
-    cluster.fail_requests(INIT_PRODUCER_ID, *[UNKNOWN] * 100)
-    producer = Producer(settings_for(cluster.servers))
-    error = await failure(producer.send("topic", b"value"))
-    assert isinstance(error, BusError)
-    assert producer.idempotence_refused
+    cluster.fail_requests(INIT_PRODUCER_ID, code)
+    producer = await connect(settings_for(cluster.servers))
+    assert not producer.idempotent
+    assert await outcome(producer, "topic", b"value") is None
     await producer.close(0)
 
 
-async def test_brokers_that_are_away_are_waited_for(cluster: MockCluster) -> None:
+async def test_old_brokers_get_records_without_idempotence(cluster: MockCluster) -> None:
+    cluster.forbid(INIT_PRODUCER_ID)
+    producer = await connect(settings_for(cluster.servers))
+    assert not producer.idempotent
+    assert await outcome(producer, "topic", b"value") is None
+    await producer.close(0)
+
+
+async def test_brokers_that_are_away_at_first_are_named(cluster: MockCluster) -> None:
     cluster.down()
-    producer = Producer(settings_for(cluster.servers))
-    future = producer.send("topic", b"value", b"key")
-    await until(lambda: producer.trouble)
-    assert not future.done()
+    settings = settings_for(cluster.servers)
+    with pytest.raises(BusError, match=rf"no broker of {cluster.servers} answers: .*Connect call failed"):
+        await connect(settings)
+    assert not await reachable(settings)
     cluster.up()
-    async with asyncio.timeout(20):
-        await future
-    await producer.close(0)
+    assert await reachable(settings)
 
 
-async def test_closing_does_not_wait_for_a_frozen_broker(tansu: Tansu) -> None:
-    producer = Producer(settings_for(tansu.servers))
-    await producer.send("topic", b"first")
+async def test_a_broker_that_accepts_but_does_not_speak(
+    tansu: Tansu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.kafka.CONNECT_TIMEOUT", 0.3)
     tansu.freeze()
-    future = producer.send("topic", b"second")
-    began = time.monotonic()
-    await producer.close(0.2)
-    assert time.monotonic() - began < 5  # against the 60 s of a request
-    assert isinstance(future.exception(), BusError)
+    with pytest.raises(BusError, match=r"does not answer within 0\.3 s"):
+        await connect(settings_for(tansu.servers))
+    assert not await reachable(settings_for(tansu.servers))
     tansu.thaw()
 
 
+async def test_brokers_that_go_away_are_waited_for(cluster: MockCluster) -> None:
+    producer = await connect(settings_for(cluster.servers))
+    assert await outcome(producer, "topic", b"first") is None
+    cluster.down()
+    answer = await producer.send("topic", b"value", b"key")
+    await until(trouble)
+    assert not answer.done()
+    cluster.up()
+    async with asyncio.timeout(20):
+        await answer
+    await producer.close(0)
+
+
+@pytest.mark.parametrize("how", ["freeze", "stop"])
+async def test_closing_does_not_wait_for_a_broker_and_leaves_nothing_behind(tansu: Tansu, how: str) -> None:
+    before = asyncio.all_tasks()
+    producer = await connect(settings_for(tansu.servers))
+    assert await outcome(producer, "topic", b"first") is None
+    getattr(tansu, how)()
+    answer = await producer.send("topic", b"second")
+    await asyncio.sleep(0.1)
+    began = time.monotonic()
+    await producer.close(0.2)
+    assert time.monotonic() - began < 10  # against the 60 s of a request
+    assert isinstance(producer.failure(answer), BusError)
+    assert asyncio.all_tasks() == before
+    del producer, answer
+    gc.collect()
+    tansu.thaw() if how == "freeze" else None
+
+
 async def test_closing_waits_for_what_is_under_way(cluster: MockCluster) -> None:
-    cluster.delay(200)
-    producer = Producer(settings_for(cluster.servers))
-    futures = [producer.send("topic", b"%d" % n) for n in range(50)]
+    cluster.delay(100)
+    producer = await connect(settings_for(cluster.servers))
+    answers = [await producer.send("topic", b"%d" % n) for n in range(50)]
     await producer.close(20)
-    assert [future.exception() for future in futures] == [None] * 50
+    assert [answer.exception() for answer in answers] == [None] * 50
+
+
+async def test_repeated_complaints_are_logged_once_and_contents_never(
+    cluster: MockCluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    _seldom._silent_until.clear()
+    producer = await connect(settings_for(cluster.servers))
+    assert await outcome(producer, "topic", b"a secret vector") is None
+    cluster.down()
+    answer = await producer.send("topic", b"value")
+    await asyncio.sleep(2)
+    await producer.close(0)
+    assert producer.failure(answer)
+    complaints = [record.msg for record in caplog.records if record.name.startswith("aiokafka")]
+    assert complaints.count("Unable connect to node with id %s: %s") == 1
+    assert len(complaints) == len(set(complaints))
+    assert "a secret vector" not in caplog.text
 
 
 async def test_a_topic_is_created_once(tansu: Tansu) -> None:
     settings = settings_for(tansu.servers)
     await create_topic(settings, "made", 3)
     await create_topic(settings, "made", 3)
+    with Reader(tansu.servers, "made") as reader:
+        assert len(reader._consumer.list_topics("made", timeout=5).topics["made"].partitions) == 3
 
 
-async def test_a_topic_that_cannot_be_created(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shared.kafka.TOPIC_TIMEOUT", 0.3)
-    with pytest.raises(BusError, match="no answer"):
+async def test_a_topic_that_cannot_be_created() -> None:
+    with pytest.raises(BusError, match="Unable to bootstrap"):
         await create_topic(settings_for("127.0.0.1:1"), "topic", 1)
 
 
-async def test_properties_that_librdkafka_does_not_take(tmp_path: object) -> None:
-    settings = settings_for(
-        "127.0.0.1:1", KAFKA_SECURITY_PROTOCOL="SSL", KAFKA_SSL_CAFILE=f"{tmp_path}/none.pem"
-    )
-    with pytest.raises(BusError, match="not usable as configured"):
-        Producer(settings)
+async def test_certificates_that_are_missing_are_named(tmp_path: Path) -> None:
+    missing = str(tmp_path / "none.pem")
+    settings = settings_for("127.0.0.1:1", KAFKA_SECURITY_PROTOCOL="SSL", KAFKA_SSL_CAFILE=missing)
+    with pytest.raises(BusError, match="certificates are not usable"):
+        await connect(settings)
 
 
 def test_security_settings_reach_the_connection() -> None:
     settings = settings_for(
-        "a:1,b:2",
+        " a:1, b:2 ,",
         KAFKA_SECURITY_PROTOCOL="SASL_SSL",
         KAFKA_SASL_MECHANISM="SCRAM-SHA-512",
         KAFKA_SASL_USERNAME="me",
-        KAFKA_SASL_PASSWORD="pw",
-        KAFKA_SSL_CAFILE="/ca.pem",
-        KAFKA_SSL_CERTFILE="/me.pem",
-        KAFKA_SSL_KEYFILE="/me.key",
-        KAFKA_SSL_PASSWORD="keypw",
+        KAFKA_SASL_PASSWORD="pw-of-me",
         KAFKA_SSL_CHECK_HOSTNAME="false",
     )
-    properties = connection(settings)
-    assert {name: properties[name] for name in properties if name[:4] in {"sasl", "ssl.", "secu"}} == {
-        "security.protocol": "sasl_ssl",
-        "sasl.mechanism": "SCRAM-SHA-512",
-        "sasl.username": "me",
-        "sasl.password": "pw",
-        "ssl.endpoint.identification.algorithm": "none",
-        "ssl.ca.location": "/ca.pem",
-        "ssl.certificate.location": "/me.pem",
-        "ssl.key.location": "/me.key",
-        "ssl.key.password": "keypw",
-    }
-    assert "pw" not in repr(settings)
-
-
-def test_without_idempotence_one_request_is_under_way_so_that_order_holds() -> None:
-    properties = producing(settings_for("a:1"), idempotent=False, linger_ms=5)
-    assert (properties["max.in.flight"], properties["acks"]) == (1, "all")
+    arguments = connection(settings)
+    assert arguments["bootstrap_servers"] == ["a:1", "b:2"]
+    assert arguments["security_protocol"] == "SASL_SSL"
+    assert arguments["sasl_mechanism"] == "SCRAM-SHA-512"
+    assert (arguments["sasl_plain_username"], arguments["sasl_plain_password"]) == ("me", "pw-of-me")
+    context = arguments["ssl_context"]
+    assert (context.check_hostname, context.verify_mode) == (False, ssl.CERT_REQUIRED)
+    assert "pw-of-me" not in repr(settings)

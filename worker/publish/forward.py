@@ -15,10 +15,11 @@ import structlog
 
 from shared.errorbus import ErrorBus
 from shared.errors import BusError, MessageRefused
-from shared.kafka import Producer
+from shared.kafka import Producer, connect, reachable, trouble
 from shared.redis import Redis, RedisError, single_connection
 from shared.routes import RouteReader, Routes, warn_of_unusable_routes
 from shared.settings import Settings
+from shared.tasks import cancelled, uninterrupted
 from worker.metrics import observe_sent
 from worker.publish.outbox import Message, Outbox
 
@@ -32,8 +33,13 @@ RETRY_INTERVAL = 0.5
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 10.0
 STALL = 10.0
 """Seconds without an acknowledgement after which somebody should know."""
+REPLACE_AFTER = 300.0
+"""Seconds without an acknowledgement after which a producer is replaced if a new one could connect: aiokafka
+does not look for brokers that it never heard of (Kafka's own clients do so after 300 s, KIP-899)."""
 ALARM_INTERVAL = 60.0
 CLOSE_GRACE = 5.0
+BURST = 32
+"""Messages sent before other tasks of the worker get a turn."""
 
 
 @dataclass
@@ -45,6 +51,10 @@ class Counts:
     adopted: int = 0
     failures: int = 0
     """Times that the bus failed and what it had not acknowledged had to be sent again."""
+
+
+class WornOut(Exception):
+    """The producer can send no more, because messages were refused; a new one goes on at once."""
 
 
 class Forwarder:
@@ -69,7 +79,6 @@ class Forwarder:
         self._answered = asyncio.Event()
         self._settled = asyncio.Event()
         self._producer: Producer | None = None
-        self._idempotent = True
         self._active = False
         self._progress = 0.0
         self._alarm = Alarm(errors)
@@ -79,19 +88,22 @@ class Forwarder:
         """Forward until cancelled; then finish what is under way, for up to CLOSE_GRACE seconds."""
         warn_of_unusable_routes(self._settings)
         async with asyncio.TaskGroup() as owned:
-            keeper = owned.create_task(self._stay_alive())
+            keepers = [owned.create_task(self._stay_alive()), owned.create_task(self._watch())]
             try:
                 await self._forward()
             finally:
-                keeper.cancel()
+                for keeper in keepers:
+                    keeper.cancel()
 
     async def _forward(self) -> None:
         pause = FIRST_PAUSE
-        while True:
+        while not cancelled():
             sent = self.counts.sent
             try:
                 await self._conclude()
                 await self._session(await self._routes.current())
+                pause = FIRST_PAUSE
+            except* WornOut:
                 pause = FIRST_PAUSE
             except* (BusError, RedisError) as group:
                 self.counts.failures += 1
@@ -113,21 +125,34 @@ class Forwarder:
     # Claims ---------------------------------------------------------------------------------------------
 
     async def _stay_alive(self) -> None:
-        """Keep this publisher's claims, take over those of the dead, and notice when nothing moves."""
-        while True:
+        """Keep this publisher's claims and take over those of the dead."""
+        while not cancelled():
             await asyncio.sleep(min(2.0, self._settings.claim_timeout / 3))
             if not self._active:
                 continue
             with suppress(RedisError):
                 adopted = await self._outbox.adopt(max(0, WINDOW - len(self._held)), list(self._held))
                 self.counts.adopted += self._hold(adopted)
+
+    async def _watch(self) -> None:
+        """Notice when nothing moves; give the producer up if a new one would get through."""
+        while not cancelled():
+            await asyncio.sleep(LOOK_INTERVAL)
             silence = time.monotonic() - self._progress
-            if self._in_flight and silence > STALL:
-                trouble = self._producer.trouble if self._producer else ""
-                self._alarm.sound(f"no acknowledgement for {silence:.0f} s: {trouble}", len(self._held))
+            if not (self._held and self._producer) or silence < STALL:
+                continue
+            self._alarm.sound(f"no acknowledgement for {silence:.0f} s: {trouble()}", len(self._held))
+            if silence > REPLACE_AFTER and await reachable(self._settings):
+                progress = self._progress
+                await asyncio.sleep(STALL)
+                if self._producer and self._progress == progress:
+                    self._failure = BusError("brokers can be reached, but not by this producer")
+                    self._answered.set()
 
     def _hold(self, messages: list[Message]) -> int:
         """Remember claimed messages; returns how many were not known."""
+        if not self._held:
+            self._progress = time.monotonic()
         new = [message for message in messages if message.id not in self._held]
         for message in new:
             self._held[message.id] = message
@@ -165,7 +190,7 @@ class Forwarder:
     async def _to_redis(self, routes: Routes) -> None:
         reader = single_connection(self._settings)
         try:
-            while True:
+            while not cancelled():
                 if not self._held:
                     self._hold(await self._outbox.take(reader, READ))
                 if await self._routes.current() != routes:
@@ -182,29 +207,29 @@ class Forwarder:
     # Kafka ----------------------------------------------------------------------------------------------
 
     async def _to_kafka(self, routes: Routes) -> None:
-        producer = self._producer = Producer(self._settings, idempotent=self._idempotent)
+        producer = self._producer = await connect(self._settings)
         self._fresh = deque(m for m in self._held.values() if m.id not in self._suspects)
         self._failure = None
         try:
             async with asyncio.TaskGroup() as session:
-                settling = session.create_task(self._settle())
+                settling = session.create_task(self._settle(producer))
                 await self._feed(producer, routes)
                 settling.cancel()
         finally:
-            await producer.close(CLOSE_GRACE)
-            self._producer = None
-            if self._idempotent and producer.idempotence_refused:
-                self._idempotent = False
-                log.warning("kafka without idempotence: a lost acknowledgement can make a duplicate")
-            await asyncio.sleep(0)  # the futures' callbacks
-            with suppress(RedisError):
-                await self._conclude()
+            await uninterrupted(self._close(producer))
+
+    async def _close(self, producer: Producer) -> None:
+        await producer.close(CLOSE_GRACE)
+        self._producer = None
+        await asyncio.sleep(0)  # the futures' callbacks
+        with suppress(RedisError):
+            await self._conclude()
 
     async def _feed(self, producer: Producer, routes: Routes) -> None:
         """Send what was claimed, then claim more, until the routes change."""
         reader = single_connection(self._settings)
         try:
-            while True:
+            while not cancelled():
                 try:
                     await self._wait_for_work(reader)
                 except RedisError as error:
@@ -214,8 +239,7 @@ class Forwarder:
                     return
                 if self._suspects:
                     await self._send_alone(producer, routes.message_topic)
-                while self._fresh and not self._suspects:
-                    self._send(producer, routes.message_topic, self._fresh.popleft())
+                await self._send_fresh(producer, routes.message_topic)
         finally:
             await reader.aclose()
 
@@ -231,48 +255,66 @@ class Forwarder:
             async with asyncio.timeout(LOOK_INTERVAL):
                 await self._settled.wait()
 
-    def _send(
-        self, producer: Producer, topic: str, message: Message, *, alone: bool = False
-    ) -> asyncio.Future[None]:
-        if not self._in_flight:
-            self._progress = time.monotonic()
-        self._in_flight += 1
+    async def _send_fresh(self, producer: Producer, topic: str) -> None:
+        for number in range(len(self._fresh)):
+            if self._suspects or not await self._send(producer, topic, self._fresh[0]):
+                return
+            self._fresh.popleft()
+            if number % BURST == BURST - 1:
+                await asyncio.sleep(0)
+
+    async def _send(self, producer: Producer, topic: str, message: Message, *, alone: bool = False) -> bool:
+        """Hand the message to the producer; False if it takes none for now. Raises BusError."""
         headers = {"message_type": message.type}
         if message.traceparent:
             headers["traceparent"] = message.traceparent
-        future = producer.send(topic, message.value, message.key, headers)
         began = time.monotonic()
-        future.add_done_callback(lambda done: observe_sent(done, began, topic, message.traceparent))
-        future.add_done_callback(lambda done: self._on_answer(message, done, alone=alone))
-        return future
+        try:
+            async with asyncio.timeout(LOOK_INTERVAL):
+                answer = await producer.send(topic, message.value, message.key, headers)
+        except TimeoutError:
+            return False
+        except MessageRefused as error:
+            self._refused.append((message, error))
+            self._answered.set()
+            return True
+        self._in_flight += 1
+        answer.add_done_callback(lambda done: observe_sent(done, began, topic, message.traceparent))
+        answer.add_done_callback(lambda done: self._on_answer(message, producer.failure(done), alone=alone))
+        return True
 
     async def _send_alone(self, producer: Producer, topic: str) -> None:
         """Send each suspect with nothing else under way, so that a refusal is its own."""
+        await self._all_answered()
+        while self._suspects:
+            message = next(iter(self._suspects.values()))
+            if not await self._send(producer, topic, message, alone=True):
+                return
+            del self._suspects[message.id]
+            await self._all_answered()
+
+    async def _all_answered(self) -> None:
         while self._in_flight:
             self._settled.clear()
             await self._settled.wait()
-        while self._suspects:
-            message = self._suspects.pop(next(iter(self._suspects)))
-            await asyncio.wait([self._send(producer, topic, message, alone=True)])
 
-    def _on_answer(self, message: Message, future: asyncio.Future[None], *, alone: bool) -> None:
+    def _on_answer(self, message: Message, failure: MessageRefused | BusError | None, *, alone: bool) -> None:
         self._in_flight -= 1
-        error = future.exception()
-        if error is None:
+        if failure is None:
             self._progress = time.monotonic()
             self._acknowledged.append(message.id)
             self._alarm.clear()
-        elif isinstance(error, MessageRefused) and alone:
-            self._refused.append((message, error))
-        elif isinstance(error, MessageRefused):
+        elif isinstance(failure, BusError):
+            self._failure = self._failure or failure
+        elif alone:
+            self._refused.append((message, failure))
+        else:
             self._suspects[message.id] = message
-        elif isinstance(error, BusError):
-            self._failure = self._failure or error
         self._answered.set()
 
-    async def _settle(self) -> None:
-        """Deal with the bus's answers. Raises BusError when the producer is of no more use."""
-        while True:
+    async def _settle(self, producer: Producer) -> None:
+        """Deal with the bus's answers. Raises BusError or WornOut when the producer is of no more use."""
+        while not cancelled():
             await self._answered.wait()
             self._answered.clear()
             try:
@@ -282,6 +324,8 @@ class Forwarder:
                 await asyncio.sleep(RETRY_INTERVAL)
                 self._answered.set()
             self._settled.set()
+            if producer.worn_out:
+                raise WornOut
             if self._failure:
                 raise self._failure
 

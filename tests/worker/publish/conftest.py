@@ -48,7 +48,7 @@ def cluster() -> Iterator[MockCluster]:
 @pytest.fixture
 def tansu() -> Iterator[Tansu]:
     """A broker in a process of its own."""
-    broker = Tansu()
+    broker = Tansu(TOPIC)
     broker.start()
     yield broker
     broker.stop()

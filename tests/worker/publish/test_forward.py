@@ -13,11 +13,21 @@ import pytest
 
 from shared import keys
 from shared.errorbus import ErrorBus
+from shared.errors import BusError
 from shared.keys import OUTBOX, OUTBOX_COUNTS, OUTBOX_DEAD, PUBLISHERS
 from shared.redis import Redis, connect
 from shared.routes import Switch, switch_routes
 from shared.settings import Settings
-from tests.brokers import INIT_PRODUCER_ID, PRODUCE, MockCluster, Reader, Record, Tansu
+from tests.brokers import (
+    INIT_PRODUCER_ID,
+    PRODUCE,
+    MockCluster,
+    Reader,
+    Record,
+    Tansu,
+    as_a_real_broker_would,
+    read_log,
+)
 from tests.support import RedisServer, until, valkey_binary
 from worker.publish.forward import Forwarder
 
@@ -108,6 +118,7 @@ async def test_publishers_share_the_work_and_send_nothing_twice(
 ) -> None:
     cluster.delay(20)
     async with forwarding(to_kafka) as one, forwarding(to_kafka) as other:
+        await until(lambda: one._producer and other._producer)
         for number in range(400):
             await add(redis, (f"key:{number}", "value"))
         records = await read(cluster.servers, 400)
@@ -147,12 +158,11 @@ async def test_an_outage_in_the_middle_loses_nothing_doubles_nothing_and_keeps_e
                 await asyncio.sleep(0.5)
                 cluster.up()
         await empty(redis)
-    with Reader(cluster.servers, TOPIC) as reader:
-        await asyncio.to_thread(reader.until, lambda records: len(records) >= 300)
-        records = await asyncio.to_thread(reader.rest)
-    assert sorted(int(value) for _, value, _ in records) == list(range(300))
+    log = await read_log(cluster.servers, TOPIC)
+    records = [record for batch in as_a_real_broker_would(log) for record in batch.records]
+    assert sorted(int(value) for _, value in records) == list(range(300))
     by_key = defaultdict(list)
-    for key, value, _ in records:
+    for key, value in records:
         by_key[key].append(int(value))
     assert all(values == sorted(values) for values in by_key.values())
     assert forwarder.counts.failures == 0
@@ -199,7 +209,7 @@ async def test_brokers_that_are_down_at_the_start(
     cluster.down()
     async with forwarding(to_kafka) as forwarder:
         await add(redis, ("key:0", "value"))
-        await until(lambda: forwarder._in_flight)
+        await until(lambda: forwarder.counts.failures)
         cluster.up()
         await read(cluster.servers, 1)
         await empty(redis)
@@ -256,7 +266,7 @@ async def test_a_message_that_is_too_large_goes_to_the_dead_letters_and_the_othe
     assert forwarder.counts.refused == 1
     ((_, dead),) = await redis.xrange(OUTBOX_DEAD)
     assert (dead[b"key"], len(dead[b"value"]), dead[b"stream"]) == (b"key:1", 5000, b"file")
-    assert b"too large" in dead[b"error"]
+    assert b"larger than the maximum request size" in dead[b"error"]
     assert "Embedding message key:1 refused by Kafka" in texts[0]
     assert await redis.hget(OUTBOX_COUNTS, "refused") == b"1"
 
@@ -264,7 +274,7 @@ async def test_a_message_that_is_too_large_goes_to_the_dead_letters_and_the_othe
 async def test_a_batch_that_is_refused_for_one_message_is_sent_again_one_by_one(
     redis: Redis, to_kafka: Settings, cluster: MockCluster, forwarding: Forwarding
 ) -> None:
-    cluster.fail_requests(PRODUCE, *[MSG_SIZE_TOO_LARGE] * 3)
+    cluster.fail_requests(PRODUCE, MSG_SIZE_TOO_LARGE)
     await add(redis, *((f"key:{n}", "value") for n in range(30)))
     async with forwarding(to_kafka) as forwarder:
         assert len(await read(cluster.servers, 30)) == 30
@@ -312,15 +322,17 @@ async def test_messages_whose_reply_got_lost_are_found_again(
 async def test_a_publisher_that_waits_for_its_broker_keeps_its_claims(
     redis: Redis, to_kafka: Settings, cluster: MockCluster, forwarding: Forwarding
 ) -> None:
-    cluster.down()
     async with forwarding(to_kafka) as waiting:
         await add(redis, ("key:0", "value"))
+        await empty(redis)
+        cluster.down()
+        await add(redis, ("key:1", "value"))
         await until(lambda: waiting._in_flight)
         async with forwarding(to_kafka) as idle:
             await asyncio.sleep(2.5 * to_kafka.claim_timeout)
             assert idle.counts.adopted == 0
             cluster.up()
-            assert len(await read(cluster.servers, 1)) == 1
+            assert len(await read(cluster.servers, 2)) == 2
 
 
 # Redis streams ------------------------------------------------------------------------------------------
@@ -429,3 +441,17 @@ async def test_a_publisher_without_brokers_leaves_kafka_to_others(
     async with forwarding(settings) as forwarder:
         await asyncio.sleep(0.3)
     assert (await redis.xlen(OUTBOX), forwarder.counts.failures) == (1, 0)
+
+
+async def test_a_failure_at_the_moment_of_the_end_does_not_keep_the_publisher_running(
+    redis: Redis, to_kafka: Settings, cluster: MockCluster
+) -> None:
+    forwarder = Forwarder(redis, to_kafka, "worker", ErrorBus(redis, to_kafka))
+    task = asyncio.create_task(forwarder.run())
+    await until(lambda: forwarder._producer)
+    forwarder._failure = BusError("at the same moment")
+    forwarder._answered.set()
+    await asyncio.sleep(0)
+    task.cancel()
+    async with asyncio.timeout(10):
+        await asyncio.wait([task])

@@ -385,6 +385,7 @@ class Player:
         self._highest = 0
         self._heard = time.monotonic()
         self._paused = False
+        self._goodbye = False
         self._ended = asyncio.Event()
 
     async def describe(self) -> Track:
@@ -550,6 +551,8 @@ class Player:
             while not self._ended.is_set():
                 now = time.monotonic()
                 if self._connection.closed.done():
+                    if self._goodbye:
+                        return
                     raise CameraError(self._connection.closed.result())
                 if self._paused:
                     self._heard = now
@@ -592,6 +595,7 @@ class Player:
             if told.report and told.report[0] == (self._source or told.report[0]):
                 self._assembler.clock.report(*told.report[1:])
             if told.bye and (not self.packets or self._source in told.bye):
+                self._goodbye = True
                 asyncio.get_running_loop().call_later(GOODBYE_GRACE, self._ended.set)
 
     def _take(self, packet: RtpPacket, reorder: Reorder) -> None:

@@ -84,7 +84,14 @@ class Context:
         `detached`.
         """
         async with self.notices.subscribe(request.id) as follower:
-            created = await requests.submit(self.redis, self.settings, request, work, traceparent)
+            accepting = asyncio.create_task(
+                requests.submit(self.redis, self.settings, request, work, traceparent)
+            )
+            try:
+                created = await asyncio.shield(accepting)
+            except asyncio.CancelledError:
+                self._end(request, accepting)
+                raise
             try:
                 yield created, follower
             except FailedEnd:
@@ -94,16 +101,18 @@ class Context:
                     self._end(request)
                 raise
 
-    def _end(self, request: requests.Request) -> None:
-        task = asyncio.create_task(self._cancel(request))
+    def _end(self, request: requests.Request, accepting: asyncio.Task[int] | None = None) -> None:
+        task = asyncio.create_task(self._cancel(request, accepting))
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
 
-    async def _cancel(self, request: requests.Request) -> None:
+    async def _cancel(self, request: requests.Request, accepting: asyncio.Task[int] | None) -> None:
         try:
+            if accepting:
+                await accepting
             state = await requests.finish(self.redis, self.settings, request, requests.CANCELLED)
             log.info("request cancelled, its caller has gone", request_id=request.id, state=state)
-        except RedisError as error:
+        except (RedisError, RtEmbedError) as error:
             log.error("request not cancelled", request_id=request.id, error=str(error))
 
 

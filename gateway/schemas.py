@@ -498,11 +498,15 @@ class RequestStatus(Response):
 # In OpenAI's shape ------------------------------------------------------------------------------------
 
 INPUTS = 2048
+MEDIA_INPUTS = 16
 LONGEST_TEXT = 8192
 
 
 def _check_input(given: str | list[str]) -> None:
-    for item in [given] if isinstance(given, str) else given:
+    inputs = [given] if isinstance(given, str) else given
+    if sum(map(is_media, inputs)) > MEDIA_INPUTS:
+        raise ValueError(f"Must have at most {MEDIA_INPUTS} pictures and videos")
+    for item in inputs:
         if not item:
             raise ValueError("Must not be empty")
         if is_media(item):

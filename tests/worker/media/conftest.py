@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import av
-import av.logging
 import pytest
 
 from tests.worker.media.films import FILMS, make

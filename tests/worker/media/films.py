@@ -4,17 +4,20 @@ import random
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import av
+import msgspec
 import numpy as np
+from av.packet import Packet
 from numpy.typing import NDArray
 
 WIDTH, HEIGHT, RATE = 128, 96, 30
 
 
-class Film(NamedTuple):
-    """How a film is encoded. `times` are milliseconds; without them frames follow at 30 a second."""
+class Film(msgspec.Struct, frozen=True):
+    """How a film is encoded. `times` are milliseconds; without them frames follow at 30 a second. Of VP8,
+    every packet whose number is a multiple of `hidden` is made a reference that is not shown."""
 
     codec: str
     suffix: str
@@ -25,6 +28,7 @@ class Film(NamedTuple):
     b_frames: int = 0
     times: Sequence[int] = ()
     start: int = 0
+    hidden: int = 0
     muxing: dict[str, str] = {}
 
 
@@ -50,6 +54,7 @@ def uneven(count: int) -> list[int]:
 OPEN = "keyint=24:min-keyint=24:scenecut=0:open-gop=1:bframes=3:b-pyramid=normal"
 GOP30 = "keyint=30:min-keyint=30:scenecut=0:bframes=3"
 FRAGMENTS = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
+LAGGING = {"deadline": "good", "auto-alt-ref": "1", "lag-in-frames": "16"}
 
 FILMS: dict[str, Film] = {
     "h264-gop1": x264("mp4", "keyint=1"),
@@ -62,7 +67,7 @@ FILMS: dict[str, Film] = {
     "h264-open": x264("mp4", OPEN),
     "h264-open-mkv": x264("mkv", OPEN),
     "h264-open-ts": x264("ts", OPEN),
-    "h264-intra-refresh": x264("mp4", "keyint=40:intra-refresh=1:bframes=0"),
+    "h264-intra-refresh": x264("mp4", "keyint=40:intra-refresh=1:bframes=0:scenecut=0"),
     "h264-interlaced": x264("mp4", f"{GOP30}:interlaced=1:tff=1"),
     "h264-slices": x264("mp4", f"{GOP30}:slices=4:cabac=0"),
     "h264-444-10-bit": x264("mp4", GOP30, pixels="yuv444p10le"),
@@ -83,12 +88,8 @@ FILMS: dict[str, Film] = {
     "hevc-radl": x265("mp4", "keyint=24:min-keyint=24:scenecut=0:bframes=4:open-gop=0:radl=2"),
     "hevc-10-bit": x265("mp4", "keyint=30:bframes=3", pixels="yuv420p10le"),
     "vp8": Film("libvpx", "webm", {"deadline": "realtime", "cpu-used": "8"}, frames=90, gop=40),
-    "vp8-hidden-frames": Film(
-        "libvpx", "webm", {"deadline": "good", "cpu-used": "5", "auto-alt-ref": "1", "lag-in-frames": "16"}, gop=40
-    ),
-    "vp9": Film(
-        "libvpx-vp9", "webm", {"deadline": "good", "cpu-used": "8", "auto-alt-ref": "1", "lag-in-frames": "16"}, gop=40
-    ),
+    "vp8-hidden-frames": Film("libvpx", "webm", {**LAGGING, "cpu-used": "8"}, frames=90, gop=40, hidden=7),
+    "vp9": Film("libvpx-vp9", "webm", {**LAGGING, "cpu-used": "8"}, gop=40),
     "vp9-mp4": Film("libvpx-vp9", "mp4", {"deadline": "realtime", "cpu-used": "8"}, gop=40),
     "av1": Film("libsvtav1", "mp4", {"preset": "12", "svtav1-params": "lp=1"}, frames=80, gop=32),
     "mpeg4": Film("mpeg4", "mp4", gop=30, b_frames=2),
@@ -125,20 +126,35 @@ def make(path: Path, film: Film, size: tuple[int, int] = (WIDTH, HEIGHT)) -> Pat
         stream.options = dict(film.options)
         if film.gop:
             stream.gop_size, stream.max_b_frames = film.gop, film.b_frames
+        packets: list[Packet] = []
         for index in range(film.frames):
             frame = av.VideoFrame.from_ndarray(picture(index, *size), format="rgb24").reformat(
                 format=film.pixels
             )
             frame.pts = film.times[index] if film.times else film.start + index
             frame.time_base = base
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+            packets += stream.encode(frame)
+        packets += stream.encode()
+        for index, packet in enumerate(packets):
+            hidden = film.hidden and index % film.hidden == 0 and not packet.is_keyframe
+            container.mux(_hide(packet) if hidden else packet)
     return path
 
 
+def _hide(packet: Packet) -> Packet:
+    """The VP8 packet with its bit show_frame cleared (RFC 6386, 9.1)."""
+    data = bytearray(packet)
+    data[0] &= ~0x10
+    hidden = Packet(bytes(data))
+    hidden.pts, hidden.dts, hidden.time_base, hidden.stream = (
+        packet.pts, packet.dts, packet.time_base, packet.stream
+    )  # fmt: skip
+    return hidden
+
+
 def copy(source: Path, target: Path, first: int = 0, **muxing: str) -> Path:
-    """The same packets in another container. Frames before number `first` are hidden by an edit list: the copy
-    starts with the key frame before it, at a negative time."""
+    """The same packets in another container. Frames before number `first` are hidden by an edit list: the
+    copy starts with the key frame before it, at a negative time."""
     with av.open(str(source)) as reading, av.open(str(target), "w", options=muxing) as writing:
         stream = reading.streams.video[0]
         packets = [packet for packet in reading.demux(stream) if packet.size]

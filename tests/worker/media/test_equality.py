@@ -57,7 +57,7 @@ def assert_same(reader: Reader, path: Path, chunks: list[Chunk], count: int) -> 
 
 @st.composite
 def requests(draw: st.DrawFn, duration: int) -> tuple[list[Chunk], int]:
-    """Chunks as a client may ask for: any range, with gaps, side by side or overlapping, any number of frames."""
+    """Chunks as a client may ask for: any range, with gaps, side by side or overlapping, any frames."""
     start = draw(st.integers(0, duration * 9 // 10))
     end = draw(st.integers(start + SECOND // 10, duration + SECOND))
     length = draw(st.integers(SECOND // 4, 3 * SECOND))
@@ -115,8 +115,10 @@ def test_frames_hidden_by_an_edit_list_are_not_there(
     assert_same(sparse, path, plan_chunks(0, duration(path), SECOND, 0, None)[:4], 8)
 
 
-JUMPING = ["h264-gop1", "h264-open", "h264-open-mkv", "h264-open-ts", "h264-fragmented", "h264-fragments-in-gop",
-           "h264-late-start", "h264-flv", "hevc-open-ts", "vp9", "mpeg4-avi", "mpeg2-ps", "wmv2"]  # fmt: skip
+JUMPING = [
+    "h264-gop1", "h264-open", "h264-open-mkv", "h264-open-ts", "h264-fragmented", "h264-fragments-in-gop",
+    "h264-late-start", "h264-flv", "hevc-open-ts", "vp9", "mpeg4-avi", "mpeg2-ps", "wmv2",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", JUMPING)

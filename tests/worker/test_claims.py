@@ -55,7 +55,8 @@ def video_job(chunks: int, request: str = "r1") -> VideoJob:
 
 async def add_asset(redis: Redis) -> None:
     await script(redis, "register_asset")(
-        keys=[keys.asset(ASSET.id), keys.ASSETS], args=[ASSET.id, "id", ASSET.id]
+        keys=[keys.asset(ASSET.id), keys.ASSETS, keys.AGED_OUT_ASSETS, keys.ARRIVING_ASSETS],
+        args=[ASSET.id, "token", "id", ASSET.id],
     )
 
 

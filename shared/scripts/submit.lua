@@ -7,6 +7,11 @@ local lane, request, id, ttl = KEYS[1], KEYS[2], ARGV[1], tonumber(ARGV[3])
 local now = redis.call('TIME')
 local first_job = 5 + tonumber(ARGV[4])
 
+local created = redis.call('HGET', request, 'created')
+if created then -- accepted already: a client that lost its connection before the answer sends it again
+  return { 'ok', tonumber(created) }
+end
+
 local jobs, at = 0, first_job
 while at <= #ARGV do
   jobs = jobs + 1

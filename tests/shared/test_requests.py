@@ -29,7 +29,8 @@ def job_of(lane: str, request: str = "r1") -> Any:
 async def record(redis: Redis, *assets: str) -> None:
     for asset in assets:
         await script(redis, "register_asset")(
-            keys=[keys.asset(asset), keys.ASSETS], args=[asset, "id", asset]
+            keys=[keys.asset(asset), keys.ASSETS, keys.AGED_OUT_ASSETS, keys.ARRIVING_ASSETS],
+            args=[asset, "token", "id", asset],
         )
 
 
@@ -95,6 +96,16 @@ async def test_the_asset_that_vanished_is_named(redis: Redis, settings: Settings
     with pytest.raises(DependencyError, match="the asset a2 was deleted meanwhile"):
         await submit(redis, settings, request, [job_of("video")])
     assert await everything(redis) == before
+
+
+async def test_a_submission_that_is_sent_again_changes_nothing(redis: Redis, settings: Settings) -> None:
+    """redis-py repeats a call whose connection broke before the answer came."""
+    request = Request(id="r1", lane="text", planned=2)
+    created = await submit(redis, settings, request, [job_of("text")])
+    await redis.hset(keys.request("r1"), mapping={"done": "1", "created": str(created - 7)})
+    assert await submit(redis, settings, request, [job_of("text")]) == created - 7
+    assert await redis.xlen(keys.jobs("text")) == 1
+    assert await redis.hget(keys.request("r1"), "done") == b"1"
 
 
 async def test_a_thousand_jobs_are_one_step(redis: Redis, settings: Settings) -> None:

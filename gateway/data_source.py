@@ -56,23 +56,25 @@ class Payload:
 
     def __init__(self, limit: int, write: Write, *, is_base64: bool) -> None:
         self._limit, self._write = limit, write
-        self._decode: Callable[[bytes, bool], tuple[bytes, bytes]] = _base64 if is_base64 else _percent
-        self._rest = b""
+        self._decode: Callable[[bytearray, bool], tuple[bytes, bytearray]] = (
+            _base64 if is_base64 else _percent
+        )
+        self._rest = bytearray()
         self._size = 0
 
     async def add(self, encoded: bytes) -> None:
         """Decode what comes next. Raises InvalidDataUrl, FileTooLarge."""
         self._rest += encoded
         if len(self._rest) >= PIECE:
-            await self._take(self._rest, last=False)
+            await self._take(last=False)
 
     async def finish(self) -> None:
         """Decode what is left. Raises InvalidDataUrl, FileTooLarge."""
-        await self._take(self._rest, last=True)
+        await self._take(last=True)
 
-    async def _take(self, encoded: bytes, *, last: bool) -> None:
+    async def _take(self, *, last: bool) -> None:
         try:
-            data, self._rest = self._decode(encoded, last)
+            data, self._rest = self._decode(self._rest, last)
         except ValueError as error:
             raise InvalidDataUrl(f"The data URL's payload cannot be decoded: {error}") from error
         self._size += len(data)
@@ -81,7 +83,7 @@ class Payload:
         await self._write(data)
 
 
-def _base64(encoded: bytes, last: bool) -> tuple[bytes, bytes]:
+def _base64(encoded: bytearray, last: bool) -> tuple[bytes, bytearray]:
     """The bytes, and what is left for the next call: the last group, which alone may be padded.
 
     Missing padding at the end is forgiven. Raises ValueError.
@@ -93,13 +95,13 @@ def _base64(encoded: bytes, last: bool) -> tuple[bytes, bytes]:
     return binascii.a2b_base64(encoded[:end] + padding, strict_mode=True), encoded[end:]
 
 
-def _percent(encoded: bytes, last: bool) -> tuple[bytes, bytes]:
+def _percent(encoded: bytearray, last: bool) -> tuple[bytes, bytearray]:
     """The bytes, and what is left for the next call: an escape that is not complete. Raises ValueError."""
     if encoded.translate(None, TEXT_PAYLOAD):
         raise ValueError("characters that are not accepted")
     match = None if last else _OPEN_ESCAPE.search(encoded)
     end = match.start() if match else len(encoded)
-    return unquote_to_bytes(encoded[:end]), encoded[end:]
+    return unquote_to_bytes(bytes(encoded[:end])), encoded[end:]
 
 
 def _header(url: str) -> tuple[str, bool, int]:

@@ -186,10 +186,17 @@ def _answer(answer: Answer, reference: dict[type, Schema]) -> Schema:
         shapes = [reference[type_] for type_ in (answer.json, *answer.others) if type_]
         content["application/json"]["schema"] = {"anyOf": shapes}
     for media_type, example in answer.texts.items():
-        content[media_type] = {"schema": {"type": "string"}, "example": example}
+        content[media_type] = {"schema": _text(media_type), "example": example}
     for media_type in answer.binaries:
         content[media_type] = {"schema": {"type": "string", "format": "binary"}}
     return {"description": answer.description, **({"content": content} if content else {})}
+
+
+def _text(media_type: str) -> Schema:
+    """Events are no one string to every tool, so their schema only says what they hold."""
+    if media_type == "text/event-stream":
+        return {"description": "Server-sent events; `data` is JSON or `[DONE]`, `id` a place to go on from."}
+    return {"type": "string"}
 
 
 def _errors(operation: Operation) -> Schema:

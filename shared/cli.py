@@ -9,6 +9,7 @@ COMMANDS = {
     "demo": ("shared.demo", "start everything, embed a film and search it by text"),
     "gateway": ("gateway", "run one gateway"),
     "worker": ("worker", "run one worker"),
+    "inspect": ("shared.inspect", "see the queues, requests, messages and dead letters"),
     "model": ("worker.models", "prepare, verify, inspect and list models"),
 }
 

@@ -3,12 +3,16 @@
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from redis import Redis as BlockingRedis
 
 from shared.redis import Redis, connect
 from shared.settings import Settings, load
 from tests.support import RedisServer, redis62_binary, valkey_binary
+
+hypothesis.settings.register_profile("no deadline", deadline=None)  # no test asserts a time
+hypothesis.settings.load_profile("no deadline")
 
 
 @pytest.fixture(scope="session")

@@ -11,8 +11,10 @@ from shared.errors import DecodeError, InvalidFile
 from worker.media.base import MediaFacts
 from worker.media.demux import Refused
 from worker.media.limits import MediaLimits
-from worker.media.orientation import orientation, turn
+from worker.media.orientation import exif_orientation, turn
 from worker.media.swscale import Scaler
+
+MOST_HEADER, MOST_BYTES = 16 << 20, 256 << 20  # what comes later in a file is not looked at
 
 _DEMUXERS = {"jpeg": "jpeg_pipe", "png": "png_pipe", "webp": "webp_pipe", "gif": "gif", "bmp": "bmp_pipe"}
 
@@ -35,8 +37,17 @@ _BMP_HEADERS = {struct.pack("<I", size) for size in (12, 40, 52, 56, 64, 108, 12
 
 def image_facts(path: str, kind: str, limits: MediaLimits) -> MediaFacts:
     """The facts of an image, from its header alone. Raises InvalidFile."""
+    return _facts(_read(path, MOST_HEADER), kind, limits)
+
+
+def _read(path: str, most: int) -> bytes:
+    with Path(path).open("rb") as file:
+        return file.read(most)
+
+
+def _facts(data: bytes, kind: str, limits: MediaLimits) -> MediaFacts:
     try:
-        width, height = image_size(Path(path).read_bytes(), kind)
+        width, height = image_size(data, kind)
     except (struct.error, IndexError) as error:
         raise InvalidFile(f"the {kind} image has no complete header") from error
     if not width or not height:
@@ -103,18 +114,18 @@ def read_image(path: str, scaler: Scaler, limits: MediaLimits, out: NDArray[np.u
     """
     name = Path(path).name
     try:
-        with Path(path).open("rb") as file:
-            kind = image_format(file.read(32))
+        data = _read(path, MOST_BYTES)
+        kind = image_format(data[:32])
         if kind is None:
             raise DecodeError(f"{name} is no image of a known kind")
-        image_facts(path, kind, limits)
+        _facts(data, kind, limits)
         options = {"protocol_whitelist": "file", "max_pixels": str(limits.image_pixels), "threads": "1"}
         source = f"file:{Path(path).absolute()}"
         with av.open(source, format=_DEMUXERS[kind], options=options) as container:
             container.streams.video[0].codec_context.thread_count = 1
             frame = next(container.decode(video=0))
             scaler.scale(frame, out)
-            turn(out, orientation(frame))
+            turn(out, exif_orientation(data))
     except InvalidFile as error:
         raise Refused(f"{name}: {error.message}") from error
     except (av.error.FFmpegError, OSError, ValueError, StopIteration, IndexError) as error:

@@ -1,10 +1,10 @@
 """Turning pictures upright: the rotation that a phone writes beside its video, EXIF orientation in images.
 
-Both reach us as FFmpeg's display matrix. The original service leaves videos as they are stored, because its
-GStreamer pipeline holds no `videoflip`; here they are turned, since a model knows the world upright and
-so does the person who searches.
+The original service leaves videos as they are stored, because its GStreamer pipeline holds no `videoflip`.
+Here they are turned, since a model knows the world upright and so does the person who searches.
 """
 
+import struct
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
@@ -26,18 +26,64 @@ class Turn(NamedTuple):
     d: int
 
 
+ORIENTATION_TAG = 0x0112
 UPRIGHT = Turn(1, 0, 0, 1)
 
 
+# What a picture with each value of EXIF's tag Orientation needs (CIPA DC-008, 4.6.5).
+EXIF = {
+    1: UPRIGHT,
+    2: Turn(-1, 0, 0, 1),
+    3: Turn(-1, 0, 0, -1),
+    4: Turn(1, 0, 0, -1),
+    5: Turn(0, 1, 1, 0),
+    6: Turn(0, 1, -1, 0),
+    7: Turn(0, -1, -1, 0),
+    8: Turn(0, -1, 1, 0),
+}
+CLOCKWISE = {0: UPRIGHT, 90: EXIF[6], 180: EXIF[3], 270: EXIF[8]}
+
+
 def orientation(frame: VideoFrame) -> Turn:
-    """How the frame must be turned to stand upright. Turns by no multiple of 90 degrees are left alone."""
-    data = cast("SideDataContainer", frame.side_data).get(Type.DISPLAYMATRIX)
+    """How a video's frame must be turned to stand upright. Only turns by multiples of 90 degrees count."""
+    try:
+        data = cast("SideDataContainer", frame.side_data).get(Type.DISPLAYMATRIX)
+    except (
+        ValueError
+    ):  # PyAV gives up where it does not know all kinds; the angle alone does not tell of mirrors
+        return CLOCKWISE.get(-frame.rotation % 360, UPRIGHT)
     if data is None:
         return UPRIGHT
     a, b, _, c, d = (int(value) for value in np.sign(np.frombuffer(data, np.int32)[:5]))
-    turn = Turn(a, b, c, d)
     straight = abs(a) == abs(d) != abs(b) == abs(c)
-    return turn if straight else UPRIGHT
+    return Turn(a, b, c, d) if straight else UPRIGHT
+
+
+def exif_orientation(data: bytes) -> Turn:
+    """How the image in `data` (JPEG, PNG or WebP) must be turned to stand upright, by its EXIF block."""
+    for marker in (b"Exif\0\0", b"eXIf", b"EXIF"):
+        at = data.find(marker)
+        while at >= 0:
+            for start in (at + len(marker), at + len(marker) + 4):  # WebP has a length between
+                if data[start : start + 4] in (b"II*\0", b"MM\0*"):
+                    return EXIF.get(_tag(data[start : start + 65536], ORIENTATION_TAG), UPRIGHT)
+            at = data.find(marker, at + 1)
+    return UPRIGHT
+
+
+def _tag(tiff: bytes, tag: int) -> int:
+    """The short number under `tag` in the first directory of a TIFF header; 0 if there is none."""
+    order = "<" if tiff[:1] == b"I" else ">"
+    try:
+        (directory,) = struct.unpack_from(f"{order}I", tiff, 4)
+        (count,) = struct.unpack_from(f"{order}H", tiff, directory)
+        for index in range(count):
+            number, _, _, value = struct.unpack_from(f"{order}HHIH", tiff, directory + 2 + 12 * index)
+            if number == tag:
+                return int(value)
+    except struct.error:
+        pass
+    return 0
 
 
 def turn(picture: NDArray[np.uint8], how: Turn) -> None:

@@ -38,7 +38,9 @@ def container_options(limits: MediaLimits) -> dict[str, str]:
         "protocol_whitelist": "file",
         "format_whitelist": CONTAINERS,
         "max_streams": str(limits.tracks),
-        "max_pixels": str(limits.pixels),
+        "max_pixels": str(
+            8 * limits.pixels
+        ),  # a frame or two beyond the limit may be decoded to learn its size
         "threads": "1",
     }
 
@@ -65,8 +67,12 @@ class Source:
             raise
         self.time_base = self.stream.time_base or Fraction(1, av.time_base)
         self._zero = _start_of_file(self.container, self.stream)
-        self.at_start = True
         self._numerator = self.time_base.numerator * SECOND
+        self.at_start = True
+        if self._made_up:  # all of them are late by the same number of frames, which the header does not tell
+            first = next(self.packets(), None)
+            self._zero += self.time(first.pts) if first is not None and first.pts is not None else 0
+            self.rewind()
 
     def close(self) -> None:
         """Close the file."""
@@ -82,11 +88,16 @@ class Source:
 
     @property
     def orders(self) -> bool:
-        """Whether packets tell in which order their frames are presented. AVI has no presentation times, and
-        what FFmpeg makes up for them is not always right for codecs with B-frame pyramids."""
+        """Whether packets tell in which order their frames are presented: not where times are made up and the
+        codec may have B-frame pyramids."""
         context = self.stream.codec_context
         pyramids = context.codec.canonical_name in ("h264", "hevc") and context.reorder_depth > 0
-        return not (pyramids and self.container.format.name == "avi")
+        return not (pyramids and self._made_up)
+
+    @property
+    def _made_up(self) -> bool:
+        """AVI has no presentation times, so FFmpeg guesses them from the order of decoding."""
+        return self.container.format.name == "avi"
 
     def packets(self) -> Iterator[Packet[VideoStream]]:
         """The packets from the present position on. Ends where the file is cut off or unreadable."""
@@ -155,7 +166,7 @@ class Source:
         """
         stated = self._stated_end()
         seen = self._seen_end(stated)
-        if seen is None or (stated is not None and stated < seen):
+        if seen is None or (stated is not None and seen > stated + SECOND):
             seen = stated
         return None if seen is None else seen // MILLISECOND * MILLISECOND
 

@@ -11,7 +11,7 @@ import msgspec
 
 from shared import keys
 from shared.assets import Asset
-from shared.jobs import LiveJob
+from shared.jobs import Claim, LiveJob
 from shared.redis import Redis, script
 from shared.requests import Request, submit_session
 from shared.settings import Settings
@@ -117,16 +117,28 @@ async def ask_to_stop(redis: Redis, asset_id: str) -> None:
     await redis.hset(keys.live(asset_id), "stop", "1")
 
 
-async def beat(redis: Redis, settings: Settings, job: LiveJob, fields: dict[str, Any]) -> tuple[str, bool]:
-    """Write how the session fares; returns its request's state and whether it is to stop."""
+async def beat(
+    redis: Redis, settings: Settings, claim: Claim, owner: str, fields: dict[str, Any]
+) -> tuple[str, bool]:
+    """Write how the session fares; returns its request's state and whether it is to stop.
+
+    The state is `lost` where the worker `owner` holds the session's job no longer.
+    """
+    job = claim.job
+    assert isinstance(job, LiveJob)  # noqa: S101 - for the type checker
     asset = job.assets[0].id
+    told = [part for pair in fields.items() for part in pair]
     answer = await script(redis, "beat_live")(
         keys=[
-            keys.request(job.request), keys.live(asset), keys.results(job.request), keys.running("live"),
+            keys.request(job.request),
+            keys.live(asset),
+            keys.results(job.request),
+            keys.running("live"),
             keys.asset_users(asset),
+            keys.jobs("live"),
         ],
-        args=[job.request, settings.request_ttl, *(part for pair in fields.items() for part in pair)],
-    )  # fmt: skip
+        args=[job.request, settings.request_ttl, keys.GROUP, owner, claim.id, *told],
+    )
     return answer[0].decode(), bool(answer[1])
 
 

@@ -1,7 +1,8 @@
--- Tells how a live session fares and keeps it from expiring.
--- KEYS: request, session, results, running requests, users of the asset.
--- ARGV: request id, request ttl, fields of the session...
--- Returns {state of the request, whether to stop}; 'gone' if the session is another request's by now.
+-- Tells how a live session fares and keeps it from expiring, if the worker still holds its job.
+-- KEYS: request, session, results, running requests, users of the asset, lane.
+-- ARGV: request id, request ttl, group, worker, job, fields of the session...
+-- Returns {state of the request, whether to stop}; 'gone' if the session is another request's by now, 'lost' if
+-- the job is another worker's.
 local request, live, id, ttl = KEYS[1], KEYS[2], ARGV[1], tonumber(ARGV[2])
 local state = redis.call('HGET', request, 'state') or 'gone'
 if state ~= 'running' then
@@ -10,7 +11,11 @@ end
 if redis.call('HGET', live, 'request') ~= id then
   return { 'gone', '' }
 end
-redis.call('HSET', live, unpack(ARGV, 3))
+local pending = redis.call('XPENDING', KEYS[6], ARGV[3], ARGV[5], ARGV[5], 1)[1]
+if not pending or pending[2] ~= ARGV[4] then
+  return { 'lost', '' }
+end
+redis.call('HSET', live, 'owner', ARGV[4], unpack(ARGV, 6))
 for i = 1, 3 do
   redis.call('EXPIRE', KEYS[i], ttl)
 end

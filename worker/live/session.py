@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections import deque
-from contextlib import suppress
 from typing import Any, Literal, cast
 
 import msgspec
@@ -33,6 +32,7 @@ from worker.publish.results import DONE, Publisher
 log = structlog.get_logger(__name__)
 
 BEAT_INTERVAL = 0.5
+Order = Literal["go on", "stop", "ended", "lost"]
 COMPLAINT_INTERVAL = 10.0
 """Seconds between two error events about chunks that one stream lost to overload."""
 
@@ -71,7 +71,7 @@ class LiveSessions:
         if session.next:
             log.info("live session goes on", stream=job.assets[0].id, next_chunk=session.next)
         (login,) = await live.read_logins(self.redis, [job.assets[0].id])
-        await Session(self, job, session, login).run()
+        await Session(self, claim, job, session, login).run()
 
     async def probe(self, asset: Asset) -> MediaFacts:
         """Ask a camera for its video. Raises InvalidFile naming what is wrong."""
@@ -133,9 +133,12 @@ class Outage:
 class Session:
     """The session of one stream, as long as this worker holds it."""
 
-    def __init__(self, shared: LiveSessions, job: LiveJob, record: live.Session, login: live.Login) -> None:
+    def __init__(
+        self, shared: LiveSessions, claim: Claim, job: LiveJob, record: live.Session, login: live.Login
+    ) -> None:
         self._shared = shared
         self._settings = shared.settings
+        self._claim = claim
         self._job = job
         self._asset = job.assets[0]
         self._login = login
@@ -167,9 +170,11 @@ class Session:
                 watching.cancel()
                 self._over = True
                 self._changed.set()
-                if beating.done() and beating.result() == "ended":
+                if beating.done() and beating.result() in ("ended", "lost"):
                     embedding.cancel()
-                await asyncio.wait({embedding})
+                await asyncio.wait({embedding, watching})
+                if beating.done() and beating.result() == "lost":
+                    await asyncio.Event().wait()  # the worker's next look at its claims ends this
                 beating.cancel()
         except ExceptionGroup as group_error:
             raise group_error.exceptions[0] from group_error
@@ -293,6 +298,8 @@ class Session:
             if self._settings.live_overload == "block" and len(self._waiting) < self._settings.live_backlog:
                 self._pause(on=False)
             result = await self._embed(index, cut)
+            if await self._beat() in ("ended", "lost"):
+                return
             await self._shared.publisher.publish(self._job, [result])
             log.debug("live chunk done", chunk=index, stream=self._asset.id, error=result.error)
 
@@ -330,21 +337,30 @@ class Session:
 
     # The lease ----------------------------------------------------------------------------------------
 
-    async def _beat_until_stopped(self) -> Literal["stop", "ended"]:
-        """Tell how the session fares, until it is to stop or its request has ended."""
+    async def _beat_until_stopped(self) -> Order:
+        """Tell how the session fares, until that is all there is to do."""
         while True:
-            with suppress(RedisError):
-                state, stop = await live.beat(self._shared.redis, self._settings, self._job, self._fields())
-                if state != "running":
-                    return "ended"
-                if stop:
-                    return "stop"
+            order = await self._beat()
+            if order != "go on":
+                return order
             await asyncio.sleep(BEAT_INTERVAL)
+
+    async def _beat(self) -> Order:
+        try:
+            state, stop = await live.beat(
+                self._shared.redis, self._settings, self._claim, self._shared.owner, self._fields()
+            )
+        except RedisError:
+            return "go on"
+        if state == "lost":
+            return "lost"
+        if state != "running":
+            return "ended"
+        return "stop" if stop else "go on"
 
     def _fields(self) -> dict[str, str | int]:
         return {
             "state": self._state,
-            "owner": self._shared.owner,
             "detail": self._detail,
             "transport": self._transport,
             "next": self._next - len(self._waiting),

@@ -1,0 +1,40 @@
+"""Which part of a camera's packets is decoded, by length of GOP and of chunk; eight frames per chunk.
+
+python -m tests.bench.live_share
+"""
+
+import json
+
+from shared.chunks import SECOND
+from tests.camera import CLOCK_RATE, Picture, encode
+from worker.live.chunker import Chunker, needed_share
+from worker.media.rtp import START_CODE, AccessUnit
+
+STREAMS = {
+    "camera: IPPP": {"preset": "ultrafast"},
+    "x264 medium: three B-frames": {"preset": "medium", "x264-params": "scenecut=0"},
+}
+
+
+def share(pictures: list[Picture], seconds: int) -> float:
+    """The part that is decoded, over all complete chunks."""
+    chunker = Chunker("h264", b"", seconds * SECOND, 8)
+    cuts = []
+    for number, picture in enumerate(pictures):
+        time = picture.pts * SECOND // CLOCK_RATE
+        unit = AccessUnit(time, None, START_CODE + START_CODE.join(picture.nals))
+        cuts += chunker.push(unit, number * SECOND // 30, 0)
+    return needed_share(cuts)
+
+
+def main() -> None:
+    """Print one line per stream and GOP."""
+    for name, options in STREAMS.items():
+        for gop in (30, 250):
+            pictures = encode(seconds=242, gop=gop, size=64, **options)
+            shares = {f"{seconds} s": round(share(pictures, seconds), 3) for seconds in (10, 60)}
+            print(json.dumps({"stream": name, "gop": gop, "share decoded": shares}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,213 @@
+"""Live sessions in Redis: one per stream, spread over workers, taken over, never published twice."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from shared import keys, live
+from shared.assets import Asset
+from shared.errors import DependencyError, ServerBusy
+from shared.jobs import LiveJob
+from shared.redis import Redis, connect
+from shared.requests import CANCELLED, finish, request_of
+from shared.results import End, Result, from_fields
+from shared.settings import Settings, load
+from worker.claims import Claims
+from worker.live.session import Outage
+from worker.publish.results import Publisher
+
+
+@pytest.fixture(params=["valkey", "redis62"])
+def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
+    server = request.getfixturevalue(request.param)
+    return load(
+        {
+            "REDIS_URL": server.url,
+            "RTEMBED_CLAIM_TIMEOUT": "1",
+            "RTEMBED_MAX_LIVE_STREAMS": "4",
+            "RTEMBED_LIVE_RESULTS": "100",
+            "RTVI_RTSP_RECONNECTION_MAX_ATTEMPTS": "3",
+            "RTVI_RTSP_RECONNECTION_WINDOW": "60.0",
+        }
+    )
+
+
+@pytest.fixture
+async def redis(settings: Settings) -> AsyncIterator[Redis]:
+    client = connect(settings)
+    await client.flushdb()
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture
+async def workers(redis: Redis, settings: Settings) -> list[Claims]:
+    made = [Claims(redis, name, settings.claim_timeout) for name in ("one", "two")]
+    await made[0].create_groups()
+    return made
+
+
+async def start(redis: Redis, settings: Settings, number: int = 1, request: str = "") -> str:
+    """Start a session of stream `number`; the request that runs."""
+    asset = Asset(id=f"s{number}", kind="stream", path="rtsp://h/")
+    await redis.hset(keys.asset(asset.id), "id", asset.id)
+    request = request or f"r{number}"
+    session = live.Session(request=request, model="null", chunk_duration=10)
+    return await live.start(redis, settings, request, asset, session)
+
+
+def job(number: int = 1) -> LiveJob:
+    asset = Asset(id=f"s{number}", kind="stream", path="rtsp://h/")
+    return LiveJob(request=f"r{number}", assets=[asset], chunk_duration=10, model="null")
+
+
+async def test_a_second_start_joins(redis: Redis, settings: Settings) -> None:
+    assert await start(redis, settings) == "r1"
+    assert await start(redis, settings, request="later") == "r1"
+    assert await redis.xlen(keys.jobs("live")) == 1
+    assert not await redis.exists(keys.request("later"))
+    (session,) = await live.read_sessions(redis, ["s1"])
+    assert session
+    assert (session.request, session.state, session.chunk_duration) == ("r1", "waiting", 10)
+
+
+async def test_after_its_end_a_session_starts_anew(
+    redis: Redis, settings: Settings, workers: list[Claims]
+) -> None:
+    await start(redis, settings)
+    (claim,) = await workers[0].take_live()
+    await live.beat(redis, settings, claim, workers[0].consumer, {"next": 7, "state": "running"})
+    await finish(redis, settings, request_of(job()), CANCELLED)
+    assert await live.read_sessions(redis, ["s1"]) == [None]
+    assert await live.next_chunk(redis, job()) is None
+    assert await start(redis, settings, request="later") == "later"
+    (session,) = await live.read_sessions(redis, ["s1"])
+    assert session
+    assert session.next == 0
+
+
+async def test_no_more_sessions_than_may_be(redis: Redis, settings: Settings) -> None:
+    for number in range(4):
+        await start(redis, settings, number)
+    with pytest.raises(ServerBusy, match=r"maximum number of live streams \(4\)"):
+        await start(redis, settings, 5)
+    assert await live.read_sessions(redis, ["s5"]) == [None]
+    assert await start(redis, settings, 3, request="again") == "r3"
+
+
+async def test_a_stream_that_vanished_starts_nothing(redis: Redis, settings: Settings) -> None:
+    session = live.Session(request="r1", chunk_duration=1)
+    with pytest.raises(DependencyError):
+        await live.start(redis, settings, "r1", Asset(id="gone", kind="stream"), session)
+    assert await redis.xlen(keys.jobs("live")) == 0
+
+
+async def test_the_worker_with_fewest_takes_the_next(
+    redis: Redis, settings: Settings, workers: list[Claims]
+) -> None:
+    one, two = workers
+    assert await one.take_live() == []
+    assert await two.take_live() == []
+    await start(redis, settings, 1)
+    (claim,) = await one.take_live()
+    assert claim.job == job(1)
+    await start(redis, settings, 2)
+    assert await one.take_live() == []
+    assert len(await two.take_live()) == 1
+    await start(redis, settings, 3)
+    assert len(await one.take_live()) == 1
+    await start(redis, settings, 4)
+    assert await one.take_live() == []
+    await asyncio.sleep(1.1)
+    assert len(await one.take_live()) == 1, "what nobody takes for a while may be taken by anyone"
+
+
+async def test_sessions_of_a_dead_worker_are_taken_one_by_one(
+    redis: Redis, settings: Settings, workers: list[Claims]
+) -> None:
+    one, two = workers
+    for number in (1, 2):
+        await start(redis, settings, number)
+        await one.take_live()
+    assert await two.take_live() == []
+    await asyncio.sleep(1.1)
+    (first,) = await two.take_live()
+    (second,) = await two.take_live()
+    assert {first.job.request, second.job.request} == {"r1", "r2"}
+    assert first.deliveries == 2
+    assert sorted(entry for _, entry in await one.renew()) == sorted([first.id, second.id])
+
+
+async def test_what_is_handed_over_is_free_at_once(
+    redis: Redis, settings: Settings, workers: list[Claims]
+) -> None:
+    one, two = workers
+    await start(redis, settings)
+    await one.take_live()
+    assert await one.hand_back(["live"]) == 1
+    (claim,) = await two.take_live()
+    assert claim.deliveries == 1
+
+
+async def test_results_are_bounded_ascending_and_never_the_end(redis: Redis, settings: Settings) -> None:
+    await start(redis, settings)
+    publisher = Publisher(redis, settings)
+    for chunk in range(450):
+        assert await publisher.publish(job(), [Result(chunk=chunk, wall_start=1, wall_end=2)]) == "running"
+    assert await redis.xlen(keys.results("r1")) <= 300
+    for stale in (0, 449):
+        assert await publisher.publish(job(), [Result(chunk=stale)]) == "running"
+    last = (await redis.xrevrange(keys.results("r1"), count=1))[0][1]
+    assert from_fields(last) == Result(chunk=449, wall_start=1, wall_end=2)
+    assert not await redis.exists(keys.done("r1"))
+    session = await live.next_chunk(redis, job())
+    assert session
+    assert session.next == 450
+    await finish(redis, settings, request_of(job()), End(state="done"))
+    assert await publisher.publish(job(), [Result(chunk=450)]) == "done"
+
+
+async def test_a_beat_tells_of_the_stop_and_of_the_end(
+    redis: Redis, settings: Settings, workers: list[Claims]
+) -> None:
+    one, two = workers
+    await start(redis, settings)
+    (claim,) = await one.take_live()
+
+    async def beat(worker: Claims) -> tuple[str, bool]:
+        return await live.beat(redis, settings, claim, worker.consumer, {"state": "running"})
+
+    assert await beat(one) == ("running", False)
+    assert await beat(two) == ("lost", False)
+    (session,) = await live.read_sessions(redis, ["s1"])
+    assert session
+    assert session.owner == one.consumer
+    await live.ask_to_stop(redis, "s1")
+    assert await beat(one) == ("running", True)
+    await finish(redis, settings, request_of(job()), CANCELLED)
+    assert await beat(one) == ("cancelled", False)
+
+
+async def test_logins_expire_unless_they_are_kept(redis: Redis, settings: Settings) -> None:
+    login = live.Login(username="u", password="hidden-one", place='{"place_name":"x"}')
+    await live.write_login(redis, "s1", login, expires=100)
+    assert 0 < await redis.ttl(keys.camera("s1")) <= 100
+    await live.write_login(redis, "s1", login)
+    assert await redis.ttl(keys.camera("s1")) == -1
+    assert await live.read_logins(redis, ["s1", "s2"]) == [login, live.Login()]
+    assert "hidden-one" not in repr(login)
+
+
+def test_an_outage_has_so_many_attempts(settings: Settings) -> None:
+    outage = Outage(settings)
+    assert [outage.failed("x", now) for now in (0, 1, 2, 3)] == [True, True, True, False]
+    outage.over()
+    assert not outage.lasts
+    assert outage.failed("x", 4)
+
+
+def test_an_outage_has_a_window(settings: Settings) -> None:
+    outage = Outage(settings)
+    assert [outage.failed("x", now) for now in (0, 59, 61)] == [True, True, False]

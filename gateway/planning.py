@@ -12,6 +12,7 @@ from shared.errors import BadParameter, BadParameters
 from shared.fleet import Model
 from shared.jobs import Job, VideoJob
 from shared.requests import Request
+from shared.timestamps import format_timestamp, parse_timestamp
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -48,6 +49,7 @@ def plan_video(
             limit, seconds = longest // SECOND, asset.duration / SECOND
             raise BadParameter(f"{asset.filename} lasts {seconds:g} s; at most {limit} s are embedded")
         start, end = _range(body.media_info, asset.duration)
+        _require_dates(asset.creation_time, max(start, end))
         runs = job_runs(plan_chunks(start, min(end, asset.duration), duration, overlap, asset.fps))
     outline = Outline(
         request=request_id,
@@ -76,6 +78,14 @@ def _range(wanted: MediaRange | None, duration: int) -> tuple[int, int]:
     start = wanted.start_offset if wanted and wanted.start_offset else 0
     end = wanted.end_offset if wanted else None
     return start * SECOND, duration if end is None else end * SECOND
+
+
+def _require_dates(creation_time: str, latest: int) -> None:
+    """Raises BadParameter if `latest`, ns after `creation_time`, is after the year 9999."""
+    try:
+        format_timestamp(parse_timestamp(creation_time) + latest if creation_time else 0)
+    except OverflowError as error:
+        raise BadParameter(f"{latest // SECOND} s after {creation_time} is beyond the year 9999") from error
 
 
 def _options(body: VideoRequest, outline: Outline) -> str:

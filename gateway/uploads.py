@@ -20,6 +20,7 @@ FILE_NAME_FORM = re.compile(FILE_NAME)
 MAX_NAME = 255
 MAX_FIELDS = 1000
 MAX_FIELD_BYTES = 1 << 20
+"""Of all fields that are no file, together."""
 WRITE_BYTES = 1 << 20
 """How much of a file is collected before it is written."""
 
@@ -88,6 +89,7 @@ class _MultipartReader:
         self._disposition: dict[bytes, bytes] = {}
         self._data = bytearray()
         self._writer: Writer | None = None
+        self._fields_size = 0
         self._complete = False
         self.form = Form({})
 
@@ -156,8 +158,10 @@ class _MultipartReader:
 
     async def _take_data(self) -> None:
         if not self._is_file:
-            if len(self._data) > MAX_FIELD_BYTES:
-                raise InvalidParameters(f"('body', {self._name!r}): Longer than {MAX_FIELD_BYTES} bytes")
+            if self._fields_size + len(self._data) > MAX_FIELD_BYTES:
+                raise InvalidParameters(
+                    f"('body', {self._name!r}): The fields are longer than {MAX_FIELD_BYTES} bytes"
+                )
             return
         if len(self._data) >= WRITE_BYTES:
             await self._write()
@@ -166,6 +170,7 @@ class _MultipartReader:
         if self._is_file:
             await self._write()
         else:
+            self._fields_size += len(self._data)
             self.form.fields[self._name] = self._data.decode("utf-8", "replace")
 
     async def _write(self) -> None:

@@ -132,12 +132,15 @@ async def connect(settings: Settings, linger_ms: int | None = None) -> "Producer
                 "kafka without idempotence: a lost acknowledgement can make a duplicate", reason=reason
             )
             return await Producer.start(settings, linger_ms, idempotent=False)
+    except BusError:
+        raise
     except KafkaConnectionError as error:
         raise BusError(f"no broker of {settings.kafka_servers} answers: {trouble()}") from error
-    except (KafkaError, ValueError) as error:
-        raise BusError(f"Kafka cannot be used: {_text(error)}") from error
     except TimeoutError as error:
         raise BusError(f"Kafka does not answer within {CONNECT_TIMEOUT:g} s: {trouble()}") from error
+    except Exception as error:  # aiokafka raises what it trips over: a KeyError for a refused SCRAM login
+        reason = "the login was refused" if isinstance(error, KeyError) else _text(error)
+        raise BusError(f"Kafka cannot be used: {reason}") from error
 
 
 class Producer:
@@ -237,7 +240,7 @@ async def reachable(settings: Settings) -> bool:
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT):
             await client.bootstrap()
-    except (KafkaError, TimeoutError):
+    except (KafkaError, KeyError, TimeoutError):
         return False
     finally:
         await client.close()
@@ -253,7 +256,7 @@ async def create_topic(settings: Settings, topic: str, partitions: int) -> None:
             answer = await admin.create_topics([NewTopic(topic, partitions, 1)])
     except TimeoutError as error:
         raise BusError(f"no answer from Kafka within {TOPIC_TIMEOUT:g} s") from error
-    except KafkaError as error:
+    except (KafkaError, KeyError) as error:
         raise BusError(_text(error)) from error
     finally:
         await admin.close()

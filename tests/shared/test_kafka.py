@@ -242,6 +242,23 @@ async def test_a_topic_that_cannot_be_created() -> None:
         await create_topic(settings_for("127.0.0.1:1"), "topic", 1)
 
 
+@pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"])
+async def test_a_login_that_is_refused_is_told(mechanism: str) -> None:
+    guarded = Tansu(options=["--authentication"])
+    guarded.start()
+    settings = settings_for(
+        guarded.servers,
+        KAFKA_SECURITY_PROTOCOL="SASL_PLAINTEXT",
+        KAFKA_SASL_MECHANISM=mechanism,
+        KAFKA_SASL_USERNAME="nobody",
+        KAFKA_SASL_PASSWORD="wrong-one",
+    )
+    with pytest.raises(BusError) as refusal:
+        await connect(settings)
+    assert "wrong-one" not in refusal.value.message
+    guarded.stop()
+
+
 async def test_certificates_that_are_missing_are_named(tmp_path: Path) -> None:
     missing = str(tmp_path / "none.pem")
     settings = settings_for("127.0.0.1:1", KAFKA_SECURITY_PROTOCOL="SSL", KAFKA_SSL_CAFILE=missing)

@@ -455,3 +455,23 @@ async def test_a_failure_at_the_moment_of_the_end_does_not_keep_the_publisher_ru
     task.cancel()
     async with asyncio.timeout(10):
         await asyncio.wait([task])
+
+
+async def test_brokers_that_were_all_replaced_are_found(
+    redis: Redis, to_kafka: Settings, cluster: MockCluster, tansu: Tansu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.publish.forward.STALL", 0.3)
+    monkeypatch.setattr("worker.publish.forward.REPLACE_AFTER", 0.5)
+    settings = replace(to_kafka, kafka_servers=f"{cluster.servers},{tansu.servers}")
+    tansu.stop()
+    forwarder = Forwarder(redis, settings, "worker", ErrorBus(redis, settings))
+    task = asyncio.create_task(forwarder.run())
+    await add(redis, ("key:0", "to the old ones"))
+    await empty(redis)
+    cluster.down()
+    await asyncio.to_thread(tansu.start)
+    await add(redis, ("key:1", "to the new one"))
+    assert [value for _, value, _ in await read(tansu.servers, 1)] == [b"to the new one"]
+    await empty(redis)
+    task.cancel()
+    await asyncio.wait([task])

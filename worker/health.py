@@ -68,6 +68,8 @@ class Watch:
                 await asyncio.sleep(BEAT)
         finally:
             self._over.set()
+            # At once, unless something is stuck: no thread should meet the interpreter's end.
+            thread.join(BEAT)
 
     def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
         while not self._over.wait(BEAT):

@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -9,6 +10,7 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from redis import Redis
 
+from shared import keys
 from shared.metrics import EXPOSED
 from tests.e2e.conftest import Stack
 
@@ -99,7 +101,16 @@ def embed(stack: Stack, file: str, **body: object) -> None:
     assert answer.status_code == 200, answer.text
 
 
-def test_a_busy_fleet_of_two_workers(stack: Stack, film: Path) -> None:
+def own_pages(redis_url: str) -> list[str]:
+    """Where the workers say that their own pages are."""
+    with Redis.from_url(redis_url) as redis:
+        found: Any = [
+            redis.hget(b"rtembed:worker:" + n, "metrics_port") for n in redis.zrange(keys.WORKERS, 0, -1)
+        ]
+    return [f"http://127.0.0.1:{int(port)}" for port in found]
+
+
+def test_a_busy_fleet_of_two_workers(stack: Stack, film: Path, redis_url: str) -> None:
     stack.start(2)
     before = scrape(stack)
     assert set(FROM_THE_START) <= set(before.families)
@@ -151,6 +162,14 @@ def test_a_busy_fleet_of_two_workers(stack: Stack, film: Path) -> None:
             assert family.type == EXPOSED[name].kind, name
             assert family.documentation == EXPOSED[name].description
 
+    pages = own_pages(redis_url)
+    shown = [Page(httpx.get(f"{url}/metrics").text) for url in pages]
+    assert len(shown) == 2
+    decoded = [own for own in shown if "decode_latency_seconds" in own.families]
+    assert sum(own.value("decode_latency_seconds_count") for own in decoded) == 20
+    assert [httpx.get(f"{url}/{path}").text for url in pages for path in ("live", "ready")] == ["ok"] * 4
+    assert httpx.get(f"{pages[0]}/elsewhere").status_code == 404
+
 
 def test_sums_outlive_a_worker_and_gauges_do_not(stack: Stack, film: Path) -> None:
     stack.start(2)
@@ -168,16 +187,3 @@ def test_sums_outlive_a_worker_and_gauges_do_not(stack: Stack, film: Path) -> No
         assert time.monotonic() < deadline
         time.sleep(0.5)
     assert scrape(stack).value("decode_latency_seconds_count") == 10
-
-
-def test_a_worker_has_a_page_of_its_own(stack: Stack, film: Path, redis_url: str) -> None:
-    stack.start(1)
-    embed(stack, stack.upload(film))
-    with Redis.from_url(redis_url) as redis:
-        (name,) = redis.zrange("rtembed:workers", 0, -1)
-        port = int(redis.hget(b"rtembed:worker:" + name, "metrics_port") or 0)  # type: ignore[arg-type]
-    page = Page(httpx.get(f"http://127.0.0.1:{port}/metrics").text)
-    assert page.value("decode_latency_seconds_count") == 5
-    assert httpx.get(f"http://127.0.0.1:{port}/live").status_code == 200
-    assert httpx.get(f"http://127.0.0.1:{port}/ready").text == "ok"
-    assert httpx.get(f"http://127.0.0.1:{port}/elsewhere").status_code == 404

@@ -78,14 +78,14 @@ def test_a_rolling_restart_of_everything_fails_no_request(stack: Stack, film: Pa
     stack.start(2)
     load = Load(f"{stack.url}/v1", stack.upload(film))
     with load.running(texts=2, videos=2):
-        load.wait(10)
+        load.wait(5)
         for old in list(stack.workers):
             stack.start_worker()
             stack.wait_ready()
             end(old)
             assert old.returncode == 0
             stack.workers.remove(old)
-            load.wait(10)
+            load.wait(5)
 
         port = free_port()
         gateway, old_gateway = stack._spawn("gateway", BACKEND_PORT=str(port)), stack.gateway
@@ -97,9 +97,9 @@ def test_a_rolling_restart_of_everything_fails_no_request(stack: Stack, film: Pa
         load.url = f"http://127.0.0.1:{port}/v1"
         time.sleep(0.5)  # what a load balancer needs to notice
         end(old_gateway)
-        load.wait(20)
+        load.wait(10)
     assert load.failures == []
-    assert load.answered > 50
+    assert load.answered >= 20
 
 
 def test_a_worker_that_is_stopped_in_the_middle_hands_its_work_over(stack: Stack, film: Path) -> None:

@@ -246,8 +246,8 @@ class Service:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
-            with suppress(RedisError):
-                handed_over = await self.claims.hand_back(["live"])
+        with suppress(RedisError):
+            if handed_over := await self.claims.hand_back(["live"]):
                 log.info("live sessions handed over", sessions=handed_over)
 
     async def _free_slots(self, lane: Lane) -> int:

@@ -1,4 +1,4 @@
-"""The soak of `tests.bench.live_soak` in short: every chunk of many cameras is accounted for, memory is flat."""
+"""The soak of `tests.bench.live_soak` in short: every chunk is accounted for, and memory is flat."""
 
 from pathlib import Path
 

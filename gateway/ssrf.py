@@ -8,20 +8,18 @@ cannot be understood is refused.
 import asyncio
 import ipaddress
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from functools import partial
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
+from collections.abc import Awaitable, Callable, Iterable
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from typing import Any
 
 import httpcore
 import structlog
 
+from shared.addresses import NAT64, Address, embedded
 from shared.errors import InvalidParameters
-from shared.settings import IPNetwork
 
 log = structlog.get_logger(__name__)
 
-Address = IPv4Address | IPv6Address
 Lookup = Callable[[str, int], Awaitable[list[str]]]
 """From a host name and a port to its addresses; raises OSError when there are none."""
 
@@ -43,24 +41,7 @@ FORBIDDEN_NETWORKS = tuple(
         ],
     )
 )
-FORBIDDEN_TO_CAMERAS: tuple[IPNetwork, ...] = tuple(
-    map(
-        ip_network,
-        [
-            "169.254.0.0/16",
-            "fe80::/10",
-            # Metadata services: Alibaba Cloud, Azure, Oracle Cloud; Amazon's and Google's over IPv6.
-            "100.100.100.200/32",
-            "168.63.129.16/32",
-            "192.0.0.192/32",
-            "fd00:ec2::254/128",
-            "fd20:ce::254/128",
-        ],
-    )
-)
 _GLOBAL_UNICAST = IPv6Network("2000::/3")
-_NAT64 = IPv6Network("64:ff9b::/96")
-_ISATAP = (b"\0\0\x5e\xfe", b"\2\0\x5e\xfe")
 
 
 def is_forbidden(address: Address, *, block_private: bool) -> bool:
@@ -71,36 +52,11 @@ def is_forbidden(address: Address, *, block_private: bool) -> bool:
     """
     if isinstance(address, IPv4Address):
         return any(address in net for net in FORBIDDEN_NETWORKS) or (block_private and not address.is_global)
-    if any(is_forbidden(inner, block_private=block_private) for inner in _embedded(address)):
+    if any(is_forbidden(inner, block_private=block_private) for inner in embedded(address)):
         return True
-    if address.ipv4_mapped or address in _NAT64:
+    if address.ipv4_mapped or address in NAT64:
         return False
     return address not in _GLOBAL_UNICAST or (block_private and not address.is_global)
-
-
-def is_forbidden_to_cameras(address: Address, allowed: Sequence[IPNetwork]) -> bool:
-    """Whether a camera must not be there. Cameras live in private networks and beside the service, so only
-    link-local addresses and metadata services are forbidden, and whatever is not in `allowed`, if that
-    names any network. IPv4 addresses inside IPv6 ones count as in `is_forbidden`."""
-    if isinstance(address, IPv6Address) and address.ipv4_mapped:
-        return is_forbidden_to_cameras(address.ipv4_mapped, allowed)
-    inner = _embedded(address) if isinstance(address, IPv6Address) else ()
-    if any(is_forbidden_to_cameras(hidden, ()) for hidden in inner):
-        return True
-    if any(address in network for network in FORBIDDEN_TO_CAMERAS):
-        return True
-    return bool(allowed) and not any(address in network for network in allowed)
-
-
-def _embedded(address: IPv6Address) -> Iterable[IPv4Address]:
-    if address.ipv4_mapped:
-        yield address.ipv4_mapped
-    if address.sixtofour:
-        yield address.sixtofour
-    if address.teredo:
-        yield from address.teredo
-    if address in _NAT64 or address.packed[8:12] in _ISATAP:
-        yield IPv4Address(address.packed[12:])
 
 
 def literal(host: str) -> Address | None:
@@ -121,35 +77,17 @@ async def resolve(host: str, port: int, *, block_private: bool, lookup: Lookup) 
     Raises InvalidParameters when one of them may not, or when there is none. The message does not tell the
     addresses, which would let a client map an inner network.
     """
-    return await _judged(
-        host, port, FORBIDDEN_NAMES, partial(is_forbidden, block_private=block_private), lookup
-    )
-
-
-async def resolve_camera(
-    host: str, port: int, allowed: Sequence[IPNetwork], lookup: "Lookup | None" = None
-) -> list[str]:
-    """All addresses of an RTSP camera's `host`, each of which may be connected to.
-
-    Raises InvalidParameters when one of them may not (`is_forbidden_to_cameras`), or when there is none.
-    """
-    forbidden = partial(is_forbidden_to_cameras, allowed=allowed)
-    return await _judged(host, port, ("metadata",), forbidden, lookup or system_lookup)
-
-
-async def _judged(
-    host: str, port: int, names: Sequence[str], forbidden: Callable[[Address], bool], lookup: Lookup
-) -> list[str]:
     name = host.lower()
     if not name or not name.isascii() or "%" in name:
         raise InvalidParameters(f"{host[:256]!r} is no valid host")
-    if any(part in name for part in names):
+    if any(forbidden in name for forbidden in FORBIDDEN_NAMES):
         raise InvalidParameters(f"The host {host[:256]} is not allowed")
     if (spelled := literal(name)) is not None:
         addresses = [spelled]
     else:
         addresses = await _addresses(name, port, lookup)
-    if bad := [address for address in addresses if forbidden(address)]:
+    bad = [address for address in addresses if is_forbidden(address, block_private=block_private)]
+    if bad:
         log.warning("address refused", host=host[:256], addresses=[str(address) for address in bad])
         raise InvalidParameters(f"The host {host[:256]} has an address that is not allowed")
     return [str(address) for address in addresses]

@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.ssrf import PinnedBackend, is_forbidden, literal, resolve, resolve_camera, system_lookup
+from gateway.ssrf import PinnedBackend, is_forbidden, literal, resolve, system_lookup
 from shared.errors import InvalidParameters
-from shared.settings import load
 from tests.gateway.outside import Names, Wire
 
 FORBIDDEN_V4 = [
@@ -266,50 +265,3 @@ async def test_a_connection_goes_to_the_first_address_that_answers() -> None:
 async def test_a_connection_is_never_to_a_socket_file() -> None:
     with pytest.raises(httpcore.ConnectError):
         await PinnedBackend(["203.0.113.10"], Wire()).connect_unix_socket("/run/docker.sock")
-
-
-# Cameras ----------------------------------------------------------------------------------------------
-
-
-async def camera(host: str, networks: str = "") -> list[str]:
-    allowed = load({"RTEMBED_RTSP_ALLOWED_NETWORKS": networks}).rtsp_networks
-
-    async def lookup(name: str, port: int) -> list[str]:
-        return {"cam.local": ["10.0.0.7"], "two.local": ["10.0.0.7", "169.254.169.254"]}[name]
-
-    return await resolve_camera(host, 554, allowed, lookup)
-
-
-@pytest.mark.parametrize(
-    ("host", "addresses"),
-    [
-        ("127.0.0.1", ["127.0.0.1"]), ("::1", ["::1"]), ("192.168.1.20", ["192.168.1.20"]),
-        ("10.1.2.3", ["10.1.2.3"]), ("fd12::5", ["fd12::5"]), ("93.184.216.34", ["93.184.216.34"]),
-        ("cam.local", ["10.0.0.7"]), ("2130706433", ["127.0.0.1"]),
-    ],
-)  # fmt: skip
-async def test_cameras_may_live_nearly_everywhere(host: str, addresses: list[str]) -> None:
-    assert await camera(host) == addresses
-
-
-@pytest.mark.parametrize(
-    "host",
-    [
-        "169.254.169.254", "169.254.1.1", "fe80::1", "::ffff:169.254.169.254", "64:ff9b::a9fe:a9fe",
-        "0xa9fea9fe", "0251.0376.0251.0376", "2852039166", "100.100.100.200", "fd00:ec2::254", "two.local",
-        "metadata.google.internal", "", "fe80::1%eth0",
-    ],
-)  # fmt: skip
-async def test_no_camera_is_a_metadata_service(host: str) -> None:
-    with pytest.raises(InvalidParameters):
-        await camera(host)
-
-
-async def test_an_operator_may_narrow_where_cameras_are() -> None:
-    networks = "10.0.0.0/24, fd12::/16"
-    assert await camera("cam.local", networks) == ["10.0.0.7"]
-    assert await camera("::ffff:10.0.0.9", networks)
-    assert await camera("fd12::5", networks)
-    for host in ("127.0.0.1", "10.0.1.1", "fd13::5", "93.184.216.34"):
-        with pytest.raises(InvalidParameters, match="not allowed"):
-            await camera(host, networks)

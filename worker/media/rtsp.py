@@ -19,6 +19,7 @@ from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
 import msgspec
 
+from shared.addresses import may_be_camera
 from worker.media.rtp import (
     START_CODE,
     AccessUnit,
@@ -40,8 +41,6 @@ WATCH_INTERVAL = 0.25
 GOODBYE_GRACE = 0.1
 """Seconds in which the last packets may arrive after the goodbye, which over UDP goes to another port."""
 SESSION_TIMEOUT = 60
-METADATA_SERVICES = {"fd00:ec2::254", "100.100.100.200"}
-"""Of Amazon and Alibaba; that of everyone else is link-local."""
 CODECS = {"H264": "h264", "H265": "hevc", "HEVC": "hevc"}
 
 
@@ -455,10 +454,7 @@ class Player:
         return self.track
 
     def _may_be_at(self, host: str) -> bool:
-        ip = ip_address(host)
-        if self._options.networks:
-            return any(ip in ip_network(network) for network in self._options.networks)
-        return not (ip.is_link_local or ip.is_multicast or ip.is_unspecified or host in METADATA_SERVICES)
+        return may_be_camera(ip_address(host), [ip_network(network) for network in self._options.networks])
 
     async def _ask(self, method: str, url: str, headers: dict[str, str] | None = None) -> Reply:
         """Ask, log in if need be. Raises CameraError for what is not a success."""

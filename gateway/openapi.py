@@ -14,7 +14,8 @@ from typing import Any
 
 import msgspec
 
-from gateway.operations import OPERATIONS, PATH_PARAMETERS, TAGS, Answer, Operation
+from gateway.description import PATH_PARAMETERS, TAGS, Answer, Operation
+from gateway.operations import OPERATIONS
 from gateway.schemas import Error, Response
 from shared.errors import InvalidParameters, RtEmbedError
 

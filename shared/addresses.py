@@ -31,8 +31,8 @@ _ISATAP = (b"\0\0\x5e\xfe", b"\2\0\x5e\xfe")
 
 
 def may_be_camera(address: Address, allowed: Sequence[IPNetwork]) -> bool:
-    """Whether an RTSP camera may be at `address`: in one of the `allowed` networks or, if there are none, anywhere
-    but at a link-local or multicast address or a metadata service, also one that hides in an IPv6 address.
+    """Whether an RTSP camera may be at `address`: in one of the `allowed` networks or, if there are none,
+    anywhere but at a link-local or multicast address or a metadata service, which may hide in an IPv6 one.
 
     Cameras live in private networks and beside the service, so those are not refused.
     """

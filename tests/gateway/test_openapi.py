@@ -15,8 +15,9 @@ from starlette.testclient import TestClient
 
 import gateway
 from gateway import app, docs, schemas, stream_schemas
+from gateway.description import TAGS
 from gateway.openapi import openapi_document
-from gateway.operations import OPERATIONS, TAGS
+from gateway.operations import OPERATIONS
 from gateway.validation import validate_json
 from shared.errors import RtEmbedError
 

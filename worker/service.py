@@ -98,7 +98,7 @@ class Service:
             kept = (self._keep_alive(), self.watch.run(), self.errors.run(), self.forwarder.run())
             keepers = [owned.create_task(keeping) for keeping in kept]
             try:
-                loaded = await asyncio.to_thread(load, self.settings, self._progress)
+                loaded = await self._load()
                 try:
                     await self._serve(loaded)
                 finally:
@@ -109,6 +109,13 @@ class Service:
             await self.measured.publish([])
             await fleet.withdraw(self.redis, self.record.name)
         await self.redis.aclose()
+
+    async def _load(self) -> Loaded:
+        try:
+            return await asyncio.to_thread(load, self.settings, self._progress)
+        except Exception as error:
+            self.errors.emit(f"Failed to initialize Inference pipeline: {error}", "critical")
+            raise
 
     async def _serve(self, loaded: Loaded) -> None:
         with (

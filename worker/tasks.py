@@ -11,7 +11,7 @@ import numpy as np
 import structlog
 
 from shared.chunks import Chunk
-from shared.errors import DecodeError, RtEmbedError
+from shared.errors import RtEmbedError
 from shared.jobs import Claim, LiveJob, ProbeJob, TextJob, VideoJob
 from shared.requests import failed
 from shared.results import Facts, Result
@@ -116,10 +116,6 @@ class Tasks:
             error = group.exceptions[0]
             if isinstance(error, RequestEnded):
                 log.info("rest of the job dropped, its request has ended")
-            elif isinstance(error, RtEmbedError):
-                log.error("engine failed", asset=job.assets[0].id, error=error.message)
-                end = failed(f"Failed to generate video embeddings: {error.message}")
-                await self._publisher.fail(job, end)
             else:
                 raise error from group
 
@@ -135,7 +131,7 @@ class Tasks:
                         left.popleft()
                         await room.acquire()
                         group.create_task(self._embed_clip(claim, job, clip, room))
-                except DecodeError as error:
+                except RtEmbedError as error:
                     await self._fail_chunk(job, left[0], error)
 
     async def _wanted(self, claim: Claim, job: VideoJob) -> list[Chunk]:
@@ -159,6 +155,9 @@ class Tasks:
     async def _embed_clip(self, claim: Claim, job: VideoJob, clip: Clip, room: asyncio.Semaphore) -> None:
         try:
             embedded = await self._clips.embed(clip)
+        except RtEmbedError as error:
+            await self._fail_chunk(job, clip.chunk, error)
+            raise RequestEnded from error
         finally:
             clip.release()
             room.release()
@@ -168,7 +167,7 @@ class Tasks:
         if state not in ("running", "done"):
             raise RequestEnded
 
-    async def _fail_chunk(self, job: VideoJob, chunk: Chunk, error: DecodeError) -> None:
+    async def _fail_chunk(self, job: VideoJob, chunk: Chunk, error: RtEmbedError) -> None:
         log.error("chunk failed", chunk=chunk.index, asset=job.assets[0].id, error=error.message)
         result = Result(chunk=chunk.index, start=chunk.start, end=chunk.end, error=error.message)
         end = failed(f"Failed to generate video embeddings: chunk {chunk.index}: {error.message}")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from redis import Redis
 
 from shared.errors import ModelError
 from shared.settings import Settings, load
@@ -81,11 +82,18 @@ def test_a_worker_that_cannot_load_its_model_says_so_and_ends_with_status_4(
         "PATH": os.environ["PATH"], "HOME": str(tmp_path), "REDIS_URL": redis_url,
         "RTEMBED_LOG_FORMAT": "json",
         "MODEL_IMPLEMENTATION_PATH": str(tmp_path / "nothing-here"), "RTEMBED_METRICS_PORT": "off",
+        "ENABLE_REDIS_ERROR_MESSAGES": "true",
     }  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-m", "worker"], cwd=ROOT, env=environment, capture_output=True, text=True,
-        timeout=60, check=False,
-    )  # fmt: skip
+    with Redis.from_url(redis_url) as redis, redis.pubsub() as operators:
+        operators.subscribe("mdx-embed-errors")
+        done = subprocess.run(
+            [sys.executable, "-m", "worker"], cwd=ROOT, env=environment, capture_output=True, text=True,
+            timeout=60, check=False,
+        )  # fmt: skip
+        operators.get_message(timeout=5)
+        told = json.loads(operators.get_message(timeout=5)["data"])
+    assert told["type"] == "critical"
+    assert told["event"].startswith("Failed to initialize Inference pipeline: ")
     assert done.returncode == 4, done.stderr
     lines = [json.loads(line) for line in done.stderr.splitlines()]
     (last,) = [line for line in lines if line["level"] == "critical"]

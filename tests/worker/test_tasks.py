@@ -261,8 +261,10 @@ async def test_an_engine_that_fails_ends_the_request_and_frees_every_clip(
     await tasks.run(await accepted(redis, settings, video_job(8), 8))
     last = await end(redis)
     assert last
-    assert (last.state, last.error) == ("failed", "Failed to generate video embeddings: out of memory")
-    assert await results(redis) == []
+    (bad,) = await results(redis)
+    assert (bad.error, bad.vector) == ("out of memory", b"")
+    reason = f"Failed to generate video embeddings: chunk {bad.chunk}: out of memory"
+    assert (last.state, last.error) == ("failed", reason)
     assert all(clip.released for clip in films.made)
     assert films.open == 0
 

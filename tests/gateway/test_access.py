@@ -21,16 +21,16 @@ async def test_health_and_documentation_need_no_key(serve: Serve, settings: Sett
     assert found == dict.fromkeys(pages, 200)
 
 
-@pytest.mark.parametrize(
-    ("path", "method"),
-    sorted({(r.path, m) for r in routes() if r.path not in FREE for m in (r.methods or ()) if m != "HEAD"}),
-)
-async def test_everything_else_does(serve: Serve, settings: Settings, path: str, method: str) -> None:
+async def test_everything_else_does(serve: Serve, settings: Settings) -> None:
+    asked = {(r.path, m) for r in routes() if r.path not in FREE for m in (r.methods or ()) if m != "HEAD"}
+    assert len(asked) > 30
     async with serve(replace(settings, api_keys=KEYED)) as gateway:
-        answer = await gateway.client.request(method, gateway.url + path.replace("{", "").replace("}", ""))
-    assert answer.status_code == 401
-    assert answer.headers["www-authenticate"] == "Bearer"
-    assert answer.json()["code"] == "Unauthorized"
+        for path, method in sorted(asked):
+            url = gateway.url + path.replace("{", "").replace("}", "")
+            answer = await gateway.client.request(method, url)
+            assert answer.status_code == 401, f"{method} {path}"
+            assert answer.headers["www-authenticate"] == "Bearer"
+            assert answer.json()["code"] == "Unauthorized"
 
 
 async def test_which_keys_are_known(serve: Serve, settings: Settings) -> None:
@@ -46,11 +46,11 @@ async def test_which_keys_are_known(serve: Serve, settings: Settings) -> None:
             "first-key",
             "Bearer first",
             "Bearer first-keyy",
-            "Bearer ",
+            "Bearer",
             "Basic first-key",
             "Bearer ü",
         ):
-            headers = {b"authorization": wrong.encode()}
+            headers = [(b"authorization", wrong.encode())]
             assert (await gateway.client.get("/metadata", headers=headers)).status_code == 401
         assert await status() == 401
 

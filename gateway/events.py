@@ -6,8 +6,8 @@ it (`Last-Event-ID`) gets what it missed from any gateway.
 
 import re
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AsyncExitStack, aclosing
 from typing import Any
 
 import structlog
@@ -29,7 +29,7 @@ BEGINNING = "0-0"
 PAGE = 500
 _EVENT_ID = re.compile(r"(?P<request>[0-9a-f-]{36})/(?P<entry>[0-9]{1,19}-[0-9]{1,19})")
 
-Entries = AsyncIterator[tuple[str, Entry]]
+Entries = AsyncGenerator[tuple[str, Entry], None]
 
 
 class Telling:
@@ -50,21 +50,22 @@ class Telling:
         self, entries: Entries | None, progress: Progress | None = None
     ) -> AsyncGenerator[bytes, None]:
         """One event per chunk; then usage, if asked for, and the terminator. No `entries`: no chunks."""
-        async for entry_id, entry in entries or _none():
-            self._last = f"{self._outline.request}/{entry_id}"
-            match entry:
-                case Result(error=error) if not error or self._outline.live:
-                    self._chunks += 1
-                    if progress:
-                        progress.chunk(entry)
-                    so_far = self._usage() if self._include_usage else None
-                    yield event(chunk_event(self._outline, self._created, entry, so_far), self._last)
-                case End(state=state) if state != "done":
-                    log.warning("video request failed", state=state, error=entry.error)
-                    failure = FailureEvent(
-                        id=self._outline.request, model=self._outline.model, created=self._created
-                    )
-                    yield event(failure, self._last)
+        async with aclosing(entries or _none()) as told:
+            async for entry_id, entry in told:
+                self._last = f"{self._outline.request}/{entry_id}"
+                match entry:
+                    case Result(error=error) if not error or self._outline.live:
+                        self._chunks += 1
+                        if progress:
+                            progress.chunk(entry)
+                        so_far = self._usage() if self._include_usage else None
+                        yield event(chunk_event(self._outline, self._created, entry, so_far), self._last)
+                    case End(state=state) if state != "done":
+                        log.warning("video request failed", state=state, error=entry.error)
+                        failure = FailureEvent(
+                            id=self._outline.request, model=self._outline.model, created=self._created
+                        )
+                        yield event(failure, self._last)
         if self._include_usage:
             final = UsageEvent(
                 id=self._outline.request,
@@ -84,7 +85,11 @@ async def _none() -> Entries:
     yield  # makes this a generator
 
 
-async def resume(ctx: Context, body: VideoRequest, seen: str) -> EventStream:
+Remember = Callable[[Context, str, str, Entries], Entries]
+"""Passes on the entries of a stream (its id, then its request's), keeping how far its reader has come."""
+
+
+async def resume(ctx: Context, body: VideoRequest, seen: str, remember: Remember) -> EventStream:
     """The events after the one whose id is `seen`.
 
     Raises InvalidParameters if it is no event's id, NotFound if its request is known no longer, BadParameters
@@ -95,22 +100,33 @@ async def resume(ctx: Context, body: VideoRequest, seen: str) -> EventStream:
         raise InvalidParameters("('header', 'last-event-id'): Must be the id of an event")
     request_id, after = match["request"], match["entry"]
     record = await find_record(ctx.redis, request_id)
-    if record is None or record.outline is None:
+    outline = _outline(request_id, record, body) if record else None
+    if record is None or outline is None:
         raise NotFound(f"No such request {request_id}, or its results have expired")
     if record.assets != ([body.id] if isinstance(body.id, str) else body.id):
         raise BadParameters(f"The request {request_id} embeds other assets than id names")
     log.info("client came back for its events", request_id=request_id, after=after)
     include_usage = body.stream_options is not None and body.stream_options.include_usage
     chunks = await _chunks_until(ctx, request_id, after) if include_usage else 0
-    telling = Telling(record.outline, record.created, include_usage=include_usage, chunks=chunks)
+    telling = Telling(outline, record.created, include_usage=include_usage, chunks=chunks)
     telling.since(record.age)
     async with AsyncExitStack() as held:
         client = client_of(ctx, request_id)
         await start_reading(ctx.redis, record.assets[0], client, replaces=f"{request_id}:")
         replaced = await held.enter_async_context(reading(ctx.redis, record.assets[0], client))
         follower = await held.enter_async_context(ctx.notices.subscribe(request_id))
-        entries = follower.entries(after) if await _goes_on(ctx, record, request_id, after) else None
+        entries: Entries | None = None
+        if await _goes_on(ctx, record, request_id, after):
+            entries = follower.entries(after)
+            if outline.live:
+                entries = remember(ctx, record.assets[0], request_id, entries)
         return EventStream(telling.events(entries), held.pop_all(), replaced.wait)
+
+
+def _outline(request_id: str, record: Record, body: VideoRequest) -> Outline | None:
+    if record.kind != "live":
+        return record.outline
+    return Outline(request=request_id, model=record.model, live=True, encoding_format=body.encoding_format)
 
 
 def client_of(ctx: Context, request_id: str) -> str:

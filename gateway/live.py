@@ -88,7 +88,7 @@ async def live_events(ctx: Context, body: VideoRequest, asset: Asset) -> EventSt
             )
             include_usage = body.stream_options is not None and body.stream_options.include_usage
             telling = Telling(outline, created, include_usage=include_usage)
-            entries = _remembered(ctx, asset, request_id, follower.entries(after))
+            entries = remembered(ctx, asset.id, request_id, follower.entries(after))
             return EventStream(telling.events(entries), held.pop_all(), replaced.wait)
     except BaseException:
         await asyncio.shield(stop_reading(ctx.redis, asset.id, client))
@@ -103,8 +103,8 @@ async def _position(ctx: Context, asset: Asset, request_id: str) -> tuple[int, s
     return int(created or time.time()), read.decode() if follows else BEGINNING
 
 
-async def _remembered(
-    ctx: Context, asset: Asset, request_id: str, entries: AsyncGenerator[tuple[str, Entry], None]
+async def remembered(
+    ctx: Context, stream_id: str, request_id: str, entries: AsyncGenerator[tuple[str, Entry], None]
 ) -> AsyncGenerator[tuple[str, Entry], None]:
     """The entries; how far the client has come is kept for the next one."""
     async with aclosing(entries):
@@ -112,8 +112,8 @@ async def _remembered(
             yield entry_id, entry
             if isinstance(entry, Result):
                 _measure(entry)
-            if await ctx.redis.hget(keys.live(asset.id), "request") == request_id.encode():
-                await ctx.redis.hset(keys.live(asset.id), "read", entry_id)
+            if await ctx.redis.hget(keys.live(stream_id), "request") == request_id.encode():
+                await ctx.redis.hset(keys.live(stream_id), "read", entry_id)
 
 
 def _measure(result: Result) -> None:

@@ -12,7 +12,7 @@ from gateway.context import Context, FailedEnd, collect, context, json, require_
 from gateway.events import Telling, client_of, resume
 from gateway.ingestion import ingested
 from gateway.inline_media import Inline, read_video_request
-from gateway.live import find_live, live_events
+from gateway.live import find_live, live_events, remembered
 from gateway.planning import Plan, plan_video
 from gateway.probing import probe
 from gateway.progress import Progress
@@ -34,7 +34,7 @@ async def generate_video_embeddings(request: Request) -> Response:
     async with AsyncExitStack() as held:
         body, inline = await read_video_request(ctx, request, held)
         if body.stream and (seen := request.headers.get("last-event-id")):
-            return await resume(ctx, body, seen)
+            return await resume(ctx, body, seen, remembered)
         if stream := await find_live(ctx, body):
             with ctx.reported(stream.id):
                 return await live_events(ctx, body, stream)
@@ -64,13 +64,13 @@ async def planned(
     assets = [] if source else await _assets(ctx, ids)
     model = ctx.view.require_model(body.model)
     require_service(ctx)
-    if source:
-        ingestion = held.enter_async_context(ingested(ctx, body, ids[0], source))
-        assets = [await until_gone(request, ingestion)]
+    with ctx.reported(ids[0]):
+        if source:
+            ingestion = held.enter_async_context(ingested(ctx, body, ids[0], source))
+            assets = [await until_gone(request, ingestion)]
+        assets = await _openable(ctx, assets)
     request_id = ctx.notices.new_id()
     structlog.contextvars.bind_contextvars(request_id=request_id)
-    with ctx.reported(ids[0]):
-        assets = await _openable(ctx, assets)
     plan = plan_video(request_id, body, assets, model, ctx.settings.max_file_minutes * 60 * SECOND)
     log.info("video request", assets=plan.request.assets, chunks=plan.planned, jobs=len(plan.jobs))
     return plan

@@ -12,6 +12,7 @@ import pytest
 
 from gateway import sse
 from shared import keys
+from shared.assets import Asset
 from shared.redis import Redis
 from shared.settings import Settings
 from tests.gateway.conftest import Gateway, Serve, StandIn
@@ -128,6 +129,31 @@ async def test_what_ended_meanwhile_is_told(
         assert list(found[1][1]) == ["id", "model", "created", "usage"]
         async with reading(gateway, film, found[1][0]) as again:
             assert await again.rest() == [("", "[DONE]")]
+
+
+async def test_a_client_of_a_live_stream_goes_on_where_it_was(
+    serve: Serve, settings: Settings, stand_in: StandIn, redis: Redis
+) -> None:
+    async with serve(settings) as one, serve(settings) as other:
+        camera = await one.context.assets.register(Asset(id=UNKNOWN, kind="stream", path="rtsp://camera/x"))
+        async with reading(one, camera.id) as events:
+            job = await stand_in.job("live")
+            await stand_in.finish(job, 0)
+            last, _ = await events.next()
+            assert last.startswith(f"{job.request}/")
+            await stand_in.finish(job, 1)
+            await events.next()
+        await until(lambda: gone(redis, camera.id))
+        await stand_in.finish(job, 2)
+        async with reading(other, camera.id, last) as again:
+            assert chunks([await again.next(), await again.next()]) == ["1.0", "2.0"]
+        await until(lambda: gone(redis, camera.id))
+        await stand_in.finish(job, 3)
+        async with reading(one, camera.id) as anyone:
+            assert chunks([await anyone.next()]) == ["3.0"], "what was read is not told again"
+            stopped = await one.client.delete(f"/streams/delete/{camera.id}")
+            assert stopped.status_code == 200
+            assert (await anyone.rest())[-1] == ("", "[DONE]")
 
 
 @pytest.mark.parametrize(

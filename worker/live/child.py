@@ -45,7 +45,9 @@ class Camera:
         try:
             await self._play_any()
         except CameraError as problem:
-            error = str(problem) or type(problem).__name__
+            error = str(problem)
+        except Exception as problem:  # whatever one camera provokes, the others go on
+            error = f"{type(problem).__name__}: {problem}"
         for cut in self._chunker.finish() if self._chunker else ():
             self._hand_over(msgspec.structs.replace(cut, runs=[], error=error) if error else cut)
         self._send(Ended(self._order.camera, error))

@@ -446,8 +446,8 @@ class Player:
             _, self._connection = await loop.create_connection(
                 lambda: Connection(self._media), str(host), where.port
             )
-        except OSError as error:
-            raise CameraError(f"cannot connect: {error.strerror or error}") from error
+        except (OSError, ValueError) as error:  # ValueError: no name of a host, after all
+            raise CameraError(f"cannot connect: {getattr(error, 'strerror', None) or error}") from error
         reply = await self._ask("DESCRIBE", where.url, {"Accept": "application/sdp"})
         self._base = reply.header("content-base") or reply.header("content-location") or where.url
         self.track = parse_sdp(reply.body, self._base)

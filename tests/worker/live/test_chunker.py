@@ -237,6 +237,19 @@ def test_a_gop_that_never_ends_is_bounded(monkeypatch: pytest.MonkeyPatch) -> No
     assert held <= 20_000
 
 
+@pytest.mark.parametrize("codec", ["h264", "hevc"])
+@given(
+    pictures=st.lists(st.lists(st.binary(min_size=1, max_size=24), min_size=1, max_size=4), max_size=20),
+    times=st.lists(st.integers(-(2**63), 2**63), min_size=20, max_size=20),
+)
+def test_rubbish_from_a_camera_is_survived(codec: str, pictures: list[list[bytes]], times: list[int]) -> None:
+    chunker = Chunker(codec, b"", SECOND, 8)
+    for index, nals in enumerate(pictures):
+        one = AccessUnit(times[index], None, START_CODE + START_CODE.join(nals), tuple(nals))
+        chunker.push(one, index * SECOND // 30, NOW)
+    chunker.finish()
+
+
 def test_few_packets_need_to_be_decoded() -> None:
     pictures = encode(seconds=31)
     cuts = cut(pictures, seconds=10)

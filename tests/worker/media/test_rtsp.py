@@ -149,6 +149,12 @@ async def test_nobody_there() -> None:
         await play(camera)
 
 
+@pytest.mark.parametrize("host", ["a" * 70 + ".example", "no-such-host.invalid", "127.0.0.1:1"])
+async def test_names_that_lead_nowhere(host: str) -> None:
+    with pytest.raises(CameraError, match="cannot connect"):
+        await probe_camera(address(f"rtsp://{host}/"), QUICK)
+
+
 async def test_logging_in(pictures: list[Picture]) -> None:
     with ScriptedCamera(pictures, login=("me", "s3/cr@t"), ends=True, speed=4) as camera:
         assert len(await play(camera, login=("me", "s3/cr@t"))) == 30

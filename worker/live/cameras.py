@@ -26,7 +26,7 @@ from worker.live.wire import (
     from_cameras,
     pack,
 )
-from worker.media.rtsp import CameraError
+from worker.media.camera import CameraError
 from worker.media.wire import HEADER
 
 log = structlog.get_logger(__name__)

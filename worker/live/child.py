@@ -17,8 +17,9 @@ import uvloop
 
 from worker.live.chunker import Chunker, Cut
 from worker.live.wire import Close, Ended, FromCameras, Open, Opened, Pause, Pulse, Taken, for_cameras, pack
+from worker.media.camera import CameraError, TransportRefused, address
 from worker.media.rtp import AccessUnit
-from worker.media.rtsp import CameraError, Player, TransportRefused, address
+from worker.media.rtsp import Player
 from worker.media.sandbox import PR_SET_PDEATHSIG
 from worker.media.wire import HEADER
 

@@ -23,8 +23,9 @@ from worker.live.cameras import Cameras, Feed
 from worker.live.chunker import Cut
 from worker.live.wire import Open, Opened, Taken
 from worker.media.base import Clip, MediaFacts
+from worker.media.camera import CameraError, CameraOptions, address
 from worker.media.pool import DecoderPool
-from worker.media.rtsp import CameraError, CameraOptions, address, probe_camera
+from worker.media.rtsp import probe_camera
 from worker.metrics import observe_chunk
 from worker.models.directory import ModelInfo
 from worker.publish.results import DONE, Publisher

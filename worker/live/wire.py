@@ -3,7 +3,7 @@
 import msgspec
 
 from worker.live.chunker import Cut
-from worker.media.rtsp import CameraOptions
+from worker.media.camera import CameraOptions
 from worker.media.wire import HEADER
 
 

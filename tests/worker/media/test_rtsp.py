@@ -9,16 +9,9 @@ from typing import Literal
 import pytest
 
 from tests.camera import Picture, ScriptedCamera, encode
+from worker.media.camera import CameraError, CameraOptions, TransportRefused, address, parse_sdp
 from worker.media.rtp import AccessUnit
-from worker.media.rtsp import (
-    CameraError,
-    CameraOptions,
-    Player,
-    TransportRefused,
-    address,
-    parse_sdp,
-    probe_camera,
-)
+from worker.media.rtsp import Player, probe_camera
 
 QUICK = CameraOptions(open_timeout=3, udp_timeout=0.5, read_timeout=0.5, latency=0.2)
 

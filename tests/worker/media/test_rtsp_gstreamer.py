@@ -16,9 +16,10 @@ import pytest
 from shared.chunks import SECOND
 from tests.support import free_port
 from worker.live.chunker import Chunker, Cut
+from worker.media.camera import CameraError, CameraOptions, address
 from worker.media.limits import MediaLimits
 from worker.media.rtp import AccessUnit
-from worker.media.rtsp import CameraError, CameraOptions, Player, address, probe_camera
+from worker.media.rtsp import Player, probe_camera
 from worker.media.runs import decode_runs
 
 PYTHON = "/usr/bin/python3"

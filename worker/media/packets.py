@@ -20,12 +20,14 @@ class PacketReader:
     """Reads the packets of a source with what their bits say about them.
 
     A decoder that starts in the middle must know the parameter sets in force there. Those beside the stream
-    it has; those inside must come with every entry, once one of them is new, or the stream is Irregular.
+    it has; those inside must come with every entry, once one of them is new, or the stream is Irregular and
+    reading it raises that, as long as `strict`.
     """
 
     def __init__(self, source: Source, parse: Parser, counts: Counts) -> None:
         self.source = source
         self.last: VideoPacket | None = None
+        self.strict = True
         self._parse = parse
         self._counts = counts
         context = source.stream.codec_context
@@ -62,7 +64,8 @@ class PacketReader:
                 entry = False
             if packet.is_discard:
                 coding = coding._replace(shown=False)
-            self._watch_parameters(coding)
+            if self.strict:
+                self._watch_parameters(coding)
             self._keep_extradata(packet)
             self._counts.packets += 1
             self._counts.bytes_read += packet.size

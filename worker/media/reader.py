@@ -159,6 +159,7 @@ class Pass:
 
     def _select(self, stop: int) -> None:
         """Decode what chunks before position `stop` need, several units at a time."""
+        self._reader.strict = True
         pending: deque[Future[None]] = deque()
         try:
             for unit in self._units(stop):
@@ -209,6 +210,7 @@ class Pass:
     def _decode_all(self, stop: int) -> None:
         """Decode every frame from the chunks' start on."""
         before = self._collector.first
+        self._reader.strict = False
         packets = self._reader.start(self._collector.next_target(stop) or 0)
         for when, frame, lane in self._frames(self._counted(packets)):
             wanted = self._collector.choose([when], stop)

@@ -60,7 +60,7 @@ FILMS: dict[str, Film] = {
     "h264-gop1": x264("mp4", "keyint=1"),
     "h264-gop30": x264("mp4", GOP30),
     "h264-gop250": x264("mp4", "keyint=250:scenecut=0:bframes=3:b-pyramid=normal", frames=300),
-    "h264-no-b": x264("mp4", "keyint=48:bframes=0"),
+    "h264-no-b": x264("mp4", "keyint=48:min-keyint=48:scenecut=0:bframes=0"),
     "h264-1-b": x264("mp4", "keyint=48:bframes=1:b-adapt=0"),
     "h264-2-b-strict": x264("mp4", "keyint=48:bframes=2:b-adapt=0:b-pyramid=strict"),
     "h264-16-b": x264("mp4", "keyint=96:bframes=16:b-adapt=0:b-pyramid=normal:ref=8"),
@@ -128,9 +128,8 @@ def make(path: Path, film: Film, size: tuple[int, int] = (WIDTH, HEIGHT)) -> Pat
             stream.gop_size, stream.max_b_frames = film.gop, film.b_frames
         packets: list[Packet] = []
         for index in range(film.frames):
-            frame = av.VideoFrame.from_ndarray(picture(index, *size), format="rgb24").reformat(
-                format=film.pixels
-            )
+            frame = av.VideoFrame.from_ndarray(picture(index), format="rgb24")
+            frame = frame.reformat(*size, film.pixels)
             frame.pts = film.times[index] if film.times else film.start + index
             frame.time_base = base
             packets += stream.encode(frame)

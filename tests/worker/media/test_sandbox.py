@@ -12,7 +12,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-ENTER = "from worker.media.sandbox import enter; import os, socket, sys; print(enter(1 << 30, 32, 5), flush=True)\n"
+ENTER = """
+import os, socket, sys
+from worker.media.sandbox import enter
+print(enter(1 << 30, 32, 5), flush=True)
+"""
 
 needs_seccomp = pytest.mark.skipif(
     platform.machine() not in ("x86_64", "aarch64"), reason="no seccomp filter for this machine"
@@ -49,7 +53,9 @@ def test_no_connection_and_no_program(call: str) -> None:
 @needs_seccomp
 def test_connections_made_before_are_kept() -> None:
     code = "a, b = __import__('socket').socketpair()\n" + ENTER + "a.send(b'still here'); print(b.recv(10))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
     assert "still here" in done.stdout, done.stderr
 
 
@@ -90,7 +96,12 @@ def test_it_is_polite_and_dies_with_its_parent(tmp_path: Path) -> None:
     """The grandchild must not outlive the child that started it, even when that one is killed."""
     code = ENTER + "print(os.getpid(), os.nice(0), flush=True); import time; time.sleep(60)"
     parent = subprocess.Popen(
-        [sys.executable, "-c", "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])", code],
+        [
+            sys.executable,
+            "-c",
+            "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])",
+            code,
+        ],
         stdout=subprocess.PIPE,
         text=True,
     )

@@ -174,20 +174,11 @@ def test_an_overlap_as_long_as_the_chunk_is_refused(shared_stack: Stack, film_id
     assert (answer.status_code, answer.json()["code"]) == (400, "BadParameter")
 
 
-def test_a_file_that_breaks_off_fails_its_request_alone(
-    shared_stack: Stack, film: Path, tmp_path: Path
-) -> None:
-    """The index promises 25 s, the bytes end before: JSON answers 500, events end without an error text."""
-    broken = tmp_path / "broken.mp4"
-    with av.open(str(film)) as source, av.open(str(broken), "w", options={"movflags": "faststart"}) as target:
-        stream = target.add_stream_from_template(source.streams.video[0])
-        for packet in source.demux(video=0):
-            if packet.dts is not None:
-                packet.stream = stream
-                target.mux(packet)
-    data = broken.read_bytes()
-    broken.write_bytes(data[: len(data) - len(data) // 3])
-    broken_id = shared_stack.upload(broken)
+def test_a_file_that_breaks_fails_its_request_alone(shared_stack: Stack, film: Path) -> None:
+    """Damaged after it was accepted: JSON answers 500, events end without an error text."""
+    broken_id = shared_stack.upload(film)
+    stored = shared_stack.folder / "assets" / broken_id / film.name
+    stored.write_bytes(stored.read_bytes()[: film.stat().st_size * 2 // 3])
     answer = ask(shared_stack, id=broken_id, chunk_duration=5)
     assert (answer.status_code, answer.json()["code"]) == (500, "InternalServerError")
     assert "Decode error" in answer.json()["message"]
@@ -195,6 +186,26 @@ def test_a_file_that_breaks_off_fails_its_request_alone(
     assert done == "[DONE]"
     assert list(failure) == ["id", "model", "created", "usage"]
     assert shared_stack.client.delete(f"/files/{broken_id}").status_code == 200
+
+
+def test_a_film_that_was_cut_short_is_embedded_as_far_as_it_goes(
+    shared_stack: Stack, film: Path, tmp_path: Path
+) -> None:
+    """Its header promises 25 s, its bytes end before: that is seen when it is accepted."""
+    short = tmp_path / "short.mp4"
+    with av.open(str(film)) as source, av.open(str(short), "w", options={"movflags": "faststart"}) as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                target.mux(packet)
+    data = short.read_bytes()
+    short.write_bytes(data[: len(data) - len(data) // 3])
+    answer = ask(shared_stack, id=shared_stack.upload(short), chunk_duration=5)
+    assert answer.status_code == 200, answer.text
+    chunks = answer.json()["chunk_responses"]
+    assert 1 <= len(chunks) < 5
+    np.testing.assert_allclose(colours(chunks[0]["embeddings"]), [COLOURS[0]] * 8, atol=6)
 
 
 def test_the_file_of_a_finished_request_can_be_deleted(shared_stack: Stack, film: Path) -> None:

@@ -136,5 +136,5 @@ def test_times_after_the_year_9999_are_refused_before_any_work() -> None:
     last = msgspec.structs.replace(FILM, creation_time="9999-12-31T23:59:30.000Z")
     assert plan_video("r1", asked(), [last], MODEL).planned == 1
     body = msgspec.structs.replace(asked(), media_info=offsets(0, 31))
-    with pytest.raises(BadParameter, match="31 s after 9999-12-31T23:59:30.000Z is beyond the year 9999"):
+    with pytest.raises(BadParameter, match=r"31 s after 9999-12-31T23:59:30.000Z is beyond the year 9999"):
         plan_video("r1", body, [last], MODEL)

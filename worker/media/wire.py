@@ -58,8 +58,10 @@ class Probe(msgspec.Struct, tag=True, frozen=True):
 
 
 class Decode(msgspec.Struct, tag=True, frozen=True):
-    """Decode `chunks` of one file on up to `lanes` threads. `arena` is the size of the shared memory now, `offsets` the regions of it
-    that may be written, one per clip; more come with Grant."""
+    """Decode `chunks` of one file on up to `lanes` threads.
+
+    `arena` is the size of the shared memory now, `offsets` the regions of it that may be written, one per
+    clip; more come with Grant."""
 
     path: str
     chunks: list[Chunk]

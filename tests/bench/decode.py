@@ -1,10 +1,9 @@
 """Eight frames per ten seconds of 1080p: selection against decoding everything and against other readers.
 
 Each contender runs in a process of its own, in turn with ours, and is timed from the closed file to frames
-of 448x448 RGB in memory; starting Python and importing is not counted. Contenders that are not installed are left
-out: `pip install decord2 imageio-ffmpeg torch torchcodec` (torchcodec looks for libraries in
+of 448x448 RGB in memory; starting Python and importing is not counted. Contenders that are not installed are
+left out: `pip install decord2 imageio-ffmpeg torch torchcodec` (torchcodec looks for libraries in
 LD_LIBRARY_PATH).
-"""
 
 import argparse
 import asyncio

@@ -4,6 +4,7 @@ Each contender runs in a process of its own, in turn with ours, and is timed fro
 of 448x448 RGB in memory; starting Python and importing is not counted. Contenders that are not installed are
 left out: `pip install decord2 imageio-ffmpeg torch torchcodec` (torchcodec looks for libraries in
 LD_LIBRARY_PATH).
+"""
 
 import argparse
 import asyncio

@@ -61,6 +61,7 @@ class Job:
         self.running = False
         self._limit = limit
         self._granted: set[int] = set()
+        self._held = 0
         self._clock: asyncio.Timeout | None = None
 
     def take(self) -> int:
@@ -72,14 +73,16 @@ class Job:
     def clip(self, chunk: Chunk, done: ClipDone) -> SharedClip:
         """The clip that the process has written, in its region."""
         self._granted.discard(done.offset)
+        self._held += 1
         frames = self.process.memory.array(done.offset, (len(done.times), *self.shape[1:]))
         return SharedClip(chunk, frames, done, lambda: self._released(done.offset))
 
     def _released(self, offset: int) -> None:
+        self._held -= 1
         if not self.running:
             self.process.memory.give_back(offset)
             return
-        if not self._granted and self._clock:
+        if not self._held and self._clock:
             self._clock.reschedule(asyncio.get_running_loop().time() + self._limit)
         self._granted.add(offset)
         self.process.send(Grant(self.process.memory.size, offset))
@@ -97,10 +100,9 @@ class Job:
     async def receive(self) -> FromDecoder:
         """The next message. Raises JobFailed, DecoderDied, or TimeoutError after the limit.
 
-        No time counts while the process has no region to write to.
+        No time counts while clips are unreleased: the process may be waiting for their memory.
         """
-        starved = self.running and self.shape != (0,) and not self._granted
-        async with asyncio.timeout(None if starved else self._limit) as self._clock:
+        async with asyncio.timeout(None if self._held else self._limit) as self._clock:
             message = await self.process.receive()
         self._clock = None
         if isinstance(message, Finished | Failed | Found):

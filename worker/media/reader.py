@@ -198,14 +198,15 @@ class Pass:
         yield from splitter.finish()
 
     def _decode_unit(self, packets: Iterable[VideoPacket], wanted: Wanted) -> None:
-        left = set(wanted)
+        left = deque(sorted(wanted))
         for when, frame, lane in self._frames(packets):
-            if when in left:
-                left.discard(when)
-                self._collector.place(frame, wanted[when], lane.scaler)
+            if when == left[0]:
+                self._collector.place(frame, wanted[left.popleft()], lane.scaler)
                 if not left:
                     return
-        raise MissingFrame(sorted(left))
+            elif when in wanted and when > left[0]:
+                break
+        raise MissingFrame(left[0])
 
     def _decode_all(self, stop: int) -> None:
         """Decode every frame from the chunks' start on."""

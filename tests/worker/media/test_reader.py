@@ -112,6 +112,18 @@ def test_times_that_run_backwards(film: FindFilm, tmp_path: Path) -> None:
     assert same(clips, expected)
 
 
+def test_frames_that_come_out_in_another_order_than_their_times(film: FindFilm, tmp_path: Path) -> None:
+    """Every frame says that it is shown five frames earlier or later than the one before it."""
+    path = tmp_path / "shuffled.mp4"
+    with av.open(str(film("h264-no-b"))) as reading, av.open(str(path), "w") as writing:
+        copied = writing.add_stream_from_template(reading.streams.video[0])
+        for index, packet in enumerate(p for p in reading.demux(video=0) if p.size):
+            packet.pts = (packet.pts or 0) + 512 * (5 + (5 if index % 2 else -5))
+            packet.stream = copied
+            writing.mux(packet)
+    assert check(path).dense_chunks > 0
+
+
 def test_a_chunk_beyond_the_end_has_no_frames(film: FindFilm) -> None:
     reader = Reader(setup())
     with pytest.raises(DecodeError, match=r"decoded 0 frame\(s\), required at least 1"):

@@ -1,6 +1,5 @@
 """From settings to what a worker works with: its model, its engine, its media reader."""
 
-import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,6 +9,7 @@ import structlog
 
 from shared.fleet import Model
 from shared.settings import Settings
+from worker.cores import cores
 from worker.engine.base import Engine
 from worker.engine.onnx import OnnxEngine
 from worker.engine.python import load_python_model
@@ -76,11 +76,6 @@ def load(settings: Settings, progress: Progress) -> Loaded:
     )
     log.info("model loaded", model=info.id, backend=backend, batch_size=batch_size)
     return Loaded(info, engine, backend, batch_size, model)
-
-
-def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def decode_slots(settings: Settings) -> int:

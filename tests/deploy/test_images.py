@@ -30,6 +30,7 @@ CONTAINER = f"""
 set -eu
 mount --make-rprivate /
 mkdir -p "$BOX/python" && mount --bind {PYTHON} "$BOX/python"
+mount --bind {sysconfig.get_path("purelib")} "$BOX/dependencies"
 for volume in assets models; do mount --bind "$BOX/$volume" "$BOX/$volume"; done
 mount -o remount,bind,ro /
 case {PYTHON} in /root/*)
@@ -110,9 +111,6 @@ class Box:
         )
         dependencies = self.folder / "dependencies"
         dependencies.mkdir()
-        for path in Path(sysconfig.get_path("purelib")).iterdir():
-            if "rt_embed" not in path.name and path.suffix != ".pth":
-                (dependencies / path.name).symlink_to(path)
         (packages / "dependencies.pth").write_text(f"{dependencies}\n")
 
     def run(self, name: str, **environment: str) -> subprocess.Popen[bytes]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
 from shared.errors import ModelError
@@ -27,6 +28,8 @@ from worker.models.cosmos_embed1.samples import CLIPS, SENTENCES, fixed_clips, l
 from worker.models.directory import ModelDirectory
 from worker.models.progress import Progress, silent
 from worker.models.tokenizer import TextTokenizer
+
+log = structlog.get_logger(__name__)
 
 REFERENCE = Path(__file__).with_name("reference.py")
 REQUIRED = 0.9999
@@ -174,7 +177,9 @@ def run_reference(python: str, checkpoint: Path, clips: Clips, tokenizer: TextTo
         command = [python, str(REFERENCE), str(checkpoint), str(inputs), str(outputs)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own program
         if done.returncode:
-            raise CannotCompare(f"the checkpoint's own code failed: {done.stderr.strip()[-2000:]}")
+            log.debug("the checkpoint's own code failed", output=done.stderr)
+            last = done.stderr.strip().rpartition("\n")[2]
+            raise CannotCompare(f"the checkpoint's own code failed: {last}")
         results: dict[str, NDArray[np.generic]] = dict(np.load(outputs))
     return Reference(
         results["video"].astype(np.float32),

@@ -3,6 +3,7 @@
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import msgspec
 import structlog
@@ -12,12 +13,12 @@ from shared.settings import Settings
 from worker.cores import cores
 from worker.engine.base import Engine
 from worker.engine.onnx import OnnxEngine
-from worker.engine.python import load_python_model
+from worker.engine.python import inference_file, load_python_model, run_repository_script
 from worker.media.limits import MediaLimits
 from worker.media.pool import DecoderPool
 from worker.models.conse import recipe as conse
 from worker.models.directory import ModelInfo
-from worker.models.prepare import obtain
+from worker.models.prepare import obtain, obtain_files
 from worker.models.progress import Progress
 
 log = structlog.get_logger(__name__)
@@ -27,6 +28,7 @@ CPU_BATCH_SIZE = 2
 """On a CPU a larger batch is no faster per clip, and its first clip waits for its last."""
 MOST_CLIPS_AHEAD = 16
 """Per job; a clip of 448 pixels is 5 MB of shared memory."""
+MODEL_REPOSITORY = Path("/tmp/triton_model_repo")  # noqa: S108 - what RT-Embed passes to such scripts
 BUNDLED_IMPLEMENTATION = "cosmos-embed1"
 """The folder name that RT-Embed's own compose file gives MODEL_IMPLEMENTATION_PATH; here it is built in."""
 
@@ -54,7 +56,7 @@ def load(settings: Settings, progress: Progress) -> Loaded:
         implementation = None
     engine: Engine
     if implementation:
-        info, engine = load_python_model(implementation, settings.model_path, batch_size)
+        info, engine = own_model(settings, implementation, batch_size, progress)
         backend = "python"
     else:
         directory = (
@@ -76,6 +78,18 @@ def load(settings: Settings, progress: Progress) -> Loaded:
     )
     log.info("model loaded", model=info.id, backend=backend, batch_size=batch_size)
     return Loaded(info, engine, backend, batch_size, model)
+
+
+def own_model(
+    settings: Settings, implementation: Path, batch_size: int, progress: Progress
+) -> tuple[ModelInfo, Engine]:
+    """The model that `implementation` brings, with the files that MODEL_PATH names, after the script that
+    prepares them. Raises ModelError."""
+    inference_file(implementation)  # said before anything is downloaded
+    model_path = obtain_files(settings, progress)
+    if script := settings.model_repository_script:
+        run_repository_script(script, model_path, MODEL_REPOSITORY, batch_size)
+    return load_python_model(implementation, model_path, batch_size, warm_up=not settings.skip_warmup)
 
 
 def decode_slots(settings: Settings) -> int:

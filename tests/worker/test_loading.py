@@ -68,6 +68,39 @@ def test_a_folder_of_that_name_that_exists_is_the_users_own(tmp_path: Path) -> N
     loaded.engine.close()
 
 
+def test_the_repository_script_runs_before_the_model_is_made(tmp_path: Path) -> None:
+    script = tmp_path / "build.py"
+    script.write_text(f"import sys; open({str(tmp_path / 'seen')!r}, 'w').write(' '.join(sys.argv[1:]))")
+    own = tmp_path / "own"
+    own.mkdir()
+    null = (NULL_MODEL / "inference.py").read_text()
+    (own / "inference.py").write_text(f"open({str(tmp_path / 'seen')!r}).close()\n{null}")
+    loaded = loading.load(
+        settings(
+            MODEL_IMPLEMENTATION_PATH=own,
+            MODEL_PATH="mine",
+            MODEL_REPOSITORY_SCRIPT_PATH=script,
+            VLM_BATCH_SIZE=5,
+        ),
+        nothing,
+    )
+    loaded.engine.close()
+    seen = (tmp_path / "seen").read_text()
+    assert seen == "--model_path mine --triton_repo_path /tmp/triton_model_repo --max_batch_size 5"
+
+
+def test_the_warm_up_can_be_left_out(tmp_path: Path) -> None:
+    null = (NULL_MODEL / "inference.py").read_text()
+    (tmp_path / "inference.py").write_text(
+        f"{null}\nModel.warmup = lambda self: open({str(tmp_path / 'warm')!r}, 'w').close()\n"
+    )
+    own = {"MODEL_IMPLEMENTATION_PATH": tmp_path, "MODEL_PATH": "mine"}
+    loading.load(settings(**own, SKIP_PIPELINE_WARMUP="yes"), nothing).engine.close()
+    assert not (tmp_path / "warm").exists()
+    loading.load(settings(**own), nothing).engine.close()
+    assert (tmp_path / "warm").exists()
+
+
 @pytest.mark.parametrize("variable", ["MODEL_IMPLEMENTATION_PATH", "MODEL_PATH"])
 def test_a_folder_that_is_not_there_is_named(variable: str, tmp_path: Path) -> None:
     missing = tmp_path / "nothing-here"

@@ -224,11 +224,17 @@ def _run(command: list[str], folder: Path | None = None) -> None:
         raise ModelError(f"{command[1]} ended with code {done.returncode}: {end}")
 
 
-def import_inference(implementation: Path) -> ModuleType:
-    """Import `inference.py`; modules beside it are importable. Raises ModelError."""
+def inference_file(implementation: Path) -> Path:
+    """The module of a folder that brings a model. Raises ModelError if there is none."""
     path = implementation / "inference.py"
     if not path.exists():
         raise ModelError(f"{implementation} has no inference.py")
+    return path
+
+
+def import_inference(implementation: Path) -> ModuleType:
+    """Import `inference.py`; modules beside it are importable. Raises ModelError."""
+    path = inference_file(implementation)
     folder = str(implementation.resolve())
     if folder not in sys.path:
         sys.path.insert(0, folder)

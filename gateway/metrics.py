@@ -124,6 +124,8 @@ class Measured:
         found = [w.state if w.healthy else "unhealthy" for w in self._view.fleet.workers]
         for state in STATES:
             metrics.workers.set(found.count(state), {"state": state})
+        if model := self._view.fleet.model:
+            metrics.model_verified.set(int(model.verified), {"model": model.id})
 
 
 def _mean(families: list[Metric], name: str) -> float:

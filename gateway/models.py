@@ -16,7 +16,11 @@ async def models(request: Request) -> Response:
     """The loaded model, or the last one known when no worker runs."""
     model = context(request).view.model()
     entry = ModelDescription(
-        id=model.id, created=model.created, owned_by=model.owned_by, api_type=model.api_type
+        id=model.id,
+        created=model.created,
+        owned_by=model.owned_by,
+        api_type=model.api_type,
+        verified=model.verified,
     )
     return json(ModelList(data=[entry]))
 

@@ -134,7 +134,13 @@ OPERATIONS = (
                 json=s.ModelList,
                 example=s.ModelList(
                     data=[
-                        s.ModelDescription(id=MODEL, created=1767000000, owned_by="nvidia", api_type="custom")
+                        s.ModelDescription(
+                            id=MODEL,
+                            created=1767000000,
+                            owned_by="nvidia",
+                            api_type="custom",
+                            verified=True,
+                        )
                     ]
                 ),
             ),

@@ -159,6 +159,9 @@ class ModelDescription(Response):
     object: Literal["model"] = "model"
     owned_by: Annotated[str, Meta(max_length=256, pattern=DESCRIPTION, examples=["nvidia"])]
     api_type: Annotated[str, Meta(max_length=32, pattern=r"^[A-Za-z]*\Z", examples=["custom"])]
+    verified: Annotated[
+        bool, Meta(description="Whether its vectors were compared with those of another implementation.")
+    ]
 
 
 class ModelList(Response):

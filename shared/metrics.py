@@ -219,6 +219,10 @@ average_live_chunk_latency = _fact(
 )
 redis_up = _fact("rtembed_redis_up", "1 while Redis answers this gateway")
 workers = _fact("rtembed_workers", "Workers, by state: starting, ready, stopping or unhealthy")
+model_verified = _fact(
+    "rtembed_model_verified",
+    "1 if the model's vectors were compared with those of another implementation, by model",
+)
 lane_jobs = _fact("rtembed_lane_jobs", "Jobs, by lane and state: waiting or running")
 lane_oldest = _fact("rtembed_lane_oldest_seconds", "Age of the oldest waiting job, by lane", "s")
 dead_jobs = _fact("rtembed_dead_jobs", "Jobs in the dead letters")

@@ -691,8 +691,8 @@ class Settings:
         "MODEL_REPOSITORY_SCRIPT_PATH",
         PATH,
         None,
-        "Python script that is run before a model in Python is made, with --model_path, --triton_repo_path and "
-        "--max_batch_size",
+        "Python script that is run before a model in Python is made, with --model_path, --triton_repo_path "
+        "and --max_batch_size",
     )
     skip_warmup: bool = setting(
         "SKIP_PIPELINE_WARMUP", BOOLEAN, False, "Do not call the warmup() of a model in Python"

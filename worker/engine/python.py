@@ -1,8 +1,10 @@
 """A model written in Python: `inference.py` in a folder, given by MODEL_IMPLEMENTATION_PATH."""
 
+import hashlib
 import importlib.util
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +23,7 @@ from shared.errors import EngineError, ModelError, NotSupported, RtEmbedError, S
 from worker.engine.base import Clips, Vectors
 from worker.models.base import Frames, ModelChunk
 from worker.models.directory import ModelInfo
+from worker.models.locks import host_lock
 
 log = structlog.get_logger(__name__)
 
@@ -204,10 +207,17 @@ class PythonEngine:
 
 
 def install_prerequisites(implementation: Path) -> None:
-    """Run `install_prerequisites.sh` of the folder where there is one. Raises ModelError if it fails."""
-    script = implementation / "install_prerequisites.sh"
-    if script.exists():
-        _run(["bash", str(script.resolve())], implementation)
+    """Run `install_prerequisites.sh` of the folder where there is one, one process of the host at a time.
+
+    Raises ModelError if it fails.
+    """
+    script = (implementation / "install_prerequisites.sh").resolve()
+    if not script.exists():
+        return
+    # Not beside the script: the folder may be read-only.
+    mark = hashlib.sha256(str(script).encode()).hexdigest()[:16]
+    with host_lock(Path(tempfile.gettempdir(), f"rt-embed-prerequisites-{mark}.lock")):
+        _run(["bash", str(script)], implementation)
 
 
 def run_repository_script(script: Path, model_path: str, repository: Path, max_batch_size: int) -> None:

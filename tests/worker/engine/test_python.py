@@ -8,7 +8,12 @@ import pytest
 from PIL import Image
 
 from shared.errors import EngineError, InvalidFile, ModelError, NotSupported, Unavailable
-from worker.engine.python import encode_jpeg, load_python_model, run_repository_script
+from worker.engine.python import (
+    encode_jpeg,
+    install_prerequisites,
+    load_python_model,
+    run_repository_script,
+)
 
 BOTH = """
     from worker.models.base import EmbeddingModel, ModelOutput
@@ -384,3 +389,14 @@ def test_the_repository_script_gets_its_arguments_and_must_succeed(tmp_path):
     script.write_text("raise SystemExit('no builder')")
     with pytest.raises(ModelError, match=r"ended with code 1: no builder"):
         run_repository_script(script, "/models/mine", tmp_path / "repository", 16)
+
+
+def test_workers_of_a_host_install_one_after_the_other(tmp_path):
+    script = tmp_path / "install_prerequisites.sh"
+    script.write_text("echo begin >> order; sleep 0.2; echo end >> order\n")
+    threads = [Thread(target=install_prerequisites, args=(tmp_path,)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert (tmp_path / "order").read_text().split() == ["begin", "end"] * 3

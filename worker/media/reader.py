@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from queue import Empty, SimpleQueue
 
 from av.video.frame import VideoFrame
 
@@ -22,6 +22,7 @@ from worker.media.wire import ClipDone, Counts, Decode, Setup
 
 SKIP_BYTES = 512 << 10  # less than this is read faster than it is jumped over
 BYTES_PER_PIXEL, FRAMES_PER_DECODER = 3, 20  # about the most that a decoder keeps of reference frames
+LONG_UNIT = 60  # packets from which a unit is decoded on all threads, not to leave the others idle in the end
 OPEN_AT_ONCE = 3  # overlapping chunks that one pass over the file serves
 
 
@@ -30,10 +31,11 @@ class MissingFrame(Exception):
 
 
 class Lane:
-    """A decoder and a scaler, used by one thread at a time."""
+    """A decoder and a scaler, used by one unit at a time."""
 
-    def __init__(self, decoder: SoftwareDecoder, size: int) -> None:
+    def __init__(self, decoder: SoftwareDecoder, threads: int, size: int) -> None:
         self.decoder = decoder
+        self.threads = threads
         self.scaler = Scaler(size)
 
 
@@ -45,7 +47,8 @@ class OpenFile:
         self.source = Source(path, setup.limits)
         self._limits = setup.limits
         self._size = size
-        self._idle: SimpleQueue[Lane] = SimpleQueue()
+        self._idle: list[Lane] = []
+        self._lock = threading.Lock()
         context = self.source.stream.codec_context
         parse = parser(context.codec.canonical_name, context.extradata)
         self.parse = parse or parse_keys
@@ -53,23 +56,26 @@ class OpenFile:
         self.most_lanes = max(1, min(setup.lanes, setup.limits.memory // 2 // decoder))
         self.selects = setup.sparse and parse is not None and self.source.orders
 
-    def lane(self) -> Lane:
-        """An idle lane, or a new one. Give it back with `put`."""
-        try:
-            return self._idle.get_nowait()
-        except Empty:
-            context = decoding_context(self.source, self._limits)
-            return Lane(SoftwareDecoder(context, self._limits), self._size)
+    def lane(self, threads: int) -> Lane:
+        """An idle lane whose decoder has so many threads, or a new one. Give it back with `put`."""
+        with self._lock:
+            for lane in self._idle:
+                if lane.threads == threads:
+                    self._idle.remove(lane)
+                    return lane
+        context = decoding_context(self.source, self._limits)
+        return Lane(SoftwareDecoder(context, self._limits, threads), threads, self._size)
 
     def put(self, lane: Lane) -> None:
         """The lane is idle."""
-        self._idle.put(lane)
+        with self._lock:
+            self._idle.append(lane)
 
     def close(self) -> None:
         """Close the file and its decoders."""
         self.source.close()
-        while not self._idle.empty():
-            self._idle.get().scaler.close()
+        while self._idle:
+            self._idle.pop().scaler.close()
 
 
 class Reader:
@@ -165,11 +171,12 @@ class Pass:
             for unit in self._units(stop):
                 wanted = self._collector.choose(unit.times(), stop)
                 if wanted:
-                    if len(pending) == self._lanes:
+                    if len(pending) > 2 * self._lanes:  # short and long ones take turns, so some must wait
                         pending.popleft().result()
                     packets = unit.needed(wanted)
                     self._counts.frames_decoded += len(packets)
-                    pending.append(self._threads.submit(self._decode_unit, packets, wanted))
+                    threads = self._lanes if len(packets) >= LONG_UNIT else 1
+                    pending.append(self._threads.submit(self._decode_unit, packets, wanted, threads))
                 self._memory.check()
             while pending:
                 pending.popleft().result()
@@ -197,9 +204,9 @@ class Pass:
                 jumps = self._reader.is_after(coded.packet)
         yield from splitter.finish()
 
-    def _decode_unit(self, packets: Iterable[VideoPacket], wanted: Wanted) -> None:
+    def _decode_unit(self, packets: Iterable[VideoPacket], wanted: Wanted, threads: int) -> None:
         left = deque(sorted(wanted))
-        for when, frame, lane in self._frames(packets):
+        for when, frame, lane in self._frames(packets, threads):
             if when == left[0]:
                 self._collector.place(frame, wanted[left.popleft()], lane.scaler)
                 if not left:
@@ -213,7 +220,7 @@ class Pass:
         before = self._collector.first
         self._reader.strict = False
         packets = self._reader.start(self._collector.next_target(stop) or 0)
-        for when, frame, lane in self._frames(self._counted(packets)):
+        for when, frame, lane in self._frames(self._counted(packets), self._lanes):
             wanted = self._collector.choose([when], stop)
             if when in wanted:
                 self._collector.place(frame, wanted[when], lane.scaler)
@@ -227,9 +234,9 @@ class Pass:
             self._counts.frames_decoded += 1
             yield coded.packet
 
-    def _frames(self, packets: Iterable[VideoPacket]) -> Iterator[tuple[int, VideoFrame, Lane]]:
+    def _frames(self, packets: Iterable[VideoPacket], threads: int) -> Iterator[tuple[int, VideoFrame, Lane]]:
         """The frames of `packets` that have a time, with it and with the lane that decoded them."""
-        lane = self._file.lane()
+        lane = self._file.lane(threads)
         try:
             for frame in lane.decoder.decode(packets):
                 self._memory.check()

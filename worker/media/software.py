@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 import av
+from av.codec.context import ThreadType
 from av.packet import Packet
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
@@ -17,12 +18,14 @@ from worker.media.limits import MediaLimits
 class SoftwareDecoder:
     """Decodes one run of packets after the other, each from a point where decoding may begin.
 
-    One thread each: whole units run side by side, which needs no waiting at their ends. `errors` counts the
-    packets of the last run that FFmpeg could not decode.
+    On several `threads` it decodes that many frames at a time, which pays in long runs only: at the end of
+    each the threads wait for the last. `errors` counts the packets of the last run that FFmpeg could not
+    decode.
     """
 
-    def __init__(self, context: VideoCodecContext, limits: MediaLimits) -> None:
-        context.thread_count = 1
+    def __init__(self, context: VideoCodecContext, limits: MediaLimits, threads: int = 1) -> None:
+        context.thread_count = threads
+        context.thread_type = ThreadType.FRAME
         context.options = {"max_pixels": str(limits.pixels)}
         self.errors = 0
         self._context = context

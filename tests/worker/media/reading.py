@@ -43,7 +43,7 @@ def read(reader: Reader, path: Path, chunks: Sequence[Chunk], frames: int) -> tu
         clips.append([(when, pictures[i].copy()) for i, when in enumerate(done.times)])
 
     offsets = [each * position for position in range(len(chunks))]
-    job = Decode(str(path), list(chunks), frames, SIZE, 2, arena, offsets)
+    job = Decode(str(path), list(chunks), frames, SIZE, reader._setup.lanes, arena, offsets)
     try:
         reader.run(job, ClipMemory(lambda at: memory.region(arena, at, shape), offsets), take, counts)
     finally:

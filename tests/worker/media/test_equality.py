@@ -145,7 +145,11 @@ def test_a_gap_is_not_read(
 
 
 @pytest.mark.parametrize("lanes", [1, 2, 4])
-def test_lanes_change_nothing(lanes: int, film: FindFilm) -> None:
+@pytest.mark.parametrize("long_unit", [2, 1000])
+def test_threads_change_nothing(
+    lanes: int, long_unit: int, film: FindFilm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.media.reader.LONG_UNIT", long_unit)
     reader = Reader(setup(lanes=lanes))
     assert_same(reader, film("h264-open"), plan_chunks(0, 5 * SECOND, SECOND // 2, 0, None), 8)
     reader.close()

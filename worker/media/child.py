@@ -179,6 +179,12 @@ def _receive(connection: socket.socket) -> ToDecoder | None:
     return for_decoder(connection.recv(length, socket.MSG_WAITALL))
 
 
+def silence_ffmpeg() -> None:
+    """Keep FFmpeg from logging, and from PyAV's callback, for which its threads wait for Python."""
+    av.logging.set_libav_level(av.logging.PANIC)
+    av.logging.restore_default_callback()
+
+
 def main() -> None:
     """Set up, then serve the worker at the other end of the socket."""
     socket_fd, arena_fd, niceness = map(int, sys.argv[1:4])
@@ -186,7 +192,7 @@ def main() -> None:
     setup = _receive(connection)
     if not isinstance(setup, Setup):
         raise SystemExit(f"expected Setup, got {setup!r}")
-    av.logging.set_level(av.logging.PANIC)
+    silence_ffmpeg()
     isolation = enter(setup.limits.memory, setup.limits.open_files, niceness)
     child = Child(connection, Arena(arena_fd), setup)
     connection.sendall(pack(Ready(isolation)))

@@ -6,6 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import closing
 from pathlib import Path
 
 from av.video.frame import VideoFrame
@@ -238,10 +239,11 @@ class Pass:
         """The frames of `packets` that have a time, with it and with the lane that decoded them."""
         lane = self._file.lane(threads)
         try:
-            for frame in lane.decoder.decode(packets):
-                self._memory.check()
-                if frame.pts is not None:
-                    yield self._file.source.time(frame.pts), frame, lane
+            with closing(lane.decoder.decode(packets)) as frames:
+                for frame in frames:
+                    self._memory.check()
+                    if frame.pts is not None:
+                        yield self._file.source.time(frame.pts), frame, lane
         finally:
             self._counts.decode_errors += lane.decoder.errors
             self._file.put(lane)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from fractions import Fraction
 from typing import TYPE_CHECKING, cast
 
@@ -58,14 +59,15 @@ def decode_runs(
             if run.parameters != parameters:
                 decoder, parameters = _decoder(codec, run.parameters, limits), run.parameters
             left = set(run.wanted)
-            for frame in decoder.decode(_packets(run)):
-                if frame.pts in left and len(times) < len(out):
-                    left.discard(frame.pts)
-                    scaler.scale(frame, out[len(times)])
-                    turn(out[len(times)], orientation(frame))
-                    times.append(frame.pts)
-                if not left:
-                    break
+            with closing(decoder.decode(_packets(run))) as frames:
+                for frame in frames:
+                    if frame.pts in left and len(times) < len(out):
+                        left.discard(frame.pts)
+                        scaler.scale(frame, out[len(times)])
+                        turn(out[len(times)], orientation(frame))
+                        times.append(frame.pts)
+                    if not left:
+                        break
     finally:
         scaler.close()
     if not times:

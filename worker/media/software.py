@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 
 import av
 from av.codec.context import ThreadType
@@ -32,17 +32,21 @@ class SoftwareDecoder:
         self._limits = limits
         self._reorder_depth = context.reorder_depth
 
-    def decode(self, packets: Iterable[Packet[VideoStream]]) -> Iterator[VideoFrame]:
+    def decode(self, packets: Iterable[Packet[VideoStream]]) -> Generator[VideoFrame]:
         """The frames of `packets`, in presentation order. A packet that cannot be decoded is left out.
 
-        Raises Refused for a frame of more pixels than the limit.
+        Close the iterator: FFmpeg's threads may still be at work, and PyAV frees a decoder while it holds the
+        interpreter's lock, for which those threads wait where they log or free a packet. Raises Refused for a
+        frame of more pixels than the limit.
         """
         self.errors = 0
-        self._context.flush_buffers()
         self._context.reorder_depth = max(self._reorder_depth, self._context.reorder_depth)
-        for packet in packets:
-            yield from self._send(packet)
-        yield from self._send(None)
+        try:
+            for packet in packets:
+                yield from self._send(packet)
+            yield from self._send(None)
+        finally:
+            self._context.flush_buffers()
 
     def _send(self, packet: Packet[VideoStream] | None) -> list[VideoFrame]:
         try:

@@ -196,10 +196,10 @@ class Service:
             claiming.append(work.create_task(self._claim_live(tasks, work)))
             await self.stopping.wait()
             log.info("stopping", jobs_running=len(self.running))
+            await end(claiming)
             self._change(state="stopping")
             with suppress(RedisError):
                 await self._beat()
-            await end(claiming)
             await self._hand_over_live()
             await self._drain()
             await end([acknowledging])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from redis import Redis
 
 from tests.e2e.media import colour_film
 from tests.support import RedisServer, free_port
@@ -19,9 +20,12 @@ NULL_MODEL = ROOT / "tests" / "models" / "null"
 
 
 class Stack:
-    """One gateway address and any number of workers, started and killed as a test likes."""
+    """One gateway address and any number of workers, started and killed as a test likes, on an emptied
+    database."""
 
     def __init__(self, folder: Path, redis_url: str) -> None:
+        with Redis.from_url(redis_url) as redis:
+            redis.flushdb()
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.folder = folder

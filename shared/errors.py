@@ -216,6 +216,11 @@ class EngineError(RtEmbedError):
     """The engine failed on a batch."""
 
 
+class DeviceLost(Exception):
+    """The GPU of this worker is of no more use. No RtEmbedError: it answers no request, as the job goes to
+    another worker."""
+
+
 class ModelError(RtEmbedError):
     """A model directory cannot be loaded or made."""
 

@@ -734,6 +734,50 @@ class Settings:
         "RTEMBED_ENGINE_THREADS", whole(0, 1024), 0, "Threads of the CPU engine; 0: one per core"
     )
 
+    # GPUs
+    backend: str = setting(
+        "RTEMBED_BACKEND",
+        choice("auto", "cpu", "cuda"),
+        "auto",
+        "auto: NVIDIA GPUs where there are any and the extra [gpu] is installed, else the CPU; cuda: no start "
+        "without a GPU",
+    )
+    nvidia_devices: str = setting(
+        "NVIDIA_VISIBLE_DEVICES",
+        TEXT,
+        "all",
+        "all, none, or the numbers or UUIDs of the GPUs that workers of this host may use; separated by ,",
+    )
+    cuda_devices: str = setting(
+        "CUDA_VISIBLE_DEVICES",
+        TEXT,
+        "all",
+        "As NVIDIA_VISIBLE_DEVICES; both must allow a GPU. Empty: none",
+        empty=True,
+    )
+    gpus: int | None = setting(
+        "NUM_GPUS", whole(1, 1024), None, "GPUs to use, the first of those allowed; unset: all of them"
+    )
+    gpus_per_worker: int = setting(
+        "NUM_GPUS_PER_VLM_PROC",
+        whole(1, 64),
+        1,
+        "GPUs that each worker process sees. TensorRT uses the first; a model in Python may use them all",
+    )
+    tensorrt: str = setting(
+        "RTEMBED_TENSORRT",
+        choice("auto", "tensorrt", "tensorrt_rtx"),
+        "auto",
+        "Which TensorRT builds and runs engines; auto: tensorrt, or tensorrt_rtx (TensorRT for RTX) if that "
+        "alone is installed",
+    )
+    builder_arguments: str = setting(
+        "COSMOS_EMBED1_TRT_EXTRA_ARGS",
+        TEXT,
+        "",
+        "Arguments of TensorRT's builder in the manner of trtexec, quoted as in a shell; see deploy/gpu.md",
+    )
+
     # One machine
     data_dir: Path = setting(
         "RTEMBED_DATA_DIR", PATH, Path(".rtembed"), "Folder of `rt-embed up`: Valkey's data, sockets, logs"

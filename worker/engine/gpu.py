@@ -1,0 +1,68 @@
+"""The NVIDIA GPUs that this process may use. A worker has one, and CUDA numbers it 0 there."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from shared.errors import ModelError, SettingsError
+from shared.settings import Settings
+
+
+class Gpu(msgspec.Struct, frozen=True):
+    """One GPU. `index` is NVML's, which nvidia-smi shows; `memory` bytes; `capability` of CUDA, (8, 9) for
+    an L40S."""
+
+    index: int
+    uuid: str
+    name: str
+    memory: int
+    capability: tuple[int, int]
+    driver: str
+
+    @property
+    def sm(self) -> str:
+        """The compute capability as TensorRT spells it: SM89."""
+        return "SM{}{}".format(*self.capability)
+
+
+def find_gpus(settings: Settings) -> list[Gpu]:
+    """The GPUs that this process may use, at least one, in the order in which they are listed.
+
+    Raises ModelError saying why there is none, SettingsError for one that is named and not there.
+    """
+    try:
+        from worker.engine.nvml import list_gpus  # noqa: PLC0415 - nvidia-ml-py is part of [gpu]
+    except ImportError as error:
+        raise ModelError(f"the extra [gpu] is not installed ({error})") from error
+    gpus = list_gpus()
+    if not gpus:
+        raise ModelError("the NVIDIA driver shows no GPU")
+    gpus = visible(gpus, settings.nvidia_devices, "NVIDIA_VISIBLE_DEVICES")
+    return visible(gpus, settings.cuda_devices, "CUDA_VISIBLE_DEVICES")
+
+
+def visible(gpus: Sequence[Gpu], listed: str, variable: str) -> list[Gpu]:
+    """Those of `gpus` that `listed` names by number or UUID, in its order; `all` names all.
+
+    A container's runtime has taken numbers for the host's GPUs and shows only those: numbers that are as
+    many as the GPUs therefore mean all of them. Raises ModelError if `listed` allows none, SettingsError
+    if it names one that is not there.
+    """
+    names = [name.strip() for name in listed.split(",") if name.strip()]
+    if names == ["all"]:
+        return list(gpus)
+    if names in ([], ["none"], ["void"], ["-1"]):
+        raise ModelError(f"{variable}={listed} allows no GPU")
+    if len(names) >= len(gpus) and all(name.isdecimal() for name in names):
+        return list(gpus)
+    return [_named(gpus, name, f"{variable}={listed}") for name in names]
+
+
+def _named(gpus: Sequence[Gpu], name: str, where: str) -> Gpu:
+    if name.startswith("MIG-"):
+        raise SettingsError(f"{where}: parts of a divided GPU (MIG) are not supported")
+    for gpu in gpus:
+        if name == str(gpu.index) or (name.startswith("GPU-") and gpu.uuid.startswith(name)):
+            return gpu
+    known = ", ".join(f"{gpu.index} ({gpu.uuid})" for gpu in gpus)
+    raise SettingsError(f"{where}: there is no GPU {name}, only {known}")

@@ -1,0 +1,108 @@
+"""What the NVIDIA driver tells of GPUs through NVML. Nothing here needs CUDA."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import msgspec
+import pynvml
+
+from shared.errors import ModelError
+from worker.engine.gpu import Gpu
+
+FATAL_XIDS = {
+    48: "double-bit ECC error",
+    64: "row remapping failed",
+    79: "the GPU has fallen off the bus",
+    95: "uncontained ECC error",
+    119: "the GPU's system processor does not answer",
+    120: "error of the GPU's system processor",
+}
+"""Reports of the driver (NVIDIA, "XID Errors") after which a GPU must be reset. Most others are the fault of
+one program, which sees it as an error of CUDA."""
+
+T = TypeVar("T")
+
+
+class Condition(msgspec.Struct, frozen=True):
+    """How a GPU is: memory in bytes, utilizations from 0 to 1, degrees Celsius. None where it does not
+    tell."""
+
+    memory_used: int | None
+    memory_total: int | None
+    utilization: float | None
+    decoder_utilization: float | None
+    temperature: int | None
+
+
+def list_gpus() -> list[Gpu]:
+    """Every GPU that the driver shows. Raises ModelError without a driver."""
+    try:
+        pynvml.nvmlInit()
+        driver = pynvml.nvmlSystemGetDriverVersion()
+        return [_describe(index, driver) for index in range(pynvml.nvmlDeviceGetCount())]
+    except pynvml.NVMLError as error:
+        raise ModelError(f"the NVIDIA driver does not answer: {error}") from error
+
+
+def _describe(index: int, driver: str) -> Gpu:
+    handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+    return Gpu(
+        index=index,
+        uuid=pynvml.nvmlDeviceGetUUID(handle),
+        name=pynvml.nvmlDeviceGetName(handle),
+        memory=pynvml.nvmlDeviceGetMemoryInfo(handle).total,
+        capability=pynvml.nvmlDeviceGetCudaComputeCapability(handle),
+        driver=driver,
+    )
+
+
+class GpuMeter:
+    """Asks one GPU how it is. `trouble` says why it is of no use any more; empty while it works."""
+
+    def __init__(self, gpu: Gpu) -> None:
+        """Raises ModelError if the GPU has gone."""
+        self.gpu = gpu
+        self.trouble = ""
+        try:
+            pynvml.nvmlInit()
+            self._handle = pynvml.nvmlDeviceGetHandleByUUID(gpu.uuid)
+            self._events = pynvml.nvmlEventSetCreate()
+        except pynvml.NVMLError as error:
+            raise ModelError(f"{gpu.name} ({gpu.uuid}) cannot be reached: {error}") from error
+        # A GPU without such reports is still found lost by its answers.
+        self._ask(pynvml.nvmlDeviceRegisterEvents, pynvml.nvmlEventTypeXidCriticalError, self._events)
+
+    def read(self) -> Condition:
+        """Measure now, and see what the driver has reported. Blocks for milliseconds; never raises."""
+        memory = self._ask(pynvml.nvmlDeviceGetMemoryInfo)
+        rates = self._ask(pynvml.nvmlDeviceGetUtilizationRates)
+        decoder = self._ask(pynvml.nvmlDeviceGetDecoderUtilization)
+        self._read_reports()
+        return Condition(
+            memory_used=memory.used if memory else None,
+            memory_total=memory.total if memory else None,
+            utilization=rates.gpu / 100 if rates else None,
+            decoder_utilization=decoder[0] / 100 if decoder else None,
+            temperature=self._ask(pynvml.nvmlDeviceGetTemperature, pynvml.NVML_TEMPERATURE_GPU),
+        )
+
+    def _ask(self, question: Callable[..., T], *more: object) -> T | None:
+        try:
+            return question(self._handle, *more)
+        except (pynvml.NVMLError_GpuIsLost, pynvml.NVMLError_ResetRequired) as error:
+            self._lost(str(error))
+        except pynvml.NVMLError:  # not every GPU answers every question
+            pass
+        return None
+
+    def _read_reports(self) -> None:
+        try:
+            while True:
+                report = pynvml.nvmlEventSetWait_v2(self._events, 0)
+                if meaning := FATAL_XIDS.get(report.eventData):
+                    self._lost(f"XID {report.eventData}, {meaning}")
+        except pynvml.NVMLError:  # a timeout, as there is no other report
+            pass
+
+    def _lost(self, reason: str) -> None:
+        self.trouble = self.trouble or f"{self.gpu.name} ({self.gpu.uuid}) is lost: {reason}"

@@ -739,8 +739,8 @@ class Settings:
         "RTEMBED_BACKEND",
         choice("auto", "cpu", "cuda"),
         "auto",
-        "auto: NVIDIA GPUs where there are any and the extra [gpu] is installed, else the CPU; cuda: no start "
-        "without a GPU",
+        "auto: NVIDIA GPUs where there are any and the extra [gpu] is installed, else the CPU; cuda: no "
+        "start without a GPU",
     )
     nvidia_devices: str = setting(
         "NVIDIA_VISIBLE_DEVICES",

@@ -178,13 +178,18 @@ def test_nothing_set_gives_the_defaults() -> None:
 @pytest.mark.parametrize("empty", ["", " ", "\t\n"])
 def test_an_empty_variable_counts_as_unset(empty: str) -> None:
     meaningful = {variable for variable, field in FIELDS.items() if field.metadata["empty"]}
-    assert meaningful == {"ERROR_BUS"}
+    assert meaningful == {"ERROR_BUS", "CUDA_VISIBLE_DEVICES"}
     assert load(dict.fromkeys(set(FIELDS) - meaningful, empty)) == Settings()
 
 
 def test_an_empty_error_bus_is_a_value() -> None:
     assert load({}).error_bus is None
     assert load({"ERROR_BUS": ""}).error_bus == ""
+
+
+def test_an_empty_cuda_visible_devices_hides_all_gpus() -> None:
+    assert load({}).cuda_devices == "all"
+    assert load({"CUDA_VISIBLE_DEVICES": ""}).cuda_devices == ""
 
 
 def test_blanks_around_a_value_are_dropped() -> None:

@@ -16,6 +16,7 @@ from av.video.stream import VideoStream
 Data: TypeAlias = bytes | memoryview
 VideoPacket: TypeAlias = "Packet[VideoStream]"
 
+START_CODE = b"\0\0\0\1"
 ALONE = 255  # the layer of a picture that no other picture may depend on
 
 
@@ -44,12 +45,12 @@ Parser: TypeAlias = Callable[[VideoPacket], Coding]
 
 def parser(codec: str, extradata: bytes | None) -> Parser | None:
     """The parser for a codec by its name in FFmpeg, or None where selection is not to be trusted."""
-    header = extradata or b""
+    data = extradata or b""
     if codec == "h264":
-        split = _splitter(header, 4)
+        split = _splitter(data, _LENGTH_AT[codec])
         return lambda packet: _h264(packet, split)
     if codec == "hevc":
-        split = _splitter(header, 21)
+        split = _splitter(data, _LENGTH_AT[codec])
         return lambda packet: _hevc(packet, split)
     if codec in _MPEG:
         return _MPEG[codec]
@@ -60,14 +61,33 @@ def parser(codec: str, extradata: bytes | None) -> Parser | None:
 
 def parameter_sets(codec: str, extradata: bytes | None) -> set[bytes]:
     """The parameter sets that a decoder is given before the first packet."""
-    header = extradata or b""
+    return set(_parameter_nals(codec, extradata or b"")) if codec in _LENGTH_AT else set()
+
+
+def _parameter_nals(codec: str, data: bytes) -> list[bytes]:
     if codec == "h264":
-        nals = _avcc_sets(header) if header[:1] == b"\x01" else _annex_b(header)
-        return {bytes(nal) for nal in nals if nal[0] & 31 in _H264_SETS}
-    if codec == "hevc":
-        nals = _hvcc_sets(header) if header[:1] == b"\x01" else _annex_b(header)
-        return {bytes(nal) for nal in nals if nal[0] >> 1 & 63 in _HEVC_SETS}
-    return set()
+        nals = _avcc_sets(data) if data[:1] == b"\x01" else _annex_b(data)
+        return [bytes(nal) for nal in nals if nal[0] & 31 in _H264_SETS]
+    nals = _hvcc_sets(data) if data[:1] == b"\x01" else _annex_b(data)
+    return [bytes(nal) for nal in nals if nal[0] >> 1 & 63 in _HEVC_SETS]
+
+
+def header(codec: str, extradata: bytes | None) -> bytes:
+    """What a decoder must read before the first packet, as a stream without a container holds it."""
+    data = extradata or b""
+    if codec in _LENGTH_AT:
+        return b"".join(START_CODE + nal for nal in _parameter_nals(codec, data))
+    if codec == "av1":
+        return data[4:] if data[:1] >= b"\x80" else data  # AV1CodecConfigurationRecord, then OBUs
+    return data if codec in _MPEG else b""
+
+
+def annex_b(codec: str, extradata: bytes | None, packet: VideoPacket) -> bytes:
+    """The packet as a stream without a container holds it: NAL units with start codes (H.264, annex B)."""
+    if codec in _LENGTH_AT and _has_lengths(extradata or b"", _LENGTH_AT[codec]):
+        split = _splitter(extradata or b"", _LENGTH_AT[codec])
+        return b"".join(START_CODE + bytes(nal) for nal in split(packet))
+    return bytes(packet)
 
 
 # Codecs in which a key frame resets everything, in which every picture counts as a reference.
@@ -98,9 +118,16 @@ def _vp8(packet: VideoPacket) -> Coding:
 Splitter: TypeAlias = Callable[[VideoPacket], Iterator[Data]]
 
 
+_LENGTH_AT = {"h264": 4, "hevc": 21}  # the byte of the container's record that holds the size of lengths
+
+
+def _has_lengths(extradata: bytes, length_at: int) -> bool:
+    return extradata[:1] == b"\x01" and len(extradata) > length_at
+
+
 def _splitter(extradata: bytes, length_at: int) -> Splitter:
     """How packets are cut into NAL units: by lengths in MP4 and Matroska, else by start codes."""
-    if extradata[:1] != b"\x01" or len(extradata) <= length_at:
+    if not _has_lengths(extradata, length_at):
         return lambda packet: _annex_b(bytes(packet))
     size = (extradata[length_at] & 3) + 1
     return lambda packet: _by_length(memoryview(packet), size)

@@ -1,4 +1,4 @@
-"""A decoder process: `python -m worker.media.child SOCKET ARENA NICENESS`, started by its worker only.
+"""A decoder process: `python -m worker.media.child SOCKET ARENA NICENESS [BLOCKS]`, started by its worker only.
 
 It takes one job at a time. A thread listens to the worker, so that a job can be cancelled and so that the
 process ends at once when the worker goes away, whatever the decoder is doing.
@@ -20,15 +20,18 @@ from numpy.typing import NDArray
 from shared.errors import DecodeError, InvalidFile
 from worker.media.base import MediaFacts
 from worker.media.demux import Refused, Source
+from worker.media.files import Blocks, Files, StoreAway
 from worker.media.images import image_facts, image_format, read_image
 from worker.media.memory import Arena, Cancelled, ClipMemory
 from worker.media.reader import Reader
-from worker.media.runs import decode_runs
+from worker.media.runs import decode_runs, look_at
 from worker.media.sandbox import enter
+from worker.media.select import Irregular
 from worker.media.swscale import Scaler
 from worker.media.wire import (
     HEADER,
     Cancel,
+    Choose,
     ClipDone,
     Counts,
     Decode,
@@ -39,6 +42,8 @@ from worker.media.wire import (
     FromDecoder,
     Grant,
     Images,
+    Look,
+    Looked,
     Probe,
     Ready,
     Request,
@@ -50,21 +55,24 @@ from worker.media.wire import (
 
 IDLE_SECONDS = 5.0  # a file that nobody reads any more must not be kept, nor the memory of its decoders
 
-_KINDS: dict[type[Exception], Literal["invalid", "refused", "cancelled"]] = {
+_KINDS: dict[type[Exception], Literal["invalid", "refused", "cancelled", "unsuited", "away"]] = {
     Cancelled: "cancelled",
     InvalidFile: "invalid",
+    Irregular: "unsuited",
     Refused: "refused",
+    StoreAway: "away",
 }
 
 
 class Child:
     """The state of a decoder process."""
 
-    def __init__(self, connection: socket.socket, arena: Arena, setup: Setup) -> None:
+    def __init__(self, connection: socket.socket, arena: Arena, setup: Setup, files: Files) -> None:
         self._connection = connection
         self._arena = arena
         self._limits = setup.limits
-        self._reader = Reader(setup)
+        self._files = files
+        self._reader = Reader(setup, files)
         self._jobs: queue.SimpleQueue[tuple[Request, ClipMemory]] = queue.SimpleQueue()
         self._running: tuple[Request, ClipMemory] | None = None
 
@@ -94,8 +102,8 @@ class Child:
                 memory.grant(offset, lambda at: self._region(request, arena, at))
             case Cancel() if self._running:
                 self._running[1].cancel()
-            case Probe() | Decode() | Images() | DecodeRuns() as request:
-                arena = 0 if isinstance(request, Probe) else request.arena
+            case Probe() | Decode() | Choose() | Look() | Images() | DecodeRuns() as request:
+                arena = request.arena if isinstance(request, Decode) else 0
                 offsets = request.offsets if isinstance(request, Decode) else []
                 memory = ClipMemory(lambda at: self._region(request, arena, at), offsets)
                 self._running = request, memory
@@ -114,19 +122,26 @@ class Child:
                 return error.detail
             case InvalidFile():
                 return error.message
+            case Irregular() | StoreAway():
+                return str(error)
             case MemoryError():
                 return f"more than {self._limits.memory >> 20} MiB of memory needed"
         return f"{type(error).__name__}: {error}"
 
     def _do(self, request: Request, memory: ClipMemory, counts: Counts) -> FromDecoder:
-        if isinstance(request, Probe):
-            return Found(self._probe(request.path))
-        if isinstance(request, Decode):
-            self._reader.run(request, memory, self._send, counts)
-        elif isinstance(request, DecodeRuns):
-            return self._decode_runs(request)
-        else:
-            self._read_images(request)
+        match request:
+            case Probe(path):
+                return Found(self._probe(path))
+            case Look(codec, run):
+                return Looked(look_at(codec, run, self._limits))
+            case DecodeRuns():
+                return self._decode_runs(request)
+            case Decode():
+                self._reader.run(request, memory, self._send, counts)
+            case Choose():
+                self._reader.choose(request, memory, self._send, counts)
+            case Images():
+                self._read_images(request)
         return Finished(counts)
 
     def _decode_runs(self, request: DecodeRuns) -> FromDecoder:
@@ -139,13 +154,12 @@ class Child:
 
     def _probe(self, path: str) -> MediaFacts:
         try:
-            with Path(path).open("rb") as file:
-                kind = image_format(file.read(32))
+            kind = image_format(self._files.read(path, 32))
         except OSError as error:
             raise InvalidFile(f"cannot read {Path(path).name}: {error.strerror}") from error
         if kind is not None:
-            return image_facts(path, kind, self._limits)
-        source = Source(path, self._limits)
+            return image_facts(path, kind, self._limits, self._files)
+        source = Source(path, self._limits, self._files)
         try:
             return source.facts()
         finally:
@@ -157,7 +171,7 @@ class Child:
         scaler = Scaler(request.size)
         try:
             for path, picture in zip(request.paths, out, strict=True):
-                read_image(path, scaler, self._limits, picture)
+                read_image(path, scaler, self._limits, picture, self._files)
         finally:
             scaler.close()
 
@@ -187,14 +201,15 @@ def silence_ffmpeg() -> None:
 
 def main() -> None:
     """Set up, then serve the worker at the other end of the socket."""
-    socket_fd, arena_fd, niceness = map(int, sys.argv[1:4])
+    socket_fd, arena_fd, niceness, *blocks_fd = map(int, sys.argv[1:])
     connection = socket.socket(fileno=socket_fd)
     setup = _receive(connection)
     if not isinstance(setup, Setup):
         raise SystemExit(f"expected Setup, got {setup!r}")
     silence_ffmpeg()
     isolation = enter(setup.limits.memory, setup.limits.open_files, niceness)
-    child = Child(connection, Arena(arena_fd), setup)
+    files = Files(Blocks(socket.socket(fileno=blocks_fd[0])) if blocks_fd else None)
+    child = Child(connection, Arena(arena_fd), setup, files)
     connection.sendall(pack(Ready(isolation)))
     child.serve()
 

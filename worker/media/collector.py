@@ -4,32 +4,27 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from av.video.frame import VideoFrame
-
 from shared.errors import DecodeError
-from worker.media.memory import ClipMemory
-from worker.media.orientation import orientation, turn
 from worker.media.select import Sampler
-from worker.media.swscale import Scaler
-from worker.media.wire import ClipDone, Counts, Decode
+from worker.media.wire import Choose, Counts, Decode
 
 Wanted = dict[int, list[tuple[int, int]]]
 """Frame time to the clips that it goes into: (position of the chunk in the job, index in the clip)."""
 
 
 class Collector:
-    """Chooses frames for a job's chunks, puts them where they belong, and hands clips over in order.
+    """Chooses frames for a job's chunks, and hands clips over in order as they are complete: `emit` gets the
+    clip's position, the times of its frames (ns) and when the first was chosen (s, monotonic).
 
     Frames may arrive from several threads.
     """
 
     def __init__(
-        self, job: Decode, memory: ClipMemory, emit: Callable[[ClipDone], None], counts: Counts
+        self, job: Decode | Choose, emit: Callable[[int, list[int], float], None], counts: Counts
     ) -> None:
         self.first = 0
         self.last = len(job.chunks)
         self._job = job
-        self._memory = memory
         self._emit = emit
         self._counts = counts
         self._lock = threading.Lock()
@@ -63,17 +58,8 @@ class Collector:
         self._hand_over()
         return wanted
 
-    def place(self, frame: VideoFrame, places: Sequence[tuple[int, int]], scaler: Scaler) -> None:
-        """Scale the frame into its clips."""
-        first = None
-        for position, index in places:
-            out = self._memory.take(position)[index]
-            if first is None:
-                scaler.scale(frame, out)
-                turn(out, orientation(frame))
-                first = out
-            else:
-                out[...] = first
+    def placed(self, places: Sequence[tuple[int, int]]) -> None:
+        """One frame has been put where it belongs."""
         with self._lock:
             for position, _ in places:
                 self._clips[position].there += 1
@@ -99,15 +85,14 @@ class Collector:
                 clip = self._clips[self.first]
                 if not clip.times:
                     raise DecodeError("decoded 0 frame(s), required at least 1")
-                offset = self._memory.finish(self.first)
-                self._emit(ClipDone(self.first, offset, clip.times, clip.start, time.monotonic()))
+                self._emit(self.first, clip.times, clip.start)
                 self.first += 1
 
 
 class _Growing:
     """One clip: the times of its frames so far, and how many of those are in place."""
 
-    def __init__(self, job: Decode, position: int) -> None:
+    def __init__(self, job: Decode | Choose, position: int) -> None:
         self.sampler = Sampler(job.chunks[position], job.frames)
         self.times: list[int] = []
         self.there = 0

@@ -1,30 +1,33 @@
-"""Reading one video file inside a decoder process: chunks in, clips out."""
+"""Reading one video file inside a decoder process: chunks in, clips or chosen packets out."""
 
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from av.video.frame import VideoFrame
 
 from worker.media.bitstream import VideoPacket, parse_keys, parser
+from worker.media.coded import Handover
 from worker.media.collector import Collector, Wanted
 from worker.media.demux import Source, decoding_context
+from worker.media.files import LOCAL, Files
 from worker.media.memory import ClipMemory
-from worker.media.packets import PacketReader
-from worker.media.select import Coded, Irregular, Splitter, Unit
+from worker.media.orientation import orientation, turn
+from worker.media.runs import FrameLook
+from worker.media.select import Coded, Irregular
+from worker.media.selection import Selection
 from worker.media.software import SoftwareDecoder
 from worker.media.swscale import Scaler
-from worker.media.wire import ClipDone, Counts, Decode, Setup
+from worker.media.wire import Choose, Chosen, ClipDone, Counts, Decode, Planned, Setup
 
-SKIP_BYTES = 512 << 10  # less than this is read faster than it is jumped over
 BYTES_PER_PIXEL, FRAMES_PER_DECODER = 3, 20  # about the most that a decoder keeps of reference frames
 LONG_UNIT = 60  # packets from which a unit is decoded on all threads, not to leave the others idle in the end
-OPEN_AT_ONCE = 3  # overlapping chunks that one pass over the file serves
 
 
 class MissingFrame(Exception):
@@ -43,9 +46,9 @@ class Lane:
 class OpenFile:
     """A file with its decoders."""
 
-    def __init__(self, path: str, size: int, setup: Setup) -> None:
+    def __init__(self, path: str, size: int, setup: Setup, files: Files) -> None:
         self.key = file_key(path, size)
-        self.source = Source(path, setup.limits)
+        self.source = Source(path, setup.limits, files)
         self._limits = setup.limits
         self._size = size
         self._idle: list[Lane] = []
@@ -56,6 +59,11 @@ class OpenFile:
         decoder = context.width * context.height * BYTES_PER_PIXEL * FRAMES_PER_DECODER
         self.most_lanes = max(1, min(setup.lanes, setup.limits.memory // 2 // decoder))
         self.selects = setup.sparse and parse is not None and self.source.orders
+        self.looks: dict[tuple[bytes, ...], FrameLook] = {}
+
+    def decoder(self) -> SoftwareDecoder:
+        """A decoder for somebody who has no lane."""
+        return SoftwareDecoder(decoding_context(self.source, self._limits), self._limits)
 
     def lane(self, threads: int) -> Lane:
         """An idle lane whose decoder has so many threads, or a new one. Give it back with `put`."""
@@ -82,25 +90,35 @@ class OpenFile:
 class Reader:
     """Decodes jobs. The last file and its decoders stay open for the next job, unless one has failed."""
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: Setup, files: Files = LOCAL) -> None:
         self._setup = setup
+        self._files = files
         self._file: OpenFile | None = None
         self._threads = ThreadPoolExecutor(setup.lanes, "decode")
 
     def run(self, job: Decode, memory: ClipMemory, emit: Callable[[ClipDone], None], counts: Counts) -> None:
         """Decode the job's chunks, in order. Raises InvalidFile, DecodeError, Cancelled."""
-        collector = Collector(job, memory, emit, counts)
-        try:
-            file = self._open(job)
+
+        def done(position: int, times: list[int], start: float) -> None:
+            emit(ClipDone(position, memory.finish(position), times, start, time.monotonic()))
+
+        collector = Collector(job, done, counts)
+        with self._open(job.path, job.size, counts) as file:
             lanes = min(job.lanes, file.most_lanes)
             Pass(file, collector, memory, counts, threads=self._threads, setup=self._setup, lanes=lanes).run()
-        except BaseException:
-            self.close()
-            raise
-        finally:
-            counts.packets_dropped += counts.packets - counts.frames_decoded
-            if not self._setup.reuse:
-                self.close()
+
+    def choose(
+        self, job: Choose, memory: ClipMemory, emit: Callable[[Chosen | Planned], None], counts: Counts
+    ) -> None:
+        """Hand over the packets that the job's chunks need, in order, without decoding them. `memory` tells
+        of cancellation. Raises InvalidFile, DecodeError, Cancelled, and Irregular where it cannot."""
+
+        def planned(position: int, times: list[int], start: float) -> None:
+            emit(Planned(position, times, start))
+
+        collector = Collector(job, planned, counts)
+        with self._open(job.path, 0, counts) as file:
+            Handover(file, Selection(file, collector, counts, self._setup.limits), emit, counts).run(memory)
 
     def close(self) -> None:
         """Close the file that is kept open."""
@@ -108,11 +126,20 @@ class Reader:
         if file is not None:
             file.close()
 
-    def _open(self, job: Decode) -> OpenFile:
-        if self._file is None or self._file.key != file_key(job.path, job.size):
+    @contextmanager
+    def _open(self, path: str, size: int, counts: Counts) -> Iterator[OpenFile]:
+        try:
+            if self._file is None or self._file.key != file_key(path, size):
+                self.close()
+                self._file = OpenFile(path, size, self._setup, self._files)
+            yield self._file
+        except BaseException:
             self.close()
-            self._file = OpenFile(job.path, job.size, self._setup)
-        return self._file
+            raise
+        finally:
+            counts.packets_dropped += counts.packets - counts.frames_decoded
+            if not self._setup.reuse:
+                self.close()
 
 
 def file_key(path: str, size: int) -> tuple[object, ...]:
@@ -143,15 +170,14 @@ class Pass:
         self._memory = memory
         self._counts = counts
         self._threads = threads
-        self._limits = setup.limits
         self._lanes = lanes
-        self._reader = PacketReader(file.source, file.parse, counts)
+        self._selection = Selection(file, collector, counts, setup.limits)
 
     def run(self) -> None:
         """Decode until every chunk is done."""
         selects = self._file.selects
         while self._collector.first < self._collector.last:
-            stop = self._collector.stop_for(OPEN_AT_ONCE)
+            stop = self._selection.stop()
             try:
                 if selects:
                     self._select(stop)
@@ -166,11 +192,9 @@ class Pass:
 
     def _select(self, stop: int) -> None:
         """Decode what chunks before position `stop` need, several units at a time."""
-        self._reader.strict = True
         pending: deque[Future[None]] = deque()
         try:
-            for unit in self._units(stop):
-                wanted = self._collector.choose(unit.times(), stop)
+            for unit, wanted in self._selection.units(stop):
                 if wanted:
                     if len(pending) > 2 * self._lanes:  # short and long ones take turns, so some must wait
                         pending.popleft().result()
@@ -188,28 +212,11 @@ class Pass:
             self._memory.interrupt(on=False)
             raise
 
-    def _units(self, stop: int) -> Iterator[Unit[VideoPacket]]:
-        """Units in which a chunk before position `stop` may want a frame, until none wants any more."""
-        splitter: Splitter[VideoPacket] = Splitter(self._limits.held)
-        packets = self._reader.start(self._collector.next_target(stop) or 0)
-        jumps = True
-        while (coded := next(packets, None)) is not None:
-            units = splitter.push(coded)
-            yield from units
-            target = self._collector.next_target(stop)
-            if target is None:
-                return
-            if units and jumps and self._file.source.distance(coded.packet, target) > SKIP_BYTES:
-                splitter = Splitter(self._limits.held)
-                packets = self._reader.start(target)
-                jumps = self._reader.is_after(coded.packet)
-        yield from splitter.finish()
-
     def _decode_unit(self, packets: Iterable[VideoPacket], wanted: Wanted, threads: int) -> None:
         left = deque(sorted(wanted))
         for when, frame, lane in self._frames(packets, threads):
             if when == left[0]:
-                self._collector.place(frame, wanted[left.popleft()], lane.scaler)
+                self._place(frame, wanted[left.popleft()], lane.scaler)
                 if not left:
                     return
             elif when in wanted and when > left[0]:
@@ -219,16 +226,28 @@ class Pass:
     def _decode_all(self, stop: int) -> None:
         """Decode every frame from the chunks' start on."""
         before = self._collector.first
-        self._reader.strict = False
-        packets = self._reader.start(self._collector.next_target(stop) or 0)
+        packets = self._selection.everything(stop)
         for when, frame, lane in self._frames(self._counted(packets), self._lanes):
             wanted = self._collector.choose([when], stop)
             if when in wanted:
-                self._collector.place(frame, wanted[when], lane.scaler)
+                self._place(frame, wanted[when], lane.scaler)
             if self._collector.next_target(stop) is None:
                 break
         self._collector.close(stop)
         self._counts.dense_chunks += self._collector.first - before
+
+    def _place(self, frame: VideoFrame, places: Sequence[tuple[int, int]], scaler: Scaler) -> None:
+        """Scale the frame into its clips."""
+        first = None
+        for position, index in places:
+            out = self._memory.take(position)[index]
+            if first is None:
+                scaler.scale(frame, out)
+                turn(out, orientation(frame))
+                first = out
+            else:
+                out[...] = first
+        self._collector.placed(places)
 
     def _counted(self, packets: Iterable[Coded[VideoPacket]]) -> Iterator[VideoPacket]:
         for coded in packets:

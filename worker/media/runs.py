@@ -17,16 +17,18 @@ from numpy.typing import NDArray
 from shared.chunks import SECOND
 from shared.errors import DecodeError
 from worker.media.limits import MediaLimits
-from worker.media.orientation import orientation, turn
+from worker.media.orientation import Turn, orientation, turn
 from worker.media.software import SoftwareDecoder
-from worker.media.swscale import Scaler
+from worker.media.swscale import Scaler, is_full_range, matrix_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
 TIME_BASE = Fraction(1, SECOND)
+DECODERS = {"av1": "libdav1d"}  # FFmpeg's own decoder of that name needs hardware
 
 
 class Run(msgspec.Struct, frozen=True, array_like=True):
@@ -41,6 +43,43 @@ class Run(msgspec.Struct, frozen=True, array_like=True):
     def size(self) -> int:
         """Bytes of all packets."""
         return sum(len(data) for _, data in self.packets)
+
+
+class FrameLook(msgspec.Struct, frozen=True):
+    """What the frames of a stream look like: FFmpeg's name of their pixel format, size in pixels, one of the
+    matrices of `swscale`, range, and how they must be turned to stand upright."""
+
+    codec: str
+    pixels: str
+    width: int
+    height: int
+    matrix: int
+    full_range: bool
+    turn: Turn
+
+
+def look_at(codec: str, run: Run, limits: MediaLimits) -> FrameLook:
+    """What the frames of `run` look like, by its key frame. Raises DecodeError if that cannot be decoded,
+    Refused if it has more pixels than the limit."""
+    decoder = _decoder(codec, run.parameters, limits)
+    with closing(decoder.decode(_packets(msgspec.structs.replace(run, packets=run.packets[:1])))) as frames:
+        frame = next(frames, None)
+        if frame is None:
+            raise DecodeError("the key frame cannot be decoded")
+        return frame_look(codec, frame)
+
+
+def frame_look(codec: str, frame: VideoFrame) -> FrameLook:
+    """What `frame` looks like."""
+    return FrameLook(
+        codec=codec,
+        pixels=frame.format.name,
+        width=frame.width,
+        height=frame.height,
+        matrix=matrix_of(frame),
+        full_range=bool(is_full_range(frame)),
+        turn=orientation(frame),
+    )
 
 
 def decode_runs(
@@ -76,13 +115,21 @@ def decode_runs(
 
 
 def _decoder(codec: str, parameters: bytes, limits: MediaLimits) -> SoftwareDecoder:
-    context = cast("VideoCodecContext", av.CodecContext.create(codec, "r"))
+    context = cast("VideoCodecContext", av.CodecContext.create(DECODERS.get(codec, codec), "r"))
     context.extradata = parameters or None
     return SoftwareDecoder(context, limits)
 
 
 def _packets(run: Run) -> Iterator[Packet[VideoStream]]:
     for time, data in run.packets:
-        packet = cast("Packet[VideoStream]", Packet(data))
+        packet = padded(data)
         packet.pts, packet.time_base = time, TIME_BASE
         yield packet
+
+
+def padded(data: bytes) -> Packet[VideoStream]:
+    """A packet with `data`. FFmpeg's decoders read a little beyond a packet's end. Where PyAV makes one of
+    bytes there is nothing to read, and MPEG-4 comes out wrong."""
+    packet = cast("Packet[VideoStream]", Packet(len(data)))
+    packet.update(data)
+    return packet

@@ -57,7 +57,7 @@ class Scaler:
         self._contexts.clear()
 
     def _context(self, frame: VideoFrame) -> int:
-        key = (frame.width, frame.height, frame.format.name, _matrix(frame), _range(frame))
+        key = (frame.width, frame.height, frame.format.name, matrix_of(frame), is_full_range(frame))
         if key not in self._contexts:
             if len(self._contexts) >= 8:  # a stream that changes its size all the time must not fill memory
                 self.close()
@@ -78,12 +78,14 @@ class Scaler:
         return context
 
 
-def _matrix(frame: VideoFrame) -> int:
+def matrix_of(frame: VideoFrame) -> int:
+    """The matrix of the frame's colours, a number of libswscale."""
     stated = {1: BT709, 4: FCC, 5: BT601, 6: BT601, 7: SMPTE240M, 9: BT2020, 10: BT2020}
     return stated.get(frame.colorspace, BT709 if frame.height > 576 else BT601)
 
 
-def _range(frame: VideoFrame) -> int:
+def is_full_range(frame: VideoFrame) -> int:
+    """1 if the frame's samples use all values, 0 if they keep away from the ends."""
     name = frame.format.name
     unstated_is_full = name.startswith(("yuvj", "gray", "ya8", "ya16", "mono"))
     return int(frame.color_range == FULL_RANGE or (frame.color_range == 0 and unstated_is_full))

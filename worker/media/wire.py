@@ -9,7 +9,7 @@ import msgspec
 from shared.chunks import Chunk
 from worker.media.base import MediaFacts
 from worker.media.limits import MediaLimits
-from worker.media.runs import Run
+from worker.media.runs import FrameLook, Run
 
 HEADER = struct.Struct("<I")
 
@@ -19,7 +19,7 @@ class Counts(msgspec.Struct):
 
     `packets` were demuxed, of which `packets_dropped` never reached a decoder; `frames_decoded` did, of which
     `frames_used` are in clips and `decode_errors` could not be decoded. `dense_chunks` were decoded whole,
-    because selection was not possible or not wanted; `retries` and `restarts` count second attempts and
+    because selection was not possible or not wanted; `bytes_fetched` came from a bucket; `retries` and `restarts` count second attempts and
     replaced decoder processes.
     """
 
@@ -29,6 +29,7 @@ class Counts(msgspec.Struct):
     frames_used: int = 0
     decode_errors: int = 0
     bytes_read: int = 0
+    bytes_fetched: int = 0
     dense_chunks: int = 0
     retries: int = 0
     restarts: int = 0
@@ -72,6 +73,21 @@ class Decode(msgspec.Struct, tag=True, frozen=True):
     offsets: list[int]
 
 
+class Choose(msgspec.Struct, tag=True, frozen=True):
+    """Decode nothing: tell which packets make up `chunks` of one file, for a decoder that is elsewhere."""
+
+    path: str
+    chunks: list[Chunk]
+    frames: int
+
+
+class Look(msgspec.Struct, tag=True, frozen=True):
+    """Tell what the frames of these packets look like, by the first of them."""
+
+    codec: str
+    run: Run
+
+
 class Images(msgspec.Struct, tag=True, frozen=True):
     """Decode images into the region at `offset`."""
 
@@ -103,7 +119,7 @@ class Cancel(msgspec.Struct, tag=True, frozen=True):
     """Stop the running job, and say so."""
 
 
-Request = Probe | Decode | Images | DecodeRuns
+Request = Probe | Decode | Choose | Look | Images | DecodeRuns
 ToDecoder = Setup | Request | Grant | Cancel
 
 
@@ -132,6 +148,30 @@ class ClipDone(msgspec.Struct, tag=True, frozen=True):
     end: float
 
 
+class Chosen(msgspec.Struct, tag=True, frozen=True):
+    """Packets to decode one after the other. The frame at `run.wanted[i]` goes into the clips `places[i]`:
+    (position of the chunk in the job, index in the clip)."""
+
+    look: FrameLook
+    run: Run
+    places: list[list[tuple[int, int]]]
+
+
+class Planned(msgspec.Struct, tag=True, frozen=True):
+    """The clip of `chunks[position]` has frames at these times (ns), all of which are chosen. `start` as in
+    Clip."""
+
+    position: int
+    times: list[int]
+    start: float
+
+
+class Looked(msgspec.Struct, tag=True, frozen=True):
+    """The answer to Look."""
+
+    look: FrameLook
+
+
 class Finished(msgspec.Struct, tag=True, frozen=True):
     """The job is done, after its last ClipDone."""
 
@@ -140,14 +180,15 @@ class Finished(msgspec.Struct, tag=True, frozen=True):
 
 class Failed(msgspec.Struct, tag=True, frozen=True):
     """The job ended here. `invalid`: the file is no usable media; `refused`: a limit forbids it; `decode`:
-    decoding went wrong and may be tried again; `cancelled`: as asked."""
+    decoding went wrong and may be tried again; `cancelled`: as asked; `unsuited`: its packets cannot be
+    chosen from or handed over, but they can be decoded here."""
 
-    kind: Literal["invalid", "refused", "decode", "cancelled"]
+    kind: Literal["invalid", "refused", "decode", "cancelled", "unsuited"]
     detail: str
     counts: Counts
 
 
-FromDecoder = Ready | Found | ClipDone | Finished | Failed
+FromDecoder = Ready | Found | ClipDone | Chosen | Planned | Looked | Finished | Failed
 
 
 def _encode_fraction(value: Any) -> Any:

@@ -125,7 +125,7 @@ JUMPING = [
 def test_jumping_over_every_gap_changes_nothing(
     name: str, film: FindFilm, sparse: Reader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.media.reader.SKIP_BYTES", 0)
+    monkeypatch.setattr("worker.media.selection.SKIP_BYTES", 0)
     monkeypatch.setattr("worker.media.demux.SEARCH_BYTES", 0)
     path = film(name)
     for count in (1, 2, 3, 5):
@@ -139,7 +139,7 @@ def test_a_gap_is_not_read(
     path = film(name)
     chunks = [Chunk(0, 0, 4 * SECOND)]
     _, read_through = read(sparse, path, chunks, 2)
-    monkeypatch.setattr("worker.media.reader.SKIP_BYTES", 0)
+    monkeypatch.setattr("worker.media.selection.SKIP_BYTES", 0)
     _, jumped = read(sparse, path, chunks, 2)
     assert jumped.packets < read_through.packets * 4 // 5
 

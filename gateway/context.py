@@ -168,26 +168,27 @@ async def read_body(request: Request) -> bytes:
 
 async def until_gone(request: Request, answer: Awaitable[T]) -> T:
     """Wait for `answer`, but cancel it when the client disconnects. Raises ClientGone then."""
-    working = asyncio.ensure_future(answer)
-    watching = asyncio.ensure_future(_disconnected(request))
     try:
-        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ClientGone
-        return working.result()
-    finally:
-        for task in (working, watching):
-            task.cancel()
-        await asyncio.gather(working, watching, return_exceptions=True)
+        async with asyncio.timeout(None) as patience:
+            watching = asyncio.create_task(_disconnected(request, patience))
+            try:
+                return await answer
+            finally:
+                watching.cancel()
+    except TimeoutError:
+        if patience.expired():
+            raise ClientGone from None
+        raise
 
 
 class ClientGone(Exception):
     """The client closed the connection before its answer was ready."""
 
 
-async def _disconnected(request: Request) -> None:
+async def _disconnected(request: Request, patience: asyncio.Timeout) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
+    patience.reschedule(0)
 
 
 def json(value: object, status: int = 200) -> Response:

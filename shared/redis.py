@@ -1,20 +1,27 @@
 """Connections to Redis or Valkey, and the Lua scripts that change it in one step."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
+from hashlib import sha1
 from importlib import resources
 from typing import Any
 
-from redis.asyncio import BlockingConnectionPool, Connection, Redis, SSLConnection, UnixDomainSocketConnection
+import redis.asyncio
+from redis.asyncio import BlockingConnectionPool, Connection, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
-from redis.commands.core import AsyncScript
-from redis.exceptions import ConnectionError, RedisError, TimeoutError  # noqa: A004 - redis-py's names
+from redis.exceptions import (
+    ConnectionError,  # noqa: A004 - redis-py's names
+    NoScriptError,
+    RedisError,
+    TimeoutError,  # noqa: A004
+)
 
+from shared.multiplexed import Argument, Multiplexed
 from shared.settings import Settings
 
-__all__ = ["BLOCK_MS", "Redis", "RedisError", "connect", "script", "single_connection"]
+__all__ = ["BLOCK_MS", "Redis", "RedisError", "Script", "connect", "script", "single_connection"]
 
 BLOCK_MS = 1000
 """How long a blocking read waits; below every socket timeout, or the reply would meet a closed socket."""
@@ -35,6 +42,13 @@ class _Cancellation:
             await connection.disconnect(nowait=True)
             raise asyncio.CancelledError
 
+    def hand_over(self) -> asyncio.StreamWriter:
+        """The open connection, which is no longer redis-py's."""
+        connection: Any = self
+        writer: asyncio.StreamWriter = connection._writer  # noqa: SLF001 - its own
+        connection._reader = connection._writer = None  # noqa: SLF001
+        return writer
+
 
 class _Tcp(_Cancellation, Connection):
     pass
@@ -51,12 +65,23 @@ class _Unix(_Cancellation, UnixDomainSocketConnection):
 _KINDS: dict[type, type] = {Connection: _Tcp, SSLConnection: _Tls, UnixDomainSocketConnection: _Unix}
 
 
+class Redis(redis.asyncio.Redis):
+    """redis-py's client, and one more connection for what every request asks."""
+
+    multiplexed: Multiplexed
+
+    async def aclose(self, close_connection_pool: bool | None = None) -> None:
+        """Close all connections."""
+        self.multiplexed.close()
+        await super().aclose(close_connection_pool)
+
+
 def connect(settings: Settings) -> Redis:
     """A client over a pool that waits for a free connection instead of failing.
 
     Every call has a timeout and is tried twice more when the connection breaks. Replies are bytes.
     """
-    return Redis.from_pool(_pool(settings, settings.redis_connections, settings.redis_timeout))
+    return _client(settings, settings.redis_connections, settings.redis_timeout)
 
 
 def single_connection(settings: Settings) -> Redis:
@@ -65,7 +90,15 @@ def single_connection(settings: Settings) -> Redis:
     Close it, rather than use it again, when the task that reads from it is cancelled: an answer may
     still be under way.
     """
-    return Redis.from_pool(_pool(settings, 1, settings.redis_timeout + BLOCK_MS / 1000))
+    return _client(settings, 1, settings.redis_timeout + BLOCK_MS / 1000)
+
+
+def _client(settings: Settings, connections: int, timeout: float) -> Redis:
+    pool = _pool(settings, connections, timeout)
+    client = Redis(connection_pool=pool)
+    client.auto_close_connection_pool = True
+    client.multiplexed = Multiplexed(pool.make_connection, timeout)
+    return client
 
 
 def _pool(settings: Settings, connections: int, timeout: float) -> BlockingConnectionPool:
@@ -96,9 +129,26 @@ def _pool(settings: Settings, connections: int, timeout: float) -> BlockingConne
     return pool
 
 
+class Script:
+    """A Lua script, which the server keeps once it has seen it."""
+
+    def __init__(self, client: Redis, source: str) -> None:
+        self._multiplexed = client.multiplexed
+        self._source = source
+        self._sha = sha1(source.encode()).hexdigest()  # noqa: S324 - Redis's choice
+
+    async def __call__(self, keys: Sequence[str] = (), args: Sequence[Argument] = ()) -> Any:
+        """What the script returns. Raises RedisError."""
+        call = self._multiplexed.call
+        try:
+            return await call("EVALSHA", self._sha, len(keys), *keys, *args)
+        except NoScriptError:
+            return await call("EVAL", self._source, len(keys), *keys, *args)
+
+
 @cache
-def script(client: Redis, name: str, prelude: str = "") -> AsyncScript:
+def script(client: Redis, name: str, prelude: str = "") -> Script:
     """The Lua script `scripts/<name>.lua`, after `scripts/<prelude>.lua` if one is named."""
     folder = resources.files("shared") / "scripts"
     sources = [(folder / f"{part}.lua").read_text() for part in (prelude, name) if part]
-    return client.register_script("\n".join(sources))
+    return Script(client, "\n".join(sources))

@@ -5,7 +5,7 @@ and deleted, only after its results are stored.
 """
 
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -48,8 +48,9 @@ class Claims:
     async def take(self, reader: Redis, lane: Lane, count: int) -> list[Claim]:
         """Wait up to BLOCK_MS for new jobs and claim at most `count`, over the connection `reader`."""
         try:
-            answer: Any = await reader.xreadgroup(
-                GROUP, self.consumer, {keys.jobs(lane): ">"}, count=count, block=BLOCK_MS
+            answer = await reader.multiplexed.call(
+                *("XREADGROUP", "GROUP", GROUP, self.consumer, "COUNT", count, "BLOCK", BLOCK_MS),
+                *("STREAMS", keys.jobs(lane), ">"),
             )
         except ResponseError as error:
             if "NOGROUP" not in str(error):
@@ -57,7 +58,7 @@ class Claims:
             await self.create_groups()
             return []
         entries = answer[0][1] if answer else []
-        return await self._claims(lane, [(entry_id, 1, fields) for entry_id, fields in entries])
+        return await self._claims(lane, [(entry_id, 1, pairs(fields)) for entry_id, fields in entries])
 
     async def take_over(self, lane: Lane, count: int) -> list[Claim]:
         """Claim at most `count` jobs whose worker has been silent for the claim timeout."""
@@ -65,7 +66,7 @@ class Claims:
             keys=[keys.jobs(lane)], args=[GROUP, self.consumer, self.timeout_ms, count, *self.held[lane]]
         )
         claims = await self._claims(
-            lane, [(i, n, dict(zip(f[::2], f[1::2], strict=True))) for i, n, f in entries]
+            lane, [(entry_id, deliveries, pairs(fields)) for entry_id, deliveries, fields in entries]
         )
         claims_reclaimed.add(len(claims))
         for claim in claims:
@@ -93,9 +94,7 @@ class Claims:
         if not found:
             return []
         entry_id, deliveries, fields = found
-        return await self._claims(
-            "live", [(entry_id, deliveries, dict(zip(fields[::2], fields[1::2], strict=True)))]
-        )
+        return await self._claims("live", [(entry_id, deliveries, pairs(fields))])
 
     async def _claims(
         self, lane: Lane, entries: Iterable[tuple[bytes, int, Mapping[bytes, bytes]]]
@@ -157,8 +156,8 @@ class Claims:
     async def bury(self, claim: Claim, error: str) -> None:
         """Move the job to the dead letters, with its last error."""
         fields = jobs.to_fields(claim.job, claim.traceparent)
-        pairs = dict(zip(fields[::2], fields[1::2], strict=True))
-        await self._bury(claim.lane, claim.id, pairs, claim.deliveries, error)
+        named = dict(zip(fields[::2], fields[1::2], strict=True))
+        await self._bury(claim.lane, claim.id, named, claim.deliveries, error)
 
     async def _bury(
         self,
@@ -168,14 +167,14 @@ class Claims:
         deliveries: int,
         error: str,
     ) -> None:
-        pairs = [part for pair in fields.items() for part in pair]
+        flat = [part for pair in fields.items() for part in pair]
         await script(self.redis, "bury")(
             keys=[keys.jobs(lane), keys.JOBS_DEAD],
             args=[
                 GROUP,
                 entry_id,
                 DEAD_LETTERS_KEPT,
-                *pairs,
+                *flat,
                 "lane",
                 lane,
                 "deliveries",
@@ -196,3 +195,8 @@ class Claims:
                 gone = consumer["idle"] > FORGET_CONSUMER_MS and not consumer["pending"]
                 if gone and consumer["name"] != self.consumer.encode():
                     await self.redis.xgroup_delconsumer(keys.jobs(lane), GROUP, consumer["name"])
+
+
+def pairs(fields: Sequence[bytes]) -> dict[bytes, bytes]:
+    """A stream entry's fields by their names."""
+    return dict(zip(fields[::2], fields[1::2], strict=True))

@@ -43,6 +43,8 @@ LIVE_INTERVAL = 0.2
 """Seconds between looks at live sessions that wait for a worker."""
 FORGET_INTERVAL = 60.0
 RETRY_INTERVAL = 0.5
+HEAD_START = 0.002
+"""Seconds that claimed jobs get before their lane asks for more: a text may be done by then."""
 ACKNOWLEDGE_INTERVAL = 0.02
 """Seconds in which acknowledgements are collected: they need not delay the next job."""
 
@@ -228,7 +230,8 @@ class Service:
                     continue
                 for claim in claims:
                     self._start(claim, tasks, work)
-                await asyncio.sleep(0)  # the jobs begin before this loop asks for more
+                if claims:
+                    await asyncio.sleep(HEAD_START)
         finally:
             await reader.aclose()
 

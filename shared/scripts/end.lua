@@ -5,11 +5,12 @@
 local request, results, done = KEYS[1], KEYS[2], KEYS[3]
 local id, channel, result_ttl, end_state = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local rest = 9 + tonumber(ARGV[8])
+local known = redis.call('HMGET', request, 'state', 'planned', 'kept')
+local state, planned, kept = known[1], tonumber(known[2]), known[3]
 
 local news = {}
 
 local function store(packed, first, last)
-  local kept = redis.call('HGET', request, 'kept')
   local entry
   if kept then
     entry = redis.call('XADD', results, 'MAXLEN', '~', kept, '*', unpack(ARGV, first, last))

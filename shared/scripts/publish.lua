@@ -6,7 +6,6 @@
 -- A request for which 0 results are planned is open-ended: it takes results in ascending order only.
 -- Returns {request's state afterwards or 'gone', results stored, messages stored, messages dropped}; or, with
 -- nothing done, {'mistaken'} if the caller believes what is not so.
-local state = redis.call('HGET', request, 'state')
 if state ~= 'running' then
   return { state or 'gone', 0, 0, 0 }
 end
@@ -21,8 +20,6 @@ if wanted ~= ARGV[rest + 6] then
   return { 'mistaken' }
 end
 
-local planned = tonumber(redis.call('HGET', request, 'planned'))
-
 local function is_new(chunk)
   if planned > 0 then
     return redis.call('SETBIT', done, chunk, 1) == 0
@@ -34,14 +31,14 @@ local function is_new(chunk)
   return true
 end
 
-local stored, queued, dropped = 0, 0, 0
+local stored, queued, dropped, finished = 0, 0, 0, nil
 local at = rest + 8
 for _ = 1, tonumber(ARGV[rest + 7]) do
   local first = at + 3
   local message = first + tonumber(ARGV[at + 2])
   local after = message + 1 + tonumber(ARGV[message])
   if is_new(ARGV[at]) then
-    redis.call('HINCRBY', request, 'done', 1)
+    finished = redis.call('HINCRBY', request, 'done', 1)
     store(ARGV[at + 1], first, message - 1)
     stored = stored + 1
     if after > message + 1 then
@@ -59,7 +56,7 @@ if dropped > 0 then
   redis.call('HINCRBY', counts, 'dropped', dropped)
 end
 
-local finished = tonumber(redis.call('HGET', request, 'done') or 0)
+finished = finished or tonumber(redis.call('HGET', request, 'done') or 0)
 if end_state == 'failed' or (planned > 0 and finished >= planned) then
   finish()
   return { end_state, stored, queued, dropped }

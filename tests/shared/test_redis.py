@@ -68,6 +68,7 @@ async def test_a_unix_socket_with_a_password_and_a_database(tmp_path: Path) -> N
             await redis.config_set("requirepass", "p@ss/word")
         async with client(REDIS_URL=f"unix://:p%40ss%2Fword@{socket}?db=3") as redis:
             assert await redis.get("here") == b"3"
+            assert await redis.multiplexed.call("GET", "here") == b"3"
         async with client(REDIS_URL=f"unix://{socket}") as redis:
             with pytest.raises(RedisError, match=r"(?i)auth"):
                 await redis.ping()
@@ -143,6 +144,7 @@ async def test_tls_with_an_authority_of_ones_own(tls: tuple[int, Path]) -> None:
     async with client(REDIS_URL=f"rediss://127.0.0.1:{port}/2?ssl_ca_certs={authority}") as redis:
         assert await redis.ping()
         assert (await redis.client_info())["db"] == 2
+        assert b"db=2 " in await redis.multiplexed.call("CLIENT", "INFO")
 
 
 async def test_tls_with_a_certificate_that_nobody_vouches_for_is_refused(tls: tuple[int, Path]) -> None:
@@ -246,8 +248,9 @@ async def test_a_server_that_accepts_and_never_answers(
 
     async with listening(silence) as port:
         redis: Redis = opener(impatient(port))  # type: ignore[operator]
-        with pytest.raises(RedisError, match=r"(?i)timeout"):
-            await asyncio.wait_for(redis.get("k"), 15)
+        for ask in (redis.get("k"), redis.multiplexed.call("GET", "k")):
+            with pytest.raises(RedisError, match=r"(?i)timeout"):
+                await asyncio.wait_for(ask, 15)
         await redis.aclose()
 
 
@@ -261,10 +264,12 @@ async def test_a_server_that_hangs_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
     async with listening(hang_up) as port:
         redis = connect(impatient(port))
-        with pytest.raises(RedisError):
-            await asyncio.wait_for(redis.get("k"), 15)
+        for ask in (redis.get("k"), redis.multiplexed.call("GET", "k")):
+            calls = 0
+            with pytest.raises(RedisError):
+                await asyncio.wait_for(ask, 15)
+            assert calls >= 3
         await redis.aclose()
-    assert calls >= 3
 
 
 async def test_a_server_that_is_not_there() -> None:

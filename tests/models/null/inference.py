@@ -12,6 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 
 DIMENSION = 768
+NUMBERS = np.arange(1, DIMENSION + 1)
 
 
 class Answer:
@@ -70,7 +71,7 @@ def text_vector(text):
     if text.startswith("fail"):
         raise RuntimeError(f"asked to fail on {text!r}")
     seed = zlib.crc32(text.encode())
-    return np.random.default_rng(seed).normal(size=DIMENSION).astype(np.float32)
+    return ((NUMBERS * seed % 1999 - 999) / 999).astype(np.float32)
 
 
 def clip_vector(frames):

@@ -1,0 +1,112 @@
+"""Many commands over one connection to a real Valkey, also when it breaks."""
+
+import asyncio
+
+import pytest
+from redis.exceptions import ConnectionError, ResponseError, TimeoutError  # noqa: A004 - redis-py's names
+
+from shared.multiplexed import Multiplexed
+from shared.redis import Redis, connect
+from shared.settings import load
+from tests.support import until
+
+
+@pytest.fixture
+def calls(redis: Redis) -> Multiplexed:
+    return redis.multiplexed
+
+
+async def identity(calls: Multiplexed) -> int:
+    return int(await calls.call("CLIENT", "ID"))
+
+
+async def test_every_caller_gets_its_own_answer(calls: Multiplexed) -> None:
+    texts = [f"{n}" * (n % 7 * 500) for n in range(300)]
+    answers = await asyncio.gather(*(calls.call("ECHO", text) for text in texts))
+    assert answers == [text.encode() for text in texts]
+
+
+async def test_all_of_them_use_one_connection(calls: Multiplexed, redis: Redis) -> None:
+    identities = await asyncio.gather(*(identity(calls) for _ in range(50)))
+    assert len(set(identities)) == 1
+    mine = [c for c in await redis.client_list() if int(c["id"]) == identities[0]]
+    assert len(mine) == 1
+
+
+async def test_answers_of_every_kind(calls: Multiplexed) -> None:
+    assert await calls.call("SET", "k", b"\xff\x00") == b"OK"
+    assert await calls.call("GET", "k") == b"\xff\x00"
+    assert await calls.call("GET", "nothing") is None
+    assert await calls.call("APPEND", "k", 1.5) == 5
+    assert await calls.call("EVAL", "return {1, 'a', false, {2}}", 0) == [1, b"a", None, [2]]
+
+
+async def test_an_error_is_that_of_its_caller_alone(calls: Multiplexed) -> None:
+    await calls.call("SET", "k", "text")
+    before = await identity(calls)
+    fine, wrong, fine_too = await asyncio.gather(
+        calls.call("ECHO", "a"), calls.call("INCR", "k"), calls.call("ECHO", "b"), return_exceptions=True
+    )
+    assert (fine, fine_too) == (b"a", b"b")
+    assert isinstance(wrong, ResponseError)
+    assert "not an integer" in str(wrong)
+    assert await identity(calls) == before
+
+
+async def test_an_answer_that_nobody_waits_for_is_dropped(calls: Multiplexed) -> None:
+    await calls.call("PING")
+    for turn in range(60):
+        task = asyncio.create_task(calls.call("ECHO", "forgotten"))
+        for _ in range(turn % 6):
+            await asyncio.sleep(0)
+        if task.cancel():
+            await asyncio.wait([task])
+            assert task.cancelled()
+        assert await calls.call("ECHO", f"{turn}") == f"{turn}".encode()
+
+
+async def test_commands_under_way_are_sent_again_when_the_connection_breaks(
+    calls: Multiplexed, redis: Redis
+) -> None:
+    first = await identity(calls)
+    waiting = [asyncio.create_task(calls.call("BLPOP", "list", 0)) for _ in range(2)]
+    await asyncio.sleep(0.05)
+    await redis.client_kill_filter(_id=str(first))
+    await redis.rpush("list", "x", "y")
+    answers = await asyncio.wait_for(asyncio.gather(*waiting), 10)
+    assert sorted(value for _, value in answers) == [b"x", b"y"]
+    assert await identity(calls) != first
+
+
+async def test_a_command_that_gets_no_answer_fails_and_takes_the_connection_with_it(redis_url: str) -> None:
+    client = connect(load({"REDIS_URL": redis_url, "RTEMBED_REDIS_TIMEOUT": "0.2"}))
+    first = await identity(client.multiplexed)
+    with pytest.raises(TimeoutError, match=r"did not answer within 0\.2 s"):
+        await asyncio.wait_for(client.multiplexed.call("BLPOP", "list", 0), 15)
+    assert await identity(client.multiplexed) != first
+    await client.aclose()
+
+
+async def test_slow_answers_that_come_in_time_are_no_silence(redis_url: str) -> None:
+    client = connect(load({"REDIS_URL": redis_url, "RTEMBED_REDIS_TIMEOUT": "0.3"}))
+    first = await identity(client.multiplexed)
+    for _ in range(4):
+        assert await client.multiplexed.call("BLPOP", "list", 0.2) is None
+    assert await identity(client.multiplexed) == first
+    await client.aclose()
+
+
+async def test_closing_ends_those_who_wait_and_the_connection(redis: Redis, redis_url: str) -> None:
+    client = connect(load({"REDIS_URL": redis_url}))
+    mine = await identity(client.multiplexed)
+    replies = client.multiplexed._replies
+    assert replies
+    waiting = replies.to(("BLPOP", "list", 0))
+    await client.aclose()
+    with pytest.raises(ConnectionError, match="closed"):
+        await waiting
+
+    async def gone() -> bool:
+        return all(int(c["id"]) != mine for c in await redis.client_list())
+
+    await until(gone)

@@ -103,9 +103,14 @@ class Source:
         """The packets from the present position on. Ends where the file is cut off or unreadable."""
         self.at_start = False
         with contextlib.suppress(av.error.FFmpegError):
-            for packet in self.container.demux(self.stream):
-                if packet.size:
-                    yield packet
+            while True:
+                try:
+                    for packet in self.container.demux(self.stream):
+                        if packet.size:
+                            yield packet
+                    return
+                except IndexError:  # PyAV's, at a packet of a stream that began after the file was opened
+                    continue
 
     def seek(self, time: int) -> None:
         """Go to where the container believes the last key frame at or before `time` (ns) to be."""

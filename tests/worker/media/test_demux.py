@@ -143,6 +143,19 @@ def test_a_file_that_is_cut_off_ends_where_its_packets_do(
     assert times[-1] < found.duration <= times[-1] + SECOND // 10
 
 
+def test_sound_that_begins_after_the_file_was_opened_hides_no_video(tmp_path: Path) -> None:
+    silent = make(tmp_path / "silent.ts").read_bytes()
+    loud = make(tmp_path / "loud.ts", audio_seconds=2).read_bytes()
+    nothing = (b"\x47\x1f\xff\x10" + bytes(184)) * 40_000  # more than FFmpeg looks at, at either end
+    path = tmp_path / "both.ts"
+    path.write_bytes(silent + nothing + loud + nothing + silent)
+    source = Source(str(path), LIMITS)
+    assert len(source.container.streams) == 1, "the sound was found at once, so that this shows nothing"
+    packets = list(source.packets())
+    assert len(packets) == 3 * 60
+    source.close()
+
+
 def test_a_recording_without_duration_has_one(film: FindFilm, tmp_path: Path) -> None:
     """What a browser's MediaRecorder makes: Matroska that was never closed."""
     endless = copy(film("vp9"), tmp_path / "endless.webm", live="1")

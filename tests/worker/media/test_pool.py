@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gc
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -203,6 +204,32 @@ async def test_memory_is_used_again(film: FindFilm) -> None:
         process = pool._slots[0].process
         assert process is not None
         assert process.memory.size == 2 * 8 * 3 * SIZE * SIZE
+
+
+async def test_decoders_killed_at_random_during_200_chunks_lose_nothing(film: FindFilm) -> None:
+    rng, loop = random.Random(3), asyncio.get_running_loop()
+    path, kills = film("h264-gop250"), 0
+    chunks = plan_chunks(0, 8 * SECOND, SECOND // 25, 0, None)
+    clips: list[Frames] = []
+
+    def kill(pool: DecoderPool) -> None:
+        nonlocal kills
+        for slot in pool._slots:
+            if slot.process and slot.process.alive:
+                os.kill(slot.process.pid, signal.SIGKILL)
+                kills += 1
+
+    async with running(2) as pool, aclosing(pool.clips(path, chunks, 8, SIZE)) as decoding:
+        async for clip in decoding:
+            clips.append(list(zip(clip.times, clip.frames.copy(), strict=True)))
+            clip.release()
+            if rng.random() < 0.06:
+                loop.call_later(rng.uniform(0, 0.02), kill, pool)
+                await asyncio.sleep(rng.uniform(0, 0.02))
+        assert pool.counts.restarts >= 5
+    assert (len(chunks), kills > 5) == (200, True)
+    frames = decode_everything(path)
+    assert same(clips, [pick(frames, chunk, 8) for chunk in chunks])
 
 
 async def test_nothing_is_left_open(film: FindFilm) -> None:

@@ -181,6 +181,9 @@ decode_slots = _gauge("rtembed_decode_slots", "Decoders, by state: busy or idle"
 frames_decoded = _counter("rtembed_frames_decoded_total", "Frames that went through a decoder", seeds=[{}])
 frames_used = _counter("rtembed_frames_used_total", "Frames that became part of a clip", seeds=[{}])
 decoder_restarts = _counter("rtembed_decoder_restarts_total", "Decoder processes replaced", seeds=[{}])
+bytes_fetched = _counter(
+    "rtembed_asset_bytes_fetched_total", "Bytes of assets that workers read from a bucket", seeds=[{}]
+)
 dropped = _counter(
     "rtembed_dropped_total",
     "What was given up, by cause",

@@ -256,6 +256,15 @@ class Settings:
         Path("/tmp/assets"),  # noqa: S108 - the original's default
         "Folder of uploaded files, shared by gateways and workers",
     )
+    asset_store: str = setting(
+        "RTEMBED_ASSET_STORE",
+        Kind(
+            _matching(r"s3://[a-z0-9][a-z0-9.\-]{1,61}[a-z0-9](/[A-Za-z0-9_.\-/]*)?"),
+            "s3://BUCKET or s3://BUCKET/PREFIX, the prefix of letters, digits and _.-/",
+        ),
+        "",
+        "Bucket in which uploaded files lie instead of the folder, with the AWS_ variables below",
+    )
     skip_media_verification: bool = setting(
         "VSS_SKIP_INPUT_MEDIA_VERIFICATION",
         Kind(bool, "any text"),
@@ -269,8 +278,7 @@ class Settings:
         "MAX_ASSET_STORAGE_SIZE_GB",
         whole(0, 10**6),
         0,
-        "Most GiB in the folder of uploaded files; above nine tenths of it the oldest unused ones go; "
-        "0: no cap",
+        "Most GiB of uploaded files; above nine tenths of it the oldest unused ones go; 0: no cap",
     )
     asset_max_age_hours: float = setting(
         "ASSET_MAX_AGE_HOURS",
@@ -357,17 +365,31 @@ class Settings:
     file_url_dirs: tuple[str, ...] = setting(
         "FILE_URL_ALLOWED_DIRS", listed(","), (), "Folders that file:// URLs may name; empty: none"
     )
-    s3_access_key: str | None = setting("AWS_ACCESS_KEY_ID", TEXT, None, "Access key for s3:// URLs")
+    s3_access_key: str | None = setting(
+        "AWS_ACCESS_KEY_ID",
+        TEXT,
+        None,
+        "Access key for s3:// URLs and the asset store, which without one takes the role of its container or "
+        "instance",
+    )
     s3_secret_key: str | None = setting("AWS_SECRET_ACCESS_KEY", TEXT, None, "Its secret", secret=True)
     s3_session_token: str | None = setting(
         "AWS_SESSION_TOKEN", TEXT, None, "Session token of temporary credentials", secret=True
     )
+    aws_region: str | None = setting("AWS_REGION", TEXT, None, "Region of the buckets; wins over the next")
     s3_region: str = setting("AWS_DEFAULT_REGION", TEXT, "us-east-1", "Region of the buckets")
     s3_endpoint_url: str | None = setting(
         "S3_ENDPOINT_URL", TEXT, None, "S3 service other than Amazon's; wins over AWS_ENDPOINT_URL_S3"
     )
     aws_endpoint_url_s3: str | None = setting(
         "AWS_ENDPOINT_URL_S3", TEXT, None, "S3 service other than Amazon's"
+    )
+
+    s3_addressing: str = setting(
+        "RTEMBED_S3_ADDRESSING",
+        choice("path", "virtual"),
+        "path",
+        "Where an S3 request names its bucket: in the path, as MinIO and most others want it, or in the host",
     )
 
     # Queues and results

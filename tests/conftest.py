@@ -9,6 +9,7 @@ from redis import Redis as BlockingRedis
 
 from shared.redis import Redis, connect
 from shared.settings import Settings, load
+from tests.buckets import Buckets
 from tests.support import RedisServer, redis62_binary, valkey_binary
 
 hypothesis.settings.register_profile("no deadline", deadline=None)  # no test asserts a time
@@ -31,6 +32,14 @@ def redis62(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     server.start()
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def buckets() -> Iterator[Buckets]:
+    """A service that speaks S3's protocol."""
+    service = Buckets()
+    yield service
+    service.stop()
 
 
 @pytest.fixture

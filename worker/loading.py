@@ -14,6 +14,7 @@ from worker.cores import cores
 from worker.engine.base import Engine
 from worker.engine.onnx import OnnxEngine
 from worker.engine.python import inference_file, load_python_model, run_repository_script
+from worker.media.fetching import Buckets
 from worker.media.limits import MediaLimits
 from worker.media.pool import DecoderPool
 from worker.models.conse import recipe as conse
@@ -124,6 +125,7 @@ async def open_media(settings: Settings, batch_size: int) -> AsyncIterator[Decod
         sparse=settings.sparse_decoding,
         reuse=not settings.decoder_reuse_disabled,
         ahead=min(2 * batch_size, MOST_CLIPS_AHEAD),
+        buckets=Buckets(settings),
     )
     await pool.start()
     try:

@@ -55,6 +55,7 @@ class Measured:
         self.follow(lambda: counts.frames_decoded, metrics.frames_decoded)
         self.follow(lambda: counts.frames_used, metrics.frames_used)
         self.follow(lambda: counts.restarts, metrics.decoder_restarts)
+        self.follow(lambda: counts.bytes_fetched, metrics.bytes_fetched)
 
     def follow_publisher(self, publisher: Publisher) -> None:
         """Measure what becomes of messages."""

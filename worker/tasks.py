@@ -4,7 +4,6 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import ExitStack, aclosing
-from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -94,9 +93,7 @@ class Tasks:
         """Open a file and answer what it is, or with the error that says why it is none."""
         try:
             is_file = job.asset.kind == "file"
-            facts = await (
-                self._media.probe(Path(job.asset.path)) if is_file else self._live.probe(job.asset)
-            )
+            facts = await (self._media.probe(job.asset.path) if is_file else self._live.probe(job.asset))
         except RtEmbedError as error:
             log.info("file refused", asset=job.asset.id, error=error.message)
             await self._publisher.fail(job, failed(error.message, error.code, error.status))
@@ -143,7 +140,7 @@ class Tasks:
     async def _decode(self, job: VideoJob, chunks: Sequence[Chunk]) -> AsyncGenerator[Clip, None]:
         if not chunks:
             return
-        paths = [Path(asset.path) for asset in job.assets]
+        paths = [asset.path for asset in job.assets]
         if job.assets[0].media_type == "image":
             yield await self._media.images(paths, self._model.resolution)
             return

@@ -52,18 +52,20 @@ class Clip:
 
 
 class Media(Protocol):
-    """Reads media for the worker. Cancelling a call stops its work and frees what it held."""
+    """Reads media for the worker: local files, and objects by their s3:// URLs. Cancelling a call stops its
+    work and frees what it held."""
 
-    async def probe(self, path: Path) -> MediaFacts:
-        """Open the file and say what it is. Raises InvalidFile naming what is wrong with it."""
+    async def probe(self, path: str | Path) -> MediaFacts:
+        """Open the file and say what it is. Raises InvalidFile naming what is wrong with it, and Unavailable
+        if the bucket that it lies in is away."""
 
     def clips(
-        self, path: Path, chunks: Sequence[Chunk], frames: int, size: int
+        self, path: str | Path, chunks: Sequence[Chunk], frames: int, size: int
     ) -> AsyncGenerator[Clip, None]:
         """Decode consecutive chunks of one video file, in order, up to `frames` frames each, scaled to
         `size` x `size`. Raises DecodeError at the first chunk that fails."""
 
-    async def images(self, paths: Sequence[Path], size: int) -> Clip:
+    async def images(self, paths: Sequence[str | Path], size: int) -> Clip:
         """One clip with one frame per image, in order, times 0, chunk (0, 0, 0). Raises DecodeError."""
 
     async def close(self) -> None:

@@ -1,4 +1,4 @@
-"""A decoder process: `python -m worker.media.child SOCKET ARENA NICENESS [BLOCKS]`, started by its worker only.
+"""A decoder process: `python -m worker.media.child SOCKET ARENA NICENESS [BLOCKS]`, started by its worker.
 
 It takes one job at a time. A thread listens to the worker, so that a job can be cancelled and so that the
 process ends at once when the worker goes away, whatever the decoder is doing.

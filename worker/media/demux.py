@@ -17,6 +17,7 @@ from av.video.stream import VideoStream
 from shared.chunks import SECOND
 from shared.errors import DecodeError, InvalidFile
 from worker.media.base import MediaFacts
+from worker.media.files import LOCAL, Files
 from worker.media.limits import MediaLimits
 
 # Containers that hold their media themselves. No playlists (hls, dash, concat), no device, no network, no
@@ -56,10 +57,11 @@ class Source:
     Raises InvalidFile naming what is wrong with the file.
     """
 
-    def __init__(self, path: str, limits: MediaLimits) -> None:
+    def __init__(self, path: str, limits: MediaLimits, files: Files = LOCAL) -> None:
         self.path = path
+        self.files = files
         self._limits = limits
-        self.container = _open(path, limits)
+        self.container = _open(path, limits, files)
         try:
             self.stream = _video_stream(self.container, limits)
         except InvalidFile:
@@ -139,7 +141,7 @@ class Source:
         if self.at_start:
             return
         self.container.close()
-        self.container = _open(self.path, self._limits)
+        self.container = _open(self.path, self._limits, self.files)
         self.at_start = True
         self.stream = _video_stream(self.container, self._limits)
 
@@ -221,9 +223,9 @@ class Source:
         return end
 
 
-def _open(path: str, limits: MediaLimits) -> InputContainer:
+def _open(path: str, limits: MediaLimits, files: Files) -> InputContainer:
     try:
-        return av.open(f"file:{Path(path).absolute()}", options=container_options(limits))
+        return av.open(files.for_ffmpeg(path), "r", options=container_options(limits))
     except av.error.FileNotFoundError as error:
         raise InvalidFile(f"no such file: {Path(path).name}") from error
     except av.error.ArgumentError as error:  # what FFmpeg says of a format that is not allowed
@@ -270,7 +272,7 @@ def decoding_context(source: Source, limits: MediaLimits) -> VideoCodecContext:
     Only a context that belongs to an open container has all of it, so the file is opened once more. The
     source's own context would not do: PyAV flushes it in every seek, in the middle of another thread's work.
     """
-    container = _open(source.path, limits)
+    container = _open(source.path, limits, source.files)
     try:
         return _video_stream(container, limits).codec_context
     finally:

@@ -1,6 +1,7 @@
 """Reading still images: JPEG, PNG, WebP, GIF (its first frame) and BMP."""
 
 import struct
+from io import BytesIO
 from pathlib import Path
 
 import av
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from shared.errors import DecodeError, InvalidFile
 from worker.media.base import MediaFacts
 from worker.media.demux import Refused
+from worker.media.files import LOCAL, Files
 from worker.media.limits import MediaLimits
 from worker.media.orientation import exif_orientation, turn
 from worker.media.swscale import Scaler
@@ -35,14 +37,9 @@ def image_format(head: bytes) -> str | None:
 _BMP_HEADERS = {struct.pack("<I", size) for size in (12, 40, 52, 56, 64, 108, 124)}
 
 
-def image_facts(path: str, kind: str, limits: MediaLimits) -> MediaFacts:
+def image_facts(path: str, kind: str, limits: MediaLimits, files: Files = LOCAL) -> MediaFacts:
     """The facts of an image, from its header alone. Raises InvalidFile."""
-    return _facts(_read(path, MOST_HEADER), kind, limits)
-
-
-def _read(path: str, most: int) -> bytes:
-    with Path(path).open("rb") as file:
-        return file.read(most)
+    return _facts(files.read(path, MOST_HEADER), kind, limits)
 
 
 def _facts(data: bytes, kind: str, limits: MediaLimits) -> MediaFacts:
@@ -107,21 +104,22 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
             at += struct.unpack_from(">H", data, at)[0]
 
 
-def read_image(path: str, scaler: Scaler, limits: MediaLimits, out: NDArray[np.uint8]) -> None:
+def read_image(
+    path: str, scaler: Scaler, limits: MediaLimits, out: NDArray[np.uint8], files: Files = LOCAL
+) -> None:
     """Decode the image to `out`, uint8 [3, size, size]. Raises DecodeError.
 
     Its EXIF orientation is followed: the picture is embedded as a viewer shows it.
     """
     name = Path(path).name
     try:
-        data = _read(path, MOST_BYTES)
+        data = files.read(path, MOST_BYTES)
         kind = image_format(data[:32])
         if kind is None:
             raise DecodeError(f"{name} is no image of a known kind")
         _facts(data, kind, limits)
         options = {"protocol_whitelist": "file", "max_pixels": str(limits.image_pixels), "threads": "1"}
-        source = f"file:{Path(path).absolute()}"
-        with av.open(source, format=_DEMUXERS[kind], options=options) as container:
+        with av.open(BytesIO(data), "r", format=_DEMUXERS[kind], options=options) as container:
             container.streams.video[0].codec_context.thread_count = 1
             frame = next(container.decode(video=0))
             scaler.scale(frame, out)

@@ -20,6 +20,7 @@ from worker.media.wire import (
     FromDecoder,
     Grant,
     Request,
+    paths,
 )
 
 CANCEL_GRACE = 2.0
@@ -89,6 +90,8 @@ class Job:
 
     def send(self, request: Request) -> None:
         """Start the job."""
+        if self.process.fetching:
+            self.process.fetching.allow(paths(request))
         self.running = True
         self.process.send(request)
 

@@ -5,14 +5,15 @@ import signal
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import structlog
 
 from shared.chunks import SECOND, Chunk
-from shared.errors import DecodeError, InvalidFile
+from shared.errors import DecodeError, InvalidFile, Unavailable
 from worker.cores import cores
 from worker.media.base import Clip, MediaFacts
+from worker.media.fetching import Buckets, Fetching
 from worker.media.job import Job, JobFailed, SharedClip
 from worker.media.limits import MediaLimits
 from worker.media.process import DecoderDied
@@ -32,7 +33,7 @@ class DecoderPool:
     the wanted frames need; `reuse` keeps a file and its decoders open for the next job. `lanes` threads (0:
     one per core) are shared out among the files being decoded when a job starts, at least one to each. At
     most `ahead` clips of one `clips` call are unreleased at a time: it waits for a release before it goes on.
-    `counts` tells what has been done so far.
+    `counts` tells what has been done so far. Without `buckets` it reads no objects.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class DecoderPool:
         lanes: int = 0,
         ahead: int = 4,
         niceness: int = 5,
+        buckets: Buckets | None = None,
     ) -> None:
         self.counts = Counts()
         self._limits = limits or MediaLimits()
@@ -53,10 +55,11 @@ class DecoderPool:
         self._ahead = ahead
         self._lanes = lanes or cores()
         setup = Setup(limits=self._limits, lanes=self._lanes, sparse=sparse, reuse=reuse)
-        self._idle = [Slot(setup, niceness, self.counts) for _ in range(slots)]
+        fetching = (lambda: Fetching(buckets, self.counts)) if buckets else None
+        self._idle = [Slot(setup, niceness, self.counts, fetching) for _ in range(slots)]
         self._slots = list(self._idle)
         self._room = asyncio.Semaphore(slots)
-        self._prober = Slot(setup, 0, self.counts)
+        self._prober = Slot(setup, 0, self.counts, fetching)
         self._probing = asyncio.Lock()
         self._closed = False
 
@@ -93,8 +96,9 @@ class DecoderPool:
         for slot in (*self._slots, self._prober):
             await slot.drop()
 
-    async def probe(self, path: Path) -> MediaFacts:
-        """What the file is. Raises InvalidFile naming what is wrong with it."""
+    async def probe(self, path: str | Path) -> MediaFacts:
+        """What the file is. Raises InvalidFile naming what is wrong with it, and Unavailable if the bucket
+        that it lies in is away."""
         try:
             async with self._probing, self._job(self._prober, (0,), self._limits.seconds) as job:
                 message = await job.ask(Probe(str(path)))
@@ -103,13 +107,15 @@ class DecoderPool:
         except TimeoutError as error:
             raise InvalidFile(f"the file could not be read within {self._limits.seconds:g} s") from error
         except JobFailed as failed:
+            if failed.kind == "away":
+                raise Unavailable(failed.detail) from failed
             raise InvalidFile(failed.detail) from failed
         if not isinstance(message, Found):
             raise TypeError(message)
         return message.facts
 
     async def clips(
-        self, path: Path, chunks: Sequence[Chunk], frames: int, size: int
+        self, path: str | Path, chunks: Sequence[Chunk], frames: int, size: int
     ) -> AsyncGenerator[Clip, None]:
         """The clips of `chunks`, in order. Raises DecodeError at the first that cannot be had."""
         left = list(chunks)
@@ -127,9 +133,11 @@ class DecoderPool:
                 return
             except (DecoderDied, JobFailed, TimeoutError) as error:
                 attempts.failed(error)
-                log.warning("decoding again", file=path.name, chunk=left[0].index, reason=str(error))
+                log.warning(
+                    "decoding again", file=PurePosixPath(path).name, chunk=left[0].index, reason=str(error)
+                )
 
-    async def images(self, paths: Sequence[Path], size: int) -> Clip:
+    async def images(self, paths: Sequence[str | Path], size: int) -> Clip:
         """One clip with one frame per image. Raises DecodeError."""
         shape = (len(paths), 3, size, size)
         attempts = _Attempts(self._attempts, self.counts)
@@ -225,7 +233,9 @@ class _Attempts:
             self._kills += 1
         else:
             self._failures += 1
-        again = isinstance(error, DecoderDied) or (isinstance(error, JobFailed) and error.kind == "decode")
+        again = isinstance(error, DecoderDied) or (
+            isinstance(error, JobFailed) and error.kind in ("decode", "away")
+        )
         if self._failures >= self._most or not again:
             raise DecodeError(_detail(error)) from error
         self._counts.retries += 1

@@ -11,6 +11,8 @@ import sys
 import numpy as np
 from numpy.typing import NDArray
 
+from shared.tasks import end
+from worker.media.fetching import Fetching
 from worker.media.wire import HEADER, FromDecoder, Ready, Setup, ToDecoder, from_decoder, pack
 
 # What FFmpeg and Python need of the environment, and no more: no proxy, no credential, no preload.
@@ -75,9 +77,15 @@ class DecoderProcess:
     """A running decoder process."""
 
     def __init__(
-        self, process: asyncio.subprocess.Process, connection: socket.socket, memory: SharedMemory
+        self,
+        process: asyncio.subprocess.Process,
+        connection: socket.socket,
+        memory: SharedMemory,
+        fetching: Fetching | None = None,
     ) -> None:
         self.memory = memory
+        self.fetching = fetching
+        self._serving: asyncio.Task[None] | None = None
         self.sandbox = ""
         self._process = process
         self._socket = connection
@@ -95,36 +103,46 @@ class DecoderProcess:
         return self._process.returncode is None
 
     @classmethod
-    async def start(cls, setup: Setup, niceness: int) -> "DecoderProcess":
-        """Start one and wait until it is ready. Raises DecoderDied or TimeoutError."""
+    async def start(cls, setup: Setup, niceness: int, fetching: Fetching | None = None) -> "DecoderProcess":
+        """Start one and wait until it is ready. Without `fetching` it can read no objects. Raises DecoderDied
+        or TimeoutError."""
         memory = SharedMemory()
         ours, theirs = socket.socketpair()
+        blocks, their_blocks = socket.socketpair()
+        given = (theirs.fileno(), memory.fd, *((their_blocks.fileno(),) if fetching else ()))
         environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
         try:
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "worker.media.child",
-                str(theirs.fileno()), str(memory.fd), str(niceness),
+                str(theirs.fileno()), str(memory.fd), str(niceness), *map(str, given[2:]),
                 stdin=asyncio.subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(), memory.fd),
+                pass_fds=given,
                 env={**environment, "MALLOC_ARENA_MAX": "2"},
             )  # fmt: skip
         except BaseException:
             ours.close()
+            blocks.close()
             memory.close()
             raise
         finally:
             theirs.close()
-        started = cls(process, ours, memory)
+            their_blocks.close()
+        started = cls(process, ours, memory, fetching)
         try:
             async with asyncio.timeout(START_TIMEOUT):
-                await started._connect(setup)
+                await started._connect(setup, blocks)
         except BaseException:
             await started.kill()
             raise
         return started
 
-    async def _connect(self, setup: Setup) -> None:
+    async def _connect(self, setup: Setup, blocks: socket.socket) -> None:
         self._reader, self._writer = await asyncio.open_unix_connection(sock=self._socket)
+        if self.fetching:
+            ends = await asyncio.open_unix_connection(sock=blocks)
+            self._serving = asyncio.create_task(self.fetching.serve(*ends))
+        else:
+            blocks.close()
         self.send(setup)
         ready = await self.receive()
         if isinstance(ready, Ready):
@@ -156,6 +174,8 @@ class DecoderProcess:
         """End it at once, whatever it does, and free what it held."""
         self.terminate()
         await self._process.wait()
+        if self._serving:
+            await end([self._serving])
         if hasattr(self, "_writer"):
             self._writer.close()
         self._socket.close()

@@ -1,6 +1,9 @@
 """Room for one decoder process."""
 
+from collections.abc import Callable
+
 from shared.errors import DecodeError
+from worker.media.fetching import Fetching
 from worker.media.process import DecoderDied, DecoderProcess
 from worker.media.wire import Counts, Setup
 
@@ -8,7 +11,13 @@ from worker.media.wire import Counts, Setup
 class Slot:
     """Room for one decoder process, which is started when it is needed and is not there."""
 
-    def __init__(self, setup: Setup, niceness: int, counts: Counts) -> None:
+    def __init__(
+        self,
+        setup: Setup,
+        niceness: int,
+        counts: Counts,
+        fetching: Callable[[], Fetching] | None = None,
+    ) -> None:
         self.path = ""
         self.process: DecoderProcess | None = None
         self.trouble = ""
@@ -16,6 +25,7 @@ class Slot:
         self._setup = setup
         self._niceness = niceness
         self._counts = counts
+        self._fetching = fetching
         self._started = False
 
     async def ready(self) -> DecoderProcess:
@@ -26,7 +36,8 @@ class Slot:
         if self._started:
             self._counts.restarts += 1
         try:
-            self.process = await DecoderProcess.start(self._setup, self._niceness)
+            fetching = self._fetching() if self._fetching else None
+            self.process = await DecoderProcess.start(self._setup, self._niceness, fetching)
         except (OSError, TimeoutError, DecoderDied) as error:
             self.trouble = f"no decoder process could be started: {error}"
             raise DecodeError(self.trouble) from error

@@ -19,8 +19,8 @@ class Counts(msgspec.Struct):
 
     `packets` were demuxed, of which `packets_dropped` never reached a decoder; `frames_decoded` did, of which
     `frames_used` are in clips and `decode_errors` could not be decoded. `dense_chunks` were decoded whole,
-    because selection was not possible or not wanted; `bytes_fetched` came from a bucket; `retries` and `restarts` count second attempts and
-    replaced decoder processes.
+    because selection was not possible or not wanted; `bytes_fetched` came from a bucket; `retries` and
+    `restarts` count second attempts and replaced decoder processes.
     """
 
     packets: int = 0
@@ -123,6 +123,16 @@ Request = Probe | Decode | Choose | Look | Images | DecodeRuns
 ToDecoder = Setup | Request | Grant | Cancel
 
 
+def paths(request: Request) -> list[str]:
+    """The files that the job reads."""
+    match request:
+        case Probe() | Decode() | Choose():
+            return [request.path]
+        case Images():
+            return request.paths
+    return []
+
+
 # From a decoder process ---------------------------------------------------------------------------------
 
 
@@ -180,10 +190,10 @@ class Finished(msgspec.Struct, tag=True, frozen=True):
 
 class Failed(msgspec.Struct, tag=True, frozen=True):
     """The job ended here. `invalid`: the file is no usable media; `refused`: a limit forbids it; `decode`:
-    decoding went wrong and may be tried again; `cancelled`: as asked; `unsuited`: its packets cannot be
-    chosen from or handed over, but they can be decoded here."""
+    decoding went wrong and may be tried again; `away`: the file's bytes could not be fetched; `cancelled`: as
+    asked; `unsuited`: its packets cannot be chosen from or handed over, but they can be decoded here."""
 
-    kind: Literal["invalid", "refused", "decode", "cancelled", "unsuited"]
+    kind: Literal["invalid", "refused", "decode", "cancelled", "away", "unsuited"]
     detail: str
     counts: Counts
 

@@ -15,15 +15,18 @@ class Engine(Protocol):
     thread at a time, and the two may run at the same time."""
 
     supports_text: bool
+    trouble: str
+    """Why the engine is of no more use in this process; empty while it works."""
 
     def embed_video(self, clips: Clips) -> Vectors:
         """`clips` uint8 [B, frames, 3, resolution, resolution], RGB -> float32 [B, dimension].
 
-        Raises EngineError.
+        Raises EngineError, or DeviceLost with the GPU's `trouble`.
         """
 
     def embed_text(self, texts: Sequence[str]) -> Vectors:
-        """float32 [len(texts), dimension]. Raises EngineError, or NotSupported without a text tower."""
+        """float32 [len(texts), dimension]. Raises EngineError, DeviceLost, or NotSupported without a text
+        tower."""
 
     def close(self) -> None:
         """Release what the engine holds."""

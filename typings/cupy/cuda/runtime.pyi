@@ -1,0 +1,4 @@
+class CUDARuntimeError(RuntimeError):
+    status: int
+
+def getDeviceCount() -> int: ...

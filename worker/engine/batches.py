@@ -1,0 +1,55 @@
+"""Batches that shrink while memory is short."""
+
+from collections.abc import Callable
+
+import structlog
+
+from shared.errors import EngineError
+from worker.engine.base import Vectors
+
+log = structlog.get_logger(__name__)
+
+PATIENCE = 64
+"""Batches that must fit, one after the other, before larger ones are tried again."""
+
+
+class Batches:
+    """Cuts work into batches of at most `limit`, which halves when memory runs out and comes back later."""
+
+    def __init__(self, most: int, out_of_memory: type[Exception]) -> None:
+        self.limit = most
+        self._most = most
+        self._out_of_memory = out_of_memory
+        self._fitted = 0
+
+    def run(self, count: int, call: Callable[[int, int], Vectors]) -> list[Vectors]:
+        """What `call(start, end)` gives for consecutive parts of 0 to `count`.
+
+        Raises EngineError if there is no memory for a single item.
+        """
+        done: list[Vectors] = []
+        start = 0
+        while start < count:
+            end = min(count, start + self.limit)
+            try:
+                done.append(call(start, end))
+            except self._out_of_memory as error:
+                self._shrink(end - start, error)
+            else:
+                self._grow()
+                start = end
+        return done
+
+    def _shrink(self, size: int, error: Exception) -> None:
+        self._fitted = 0
+        if size == 1:
+            raise EngineError(f"the GPU has no memory left for a batch of one: {error}") from error
+        self.limit = size // 2
+        log.warning("GPU memory is short: smaller batches", batch_size=self.limit, error=str(error))
+
+    def _grow(self) -> None:
+        self._fitted += 1
+        if self.limit < self._most and self._fitted >= PATIENCE:
+            self._fitted = 0
+            self.limit = min(self._most, 2 * self.limit)
+            log.info("larger batches again", batch_size=self.limit)

@@ -1,0 +1,285 @@
+"""Builds TensorRT engines from graphs. Needs no GPU with TensorRT for RTX, one with TensorRT."""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import msgspec
+import structlog
+import tensorrt as trt
+
+from shared.errors import ModelError
+from worker.engine.arguments import BuilderArguments
+from worker.models.directory import ModelDirectory, ModelInfo
+
+log = structlog.get_logger(__name__)
+
+ERRORS_KEPT = 10
+TEXT_TYPICAL = 2
+"""A typical text has the longest one's length divided by this."""
+
+LIBRARY = "tensorrt_rtx" if trt.__name__.startswith("tensorrt_rtx") else "tensorrt"
+"""Whose builder this is."""
+
+Shape = tuple[int, ...]
+
+
+class Tensor(msgspec.Struct, frozen=True):
+    """An input or output of a tower. -1 in `shape` is a dimension that the caller chooses."""
+
+    name: str
+    dtype: str
+    shape: Shape
+
+
+class Tower(msgspec.Struct, frozen=True):
+    """One graph of a model and the shapes its engine is for: per input the least, the typical, and the
+    largest."""
+
+    name: str
+    graph: Path
+    inputs: tuple[Tensor, ...]
+    output: Tensor
+    profile: Mapping[str, tuple[Shape, Shape, Shape]]
+
+
+def video_tower(model: ModelDirectory, batch: int) -> Tower:
+    """For 1 to `batch` whole clips, tuned for half of that."""
+    info = model.info
+    clip = (info.frames, 3, info.resolution, info.resolution)
+    return Tower(
+        "video",
+        model.video,
+        # The number of frames may be open in the graph; here it never is.
+        (Tensor("videos", "UINT8", (-1, *clip)),),
+        Tensor("video_embeddings", "FLOAT", (-1, info.dimension)),
+        {"videos": ((1, *clip), (max(1, batch // 2), *clip), (batch, *clip))},
+    )
+
+
+def text_tower(info: ModelInfo, graph: Path, batch: int) -> Tower:
+    """For 1 to `batch` texts of any length that the model takes."""
+    longest = info.max_text_tokens
+    shapes = ((1, 1), (batch, max(1, longest // TEXT_TYPICAL)), (batch, longest))
+    names = ("input_ids", "attention_mask")
+    return Tower(
+        "text",
+        graph,
+        tuple(Tensor(name, "INT64", (-1, -1)) for name in names),
+        Tensor("text_embeddings", "FLOAT", (-1, info.dimension)),
+        dict.fromkeys(names, shapes),
+    )
+
+
+class Built(msgspec.Struct, frozen=True):
+    """A serialized engine, and what TensorRT learnt about kernels; None of TensorRT for RTX, which times
+    none."""
+
+    engine: trt.IHostMemory
+    timing_cache: trt.IHostMemory | None
+
+
+def build(
+    tower: Tower,
+    arguments: BuilderArguments,
+    *,
+    sm: str | None = None,
+    timing_cache: bytes = b"",
+    advance: Callable[[float], None] = lambda share: None,
+) -> Built:
+    """Build the tower's engine; takes minutes for a large model. `advance` hears which share is done, from
+    any thread.
+
+    `sm` is the compute capability to build for, which TensorRT for RTX must know; None builds for the GPU
+    of this machine. Raises ModelError with what TensorRT says.
+    """
+    logger = Log()
+    builder = trt.Builder(logger)
+    network = builder.create_network()
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse_from_file(str(tower.graph)):
+        raise ModelError(f"TensorRT cannot read {tower.graph}: {logger.errors()}")
+    check_tensors(tower, network)
+    config = builder.create_builder_config()
+    apply(arguments, config)
+    if sm:
+        set_target(config, sm)
+    # Scratch memory by the batch at hand, not by the largest.
+    config.set_preview_feature(trt.PreviewFeature.RUNTIME_ACTIVATION_RESIZE_10_10, True)
+    if LIBRARY == "tensorrt":  # the other one has no use for it and warns
+        config.set_timing_cache(config.create_timing_cache(timing_cache), ignore_mismatch=False)
+    monitor = Monitor(advance)
+    config.progress_monitor = monitor
+    profile = builder.create_optimization_profile()
+    for name, shapes in tower.profile.items():
+        profile.set_shape(name, *shapes)
+    config.add_optimization_profile(profile)
+    engine = builder.build_serialized_network(network, config)
+    if engine is None:
+        raise ModelError(f"TensorRT cannot build an engine from {tower.graph}: {logger.errors()}")
+    learnt = config.get_timing_cache() if LIBRARY == "tensorrt" else None
+    return Built(engine, learnt.serialize() if learnt else None)
+
+
+def check_tensors(tower: Tower, network: trt.INetworkDefinition) -> None:
+    """Raises ModelError for a graph with other inputs or outputs than the model promises."""
+    inputs = [network.get_input(i) for i in range(network.num_inputs)]
+    outputs = [network.get_output(i) for i in range(network.num_outputs)]
+    for role, found, wanted in (("input", inputs, tower.inputs), ("output", outputs, (tower.output,))):
+        named = {tensor.name: tensor for tensor in found}
+        if named.keys() != {tensor.name for tensor in wanted}:
+            expected = ", ".join(tensor.name for tensor in wanted)
+            raise ModelError(f"{tower.graph} has the {role}s {', '.join(sorted(named))}, expected {expected}")
+        for tensor in wanted:
+            is_type, shape = named[tensor.name].dtype, tuple(named[tensor.name].shape)
+            if is_type != DTYPES[tensor.dtype]:
+                raise ModelError(f"{tower.graph}: {role} {tensor.name} is a {is_type}, not {tensor.dtype}")
+            if not fits(shape, tensor.shape):
+                raise ModelError(
+                    f"{tower.graph}: {role} {tensor.name} has the shape {shape}, not {tensor.shape}"
+                )
+
+
+DTYPES = {"UINT8": trt.DataType.UINT8, "INT64": trt.DataType.INT64, "FLOAT": trt.DataType.FLOAT}
+
+
+def fits(found: Shape, wanted: Shape) -> bool:
+    """Whether every fixed dimension is the one wanted, and every free one is free."""
+    return len(found) == len(wanted) and all(
+        size in (-1, expected) for size, expected in zip(found, wanted, strict=True)
+    )
+
+
+def apply(arguments: BuilderArguments, config: trt.IBuilderConfig) -> None:
+    """Tell the builder what COSMOS_EMBED1_TRT_EXTRA_ARGS says."""
+    a = arguments
+    if a.optimization_level is not None:
+        config.builder_optimization_level = a.optimization_level
+    if a.workspace is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, a.workspace)
+    if a.shared_memory is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.TACTIC_SHARED_MEMORY, a.shared_memory)
+    if a.auxiliary_streams is not None:
+        config.max_aux_streams = a.auxiliary_streams
+    if a.timing_iterations is not None:
+        config.avg_timing_iterations = a.timing_iterations
+    if a.tactics is not None:
+        config.max_num_tactics = a.tactics
+    apply_kernels(arguments, config)
+
+
+def apply_kernels(arguments: BuilderArguments, config: trt.IBuilderConfig) -> None:
+    """The part of `apply` that says which kernels may be used and what is told of them."""
+    a = arguments
+    if a.tiling is not None:
+        config.tiling_optimization_level = trt.TilingOptimizationLevel.__members__[a.tiling]
+    if a.tiling_l2 is not None:
+        config.l2_limit_for_tiling = a.tiling_l2
+    if not a.tf32:
+        config.clear_flag(trt.BuilderFlag.TF32)
+    if a.sparse:
+        config.set_flag(trt.BuilderFlag.SPARSE_WEIGHTS)
+    if a.verbosity is not None:
+        config.profiling_verbosity = trt.ProfilingVerbosity.__members__[a.verbosity]
+
+
+def set_target(config: trt.IBuilderConfig, sm: str) -> None:
+    """Have TensorRT for RTX build for one compute capability. Raises ModelError for one it does not know."""
+    known = trt.ComputeCapability.__members__
+    if sm not in known:
+        names = ", ".join(name for name in known if name.startswith("SM"))
+        raise ModelError(f"TensorRT for RTX builds for {names}, not for {sm}: install tensorrt instead")
+    config.num_compute_capabilities = 1
+    config.set_compute_capability(known[sm], 0)
+
+
+class Log(trt.ILogger):
+    """Passes TensorRT's messages on, and keeps the errors."""
+
+    def __init__(self) -> None:
+        trt.ILogger.__init__(self)
+        self._errors: deque[str] = deque(maxlen=ERRORS_KEPT)
+
+    def log(self, severity: trt.ILogger.Severity, msg: str) -> None:
+        """Called by TensorRT, from any thread."""
+        if severity in (trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR):
+            self._errors.append(msg)
+            log.error("TensorRT", said=msg)
+        elif severity == trt.ILogger.Severity.WARNING:
+            log.warning("TensorRT", said=msg)
+
+    def errors(self) -> str:
+        """What went wrong since the last call, in one line."""
+        said = "; ".join(self._errors)
+        self._errors.clear()
+        return said or "it gives no reason"
+
+
+class Monitor(trt.IProgressMonitor):
+    """Turns the builder's nested phases into the share that is done."""
+
+    def __init__(self, advance: Callable[[float], None]) -> None:
+        trt.IProgressMonitor.__init__(self)
+        self._advance = advance
+        self._changing = threading.Lock()
+        self.phases = Phases()
+
+    def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+        """A phase of `num_steps` begins, within a step of its parent."""
+        with self._changing:
+            self.phases.start(phase_name, parent_phase, num_steps)
+
+    def step_complete(self, phase_name: str, step: int) -> bool:
+        """One step is done. Returns that the build goes on."""
+        with self._changing:
+            self.phases.step(phase_name, step)
+            share = self.phases.share
+        try:
+            self._advance(share)
+        except Exception:  # TensorRT's threads do not survive it
+            log.exception("progress could not be told")
+        return True
+
+    def phase_finish(self, phase_name: str) -> None:
+        """All of a phase is done."""
+        with self._changing:
+            self.phases.finish(phase_name)
+
+
+class _Phase(msgspec.Struct):
+    parent: str | None
+    steps: int
+    done: int = 0
+
+
+class Phases:
+    """How far nested phases are."""
+
+    def __init__(self) -> None:
+        self.share = 0.0
+        """From 0 to 1; never falls."""
+        self._running: dict[str, _Phase] = {}
+
+    def start(self, name: str, parent: str | None, steps: int) -> None:
+        """Phase `name` begins, within a step of `parent`."""
+        self._running[name] = _Phase(parent, max(1, steps))
+
+    def step(self, name: str, step: int) -> None:
+        """Step number `step`, from 0, of the phase is done."""
+        if phase := self._running.get(name):
+            phase.done = min(step + 1, phase.steps)
+        self.share = max(self.share, self._share_of(None))
+
+    def finish(self, name: str) -> None:
+        """The phase is done."""
+        self._running.pop(name, None)
+
+    def _share_of(self, parent: str | None) -> float:
+        """The largest share of the phases within `parent`."""
+        shares = [
+            min(1.0, (phase.done + self._share_of(name)) / phase.steps)
+            for name, phase in self._running.items()
+            if phase.parent == parent
+        ]
+        return max(shares, default=0.0)

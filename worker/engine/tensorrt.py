@@ -1,0 +1,246 @@
+"""The engine of a worker with an NVIDIA GPU: a model directory's graphs, built and run by TensorRT.
+
+Import it after `worker.engine.library.provide_tensorrt`.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
+
+import cupy
+import cupyx
+import numpy as np
+import structlog
+import tensorrt as trt
+from numpy.typing import NDArray
+
+from shared.errors import DeviceLost, EngineError, ModelError, NotSupported
+from shared.settings import Settings
+from worker.engine.arguments import parse_arguments
+from worker.engine.base import Clips, Vectors
+from worker.engine.batches import Batches
+from worker.engine.build import Log, Tower, text_tower, video_tower
+from worker.engine.cache import EngineCache
+from worker.engine.gpu import Gpu
+from worker.models.directory import ModelDirectory
+from worker.models.progress import Progress
+from worker.models.reference_vectors import check_engine
+from worker.models.tokenizer import TextTokenizer
+
+log = structlog.get_logger(__name__)
+
+HIGH_PRIORITY = -5
+"""CUDA clamps it to the highest that the GPU knows. A text's kernels go before those of a batch of clips."""
+ALIGNMENT = 256
+"""Bytes; of every tensor that TensorRT reads or writes."""
+OUT_OF_MEMORY = 2
+"""Of cudaError and of CUresult. CuPy's pool has an error of its own; this one is of pinned memory."""
+CUDA_ERRORS = (cupy.cuda.runtime.CUDARuntimeError, cupy.cuda.driver.CUDADriverError)
+
+
+def open_engine(
+    model: ModelDirectory, gpu: Gpu, batch_size: int, settings: Settings, progress: Progress
+) -> "TensorRtEngine":
+    """The engine of `model`, built if this host has none; it gives the vectors that are kept with the model.
+
+    Raises ModelError, SettingsError for builder arguments.
+    """
+    cache = EngineCache(
+        model,
+        gpu,
+        parse_arguments(settings.builder_arguments),
+        fallback=settings.model_cache / "engines",
+    )
+    engine = TensorRtEngine(model, gpu, batch_size, cache, progress)
+    try:
+        progress("warming the engine up", 0, 0)
+        engine.warm_up()
+        if cosines := check_engine(model, engine):
+            log.info("engine checked", video_cosine=cosines[0], text_cosine=cosines[1])
+    except (EngineError, DeviceLost) as error:
+        engine.close()
+        raise ModelError(f"the engine of {model.info.id} does not run on {gpu.name}: {error}") from error
+    return engine
+
+
+Array = NDArray[Any] | cupy.ndarray
+
+
+class TensorRtEngine:
+    """The `Engine` of one GPU. `embed_video` takes clips that lie in the GPU's memory as well."""
+
+    def __init__(
+        self, model: ModelDirectory, gpu: Gpu, batch_size: int, cache: EngineCache, progress: Progress
+    ) -> None:
+        """Build or load both towers. Raises ModelError."""
+        self.trouble = ""
+        self.supports_text = model.text is not None
+        self.files: list[str] = []
+        """The names of the engines' files."""
+        self._info = model.info
+        self._gpu = gpu
+        self._log = Log()
+        self._runtime = trt.Runtime(self._log)
+        self._towers: dict[str, _Session] = {}
+        with self._watching():
+            self._open(video_tower(model, batch_size), batch_size, 0, cache, progress)
+            if model.text:
+                self._tokenizer = TextTokenizer(model.tokenizer, model.info.max_text_tokens)
+                tower = text_tower(model.info, model.text, batch_size)
+                self._open(tower, batch_size, HIGH_PRIORITY, cache, progress)
+
+    def embed_video(self, clips: Clips | cupy.ndarray) -> Vectors:
+        """`clips` uint8 [B, frames, 3, resolution, resolution], RGB -> float32 [B, dimension].
+
+        A CuPy array must be complete on the calling thread's current stream; its memory may be reused after
+        the call. Raises EngineError, DeviceLost.
+        """
+        info = self._info
+        expected = (info.frames, 3, info.resolution, info.resolution)
+        if clips.shape[1:] != expected or clips.dtype != np.uint8:
+            raise EngineError(
+                f"{info.id} takes uint8 clips of the shape {expected}, not {clips.dtype} {clips.shape[1:]}"
+            )
+        session = self._session("video")
+        with self._watching():
+            parts = session.batches.run(len(clips), lambda i, j: session.run({"videos": clips[i:j]}))
+        return self._checked(parts)
+
+    def embed_text(self, texts: Sequence[str]) -> Vectors:
+        """float32 [len(texts), dimension]. Raises EngineError, DeviceLost, or NotSupported without a text
+        tower."""
+        if not self.supports_text:
+            raise NotSupported(f"{self._info.id} embeds no text")
+        session = self._session("text")
+
+        def run(start: int, end: int) -> Vectors:
+            input_ids, attention_mask = self._tokenizer(texts[start:end])
+            return session.run({"input_ids": input_ids, "attention_mask": attention_mask})
+
+        with self._watching():
+            parts = session.batches.run(len(texts), run)
+        return self._checked(parts)
+
+    def warm_up(self) -> None:
+        """Run the largest batches once, so that their memory is there and their kernels are loaded. Raises
+        EngineError if there is no memory for one clip, DeviceLost."""
+        info = self._info
+        clip = (info.frames, 3, info.resolution, info.resolution)
+        text = (info.max_text_tokens,)
+        with self._watching():
+            for name, session in self._towers.items():
+                session.warm_up(clip if name == "video" else text)
+
+    def close(self) -> None:
+        """Release both towers; harmless when called twice."""
+        self._towers.clear()
+
+    def _open(
+        self, tower: Tower, batch_size: int, priority: int, cache: EngineCache, progress: Progress
+    ) -> None:
+        path = cache.obtain(tower, progress)
+        engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
+        if engine is None:
+            raise ModelError(f"TensorRT cannot load {path}: {self._log.errors()}")
+        self.files.append(path.name)
+        self._towers[tower.name] = _Session(engine, tower, batch_size, self._log, priority=priority)
+        log.info("engine loaded", engine=str(path))
+
+    def _session(self, tower: str) -> "_Session":
+        if self.trouble:
+            raise DeviceLost(self.trouble)
+        try:
+            return self._towers[tower]
+        except KeyError:
+            raise EngineError(f"the engine of {self._info.id} is closed") from None
+
+    @contextmanager
+    def _watching(self) -> Iterator[None]:
+        """After one of CUDA's errors nothing in this process can be relied on, unless memory was short."""
+        try:
+            yield
+        except CUDA_ERRORS as error:
+            if error.status == OUT_OF_MEMORY:
+                raise EngineError(f"{self._gpu.name} has no memory left: {error}") from error
+            self.trouble = f"{self._gpu.name} ({self._gpu.uuid}) is lost to this process: {error}"
+            raise DeviceLost(self.trouble) from error
+
+    def _checked(self, parts: list[Vectors]) -> Vectors:
+        vectors = np.concatenate(parts) if parts else np.empty((0, self._info.dimension), np.float32)
+        if not np.isfinite(vectors).all():
+            raise EngineError(f"{self._info.id} gave a vector with a value that is not finite")
+        return vectors
+
+
+class _Session:
+    """One tower on the GPU: an execution context with a stream and memory of its own. All its memory is
+    CuPy's."""
+
+    def __init__(
+        self, engine: trt.ICudaEngine, tower: Tower, batch_size: int, log: Log, *, priority: int
+    ) -> None:
+        self.batches = Batches(batch_size, cupy.cuda.memory.OutOfMemoryError)
+        self._tower = tower
+        self._log = log
+        context = engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+        if context is None:
+            raise ModelError(f"TensorRT makes no context for the {tower.name} engine: {log.errors()}")
+        self._engine = engine  # must outlive the context
+        self._context = context
+        self._stream = cupy.cuda.Stream(non_blocking=True, priority=priority)
+        self._vectors = cast("Vectors", cupyx.empty_pinned((batch_size, tower.output.shape[1]), np.float32))
+        self._scratch: cupy.cuda.MemoryPointer | None = None
+        self._scratch_size = 0
+
+    def run(self, inputs: Mapping[str, Array]) -> Vectors:
+        """One batch. Raises cupy.cuda.memory.OutOfMemoryError, EngineError, or what CUDA raises."""
+        produced = cupy.cuda.get_current_stream().record()
+        with self._stream:
+            self._stream.wait_event(produced)
+            arrays = {name: _on_gpu(array) for name, array in inputs.items()}
+            count = len(next(iter(arrays.values())))
+            output = cupy.empty((count, self._tower.output.shape[1]), np.float32)
+            self._bind(arrays, output)
+            if not self._context.execute_async_v3(self._stream.ptr):
+                self._stream.synchronize()  # raises what CUDA knows of it
+                raise EngineError(
+                    f"TensorRT does not run the {self._tower.name} engine: {self._log.errors()}"
+                )
+            output.get(stream=self._stream, out=self._vectors[:count], blocking=False)
+            self._stream.synchronize()
+        return self._vectors[:count].copy()
+
+    def warm_up(self, item: tuple[int, ...]) -> None:
+        """Run the largest batch that fits, of zeros; an item has the shape `item`."""
+
+        def run(start: int, end: int) -> Vectors:
+            dtypes = {"UINT8": np.uint8, "INT64": np.int64}
+            return self.run(
+                {t.name: np.zeros((end - start, *item), dtypes[t.dtype]) for t in self._tower.inputs}
+            )
+
+        self.batches.run(self.batches.limit, run)
+
+    def _bind(self, inputs: Mapping[str, cupy.ndarray], output: cupy.ndarray) -> None:
+        context = self._context
+        for name, array in inputs.items():
+            if not context.set_input_shape(name, array.shape):
+                raise EngineError(f"the {self._tower.name} engine takes no {name} of the shape {array.shape}")
+            context.set_tensor_address(name, array.data.ptr)
+        context.set_tensor_address(self._tower.output.name, output.data.ptr)
+        scratch = self._enough(context.update_device_memory_size_for_shapes())
+        context.set_device_memory(scratch.ptr, self._scratch_size)
+
+    def _enough(self, size: int) -> cupy.cuda.MemoryPointer:
+        """Scratch memory of at least `size` bytes; the largest so far is kept."""
+        if self._scratch is None or size > self._scratch_size:
+            self._scratch, self._scratch_size = None, 0
+            self._scratch = cupy.cuda.alloc(max(size, 1))
+            self._scratch_size = size
+        return self._scratch
+
+
+def _on_gpu(array: Array) -> cupy.ndarray:
+    """The array in one piece in the GPU's memory, without a copy if it lies there so already."""
+    found = cupy.ascontiguousarray(array)
+    return found if found.data.ptr % ALIGNMENT == 0 else found.copy()

@@ -14,6 +14,13 @@ RECORD_TTL = 8
 """Seconds after which a silent worker is no longer counted."""
 
 
+TEXTS = {
+    "name", "state", "detail", "host",
+    "backend", "backend_wanted", "backend_reason", "gpu", "driver", "engine",
+}  # fmt: skip
+"""Fields of a record that are kept as they are."""
+
+
 class Model(msgspec.Struct, frozen=True, kw_only=True):
     """What a client may know of the loaded model. `created` is the second at which it was loaded."""
 
@@ -34,6 +41,14 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True):
     state: Literal["starting", "ready", "stopping"]
     detail: str = ""
     backend: str = ""
+    """What runs the model: cpu, cuda, or python for a model in Python."""
+    backend_wanted: str = ""
+    backend_reason: str = ""
+    """Why no GPU is used; empty where one is."""
+    gpu: str = ""
+    driver: str = ""
+    engine: str = ""
+    """The files of the engines that were built for the GPU."""
     host: str = ""
     pid: int = 0
     metrics_port: int = 0
@@ -100,12 +115,11 @@ def _model(record: bytes | None) -> Model | None:
 
 def _worker(record: Mapping[bytes, bytes]) -> Worker | None:
     """Read a record; fields of a newer version are ignored. None if it cannot be read or has expired."""
-    texts = {"name", "state", "detail", "backend", "host"}
     known = [name for name in Worker.__struct_fields__ if name.encode() in record]
     try:
         values = {
             name: record[name.encode()].decode()
-            if name in texts
+            if name in TEXTS
             else msgspec.json.decode(record[name.encode()])
             for name in known
         }

@@ -10,6 +10,7 @@ import structlog
 
 from shared.fleet import Model
 from shared.settings import Settings
+from worker.backend import Backend, choose_backend, implementation
 from worker.cores import cores
 from worker.engine.base import Engine
 from worker.engine.onnx import OnnxEngine
@@ -24,14 +25,9 @@ from worker.models.progress import Progress
 
 log = structlog.get_logger(__name__)
 
-CPU_PRECISION = "fp32"
-CPU_BATCH_SIZE = 2
-"""On a CPU a larger batch is no faster per clip, and its first clip waits for its last."""
 MOST_CLIPS_AHEAD = 16
 """Per job; a clip of 448 pixels is 5 MB of shared memory."""
 MODEL_REPOSITORY = Path("/tmp/triton_model_repo")  # noqa: S108 - what RT-Embed passes to such scripts
-BUNDLED_IMPLEMENTATION = "cosmos-embed1"
-"""The folder name that RT-Embed's own compose file gives MODEL_IMPLEMENTATION_PATH; here it is built in."""
 
 
 class Loaded(msgspec.Struct, frozen=True):
@@ -39,9 +35,24 @@ class Loaded(msgspec.Struct, frozen=True):
 
     info: ModelInfo
     engine: Engine
+    runs_on: Backend
     backend: str
+    """cpu, cuda, or python: a model in Python chooses by itself where it runs."""
     batch_size: int
     model: Model
+    engine_files: tuple[str, ...] = ()
+
+    def told(self) -> dict[str, str]:
+        """What the log and the worker's record say of where the model runs."""
+        gpu = self.runs_on.gpu
+        return {
+            "backend": self.backend,
+            "backend_wanted": self.runs_on.wanted,
+            "backend_reason": self.runs_on.reason,
+            "gpu": gpu.name if gpu else "",
+            "driver": gpu.driver if gpu else "",
+            "engine": ", ".join(self.engine_files),
+        }
 
 
 def load(settings: Settings, progress: Progress) -> Loaded:
@@ -50,23 +61,15 @@ def load(settings: Settings, progress: Progress) -> Loaded:
 
     Raises ModelError saying what to do.
     """
-    batch_size = settings.batch_size or CPU_BATCH_SIZE
-    implementation = settings.model_implementation
-    if implementation and implementation.name == BUNDLED_IMPLEMENTATION and not implementation.exists():
-        log.info("MODEL_IMPLEMENTATION_PATH names the built-in model", path=str(implementation))
-        implementation = None
-    engine: Engine
-    if implementation:
-        info, engine = own_model(settings, implementation, batch_size, progress)
+    runs_on = choose_backend(settings)
+    batch_size = runs_on.batch_size(settings)
+    files: tuple[str, ...] = ()
+    if own := implementation(settings):
+        info, engine = own_model(settings, own, batch_size, progress)
         backend = "python"
     else:
-        directory = (
-            conse.cached(settings.model_cache)
-            if settings.model_path == "demo"
-            else obtain(settings, CPU_PRECISION, progress)
-        )
-        info, engine = directory.info, OnnxEngine(directory, settings.engine_threads or cores())
-        backend = "cpu"
+        info, engine, files = built_in_model(settings, runs_on, batch_size, progress)
+        backend = runs_on.active
     model = Model(
         id=info.id,
         owned_by=info.owned_by,
@@ -77,8 +80,26 @@ def load(settings: Settings, progress: Progress) -> Loaded:
         verified=info.verified,
         created=int(time.time()),
     )
-    log.info("model loaded", model=info.id, backend=backend, batch_size=batch_size)
-    return Loaded(info, engine, backend, batch_size, model)
+    loaded = Loaded(info, engine, runs_on, backend, batch_size, model, files)
+    log.info("model loaded", model=info.id, batch_size=batch_size, **loaded.told())
+    return loaded
+
+
+def built_in_model(
+    settings: Settings, runs_on: Backend, batch_size: int, progress: Progress
+) -> tuple[ModelInfo, Engine, tuple[str, ...]]:
+    """The model directory that MODEL_PATH names, its engine, and the names of the files that were built for
+    it. Raises ModelError."""
+    if settings.model_path == "demo":
+        model = conse.cached(settings.model_cache)
+    else:
+        model = obtain(settings, runs_on.precision(settings), progress)
+    if not runs_on.gpu:
+        return model.info, OnnxEngine(model, settings.engine_threads or cores()), ()
+    from worker.engine.tensorrt import open_engine  # noqa: PLC0415 - needs the extra [gpu]
+
+    engine = open_engine(model, runs_on.gpu, batch_size, settings, progress)
+    return model.info, engine, tuple(engine.files)
 
 
 def own_model(

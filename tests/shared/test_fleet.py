@@ -40,7 +40,10 @@ async def test_a_record_is_read_as_it_was_announced(redis: Redis) -> None:
 
 
 async def test_texts_that_look_like_numbers_stay_texts(redis: Redis) -> None:
-    told = worker("007", detail="null", backend="true", host="1e3")
+    told = worker(
+        "007", detail="null", backend="true", host="1e3", backend_wanted="1", backend_reason="false",
+        gpu="3090", driver="580.65", engine="{}",
+    )  # fmt: skip
     await announce(redis, told)
     assert (await read_fleet(redis)).workers == [told]
 

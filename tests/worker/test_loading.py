@@ -11,7 +11,8 @@ from redis import Redis
 from shared.errors import ModelError
 from shared.settings import Settings, load
 from worker import loading
-from worker.loading import BUNDLED_IMPLEMENTATION, cores, decode_slots
+from worker.backend import BUNDLED_IMPLEMENTATION
+from worker.loading import cores, decode_slots
 from worker.models.directory import ModelDirectory
 
 ROOT = Path(__file__).parents[2]

@@ -1,0 +1,107 @@
+"""What runs the model: an NVIDIA GPU or the CPU, and why."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import msgspec
+
+from shared.errors import ModelError, SettingsError
+from shared.settings import Settings
+from worker.engine.gpu import Gpu, find_gpus
+
+PACKAGES = ("cupy", "onnx", "PyNvVideoCodec", "pynvml")
+"""Of the extra [gpu], besides TensorRT."""
+BATCH_SIZES = ((80_000, 64), (46_000, 16), (16_000, 4), (0, 2))
+"""Largest batch by more than so many MiB of GPU memory, as RT-Embed's."""
+CPU_BATCH_SIZE = 2
+"""On a CPU a larger batch is no faster per clip, and its first clip waits for its last."""
+CPU_PRECISION = "fp32"
+BUNDLED_IMPLEMENTATION = "cosmos-embed1"
+"""The folder name that RT-Embed's own compose file gives MODEL_IMPLEMENTATION_PATH."""
+
+
+class Backend(msgspec.Struct, frozen=True):
+    """`wanted` is RTEMBED_BACKEND, `active` cpu or cuda; `reason` says why GPUs are not used, `gpus` are
+    those that are."""
+
+    wanted: str
+    active: str
+    reason: str = ""
+    gpus: tuple[Gpu, ...] = ()
+
+    @property
+    def gpu(self) -> Gpu | None:
+        """The GPU that a worker process of its own uses."""
+        return self.gpus[0] if self.gpus else None
+
+    def precision(self, settings: Settings) -> str:
+        """That of the model's graphs."""
+        return settings.precision if self.gpus else CPU_PRECISION
+
+    def batch_size(self, settings: Settings) -> int:
+        """Clips or texts in the largest batch."""
+        if settings.batch_size:
+            return settings.batch_size
+        return batch_size_of(self.gpus[0].memory) if self.gpus else CPU_BATCH_SIZE
+
+
+def choose_backend(settings: Settings) -> Backend:
+    """What RTEMBED_BACKEND and this machine make of it. Raises ModelError when GPUs are demanded and cannot
+    be used, SettingsError for GPUs that are asked for and not there."""
+    if settings.backend == "cpu":
+        return Backend("cpu", "cpu", "RTEMBED_BACKEND=cpu")
+    try:
+        check_model(settings)
+        gpus = limited(find_gpus(settings), settings)
+        if not implementation(settings):
+            check_packages(settings)
+    except ModelError as error:
+        if settings.backend == "cuda":
+            raise ModelError(f"RTEMBED_BACKEND=cuda, but {error.message}") from error
+        return Backend(settings.backend, "cpu", error.message)
+    return Backend(settings.backend, "cuda", gpus=tuple(gpus))
+
+
+def implementation(settings: Settings) -> Path | None:
+    """The folder of a model in Python. None for the models that are built in, of which RT-Embed's compose
+    file names one by a folder that is not there."""
+    folder = settings.model_implementation
+    return None if folder and folder.name == BUNDLED_IMPLEMENTATION and not folder.exists() else folder
+
+
+def check_model(settings: Settings) -> None:
+    """Raises ModelError for a model that only a CPU runs."""
+    if settings.model_path == "demo" and not implementation(settings):
+        raise ModelError("the demonstration model (MODEL_PATH=demo) runs on the CPU only")
+
+
+def limited(gpus: list[Gpu], settings: Settings) -> list[Gpu]:
+    """The first NUM_GPUS of them. Raises SettingsError if there are fewer, or fewer than a process wants."""
+    wanted = settings.gpus or len(gpus)
+    if wanted > len(gpus):
+        raise SettingsError(f"NUM_GPUS={wanted}: GPUs that may be used here are {len(gpus)}")
+    if settings.gpus_per_worker > wanted:
+        raise SettingsError(f"NUM_GPUS_PER_VLM_PROC={settings.gpus_per_worker}: GPUs to use are {wanted}")
+    return gpus[:wanted]
+
+
+def check_packages(settings: Settings) -> None:
+    """Raises ModelError saying what of the extra [gpu] is missing or cannot be used."""
+    missing = [name for name in PACKAGES if find_spec(name) is None]
+    if missing:
+        raise ModelError(f"the extra [gpu] is not installed: {', '.join(missing)} missing")
+    from worker.engine.library import provide_tensorrt  # noqa: PLC0415 - takes a second, and not on a CPU
+
+    provide_tensorrt(settings.tensorrt)
+    import cupy  # noqa: PLC0415 - part of [gpu]
+
+    try:
+        cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        raise ModelError(f"CUDA does not start: {error}") from error
+
+
+def batch_size_of(memory: int) -> int:
+    """The largest batch for a GPU with so many bytes."""
+    mib = memory >> 20
+    return next(size for more_than, size in BATCH_SIZES if mib > more_than)

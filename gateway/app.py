@@ -105,7 +105,7 @@ def create_app(settings: Settings, telemetry: Telemetry = SWITCHED_OFF) -> Starl
         ctx = Context(settings, telemetry.registry)
         async with ctx.running():
             app.state.context = ctx
-            log.info("gateway ready", assets=str(settings.asset_dir))
+            log.info("gateway ready", assets=settings.asset_store or str(settings.asset_dir))
             yield
         # Not after the server has ended: uvicorn then sends itself the signal that ended it.
         await asyncio.to_thread(telemetry.close)

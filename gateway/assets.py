@@ -1,25 +1,27 @@
-"""The asset store: bytes in a folder that all gateways and workers share, records in Redis.
+"""The asset store: bytes in a folder or a bucket that all gateways and workers share, records in Redis.
 
-A file is written under `.incoming`, opened by a worker there, and moved to its own folder only when it is
+A file is written to a directory of its upload, opened by a worker there, and gets a record only when it is
 accepted; until then nobody sees it.
 """
 
 import asyncio
 import itertools
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 import structlog
+from starlette.responses import Response
 
+from gateway.folder import Disk, Folder
+from gateway.objects import Objects
 from gateway.room import Room
-from gateway.storage import Folder, Writer
+from gateway.storage import Storage, Writer, vanished
 from shared import keys
 from shared.assets import Asset
-from shared.errors import BadParameter, DuplicateAssetId, ResourceInUse
+from shared.errors import BadParameter, DuplicateAssetId, ResourceInUse, Unavailable
 from shared.redis import Redis, RedisError, script
 from shared.settings import Settings
 
@@ -29,8 +31,10 @@ T = TypeVar("T")
 SWEEP_INTERVAL = 5.0
 """Seconds between looks at what may have outlived its request."""
 SWEEPS_PER_HEALING = 12
+CHECK_INTERVAL = 30.0
+"""Seconds between looks whether files can be written."""
 INCOMING_LEASE = 60
-"""Seconds after which a folder that is being written counts as left behind, if its gateway is silent."""
+"""Seconds after which a directory that is being written counts as left behind, if its gateway is silent."""
 MOVE_LEASE = 60
 """Seconds that moving a file to its place may take."""
 AGED_OUT_KEPT = 100_000
@@ -38,36 +42,59 @@ AGED_OUT_KEPT = 100_000
 
 
 class AssetStore:
-    """Files and their records. Every method that touches the disk does so in a thread."""
+    """Files and their records. Every method that touches the disk does so in a thread.
+
+    `problem` says why no file can be written now, empty if one can; `seen`, whether one ever could.
+    """
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
         self._redis = redis
-        self._folder = Folder(settings.asset_dir)
+        self._disk = Disk()
+        self._storage: Storage = (
+            Objects(redis, settings, self._directories)
+            if settings.asset_store
+            else Folder(settings.asset_dir, self._disk)
+        )
         self._incoming: set[str] = set()
-        self.room = Room(redis, self._folder, settings, self.age_out)
+        self.room = Room(redis, self._storage, settings, self.age_out)
+        self.problem = "not looked at yet"
+        self.seen = False
 
     async def in_thread(self, call: Callable[[], T]) -> T:
-        """Run a blocking call on the store's threads."""
-        return await self._folder.in_thread(call)
+        """Run a call that waits for a disk on threads for that."""
+        return await self._disk.run(call)
 
     def close(self) -> None:
         """Wait for what is being written."""
-        self._folder.close()
+        self._disk.close()
 
-    def writer(self, path: Path) -> Writer:
+    async def check(self) -> None:
+        """See whether files can be written now."""
+        try:
+            await self._storage.check()
+            self.problem, self.seen = "", True
+        except Unavailable as error:
+            self.problem = error.message
+            log.error("asset store away", error=error.message)
+
+    def writer(self, path: str) -> Writer:
         """A file to write an upload into."""
-        return Writer(self._folder, path, self.room.require)
+        return self._storage.writer(path, self.room.require)
+
+    async def bring(self, path: str, to: str) -> str:
+        """A finished file under the new name `to`, if files have names in this store; where it is then."""
+        return await self._storage.bring(path, to)
 
     # Arriving -----------------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def incoming(self) -> AsyncIterator[Path]:
-        """A fresh folder for one upload; what is left in it at the end is removed."""
+    async def incoming(self) -> AsyncIterator[str]:
+        """A fresh directory for one upload; what is left in it at the end is removed."""
         name = uuid.uuid4().hex
         self._incoming.add(name)
         try:
             await self._renew_incoming()
-            yield await self._folder.add_incoming(name)
+            yield await self._storage.add_incoming(name)
         finally:
             self._incoming.discard(name)
             await asyncio.shield(self._drop_incoming(name))
@@ -79,20 +106,19 @@ class AssetStore:
             await self._redis.zadd(keys.INCOMING_FOLDERS, leases)
 
     async def _drop_incoming(self, name: str) -> None:
-        await self._folder.remove_incoming(name)
+        await self._storage.remove_incoming(name)
         await self._redis.zrem(keys.INCOMING_FOLDERS, name)
 
-    async def keep(self, asset: Asset, folder: Path) -> Asset:
-        """Move `folder`, which holds the asset's one file, to its place, and record the asset.
+    async def keep(self, asset: Asset) -> Asset:
+        """Bring the asset, the one file in the directory of an upload, to its place, and record it.
 
         Raises DuplicateAssetId when the id is taken.
         """
-        home = self._folder.home(asset.id)
-        kept = msgspec.structs.replace(asset, directory=str(home), path=str(home / asset.filename))
+        kept = self._storage.settled(asset)
         if await self._claim(asset.id) != b"claimed":
             raise _duplicate(asset)
         try:
-            await self._folder.move_home(folder, asset.id)
+            await self._storage.settle(asset, kept)
             return await self.register(kept)
         except BaseException:
             await asyncio.shield(self._abandon(kept))
@@ -110,7 +136,7 @@ class AssetStore:
         if found and found.directory == asset.directory:
             await self.delete(found)
         else:
-            await self._folder.remove_home(asset.id)
+            await self._storage.remove(asset.directory)
         await self._redis.zrem(keys.ARRIVING_ASSETS, asset.id)
 
     async def register(self, asset: Asset) -> Asset:
@@ -161,20 +187,27 @@ class AssetStore:
             records = await pipe.execute()
         return [Asset.from_fields(fields) for fields in records if fields]
 
+    async def _directories(self) -> Mapping[str, str]:
+        """The ids of the assets that have a directory here, by it."""
+        return {asset.directory: asset.id for asset in await self.all() if asset.directory}
+
     async def size(self, asset: Asset) -> int:
         """The file's bytes now, 0 if it has vanished."""
+        return await self._storage.size(asset)
 
-        def measure() -> int:
-            try:
-                return Path(asset.path).stat().st_size
-            except OSError:
-                return 0
+    async def content(self, asset: Asset, headers: Mapping[str, str], *, head: bool) -> Response:
+        """The file as an answer, whole or in the ranges that `headers` ask for; `head`: without its bytes.
 
-        return await self.in_thread(measure)
+        Raises RtEmbedError if it has vanished.
+        """
+        answer = await self._storage.content(asset, headers, head=head)
+        if answer is None:
+            raise vanished(asset)
+        return answer
 
-    async def ages(self, assets: Iterable[Asset]) -> list[float]:
-        """Seconds since the folder of each was last changed, where it has one."""
-        return await self._folder.ages([asset.id for asset in assets])
+    async def ages(self, assets: Collection[Asset]) -> list[float]:
+        """Seconds since the home of each was last changed, where it has one."""
+        return await self._storage.ages(assets)
 
     async def aged_out(self) -> int:
         """How many ids of evicted assets are remembered."""
@@ -194,7 +227,7 @@ class AssetStore:
         if outcome == b"unknown":
             raise BadParameter(f"No such resource {asset.id}")
         if asset.directory:
-            await self._folder.remove_home(asset.id)
+            await self._storage.remove(asset.directory)
         log.info("asset deleted", asset=asset.id, bytes=asset.size)
 
     async def age_out(self, asset_id: str) -> bool:
@@ -207,7 +240,7 @@ class AssetStore:
             return await self._remove_leftover(asset_id)
         if not asset.directory or await self._forget(asset_id, remember=True) != b"deleted":
             return False
-        await self._folder.remove_home(asset_id)
+        await self._storage.remove(asset.directory)
         log.info("asset aged out", asset=asset_id, bytes=asset.size)
         return True
 
@@ -221,7 +254,7 @@ class AssetStore:
     async def _remove_leftover(self, asset_id: str) -> bool:
         outcome = await self._claim(asset_id)
         if outcome == b"claimed":
-            await self._folder.remove_home(asset_id)
+            await self._storage.remove(self._storage.home(asset_id))
         if outcome != b"arriving":
             await self._redis.zrem(keys.ARRIVING_ASSETS, asset_id)
         return outcome == b"claimed"
@@ -271,6 +304,12 @@ class AssetStore:
         async with asyncio.TaskGroup() as group:
             group.create_task(self.room.run())
             group.create_task(self._clean())
+            group.create_task(self._watch())
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(CHECK_INTERVAL if self.seen else SWEEP_INTERVAL)
+            await self.check()
 
     async def _clean(self) -> None:
         for turn in itertools.count():
@@ -280,7 +319,7 @@ class AssetStore:
                 await self.sweep_leftovers()
                 if turn % SWEEPS_PER_HEALING == 0:
                     await self.heal()
-            except (RedisError, OSError) as error:
+            except (RedisError, OSError, Unavailable) as error:
                 log.warning("asset store not cleaned", error=str(error))
             await asyncio.sleep(SWEEP_INTERVAL)
 
@@ -289,15 +328,14 @@ class AssetStore:
         now, _ = await self._redis.time()
         leased: Any = await self._redis.zrangebyscore(keys.INCOMING_FOLDERS, now, "+inf")
         await self._redis.zremrangebyscore(keys.INCOMING_FOLDERS, "-inf", f"({now}")
-        await self._folder.sweep_incoming({name.decode() for name in leased})
+        await self._storage.sweep({name.decode() for name in leased})
         expired: Any = await self._redis.zrangebyscore(keys.ARRIVING_ASSETS, "-inf", now)
         for asset_id in expired:
             await self._remove_leftover(asset_id.decode())
 
     async def heal(self) -> None:
-        """Forget assets whose files have been missing from the folder for a while, unless they are in use."""
-        paths = {asset.id: Path(asset.path) for asset in await self.all() if asset.directory}
-        for asset_id in await self._folder.missing(paths):
+        """Forget assets whose files have been missing from the store for a while, unless they are in use."""
+        for asset_id in await self._storage.missing([asset for asset in await self.all() if asset.directory]):
             if await self._forget(asset_id) == b"deleted":
                 log.warning("asset forgotten: its file has vanished", asset=asset_id)
 

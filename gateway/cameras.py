@@ -175,15 +175,15 @@ async def _file(ctx: Context, camera: NewCamera, asset_id: str) -> Asset:
         fetched = await ctx.downloads.fetch(source, folder, headers=camera.headers)
         asset = Asset(
             id=asset_id,
-            path=str(fetched.path),
-            filename=fetched.path.name if urlsplit(url).path.rpartition("/")[2] else VIOS_FILE,
+            path=fetched.path,
+            filename=fetched.filename if urlsplit(url).path.rpartition("/")[2] else VIOS_FILE,
             size=fetched.size,
             creation_time=camera.creation_time,
             description=camera.name or camera.id,
             camera_id=camera.id,
             url=without_userinfo(url) if url.startswith("http") else "",
         )
-        return await (ctx.assets.keep(asset, folder) if fetched.ours else ctx.assets.register(asset))
+        return await (ctx.assets.keep(asset) if fetched.ours else ctx.assets.register(asset))
 
 
 async def _embed(ctx: Context, asset: Asset, metadata: CameraMetadata) -> bool:

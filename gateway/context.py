@@ -54,6 +54,7 @@ class Context:
             parts = (self.notices, self.view, self.errors, self.assets, self.measured)
             tasks = [group.create_task(part.run()) for part in parts]
             await self.view.refresh()
+            await self.assets.check()
             try:
                 yield
             finally:

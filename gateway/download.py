@@ -37,13 +37,16 @@ class Source(msgspec.Struct, frozen=True):
 
     url: str
     addresses: list[str] = []
-    inline: Path | None = None
+    inline: str | None = None
+    inline_size: int = 0
 
 
 class Fetched(msgspec.Struct, frozen=True):
-    """A file and its bytes. `ours` says whether it lies in the folder given, so may be moved and deleted."""
+    """A file, its name for clients, and its bytes. `ours` says whether it lies in the asset store, so may be
+    moved and deleted."""
 
-    path: Path
+    path: str
+    filename: str
     size: int
     ours: bool
 
@@ -57,13 +60,13 @@ class Downloads:
         self._http = HttpSource(settings, network or Network())
         self.limit = int(settings.download_limit_gb * (1 << 30))
 
-    async def locate(self, url: str, inline: Path | None = None) -> Source:
-        """Resolve the URL's host, once; a data: URL may lie decoded in `inline`.
+    async def locate(self, url: str, inline: str | None = None, inline_size: int = 0) -> Source:
+        """Resolve the URL's host, once; a data: URL may lie decoded in the file `inline`.
 
         Raises InvalidParameters if the host must not be asked.
         """
         if inline is not None:
-            return Source(url, inline=inline)
+            return Source(url, inline=inline, inline_size=inline_size)
         if url.partition(":")[0] in ("file", "data", "s3"):
             return Source(url)
         try:
@@ -74,7 +77,7 @@ class Downloads:
     async def fetch(
         self,
         source: Source,
-        folder: Path,
+        folder: str,
         *,
         headers: Mapping[str, str] | None = None,
         media_type: Literal["video", "image"] = "video",
@@ -90,24 +93,22 @@ class Downloads:
         if scheme == "file":
             return await self._store.in_thread(lambda: self._in_place(source.url))
         began = time.monotonic()
-        path = folder / _file_name(source.url, media_type)
+        name = _file_name(source.url, media_type)
+        path = f"{folder}/{name}"
         if source.inline:
-            inline = source.inline
-            size = await self._store.in_thread(lambda: inline.rename(path).stat().st_size)
-            return Fetched(path, size, ours=True)
+            path = await self._store.bring(source.inline, path)
+            return Fetched(path, name, source.inline_size, ours=True)
         writer = self._store.writer(path)
         status = "failure"
         try:
-            await self._copy(source, headers or {}, writer)
+            async with writer:
+                await self._copy(source, headers or {}, writer)
             status = "success"
         finally:
-            await writer.close()
             seconds = time.monotonic() - began
             _measure(scheme, status, seconds, writer.size)
-        log.info(
-            "url fetched", scheme=scheme, filename=path.name, bytes=writer.size, seconds=round(seconds, 3)
-        )
-        return Fetched(path, writer.size, ours=True)
+        log.info("url fetched", scheme=scheme, filename=name, bytes=writer.size, seconds=round(seconds, 3))
+        return Fetched(path, name, writer.size, ours=True)
 
     async def _copy(self, source: Source, headers: Mapping[str, str], writer: Writer) -> None:
         match source.url.partition(":")[0]:
@@ -126,7 +127,7 @@ class Downloads:
             raise Forbidden(f"{url[:256]} is in no folder that file:// URLs may name")
         if not path.is_file():
             raise MissingFile(f"{url[:256]} is not an existing regular file")
-        return Fetched(path, path.stat().st_size, ours=False)
+        return Fetched(str(path), path.name, path.stat().st_size, ours=False)
 
 
 def _file_name(url: str, media_type: str) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import structlog
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 
 from gateway.context import Context, context, json, require_service
 from gateway.probing import probe
@@ -30,26 +30,21 @@ async def upload(request: Request) -> Response:
         if form.file is None:
             arrived = await _server_file(ctx, form)
         else:
-            arrived = _asset(form, path=folder / form.file, size=received.size)
+            arrived = _asset(form, path=f"{folder}/{form.file}", size=received.size)
         with ctx.reported(arrived.id):
             verified = await _verified(ctx, arrived)
         with ctx.reported():
-            asset = await _kept(ctx, verified, folder if form.file else None)
+            asset = await (ctx.assets.keep(verified) if form.file else ctx.assets.register(verified))
     log.info("file added", asset=asset.id, bytes=asset.size, codec=asset.codec, duration_ns=asset.duration)
     return json(_typed(asset, asset.size))
 
 
-async def _kept(ctx: Context, asset: Asset, folder: Path | None) -> Asset:
-    """Record the asset, whose file is in `folder`, or stays where it is."""
-    return await (ctx.assets.keep(asset, folder) if folder else ctx.assets.register(asset))
-
-
-def _asset(form: UploadForm, path: Path, size: int) -> Asset:
+def _asset(form: UploadForm, path: str, size: int) -> Asset:
     return Asset(
         id=form.id or str(uuid.uuid4()),
         media_type=form.media_type,
-        path=str(path),
-        filename=path.name,
+        path=path,
+        filename=path.rpartition("/")[2],
         size=size,
         creation_time=form.creation_time or "",
         sensor_name=form.sensor_name,
@@ -64,7 +59,7 @@ async def _server_file(ctx: Context, form: UploadForm) -> Asset:
         size = -1
     if size < 0:
         raise InvalidReference(f"{form.filename} is not an existing regular file")
-    return _asset(form, await ctx.assets.in_thread(path.absolute), size)
+    return _asset(form, str(await ctx.assets.in_thread(path.absolute)), size)
 
 
 async def _verified(ctx: Context, asset: Asset) -> Asset:
@@ -108,10 +103,8 @@ async def file_information(request: Request) -> Response:
 async def file_content(request: Request) -> Response:
     """The bytes of a file, whole or in ranges."""
     asset = await _file(request)
-    if not await context(request).assets.in_thread(Path(asset.path).is_file):
-        log.error("asset without its file", asset=asset.id, path=asset.path)
-        raise RtEmbedError(f"the file of {asset.id} has vanished from the asset store")
-    return FileResponse(asset.path, filename=asset.filename, content_disposition_type="inline")
+    head = request.method == "HEAD"
+    return await context(request).assets.content(asset, request.headers, head=head)
 
 
 async def delete_file(request: Request) -> Response:

@@ -13,10 +13,14 @@ STARTED = time.time()
 
 
 async def ready(request: Request) -> Response:
-    """Redis answers and at least one worker is ready."""
+    """Redis answers, at least one worker is ready, and the asset store could once be written to.
+
+    A store that is away later does not count, though it is shown: texts are still served, and files answered
+    with the reason.
+    """
     ctx = context(request)
-    checks = [_redis_check(ctx), *_worker_checks(ctx)]
-    return _answer(request, checks, healthy=not ctx.view.problem)
+    checks = [_redis_check(ctx), _check("asset store", ctx.assets.problem), *_worker_checks(ctx)]
+    return _answer(request, checks, healthy=not _problem(ctx))
 
 
 async def live(request: Request) -> Response:
@@ -26,7 +30,7 @@ async def live(request: Request) -> Response:
 
 async def startup(request: Request) -> Response:
     """What the service is doing until its first worker is ready; always 200, as clients expect."""
-    problem = context(request).view.problem
+    problem = _problem(context(request))
     return PlainTextResponse(
         f"Service is not ready yet: {problem}" if problem else "Service is ready to serve requests."
     )
@@ -40,6 +44,11 @@ def _answer(request: Request, checks: list[HealthCheck], *, healthy: bool) -> Re
         return PlainTextResponse(text, status)
     now = time.time()
     return json(Health(healthy=healthy, timestamp=now, uptime_seconds=now - STARTED, checks=checks), status)
+
+
+def _problem(ctx: Context) -> str:
+    """Why no request is served now; empty if they are."""
+    return ctx.view.problem or ("" if ctx.assets.seen else ctx.assets.problem)
 
 
 def _redis_check(ctx: Context) -> HealthCheck:

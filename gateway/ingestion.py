@@ -4,7 +4,6 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 from gateway.context import Context
 from gateway.download import Fetched, Source
@@ -32,14 +31,14 @@ async def ingested(ctx: Context, body: VideoRequest, asset_id: str, source: Sour
         asset = _asset(body, asset_id, fetched)
         await ctx.assets.hold(asset, holder, ctx.settings.probe_timeout + LEASE_MARGIN)
         try:
-            yield await _recorded(ctx, asset, folder, ours=fetched.ours)
+            yield await _recorded(ctx, asset, ours=fetched.ours)
         finally:
             await asyncio.shield(ctx.assets.release(asset, holder))
 
 
-async def _recorded(ctx: Context, asset: Asset, folder: Path, *, ours: bool) -> Asset:
+async def _recorded(ctx: Context, asset: Asset, *, ours: bool) -> Asset:
     try:
-        return await (ctx.assets.keep(asset, folder) if ours else ctx.assets.register(asset))
+        return await (ctx.assets.keep(asset) if ours else ctx.assets.register(asset))
     except DuplicateAssetId as error:
         raise _taken(asset.id) from error
 
@@ -49,8 +48,8 @@ def _asset(body: VideoRequest, asset_id: str, fetched: Fetched) -> Asset:
     return Asset(
         id=asset_id,
         media_type=body.media_type or "video",
-        path=str(fetched.path),
-        filename=fetched.path.name,
+        path=fetched.path,
+        filename=fetched.filename,
         size=fetched.size,
         creation_time=body.creation_time or "",
         url=url if url.startswith(("http", "s3")) else "",

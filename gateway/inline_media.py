@@ -6,7 +6,6 @@ What is left of the body, with a token in the payload's place, is small enough t
 import re
 import uuid
 from contextlib import AsyncExitStack
-from pathlib import Path
 
 import msgspec
 from starlette.requests import Request
@@ -29,7 +28,7 @@ class Inline(msgspec.Struct, frozen=True):
     """A payload that was taken out: the token in its place, and where it lies, decoded."""
 
     token: str
-    path: Path
+    path: str
     size: int
 
 
@@ -63,7 +62,7 @@ class _BodyReader:
         self._token = uuid.uuid4().hex
         self._payload: Payload | None = None
         self._writer: Writer | None = None
-        self._path = Path()
+        self._path = ""
         self._done = False
         self.kept = bytearray()
 
@@ -126,9 +125,8 @@ class _BodyReader:
         if comma < 0 or encoded is None:
             return
         folder = await self._held.enter_async_context(self._ctx.assets.incoming())
-        self._path = folder / "inline"
-        self._writer = self._ctx.assets.writer(self._path)
-        self._held.push_async_callback(self._writer.close)
+        self._path = f"{folder}/inline"
+        self._writer = await self._held.enter_async_context(self._ctx.assets.writer(self._path))
         self._payload = Payload(self._ctx.downloads.limit, self._writer.write, is_base64=encoded)
         begun = bytes(self.kept[comma + 1 :]).replace(b"\\/", b"/")
         del self.kept[comma + 1 :]

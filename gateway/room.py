@@ -1,6 +1,6 @@
 """Room in the asset store: its cap, and the greatest age of what lies in it.
 
-Every gateway looks after the same folder. A look at it serves for two seconds, since when a counter in Redis
+Every gateway looks after the same store. A look at it serves for two seconds, since when a counter in Redis
 tells what all of them have written; one of them at a time makes room, so that they do not evict twice.
 """
 
@@ -11,9 +11,9 @@ from collections.abc import Awaitable, Callable
 import structlog
 from redis.exceptions import LockError
 
-from gateway.storage import Folder, Home
+from gateway.storage import Home, Storage
 from shared import keys
-from shared.errors import ServerBusy
+from shared.errors import ServerBusy, Unavailable
 from shared.redis import Redis, RedisError
 from shared.settings import Settings
 
@@ -22,7 +22,7 @@ log = structlog.get_logger(__name__)
 EVICTION_STARTS = 0.9
 """Share of the cap above which the oldest assets go."""
 LOOK_TTL = 2.0
-"""Seconds for which a look at the folder serves."""
+"""Seconds for which a look at the store serves."""
 INTERVAL = 300.0
 LOCK_SECONDS = 60.0
 LOCK_PATIENCE = 10.0
@@ -34,9 +34,9 @@ Evict = Callable[[str], Awaitable[bool]]
 class Room:
     """Keeps the store below its cap, and its assets younger than their greatest age."""
 
-    def __init__(self, redis: Redis, folder: Folder, settings: Settings, evict: Evict) -> None:
+    def __init__(self, redis: Redis, storage: Storage, settings: Settings, evict: Evict) -> None:
         self._redis = redis
-        self._folder = folder
+        self._storage = storage
         self._evict = evict
         self._cap = int(settings.storage_limit_gb * (1 << 30))
         self._oldest = settings.asset_max_age_hours * 3600
@@ -67,7 +67,7 @@ class Room:
         while self._cap or self._oldest:
             try:
                 await self.tidy()
-            except (RedisError, OSError) as error:
+            except (RedisError, OSError, Unavailable) as error:
                 log.warning("asset store not tidied", error=str(error))
             await asyncio.sleep(INTERVAL)
 
@@ -77,13 +77,13 @@ class Room:
             async with self._turn:
                 await self._make_room(0)
         if self._oldest:
-            for home in (await self._folder.contents()).homes:
+            for home in (await self._storage.contents()).homes:
                 if time.time() - home.changed > self._oldest:
                     await self._evict(home.id)
 
     async def _look(self) -> list[Home]:
         self._mark = int(await self._redis.get(keys.BYTES_WRITTEN) or 0)
-        contents = await self._folder.contents()
+        contents = await self._storage.contents()
         self._size, self._looked = contents.size, time.monotonic()
         return contents.homes
 

@@ -8,12 +8,12 @@ from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
 from gateway.http_source import Write
+from shared import s3
 from shared.errors import InvalidReference, RtEmbedError
 from shared.settings import Settings
 
-if TYPE_CHECKING:  # these exist for the type checker only
+if TYPE_CHECKING:  # this exists for the type checker only
     from obstore import GetOptions
-    from obstore.store import ClientConfig, S3Config
 
 log = structlog.get_logger(__name__)
 
@@ -27,7 +27,7 @@ async def copy(settings: Settings, url: str, write: Write) -> None:
     Raises InvalidReference when it does not exist or credentials are missing, RtEmbedError when S3 refuses
     or cannot be reached.
     """
-    bucket, _, key = url.removeprefix("s3://").partition("/")
+    bucket, key = s3.split(url)
     store = _bucket(settings, bucket)
     try:
         found = await obstore.head_async(store, key)
@@ -46,18 +46,4 @@ async def copy(settings: Settings, url: str, write: Write) -> None:
 def _bucket(settings: Settings, name: str) -> S3Store:
     if not settings.s3_access_key or not settings.s3_secret_key:
         raise InvalidReference("s3:// URLs need AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY to be set")
-    config: S3Config = {
-        "access_key_id": settings.s3_access_key,
-        "secret_access_key": settings.s3_secret_key,
-        "region": settings.s3_region,
-    }
-    client: ClientConfig = {
-        "connect_timeout": f"{settings.download_connect_timeout}s",
-        "timeout": f"{settings.download_timeout}s",
-    }
-    if settings.s3_session_token:
-        config["session_token"] = settings.s3_session_token
-    if endpoint := settings.s3_endpoint_url or settings.aws_endpoint_url_s3:
-        config["endpoint"] = endpoint
-        client["allow_http"] = endpoint.startswith("http://")
-    return S3Store(name, config=config, client_options=client, retry_config={"max_retries": 3})
+    return s3.open_bucket(settings, name, settings.download_connect_timeout, settings.download_timeout)

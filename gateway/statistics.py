@@ -13,7 +13,7 @@ async def assets_stats(request: Request) -> Response:
     """Numbers and ages of assets, and their bounds."""
     ctx = context(request)
     assets = await ctx.assets.all()
-    ages = await ctx.assets.ages(asset for asset in assets if asset.directory)
+    ages = await ctx.assets.ages([asset for asset in assets if asset.directory])
     return json(
         AssetStatistics(
             asset_count=len(assets),

@@ -1,22 +1,22 @@
-"""The folder of the asset store, as this process sees it: what lies there, and writing into it."""
+"""The seam between the asset store and where its bytes lie: a folder, or a bucket of objects.
 
-import asyncio
-import os
-import shutil
-import threading
+Paths and directories are texts, as they stand in an asset's record.
+"""
+
 import time
-import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import Protocol, Self
 
 import msgspec
+import structlog
+from starlette.responses import FileResponse, Response
 
-T = TypeVar("T")
+from shared.assets import Asset
+from shared.errors import RtEmbedError
 
-INCOMING = ".incoming"
-THREADS = 8
+log = structlog.get_logger(__name__)
+
 PATIENCE = 15.0
 """Seconds for which something must have been in nobody's use, or missing, before that is believed."""
 
@@ -25,7 +25,7 @@ Require = Callable[[int], Awaitable[None]]
 
 
 class Home(msgspec.Struct, frozen=True):
-    """The folder of one asset: when it was last changed (seconds since 1970), and the bytes in it."""
+    """Where the bytes of one asset lie: when that was last changed (seconds since 1970), and how many."""
 
     id: str
     changed: float
@@ -33,166 +33,93 @@ class Home(msgspec.Struct, frozen=True):
 
 
 class Contents(msgspec.Struct, frozen=True):
-    """What lies in the store: all bytes, those of uploads under way included, and the assets' folders."""
+    """What lies in the store: all bytes, those of uploads under way included, and the assets' homes."""
 
     size: int
     homes: list[Home]
 
 
-class Folder:
-    """The shared folder: one folder per asset, named after it, and `.incoming`. Disk calls run in threads."""
+class Writer(Protocol):
+    """Writes one file in large pieces, off the event loop. As a context, an error inside aborts it."""
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self._threads = ThreadPoolExecutor(THREADS, "assets")
-        self._unleased: dict[str, float] = {}
-        self._missing: dict[str, float] = {}
+    size: int
 
-    async def in_thread(self, call: Callable[[], T]) -> T:
-        """Run a blocking call on the store's threads."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+    async def __aenter__(self) -> Self:
+        """The writer itself."""
 
-    def close(self) -> None:
-        """Wait for what is being written."""
-        self._threads.shutdown()
-
-    def home(self, asset_id: str) -> Path:
-        """The folder of an asset."""
-        return self._root / asset_id
-
-    async def move_home(self, folder: Path, asset_id: str) -> None:
-        """Rename `folder` to the asset's; one left there by a crash, in nobody's use, goes."""
-        home = self.home(asset_id)
-
-        def move() -> None:
-            try:
-                folder.rename(home)
-            except OSError:
-                if not home.is_dir():
-                    raise
-                shutil.rmtree(home)
-                folder.rename(home)
-
-        await self.in_thread(move)
-
-    async def remove_home(self, asset_id: str) -> None:
-        """Remove the folder of an asset."""
-        await self._remove(self.home(asset_id))
-
-    async def add_incoming(self, name: str) -> Path:
-        """Make a folder for one upload."""
-        folder = self._root / INCOMING / name
-        await self.in_thread(lambda: folder.mkdir(parents=True))
-        return folder
-
-    async def remove_incoming(self, name: str) -> None:
-        """Remove the folder of an upload and what is left in it."""
-        await self._remove(self._root / INCOMING / name)
-
-    async def _remove(self, folder: Path) -> None:
-        await self.in_thread(lambda: shutil.rmtree(folder, ignore_errors=True))
-
-    async def sweep_incoming(self, leased: set[str]) -> None:
-        """Remove the folders of uploads that have not been `leased` for PATIENCE seconds."""
-        names = await self.in_thread(lambda: _names(self._root / INCOMING))
-        for name in _lasting(names - leased, self._unleased):
-            await self.remove_incoming(name)
-
-    async def missing(self, paths: Mapping[str, Path]) -> set[str]:
-        """Which of the assets, given with their paths, have had no file for PATIENCE seconds."""
-        gone = await self.in_thread(lambda: {name for name, path in paths.items() if not path.exists()})
-        return _lasting(gone, self._missing)
-
-    async def ages(self, asset_ids: Sequence[str]) -> list[float]:
-        """Seconds since the folder of each asset was changed, where there is one."""
-        changes = await self.in_thread(lambda: [_changed(self.home(asset_id)) for asset_id in asset_ids])
-        now = time.time()
-        return [max(0.0, now - changed) for changed in changes if changed is not None]
-
-    async def contents(self) -> Contents:
-        """Look at everything. What disappears meanwhile is left out."""
-        return await self.in_thread(self._look)
-
-    def _look(self) -> Contents:
-        homes = [
-            Home(path.name, changed, _size(path))
-            for path in self._root.glob("*")
-            if _is_id(path.name) and (changed := _changed(path)) is not None
-        ]
-        return Contents(_size(self._root / INCOMING) + sum(home.size for home in homes), homes)
-
-
-class Writer:
-    """Writes one file in large pieces, off the event loop."""
-
-    def __init__(self, folder: Folder, path: Path, require: Require) -> None:
-        self._folder = folder
-        self._path = path
-        self._require = require
-        self._file: BinaryIO | None = None
-        self._turn = threading.Lock()  # a cancelled write goes on in its thread
-        self._closed = False
-        self.size = 0
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Close, or abort after an error."""
 
     async def write(self, data: bytes) -> None:
         """Append `data`. Raises ServerBusy if the store has no room for it."""
-        await self._require(len(data))
-        await self._folder.in_thread(lambda: self._append(data))
-        self.size += len(data)
-
-    def _append(self, data: bytes) -> None:
-        with self._turn:
-            if not self._closed:
-                self._file = self._file or self._path.open("wb")
-                self._file.write(data)
 
     async def close(self) -> None:
-        """Finish the file, which may be empty."""
-        await asyncio.shield(self._folder.in_thread(self._finish))
+        """Finish the file, which may be empty. Harmless when called again."""
 
-    def _finish(self) -> None:
-        with self._turn:
-            if self._closed:
-                return
-            self._closed = True
-            with self._file or self._path.open("wb") as file:
-                file.flush()
-                os.fsync(file.fileno())
+    async def abort(self) -> None:
+        """Give the file up, unless it is finished already."""
 
 
-def _names(folder: Path) -> set[str]:
-    try:
-        return {path.name for path in folder.iterdir()}
-    except FileNotFoundError:
-        return set()
+class Storage(Protocol):
+    """Where bytes lie. Whatever it cannot do because the place is away raises Unavailable."""
+
+    async def check(self) -> None:
+        """Return if files can be written."""
+
+    def close(self) -> None:
+        """Wait for what is being written."""
+
+    # Arriving
+
+    async def add_incoming(self, name: str) -> str:
+        """A directory for one upload."""
+
+    def writer(self, path: str, require: Require) -> Writer:
+        """A file in such a directory."""
+
+    async def bring(self, path: str, to: str) -> str:
+        """A finished file under a new name, `to`, if files here have any; where it is then."""
+
+    def settled(self, asset: Asset) -> Asset:
+        """The record that the asset in an upload's directory has once `settle` is done with it."""
+
+    async def settle(self, asset: Asset, settled: Asset) -> None:
+        """Take the asset out of its upload's directory. What a crash left in its place goes."""
+
+    async def remove_incoming(self, name: str) -> None:
+        """Remove the directory of an upload and what is left in it."""
+
+    # Known
+
+    async def contents(self) -> Contents:
+        """Look at everything. What disappears meanwhile is left out."""
+
+    async def size(self, asset: Asset) -> int:
+        """The file's bytes, 0 if it has vanished."""
+
+    async def ages(self, assets: Collection[Asset]) -> list[float]:
+        """Seconds since the home of each asset was changed, where it has one."""
+
+    async def content(self, asset: Asset, headers: Mapping[str, str], *, head: bool) -> Response | None:
+        """The file, whole or in the ranges that `headers` ask for; None if it has vanished. `head`: without
+        its bytes."""
+
+    # Gone
+
+    def home(self, asset_id: str) -> str:
+        """Where a crash may have left the files of an asset without a record."""
+
+    async def remove(self, directory: str) -> None:
+        """Remove a directory; what cannot be removed now goes later."""
+
+    async def sweep(self, leased: set[str]) -> None:
+        """Remove uploads that have not been `leased` for PATIENCE seconds."""
+
+    async def missing(self, assets: Collection[Asset]) -> set[str]:
+        """The ids of those that have had no file here for PATIENCE seconds."""
 
 
-def _is_id(name: str) -> bool:
-    try:
-        return str(uuid.UUID(name)) == name
-    except ValueError:
-        return False
-
-
-def _changed(path: Path) -> float | None:
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return None
-
-
-def _size(folder: Path) -> int:
-    return sum(_bytes(Path(parent, name)) for parent, _, names in os.walk(folder) for name in names)
-
-
-def _bytes(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
-
-
-def _lasting(found: set[str], since: dict[str, float]) -> set[str]:
+def lasting(found: set[str], since: dict[str, float]) -> set[str]:
     """Those of `found` that `since`, kept from look to look, has known for PATIENCE seconds."""
     now = time.monotonic()
     for name in since.keys() - found:
@@ -200,3 +127,24 @@ def _lasting(found: set[str], since: dict[str, float]) -> set[str]:
     for name in found:
         since.setdefault(name, now)
     return {name for name in found if now - since[name] >= PATIENCE}
+
+
+def local_size(path: str) -> int:
+    """Bytes of a local file, 0 if there is none. Blocks."""
+    try:
+        return Path(path).stat().st_size
+    except OSError:
+        return 0
+
+
+def local_file(asset: Asset) -> FileResponse | None:
+    """A local file as an answer; None if there is none. Blocks."""
+    if not Path(asset.path).is_file():
+        return None
+    return FileResponse(asset.path, filename=asset.filename, content_disposition_type="inline")
+
+
+def vanished(asset: Asset) -> RtEmbedError:
+    """The error of an asset without its file."""
+    log.error("asset without its file", asset=asset.id, path=asset.path)
+    return RtEmbedError(f"the file of {asset.id} has vanished from the asset store")

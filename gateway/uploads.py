@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import AsyncIterator
-from pathlib import Path
+from contextlib import AsyncExitStack
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -36,7 +36,7 @@ class Form(msgspec.Struct):
     size: int = 0
 
 
-async def read_form(request: Request, store: AssetStore, folder: Path, limit: int) -> Form:
+async def read_form(request: Request, store: AssetStore, folder: str, limit: int) -> Form:
     """Read a form; the part named `file` is written to `folder` under its own name as it arrives.
 
     Raises BadParameters for a file name that is not allowed, FileTooLarge beyond `limit` bytes,
@@ -69,7 +69,7 @@ def _no_file() -> InvalidParameters:
 class _MultipartReader:
     """Collects the parser's events of one piece of the body, then acts on them in order."""
 
-    def __init__(self, store: AssetStore, folder: Path, limit: int, boundary: bytes) -> None:
+    def __init__(self, store: AssetStore, folder: str, limit: int, boundary: bytes) -> None:
         self._store, self._folder, self._limit = store, folder, limit
         self._parser = MultipartParser(
             boundary,
@@ -88,25 +88,24 @@ class _MultipartReader:
         self._header_name, self._header_value = b"", b""
         self._disposition: dict[bytes, bytes] = {}
         self._data = bytearray()
+        self._held = AsyncExitStack()
         self._writer: Writer | None = None
         self._fields_size = 0
         self._complete = False
         self.form = Form({})
 
     async def read(self, stream: AsyncIterator[bytes]) -> Form:
-        try:
-            async for piece in stream:
-                self._parser.write(piece)
-                for event, data in self._events:
-                    await self._handle(event, data)
-                self._events.clear()
-        except FormParserError as error:
-            raise InvalidParameters(f"('body',): The multipart form cannot be read: {error}") from error
-        finally:
-            if self._writer:
-                await self._writer.close()
-        if not self._complete:
-            raise InvalidParameters("('body',): The multipart form ends in the middle")
+        async with self._held:
+            try:
+                async for piece in stream:
+                    self._parser.write(piece)
+                    for event, data in self._events:
+                        await self._handle(event, data)
+                    self._events.clear()
+            except FormParserError as error:
+                raise InvalidParameters(f"('body',): The multipart form cannot be read: {error}") from error
+            if not self._complete:
+                raise InvalidParameters("('body',): The multipart form ends in the middle")
         return self.form
 
     async def _handle(self, event: str, data: bytes) -> None:
@@ -122,7 +121,7 @@ class _MultipartReader:
                     self._disposition = parse_options_header(self._header_value)[1]
                 self._header_name, self._header_value = b"", b""
             case "headers":
-                self._begin_part()
+                await self._begin_part()
             case "data":
                 self._data += data
                 await self._take_data()
@@ -139,7 +138,7 @@ class _MultipartReader:
     def _is_file(self) -> bool:
         return self._name == "file" and bool(self._disposition.get(b"filename"))
 
-    def _begin_part(self) -> None:
+    async def _begin_part(self) -> None:
         if len(self.form.fields) >= MAX_FIELDS:
             raise TooManyFields(400, f"Too many fields. Maximum number of fields is {MAX_FIELDS}.")
         if not self._is_file:
@@ -154,7 +153,7 @@ class _MultipartReader:
                 f"the file name {name[:256]!r} may only have up to {MAX_NAME} letters, digits, spaces and _.-"
             )
         self.form.fields["file"] = name
-        self._writer = self._store.writer(self._folder / name)
+        self._writer = await self._held.enter_async_context(self._store.writer(f"{self._folder}/{name}"))
 
     async def _take_data(self) -> None:
         if not self._is_file:

@@ -57,8 +57,8 @@ async def planned(
     Raises whatever the request may be refused with; then nothing was accepted.
     """
     ids = [body.id] if isinstance(body.id, str) else body.id
-    taken = inline.path if inline else None
-    source = await ctx.downloads.locate(body.url, taken) if body.url is not None else None
+    taken = (inline.path, inline.size) if inline else ()
+    source = await ctx.downloads.locate(body.url, *taken) if body.url is not None else None
     if source and len(ids) != 1:
         raise BadParameters(f"A url becomes one asset; give one id for it, not {len(ids)}")
     assets = [] if source else await _assets(ctx, ids)

@@ -7,11 +7,14 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from redis import Redis
 
+from shared import keys, s3
+from tests.buckets import Bucket, Buckets
 from tests.e2e.media import colour_film
 from tests.support import RedisServer, free_port
 
@@ -21,11 +24,13 @@ NULL_MODEL = ROOT / "tests" / "models" / "null"
 
 class Stack:
     """One gateway address and any number of workers, started and killed as a test likes, on an emptied
-    database."""
+    database; files go into a folder, or into a bucket if one is given."""
 
-    def __init__(self, folder: Path, redis_url: str) -> None:
+    def __init__(self, folder: Path, redis_url: str, bucket: Bucket | None = None) -> None:
         with Redis.from_url(redis_url) as redis:
             redis.flushdb()
+        self.redis_url = redis_url
+        self.bucket = bucket
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.folder = folder
@@ -97,6 +102,28 @@ class Stack:
         identity: str = answer.json()["id"]
         return identity
 
+    def stored(self) -> list[str]:
+        """Every file in the asset store, uploads under way included."""
+        if self.bucket:
+            return [*self.bucket.sizes(), *self.bucket.uploads()]
+        return [str(path) for path in (self.folder / "assets").rglob("*") if path.is_file()]
+
+    def path_of(self, asset_id: str) -> str:
+        """Where the asset's record says that its file is."""
+        with Redis.from_url(self.redis_url) as redis:
+            path: Any = redis.hget(keys.asset(asset_id), "path")
+        return str(path.decode())
+
+    def read_stored(self, path: str) -> bytes:
+        return self.bucket.read(s3.split(path)[1]) if self.bucket else Path(path).read_bytes()
+
+    def overwrite(self, path: str, data: bytes) -> None:
+        """Change a file in the asset store behind the service's back."""
+        if self.bucket:
+            self.bucket.write(s3.split(path)[1], data)
+        else:
+            Path(path).write_bytes(data)
+
     def stop(self) -> None:
         processes = [p for p in (self.gateway, *self.workers) if p and p.poll() is None]
         for process in processes:
@@ -124,10 +151,24 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return colour_film(tmp_path_factory.mktemp("film") / "film.mp4")
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A module with STORES runs its tests on each of them."""
+    if "shared_stack" in metafunc.fixturenames and hasattr(metafunc.module, "STORES"):
+        metafunc.parametrize("shared_stack", metafunc.module.STORES, indirect=True, scope="module")
+
+
 @pytest.fixture(scope="module")
-def shared_stack(valkey: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def shared_stack(
+    request: pytest.FixtureRequest,
+    valkey: RedisServer,
+    buckets: Buckets,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Stack]:
     """A running service with one worker, for tests that change nothing for each other."""
-    service = Stack(tmp_path_factory.mktemp("stack"), f"redis://127.0.0.1:{valkey.port}/1")
+    bucket = buckets.make() if getattr(request, "param", "folder") == "bucket" else None
+    service = Stack(tmp_path_factory.mktemp("stack"), f"redis://127.0.0.1:{valkey.port}/1", bucket)
+    if bucket:
+        service.environment |= buckets.environment(bucket)
     try:
         service.start()
         yield service

@@ -8,12 +8,8 @@ import pytest
 from tests.e2e.conftest import Stack
 from tests.e2e.media import picture
 
+STORES = ["folder", "bucket"]
 FORM = {"purpose": "vision", "media_type": "video"}
-
-
-def stored(stack: Stack) -> list[Path]:
-    """Every file in the asset store, uploads under way included."""
-    return [path for path in (stack.folder / "assets").rglob("*") if path.is_file()]
 
 
 def test_an_upload_is_described_stored_and_deleted(shared_stack: Stack, film: Path) -> None:
@@ -29,12 +25,14 @@ def test_an_upload_is_described_stored_and_deleted(shared_stack: Stack, film: Pa
     information = client.get(f"/files/{answer['id'].upper().replace('-', '')}").json()
     assert information == {key: value for key, value in answer.items() if key != "media_type"}
     assert answer in client.get("/files?purpose=vision").json()["data"]
-    home = shared_stack.folder / "assets" / answer["id"]
-    assert (home / "film.mp4").read_bytes() == film.read_bytes()
+    path = shared_stack.path_of(answer["id"])
+    assert path.endswith("/film.mp4")
+    assert shared_stack.read_stored(path) == film.read_bytes()
+    before = shared_stack.stored()
     assert client.delete(f"/files/{answer['id']}").json() == {
         "id": answer["id"], "object": "file", "deleted": True
     }  # fmt: skip
-    assert not home.exists()
+    assert len(shared_stack.stored()) == len(before) - 1
     assert client.get(f"/files/{answer['id']}").json()["code"] == "BadParameter"
 
 
@@ -53,11 +51,11 @@ def test_content_comes_whole_or_in_ranges(shared_stack: Stack, film: Path) -> No
 def test_a_path_on_the_server_is_used_in_place(shared_stack: Stack, film: Path, tmp_path: Path) -> None:
     here = tmp_path / "here.mp4"
     here.write_bytes(film.read_bytes())
-    before = stored(shared_stack)
+    before = shared_stack.stored()
     answer = shared_stack.client.post("/files", data={**FORM, "filename": str(here)}).json()
     assert answer["filename"] == "here.mp4"
     assert answer["bytes"] == here.stat().st_size
-    assert stored(shared_stack) == before
+    assert shared_stack.stored() == before
     body = {"id": answer["id"], "model": "null"}
     assert shared_stack.client.post("/generate_video_embeddings", json=body).status_code == 200
     assert shared_stack.client.delete(f"/files/{answer['id']}").status_code == 200
@@ -91,7 +89,7 @@ def test_what_is_not_the_media_it_claims_to_be_leaves_nothing(  # noqa: PLR0917 
     media_type: str,
     message: str,
 ) -> None:
-    before = stored(shared_stack)
+    before = shared_stack.stored()
     path = tmp_path / name
     if content is not None:
         path.write_bytes(content)
@@ -104,18 +102,18 @@ def test_what_is_not_the_media_it_claims_to_be_leaves_nothing(  # noqa: PLR0917 
         answer = shared_stack.client.post("/files", data=form, files={"file": (name, file)})
     assert (answer.status_code, answer.json()["code"]) == (400, "InvalidFile")
     assert message in answer.json()["message"]
-    assert stored(shared_stack) == before
+    assert shared_stack.stored() == before
 
 
 def test_a_body_cut_off_in_the_middle_leaves_nothing(shared_stack: Stack) -> None:
-    before = stored(shared_stack)
+    before = shared_stack.stored()
     body = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.mp4"\r\n\r\n' + b"0" * 3_000_000
     answer = shared_stack.client.post(
         "/files", content=body, headers={"Content-Type": "multipart/form-data; boundary=x"}
     )
     assert (answer.status_code, answer.json()["code"]) == (422, "InvalidParameters")
     assert "ends in the middle" in answer.json()["message"]
-    assert stored(shared_stack) == before
+    assert shared_stack.stored() == before
 
 
 @pytest.mark.parametrize("name", ["../evil.mp4", "a/b.mp4", "q?.mp4", "ü.mp4", "..", "x" * 256])

@@ -12,6 +12,7 @@ import pytest
 from tests.e2e.conftest import Stack
 from tests.e2e.media import COLOURS, picture
 
+STORES = ["folder", "bucket"]
 URL = "/generate_video_embeddings"
 
 
@@ -177,8 +178,8 @@ def test_an_overlap_as_long_as_the_chunk_is_refused(shared_stack: Stack, film_id
 def test_a_file_that_breaks_fails_its_request_alone(shared_stack: Stack, film: Path) -> None:
     """Damaged after it was accepted: JSON answers 500, events end without an error text."""
     broken_id = shared_stack.upload(film)
-    stored = shared_stack.folder / "assets" / broken_id / film.name
-    stored.write_bytes(stored.read_bytes()[: film.stat().st_size * 2 // 3])
+    path = shared_stack.path_of(broken_id)
+    shared_stack.overwrite(path, shared_stack.read_stored(path)[: film.stat().st_size * 2 // 3])
     answer = ask(shared_stack, id=broken_id, chunk_duration=5)
     assert (answer.status_code, answer.json()["code"]) == (500, "InternalServerError")
     assert "Decode error" in answer.json()["message"]

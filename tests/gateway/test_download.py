@@ -112,7 +112,7 @@ class Fetch:
                 downloads = Downloads(changed, store, self._network)
                 source = await downloads.locate(url)
                 fetched = await downloads.fetch(source, folder, headers=headers, media_type=media_type)
-                return fetched, fetched.path.read_bytes()
+                return fetched, await store.in_thread(Path(fetched.path).read_bytes)
         finally:
             store.close()
             assert not list((changed.asset_dir / ".incoming").iterdir())
@@ -186,7 +186,7 @@ async def test_the_certificate_must_be_trusted(
 async def test_the_file_is_named_after_the_url(fetch: Fetch, http: Site, path: str, filename: str) -> None:
     http.pages[path] = page(b"video")
     fetched, _ = await fetch.file(f"http://{GOOD}:{http.port}{path}")
-    assert fetched.path.name == filename
+    assert fetched.filename == filename
     assert (fetched.size, fetched.ours) == (5, True)
 
 
@@ -592,7 +592,7 @@ async def test_a_bad_payload_is_refused(fetch: Fetch, payload: str) -> None:
 )
 async def test_a_data_url_names_its_file(fetch: Fetch, kind: str, media_type: str, filename: str) -> None:
     fetched, _ = await fetch.file(f"data:{kind};base64,AAAA", media_type=media_type)
-    assert fetched.path.name == filename
+    assert fetched.filename == filename
 
 
 @pytest.mark.parametrize("form", ["base64", "percent"])
@@ -646,7 +646,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("name", ["deep/a b.mp4", "in", "deep/../deep/a b.mp4"])
 async def test_a_file_in_an_allowed_folder_is_used_where_it_is(fetch: Fetch, folder: Path, name: str) -> None:
     fetched, content = await fetch.file(f"file://{folder}/{name}", file_url_dirs=(str(folder),))
-    assert fetched == Fetched(folder / "deep" / "a b.mp4", 5, ours=False)
+    assert fetched == Fetched(str(folder / "deep" / "a b.mp4"), "a b.mp4", 5, ours=False)
     assert content == b"video"
 
 
@@ -710,7 +710,7 @@ def s3() -> Iterator[str]:
 async def test_an_object_is_fetched(fetch: Fetch, s3: str, key: str, content: bytes) -> None:
     fetched, found = await fetch.file(f"s3://films/{key}", s3_endpoint_url=s3, **KEYS)
     assert found == content
-    assert fetched.path.name == "input_file.mp4"
+    assert fetched.filename == "input_file.mp4"
 
 
 async def test_the_first_endpoint_wins(fetch: Fetch, s3: str) -> None:

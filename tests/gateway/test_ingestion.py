@@ -21,9 +21,10 @@ async def store(redis: Redis, settings: Settings) -> AsyncIterator[AssetStore]:
 
 async def kept(store: AssetStore, *, temporary: bool = True, asset_id: str = "a") -> Asset:
     async with store.incoming() as folder:
-        (folder / "a.mp4").write_bytes(b"video")
-        asset = Asset(id=asset_id, filename="a.mp4", path=str(folder / "a.mp4"), temporary=temporary)
-        return await store.keep(asset, folder)
+        async with store.writer(f"{folder}/a.mp4") as writer:
+            await writer.write(b"video")
+        asset = Asset(id=asset_id, filename="a.mp4", path=f"{folder}/a.mp4", temporary=temporary)
+        return await store.keep(asset)
 
 
 def on_disk(asset: Asset) -> bool:

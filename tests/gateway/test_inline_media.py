@@ -7,6 +7,7 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote_from_bytes
@@ -41,7 +42,7 @@ async def read(ctx: Context, body: bytes, size: int = 65_536) -> tuple[Any, byte
     request: Any = SimpleNamespace(stream=stream)
     async with AsyncExitStack() as held:
         read, inline = await read_video_request(ctx, request, held)
-        payload = inline.path.read_bytes() if inline else None
+        payload = await ctx.assets.in_thread(Path(inline.path).read_bytes) if inline else None
         assert inline is None or inline.size == len(payload or b"")
     assert not list((ctx.settings.asset_dir / ".incoming").glob("*"))
     return read, payload

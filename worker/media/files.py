@@ -38,30 +38,36 @@ class BlockRequest(msgspec.Struct, frozen=True):
 
 
 class Blocks:
-    """The blocks of objects, from the worker at the other end of the socket; the last few are kept."""
+    """The blocks of objects, from the worker at the other end of the socket; the last few of the object that
+    is being read are kept."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._turn = threading.Lock()
-        self._kept: OrderedDict[tuple[str, int], bytes] = OrderedDict()
-        self._sizes: dict[str, int] = {}
+        self._path, self._size = "", 0
+        self._kept: OrderedDict[int, bytes] = OrderedDict()
 
     def size(self, path: str) -> int:
         """The object's bytes. Raises InvalidFile if there is none, StoreAway."""
-        self.block(path, 0)
-        return self._sizes[path]
+        with self._turn:
+            self._block(path, 0)
+            return self._size
 
     def block(self, path: str, number: int) -> bytes:
         """One block; the last is shorter, and what is beyond the end empty. Raises InvalidFile, StoreAway."""
         with self._turn:
-            data = self._kept.get((path, number))
-            if data is None:
-                data = self._fetch(path, number)
-                self._kept[path, number] = data
-                if len(self._kept) > BLOCKS_KEPT:
-                    self._kept.popitem(last=False)
-            self._kept.move_to_end((path, number))
-            return data
+            return self._block(path, number)
+
+    def _block(self, path: str, number: int) -> bytes:
+        if path != self._path:
+            self._path = path
+            self._kept.clear()
+        if number not in self._kept:
+            self._kept[number] = self._fetch(path, number)
+            if len(self._kept) > BLOCKS_KEPT:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(number)
+        return self._kept[number]
 
     def _fetch(self, path: str, number: int) -> bytes:
         body = msgspec.msgpack.encode(BlockRequest(path, number))
@@ -72,8 +78,7 @@ class Blocks:
             raise InvalidFile(data.decode())
         if size == AWAY:
             raise StoreAway(data.decode())
-        if self._sizes.get(path) != size:
-            self._sizes = {path: size}
+        self._size = size
         return data
 
     def _receive(self, length: int) -> bytes:

@@ -219,6 +219,15 @@ def test_reading_on_fetches_each_block_once(served: Served, bucket: Bucket) -> N
     assert served.counts.bytes_fetched == len(NOISE)
 
 
+def test_reading_two_objects_in_turns(served: Served, bucket: Bucket) -> None:
+    for _ in range(2):
+        for name, data in (("noise", NOISE), ("empty", b"")):
+            file = ObjectFile(served.blocks, f"s3://{bucket.name}/x/{name}")
+            assert file.seek(0, 2) == len(data)
+            file.seek(-9, 2)
+            assert file.read(100) == data[-9:]
+
+
 def test_an_empty_object(served: Served, bucket: Bucket) -> None:
     assert ObjectFile(served.blocks, f"s3://{bucket.name}/x/empty").read(1) == b""
 

@@ -1,0 +1,81 @@
+"""An object as the answer to a request: whole or a range of it, read piece by piece."""
+
+import re
+from collections.abc import AsyncIterator, Mapping
+from email.utils import format_datetime
+from mimetypes import guess_type
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+import obstore
+from obstore.store import S3Store
+from starlette.responses import Response, StreamingResponse
+
+from shared import s3
+
+if TYPE_CHECKING:  # these exist for the type checker only
+    from obstore import GetOptions, ObjectMeta
+
+PIECE = 4 << 20
+_RANGE = re.compile(r"bytes=(?:(\d+)-(\d*)|-(\d+))")
+
+
+def byte_range(header: str, size: int) -> tuple[int, int] | None:
+    """Start and end of the one range that a `Range` header asks for (RFC 9110, section 14); None if it is
+    another kind of range, or several, for which the whole may be sent.
+
+    The range is empty if none of its bytes are there.
+    """
+    match = _RANGE.fullmatch(header.strip().lower())
+    if match is None:
+        return None
+    first, last, suffix = match.groups()
+    if suffix:
+        return max(0, size - int(suffix)), size if int(suffix) else 0
+    start, end = int(first), min(size, int(last) + 1) if last else size
+    if last and int(last) < start:
+        return None
+    return start, max(start, end) if start < size else start
+
+
+def object_content(
+    store: S3Store, found: "ObjectMeta", name: str, headers: Mapping[str, str], *, head: bool
+) -> Response:
+    """The object that `found` tells of, in the range that the request's `headers` ask for; `head`: without
+    its bytes."""
+    size, modified = found["size"], format_datetime(found["last_modified"], usegmt=True)
+    sent = {
+        "accept-ranges": "bytes",
+        "content-disposition": _disposition(name),
+        "content-type": guess_type(name)[0] or "application/octet-stream",
+        "last-modified": modified,
+    }
+    if found["e_tag"]:
+        sent["etag"] = found["e_tag"]
+    fresh = headers.get("if-range") in {None, found["e_tag"], modified}
+    part = byte_range(headers["range"], size) if fresh and "range" in headers else None
+    start, end = part or (0, size)
+    if part and start >= end:
+        return Response(status_code=416, headers={**sent, "content-range": f"bytes */{size}"})
+    if part:
+        sent["content-range"] = f"bytes {start}-{end - 1}/{size}"
+    sent["content-length"] = str(end - start)
+    status = 206 if part else 200
+    if head:
+        return Response(status_code=status, headers=sent)
+    return StreamingResponse(_pieces(store, found, start, end), status, sent)
+
+
+def _disposition(name: str) -> str:
+    quoted = quote(name)
+    return f'inline; filename="{name}"' if quoted == name else f"inline; filename*=utf-8''{quoted}"
+
+
+async def _pieces(store: S3Store, found: "ObjectMeta", start: int, end: int) -> AsyncIterator[bytes]:
+    """A request per piece, so that a client may take its time."""
+    for at in range(start, end, PIECE):
+        options: GetOptions = {"range": (at, min(at + PIECE, end)), "if_match": found["e_tag"]}
+        with s3.answering():
+            piece = await obstore.get_async(store, found["path"], options=options)
+            data = await piece.bytes_async()
+        yield bytes(data)

@@ -23,6 +23,8 @@ VIDEO, TEXT, FILES = "generate_video_embeddings", "generate_text_embeddings", "f
 TIME = "2024-06-09T18:32:11.123Z"
 LONG = "x" * 300
 
+STORES = ["folder", "bucket"]
+
 Row = tuple[str, str, Any, int, str, str]
 """Method, path below /v1, body, status, code, part of the message."""
 
@@ -202,7 +204,7 @@ VIDEO_ROWS: list[Row] = [
     ("POST", VIDEO, {"url": "data:a/b;base64,A", "id": "UNKNOWN"}, 400, "InvalidDataUrl", "decoded"),
     ("POST", VIDEO, {"url": "data:a/b,x", "id": "UNKNOWN"}, 400, "FailedRequest", "cannot be opened"),
     ("POST", VIDEO, {"url": "file:///etc/hosts", "id": "UNKNOWN"}, 403, "Forbidden", "no folder"),
-    ("POST", VIDEO, {"url": "s3://bucket/key", "id": "UNKNOWN"}, 400, "InvalidParameters", "AWS"),
+    ("POST", VIDEO, {"url": "s3://bucket/key", "id": "UNKNOWN"}, 400, "InvalidParameters", "s3://"),
     ("POST", VIDEO, {"id": ["IMAGE", "UNKNOWN"]}, 400, "BadParameter", "No such resource"),
     ("POST", VIDEO, {"id": ["IMAGE", "GONE"]}, 400, "BadParameter", "aged out"),
     ("POST", VIDEO, {"id": ["IMAGE", "FILM"]}, 400, "BadParameters", "not an image"),

@@ -16,6 +16,7 @@ import httpx
 import pytest
 from PIL import Image
 
+from tests.buckets import Buckets
 from tests.e2e.conftest import Stack
 from tests.support import RedisServer, until
 
@@ -23,10 +24,19 @@ left = threading.Event()
 """Set when the service has hung up on the endless film."""
 
 
-@pytest.fixture(scope="module")
-def service(valkey: RedisServer, tmp_path_factory: pytest.TempPathFactory, film: Path) -> Iterator[Stack]:
+@pytest.fixture(scope="module", params=["folder", "bucket"])
+def service(
+    request: pytest.FixtureRequest,
+    valkey: RedisServer,
+    buckets: Buckets,
+    tmp_path_factory: pytest.TempPathFactory,
+    film: Path,
+) -> Iterator[Stack]:
     """A running service that may read the film's folder."""
-    stack = Stack(tmp_path_factory.mktemp("url"), f"redis://127.0.0.1:{valkey.port}/2")
+    bucket = buckets.make() if request.param == "bucket" else None
+    stack = Stack(tmp_path_factory.mktemp("url"), f"redis://127.0.0.1:{valkey.port}/2", bucket)
+    if bucket:
+        stack.environment |= buckets.environment(bucket)
     stack.environment |= {"FILE_URL_ALLOWED_DIRS": str(film.parent), "ASSET_DOWNLOAD_MAX_REDIRECTS": "1"}
     try:
         stack.start()
@@ -64,7 +74,6 @@ def site(film: Path) -> Iterator[str]:
         def log_message(self, *_: Any) -> None:
             pass
 
-    left.clear()
     server = ThreadingHTTPServer((address, 0), Files)
     threading.Thread(target=server.serve_forever).start()
     yield f"http://{address}:{server.server_port}"
@@ -82,9 +91,9 @@ def ask(service: Stack, **fields: Any) -> httpx.Response:
     return service.client.post("/generate_video_embeddings", json=body)
 
 
-def assets(service: Stack) -> list[Path]:
+def assets(service: Stack) -> list[str]:
     """What the asset store holds: files of assets and of arrivals."""
-    return [path for path in (service.folder / "assets").rglob("*") if path.is_file()]
+    return service.stored()
 
 
 def size(path: Path) -> int:
@@ -123,6 +132,16 @@ async def test_a_picture_inside_the_request(service: Stack, tmp_path: Path) -> N
     await until(lambda: not listed(service) and not assets(service))
 
 
+async def test_a_film_inside_the_request(service: Stack, film: Path) -> None:
+    """Long enough to go to the store as it comes."""
+    data = film.read_bytes()  # noqa: ASYNC240 - nothing else runs
+    padded = data + (300_008).to_bytes(4, "big") + b"free" + bytes(300_000)
+    answer = ask(service, url="data:video/mp4;base64," + base64.b64encode(padded).decode(), chunk_duration=5)
+    assert answer.status_code == 200, answer.text
+    assert len(answer.json()["chunk_responses"]) == 5
+    await until(lambda: not listed(service) and not assets(service))
+
+
 async def test_the_id_is_free_again(service: Stack, film: Path) -> None:
     identity = str(uuid.uuid4())
     for _ in range(2):
@@ -155,6 +174,7 @@ async def test_a_client_that_leaves_its_events(service: Stack, tmp_path: Path) -
 
 
 async def test_a_client_that_leaves_while_its_url_is_fetched(service: Stack, site: str) -> None:
+    left.clear()
     with pytest.raises(httpx.ReadTimeout):
         service.client.post(
             "/generate_video_embeddings",

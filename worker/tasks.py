@@ -19,6 +19,7 @@ from worker.clock import RedisClock
 from worker.engine.base import Clips
 from worker.live.session import LiveSessions
 from worker.media.base import Clip, Media, MediaFacts
+from worker.media.slots import DeviceClip
 from worker.metrics import observe_chunk, observe_text
 from worker.models.directory import ModelInfo
 from worker.publish.results import Publisher
@@ -177,6 +178,7 @@ class Tasks:
             end=clip.chunk.end,
             vector=embedded.vector.tobytes(),
             frame_times=clip.times,
+            decode_started=self._clock.at(clip.decode_start),
             decode_latency_ms=_ms(clip.decode_start, clip.decode_end),
             inference_latency_ms=_ms(embedded.start, embedded.end),
             chunk_latency_ms=_ms(clip.decode_start, embedded.end),
@@ -186,7 +188,12 @@ class Tasks:
 
 
 def stack_clips(clips: Sequence[Clip], frames: int) -> Clips:
-    """uint8 [len(clips), frames, 3, size, size]; a lone full clip is passed on without a copy."""
+    """uint8 [len(clips), frames, 3, size, size], on the GPU if one of the clips is there. A lone full clip is
+    passed on without a copy, and so are full ones side by side on the GPU."""
+    on_gpu = next((clip for clip in clips if isinstance(clip, DeviceClip)), None)
+    if on_gpu is not None:
+        stacked: Clips = on_gpu.slots.stack(clips, frames)
+        return stacked
     if len(clips) == 1 and len(clips[0].frames) == frames:
         return clips[0].frames[None]
     batch = np.empty((len(clips), frames, *clips[0].frames.shape[1:]), np.uint8)

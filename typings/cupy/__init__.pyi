@@ -9,6 +9,9 @@ from numpy.typing import DTypeLike, NDArray
 class _MemoryPointer:
     @property
     def ptr(self) -> int: ...
+    def copy_from_device_async(
+        self, src: _MemoryPointer, size: int, stream: cuda.Stream | None = None
+    ) -> None: ...
 
 class ndarray:
     @property

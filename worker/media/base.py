@@ -29,8 +29,8 @@ class Clip:
     """The frames of one chunk: uint8 [frames, 3, size, size] RGB, 1 <= frames <= the model's number.
 
     `times` are presentation times in ns from the start of the file, one per frame. `decode_start` and
-    `decode_end` are `time.monotonic()` seconds. `frames` may lie in shared memory: call `release` when it
-    has been copied or used, and do not touch it afterwards.
+    `decode_end` are `time.monotonic()` seconds. `frames` may lie in shared memory or on a GPU: call `release`
+    when it has been copied or used, and do not touch it afterwards.
     """
 
     def __init__(

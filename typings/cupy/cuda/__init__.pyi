@@ -5,7 +5,9 @@ from cupy.cuda import memory as memory
 from cupy.cuda import runtime as runtime
 
 class Event:
-    def __init__(self, block: bool = False, disable_timing: bool = False, interprocess: bool = False) -> None: ...
+    def __init__(
+        self, block: bool = False, disable_timing: bool = False, interprocess: bool = False
+    ) -> None: ...
     def synchronize(self) -> None: ...
 
 class Stream:

@@ -194,6 +194,17 @@ kafka_acknowledgement = _histogram(
     "rtembed_kafka_acknowledgement_seconds", "From sending a message to Kafka's acknowledgement", "s", _SHORT
 )
 
+gpu_utilization = _gauge(
+    "rtembed_gpu_utilization_ratio", "Share of the last second in which a GPU computed, by host and GPU"
+)
+gpu_decoder_utilization = _gauge(
+    "rtembed_gpu_decoder_utilization_ratio", "Share of time in which a GPU's decoders worked, by host and GPU"
+)
+gpu_memory = _gauge("rtembed_gpu_memory_bytes", "Memory of a GPU, by host, GPU and state: used or free", "By")
+gpu_temperature = _gauge(
+    "rtembed_gpu_temperature_celsius", "Temperature of a GPU in degrees Celsius, by host and GPU"
+)
+
 # Ours: both ---------------------------------------------------------------------------------------------
 
 redis_round_trip = _histogram(

@@ -6,7 +6,6 @@ when it dies, and all of them end with this process, however it ends.
 
 import argparse
 import asyncio
-import ctypes
 import fcntl
 import hashlib
 import os
@@ -14,72 +13,24 @@ import signal
 import socket
 import sys
 import tempfile
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import structlog
 
 from shared import logs, settings
 from shared.errors import SettingsError
+from shared.processes import Child
 from shared.settings import Settings
 
 log = structlog.get_logger(__name__)
 
-WILL_NOT_START = {2, 4}
-"""Exit statuses of a child whose settings or model are wrong: starting it again would not help."""
 SOCKET_PATH_LIMIT = 100
 PATIENCE = 20.0
-STEADY = 30.0
-PR_SET_PDEATHSIG = 1
-
-
-class Child:
-    """A process that is started again, ever more slowly, when it ends by itself."""
-
-    def __init__(self, name: str, command: list[str], environment: Mapping[str, str]) -> None:
-        self.name = name
-        self._command = command
-        self._environment = environment
-        self._process: asyncio.subprocess.Process | None = None
-
-    async def run(self) -> int:
-        """Keep it running. Returns its exit status when it will not start at all."""
-        pause = 0.5
-        while True:
-            started = time.monotonic()
-            self._process = await asyncio.create_subprocess_exec(
-                *self._command, env=self._environment, stdin=asyncio.subprocess.DEVNULL,
-                preexec_fn=_die_with_parent,
-            )  # fmt: skip
-            status = await self._process.wait()
-            if status in WILL_NOT_START:
-                return status
-            pause = 0.5 if time.monotonic() - started > STEADY else min(pause * 2, 30)
-            log.error("process ended, starting it again", child=self.name, status=status, pause_s=pause)
-            await asyncio.sleep(pause)
-
-    async def stop(self) -> None:
-        """End it: politely, then not."""
-        if self._process is None or self._process.returncode is not None:
-            return
-        self._process.terminate()
-        try:
-            await asyncio.wait_for(self._process.wait(), PATIENCE + 5)
-        except TimeoutError:
-            log.warning("process does not stop, killing it", child=self.name)
-            self._process.kill()
-            await self._process.wait()
-
-
-def _die_with_parent() -> None:
-    """In the child: leave Ctrl-C to the parent, and ask Linux to end this process with it."""
-    os.setpgid(0, 0)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 async def up(configuration: Settings, workers: int) -> int:
@@ -88,10 +39,11 @@ async def up(configuration: Settings, workers: int) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     environment = _environment(configuration, folder)
     python = [sys.executable, "-m"]
-    children = [Child("gateway", [*python, "gateway"], environment)]
-    children += [Child(f"worker {i + 1}", [*python, "worker"], environment) for i in range(workers)]
+    start = partial(Child, environment=environment, patience=PATIENCE + 5)
+    children = [start("gateway", [*python, "gateway"])]
+    children += [start(f"worker {i + 1}", [*python, "worker"]) for i in range(workers)]
     if "REDIS_URL" not in os.environ and "REDIS_HOST" not in os.environ:
-        children.insert(0, Child("valkey", _valkey(folder), environment))
+        children.insert(0, start("valkey", _valkey(folder)))
 
     stopping = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

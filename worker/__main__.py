@@ -1,4 +1,4 @@
-"""`python -m worker`: one worker process."""
+"""`python -m worker`: one worker process, or one for each GPU of this machine."""
 
 import asyncio
 import signal
@@ -8,11 +8,15 @@ import structlog
 import uvloop
 
 from shared import logs, settings, telemetry
-from shared.errors import ModelError, SettingsError
+from shared.errors import ModelError, RtEmbedError, SettingsError
 from shared.settings import Settings
+from worker.backend import choose_backend
+from worker.engine.gpu import Gpu
 from worker.health import HUNG
 from worker.service import Service
+from worker.supervisor import ALONE, supervise
 
+BAD_SETTING = 2
 CANNOT_START = 4
 """Not 3, with which uvicorn says that Redis was away or the port taken."""
 
@@ -31,22 +35,35 @@ async def serve(configuration: Settings) -> int:
     return HUNG if service.watch.problem else 0
 
 
+def gpus_to_share_out(configuration: Settings) -> tuple[Gpu, ...]:
+    """The GPUs that get a worker process each; none if one worker, which is this process, does without."""
+    if ALONE in sys.argv:
+        return ()
+    try:
+        return choose_backend(configuration).gpus
+    except RtEmbedError:
+        return ()  # the worker will find the same, and say so wherever it can
+
+
 def main() -> int:
     """Exit status: 0 after a clean stop, 2 for a bad setting, 4 for a model that cannot be loaded, 5 if the
-    worker was stuck."""
+    worker was stuck or lost its GPU."""
     try:
         configuration = settings.load()
     except SettingsError as error:
         print(f"rt-embed worker: {error}", file=sys.stderr)
-        return 2
+        return BAD_SETTING
     logs.configure(configuration, process="worker", worker=settings.worker_name(configuration))
+    if gpus := gpus_to_share_out(configuration):
+        return asyncio.run(supervise(configuration, gpus))
     try:
         return uvloop.run(serve(configuration))
     except ExceptionGroup as group:
-        if not isinstance(group.exceptions[0], ModelError):
+        reason = group.exceptions[0]
+        if not isinstance(reason, ModelError | SettingsError):
             raise
-        structlog.get_logger(__name__).critical("worker cannot start", error=str(group.exceptions[0]))
-        return CANNOT_START
+        structlog.get_logger(__name__).critical("worker cannot start", error=str(reason))
+        return BAD_SETTING if isinstance(reason, SettingsError) else CANNOT_START
 
 
 if __name__ == "__main__":

@@ -35,11 +35,11 @@ class Loaded(msgspec.Struct, frozen=True):
 
     info: ModelInfo
     engine: Engine
-    runs_on: Backend
     backend: str
     """cpu, cuda, or python: a model in Python chooses by itself where it runs."""
     batch_size: int
     model: Model
+    runs_on: Backend = Backend("cpu", "cpu")
     engine_files: tuple[str, ...] = ()
 
     def told(self) -> dict[str, str]:
@@ -80,7 +80,7 @@ def load(settings: Settings, progress: Progress) -> Loaded:
         verified=info.verified,
         created=int(time.time()),
     )
-    loaded = Loaded(info, engine, runs_on, backend, batch_size, model, files)
+    loaded = Loaded(info, engine, backend, batch_size, model, runs_on, files)
     log.info("model loaded", model=info.id, batch_size=batch_size, **loaded.told())
     return loaded
 

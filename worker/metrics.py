@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import Counter as Tally
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 from opentelemetry.metrics import Counter
@@ -11,10 +11,13 @@ from opentelemetry.util.types import AttributeValue
 
 from shared import metrics
 from shared.figures import Figures
+from shared.fleet import HEARTBEAT
 from shared.keys import LANES, Lane
 from shared.metrics import decode_slots
 from shared.telemetry import continued, record_span
 from worker.batcher import Embedded
+from worker.engine.gpu import Condition, Gpu
+from worker.health import Watch
 from worker.media.base import Clip
 from worker.media.pool import DecoderPool
 from worker.models.directory import ModelInfo
@@ -74,6 +77,35 @@ class Measured:
             decode_slots.set(self._decoders.busy, {"state": "busy"})
             decode_slots.set(self._decoders.slots - self._decoders.busy, {"state": "idle"})
         await self._figures.publish()
+
+
+async def measure_gpus(gpus: Sequence[Gpu], host: str, watch: Watch) -> None:
+    """Measure a worker's GPUs, and have `watch` see whether they are still there, until cancelled. Raises
+    ModelError if one cannot be asked."""
+    if not gpus:
+        return
+    from worker.engine.nvml import GpuMeter  # noqa: PLC0415 - nvidia-ml-py is part of [gpu]
+
+    meters = [GpuMeter(gpu) for gpu in gpus]
+    watch.ask(lambda: next((meter.trouble for meter in meters if meter.trouble), ""))
+    while True:
+        for meter in meters:
+            observe_gpu(host, meter.gpu, await asyncio.to_thread(meter.read))
+        await asyncio.sleep(HEARTBEAT)
+
+
+def observe_gpu(host: str, gpu: Gpu, condition: Condition) -> None:
+    """How a GPU of this worker is; what it does not tell is not told."""
+    labels = {"host": host, "gpu": str(gpu.index), "name": gpu.name}
+    if condition.utilization is not None:
+        metrics.gpu_utilization.set(condition.utilization, labels)
+    if condition.decoder_utilization is not None:
+        metrics.gpu_decoder_utilization.set(condition.decoder_utilization, labels)
+    if condition.temperature is not None:
+        metrics.gpu_temperature.set(condition.temperature, labels)
+    if condition.memory_used is not None and condition.memory_total is not None:
+        metrics.gpu_memory.set(condition.memory_used, {**labels, "state": "used"})
+        metrics.gpu_memory.set(condition.memory_total - condition.memory_used, {**labels, "state": "free"})
 
 
 def observe_sent(answer: asyncio.Future[None], began: float, topic: str, parent: bytes) -> None:

@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from shared import fleet, telemetry
 from shared.errorbus import ErrorBus
+from shared.errors import DeviceLost
 from shared.figures import Figures
 from shared.fleet import HEARTBEAT, Worker
 from shared.jobs import Claim
@@ -30,7 +31,7 @@ from worker.health import HealthPage, Watch
 from worker.live.session import LiveSessions
 from worker.loading import Loaded, decode_slots, live_decoders, load, open_media
 from worker.media.base import Clip, Media
-from worker.metrics import Measured
+from worker.metrics import Measured, measure_gpus
 from worker.models.progress import describe, log_progress
 from worker.publish.forward import Forwarder
 from worker.publish.results import Publisher
@@ -66,7 +67,7 @@ class Service:
         sent = self.forwarder.counts
         self.measured.follow(lambda: sent.refused, dropped, cause="message_refused")
         self.measured.follow(lambda: sent.failures, bus_failures)
-        self.watch = Watch(self.stop, settings.shutdown_timeout)
+        self.watch = Watch(self._give_up, settings.shutdown_timeout)
         self.record = Worker(
             name=self.claims.consumer,
             state="starting",
@@ -89,10 +90,17 @@ class Service:
         self.finished: list[Claim] = []
         self.finishing = asyncio.Event()
         self.jobs_done = 0
+        self.device_lost = ""
+        """Why the GPU is of no more use."""
 
     def stop(self) -> None:
         """Claim nothing more; `run` returns when what is held is finished or handed back."""
         self.stopping.set()
+
+    def _give_up(self) -> None:
+        """Stop because of the watch's problem, which operators are told."""
+        self.errors.emit(f"Worker {self.record.name} ends: {self.watch.problem}", "critical")
+        self.stop()
 
     async def run(self) -> None:
         """Load the model and serve. Raises what prevents the start, or what broke the worker."""
@@ -134,23 +142,25 @@ class Service:
             )
             self.watch.look_after("the text engine", lambda: texts.began, self.settings.engine_timeout)
             self.watch.look_after("the video engine", lambda: clips.began, self.settings.engine_timeout)
+            self.watch.ask(lambda: self.device_lost)
             async with (
                 asyncio.TaskGroup() as owned,
                 AsyncExitStack() as held,
                 open_media(self.settings, loaded.batch_size) as media,
             ):
-                batchers = [owned.create_task(texts.run()), owned.create_task(clips.run())]
+                measuring = measure_gpus(loaded.runs_on.gpus, self.record.host, self.watch)
+                background = [owned.create_task(work) for work in (texts.run(), clips.run(), measuring)]
                 self.measured.follow_decoders(media)
                 self.watch.ask(lambda: media.trouble)
                 live = await held.enter_async_context(aclosing(self._live(loaded, clips)))
                 tasks = self._tasks(loaded, media, texts, clips, live)
                 self.publisher.model = loaded.model
-                self._change(state="ready", detail="", backend=loaded.backend, model=loaded.model)
+                self._change(state="ready", detail="", model=loaded.model, **loaded.told())
                 await self._first_contact()
                 log.info("worker ready", model=info.id, backend=loaded.backend, slots=self.slots)
                 await self._work_until_stopped(tasks)
-                for batcher in batchers:
-                    batcher.cancel()
+                for task in background:
+                    task.cancel()
 
     def _live(self, loaded: Loaded, clips: Batcher[Clip]) -> LiveSessions:
         return LiveSessions(
@@ -207,7 +217,8 @@ class Service:
             await end([acknowledging])
             with suppress(RedisError):
                 await self._acknowledge_finished()
-                handed_back = await self.claims.hand_back()
+                # What broke this worker may break the next: such deliveries must count.
+                handed_back = 0 if self.watch.problem else await self.claims.hand_back()
                 log.info("stopped", jobs_done=self.jobs_done, jobs_handed_back=handed_back)
 
     async def _claim(self, lane: Lane, tasks: Tasks, work: asyncio.TaskGroup) -> None:
@@ -273,7 +284,8 @@ class Service:
         self.running[claim.id] = (claim, task)
 
     async def _work(self, claim: Claim, tasks: Tasks) -> None:
-        """Do one job and acknowledge it; without Redis, or when cancelled, leave it to be claimed again."""
+        """Do one job and acknowledge it; without Redis or the GPU, or when cancelled, leave it to be claimed
+        again."""
         structlog.contextvars.bind_contextvars(request_id=claim.job.request, job=claim.id)
         done = False
         try:
@@ -282,6 +294,9 @@ class Service:
             done = True
         except RedisError as error:
             log.error("job left for another delivery: redis is away", error=str(error))
+        except DeviceLost as error:
+            log.error("job left for another worker: the GPU is lost", error=str(error))
+            self.device_lost = str(error)
         finally:
             if done:
                 self.jobs_done += 1
@@ -325,7 +340,7 @@ class Service:
             return
         try:
             await tasks.run(claim)
-        except RedisError:
+        except (RedisError, DeviceLost):
             raise
         except Exception:
             log.exception("job failed unexpectedly")

@@ -15,13 +15,11 @@ class Engine(Protocol):
     thread at a time, and the two may run at the same time."""
 
     supports_text: bool
-    trouble: str
-    """Why the engine is of no more use in this process; empty while it works."""
 
     def embed_video(self, clips: Clips) -> Vectors:
         """`clips` uint8 [B, frames, 3, resolution, resolution], RGB -> float32 [B, dimension].
 
-        Raises EngineError, or DeviceLost with the GPU's `trouble`.
+        Raises EngineError, or DeviceLost when the GPU is of no more use in this process.
         """
 
     def embed_text(self, texts: Sequence[str]) -> Vectors:

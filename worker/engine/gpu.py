@@ -25,6 +25,17 @@ class Gpu(msgspec.Struct, frozen=True):
         return "SM{}{}".format(*self.capability)
 
 
+class Condition(msgspec.Struct, frozen=True):
+    """How a GPU is: memory in bytes, utilizations from 0 to 1, degrees Celsius. None where it does not
+    tell."""
+
+    memory_used: int | None
+    memory_total: int | None
+    utilization: float | None
+    decoder_utilization: float | None
+    temperature: int | None
+
+
 def find_gpus(settings: Settings) -> list[Gpu]:
     """The GPUs that this process may use, at least one, in the order in which they are listed.
 

@@ -3,11 +3,10 @@
 from collections.abc import Callable
 from typing import TypeVar
 
-import msgspec
 import pynvml
 
 from shared.errors import ModelError
-from worker.engine.gpu import Gpu
+from worker.engine.gpu import Condition, Gpu
 
 FATAL_XIDS = {
     48: "double-bit ECC error",
@@ -21,17 +20,6 @@ FATAL_XIDS = {
 one program, which sees it as an error of CUDA."""
 
 T = TypeVar("T")
-
-
-class Condition(msgspec.Struct, frozen=True):
-    """How a GPU is: memory in bytes, utilizations from 0 to 1, degrees Celsius. None where it does not
-    tell."""
-
-    memory_used: int | None
-    memory_total: int | None
-    utilization: float | None
-    decoder_utilization: float | None
-    temperature: int | None
 
 
 def list_gpus() -> list[Gpu]:

@@ -37,8 +37,6 @@ class OnnxEngine:
     """The `Engine` of a machine without a GPU. Vectors do not depend on how clips and texts are batched,
     beyond rounding."""
 
-    trouble = ""
-
     def __init__(self, directory: ModelDirectory, threads: int) -> None:
         """Load both graphs; each may use `threads` cores. Raises ModelError."""
         info = directory.info

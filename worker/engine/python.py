@@ -92,8 +92,6 @@ def load_python_model(
 class PythonEngine:
     """Calls the `generate` of a model object. Vectors are passed on as the model gives them."""
 
-    trouble = ""
-
     def __init__(self, model: Any, config: InputConfig, max_batch_size: int) -> None:
         self.model = model
         self.config = config

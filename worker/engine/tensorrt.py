@@ -73,7 +73,7 @@ class TensorRtEngine:
         self, model: ModelDirectory, gpu: Gpu, batch_size: int, cache: EngineCache, progress: Progress
     ) -> None:
         """Build or load both towers. Raises ModelError."""
-        self.trouble = ""
+        self._lost = ""
         self.supports_text = model.text is not None
         self.files: list[str] = []
         """The names of the engines' files."""
@@ -147,8 +147,8 @@ class TensorRtEngine:
         log.info("engine loaded", engine=str(path))
 
     def _session(self, tower: str) -> "_Session":
-        if self.trouble:
-            raise DeviceLost(self.trouble)
+        if self._lost:
+            raise DeviceLost(self._lost)
         try:
             return self._towers[tower]
         except KeyError:
@@ -162,8 +162,8 @@ class TensorRtEngine:
         except CUDA_ERRORS as error:
             if error.status == OUT_OF_MEMORY:
                 raise EngineError(f"{self._gpu.name} has no memory left: {error}") from error
-            self.trouble = f"{self._gpu.name} ({self._gpu.uuid}) is lost to this process: {error}"
-            raise DeviceLost(self.trouble) from error
+            self._lost = f"{self._gpu.name} ({self._gpu.uuid}) is lost to this process: {error}"
+            raise DeviceLost(self._lost) from error
 
     def _checked(self, parts: list[Vectors]) -> Vectors:
         vectors = np.concatenate(parts) if parts else np.empty((0, self._info.dimension), np.float32)

@@ -10,6 +10,7 @@ import structlog
 
 from shared.errors import ModelError
 from shared.settings import Settings
+from worker.backend import choose_backend
 from worker.models.cosmos_embed1.checkpoint import Checkpoint, open_checkpoint, weight_files
 from worker.models.cosmos_embed1.convert import (
     ARCHITECTURE,
@@ -40,8 +41,6 @@ from worker.models.sources import Access, Fetched, access_by, fetch, find_model,
 
 log = structlog.get_logger(__name__)
 
-NVIDIA_DEVICE = Path("/dev/nvidiactl")
-
 
 def obtain(settings: Settings, precision: str, progress: Progress = silent) -> ModelDirectory:
     """The model that MODEL_PATH names, for a worker to serve. Blocks, for minutes at a first start.
@@ -66,8 +65,8 @@ def obtain_files(settings: Settings, progress: Progress = silent) -> str:
 
 
 def default_precision(settings: Settings) -> str:
-    """What a worker on this machine would take."""
-    return settings.precision if NVIDIA_DEVICE.exists() else "fp32"
+    """What a worker on this machine would take. Raises ModelError if it would not start."""
+    return choose_backend(settings).precision(settings)
 
 
 def prepare(

@@ -1,0 +1,95 @@
+"""One worker process per GPU, kept running. This process itself needs no GPU and takes no jobs."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+
+import structlog
+
+from shared.processes import Child
+from shared.settings import Settings
+from worker.engine.gpu import Gpu
+
+log = structlog.get_logger(__name__)
+
+ALONE = "--alone"
+"""The argument of a worker that is one process, whatever GPUs there are."""
+AGAIN = 60.0
+"""Seconds until a worker that could not start is tried again, as long as others run."""
+STARTING_TO_STOP = 10.0
+"""Seconds that a worker has to end, beyond those for its jobs."""
+
+
+class Supervisor:
+    """Keeps `children` running until `stop` is called, or until none of them can be started."""
+
+    def __init__(self, children: Sequence[Child], again: float = AGAIN) -> None:
+        self._children = children
+        self._again = again
+        self._failed: dict[str, int] = {}
+        self._over = asyncio.Event()
+
+    def stop(self) -> None:
+        """Let `run` end all of them and return."""
+        self._over.set()
+
+    async def run(self) -> int:
+        """Exit status: 0 after `stop`, that of a worker if none could be started."""
+        keeping = [asyncio.create_task(self._keep(child), name=child.name) for child in self._children]
+        try:
+            await self._over.wait()
+        finally:
+            for task in keeping:
+                task.cancel()
+            await asyncio.gather(*keeping, return_exceptions=True)
+            await asyncio.gather(*(child.stop() for child in self._children))
+        return max(self._failed.values()) if len(self._failed) == len(self._children) else 0
+
+    async def _keep(self, child: Child) -> None:
+        while True:
+            status = await child.run()
+            self._failed[child.name] = status
+            log.critical("worker process cannot start", child=child.name, status=status)
+            if len(self._failed) == len(self._children):
+                self._over.set()
+            await asyncio.sleep(self._again)
+            del self._failed[child.name]
+
+
+def worker_processes(
+    settings: Settings, gpus: Sequence[Gpu], environment: Mapping[str, str], command: Sequence[str]
+) -> list[Child]:
+    """A worker process for each NUM_GPUS_PER_VLM_PROC of `gpus`; what is left over stays unused."""
+    size = settings.gpus_per_worker
+    groups = [gpus[start : start + size] for start in range(0, len(gpus) - size + 1, size)]
+    return [
+        Child(
+            f"worker on GPU {', '.join(str(gpu.index) for gpu in group)}",
+            command,
+            {**environment, **own_environment(settings, group, position)},
+            patience=settings.shutdown_timeout + STARTING_TO_STOP,
+        )
+        for position, group in enumerate(groups)
+    ]
+
+
+def own_environment(settings: Settings, gpus: Sequence[Gpu], position: int) -> dict[str, str]:
+    """What differs between the workers of one host, of which this is number `position`."""
+    own = {"CUDA_VISIBLE_DEVICES": ",".join(gpu.uuid for gpu in gpus), "NUM_GPUS": str(len(gpus))}
+    if settings.worker_name:
+        own["RTEMBED_WORKER_NAME"] = f"{settings.worker_name}-gpu{gpus[0].index}"
+    if settings.metrics_port:
+        own["RTEMBED_METRICS_PORT"] = str(settings.metrics_port + position)
+    return own
+
+
+async def supervise(settings: Settings, gpus: Sequence[Gpu]) -> int:
+    """Run the workers of `gpus` until SIGTERM or SIGINT; the exit status."""
+    command = [sys.executable, "-m", "worker", ALONE]
+    supervisor = Supervisor(worker_processes(settings, gpus, os.environ, command))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, supervisor.stop)
+    log.info("one worker per GPU", gpus=[f"{gpu.index}: {gpu.name}" for gpu in gpus])
+    return await supervisor.run()

@@ -15,6 +15,7 @@ from gateway.assets import AssetStore
 from gateway.download import Downloads
 from gateway.metrics import Measured
 from gateway.notices import Follower, Notices
+from gateway.profiling import Profiler
 from gateway.schemas import Error
 from gateway.view import FleetView
 from shared import requests
@@ -45,13 +46,14 @@ class Context:
         self.errors = ErrorBus(self.redis, settings)
         self.assets = AssetStore(self.redis, settings)
         self.downloads = Downloads(settings, self.assets)
+        self.profiler = Profiler(self.redis, self.view, settings)
         self._ending: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Run what serves all requests; end it, and what they left to do, on exit."""
         async with asyncio.TaskGroup() as group:
-            parts = (self.notices, self.view, self.errors, self.assets, self.measured)
+            parts = (self.notices, self.view, self.errors, self.assets, self.measured, self.profiler)
             tasks = [group.create_task(part.run()) for part in parts]
             await self.view.refresh()
             await self.assets.check()

@@ -16,12 +16,14 @@ from shared.timestamps import format_timestamp, parse_timestamp
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What is asked of the workers: `planned` chunks in `jobs`."""
+    """What is asked of the workers: `planned` chunks in `jobs`, each of `chunk_seconds` (0: no bound)."""
 
     request: Request
     jobs: list[Job]
     assets: list[Asset]
     outline: Outline
+    chunk_seconds: int = 0
+    overlap_seconds: int = 0
 
     @property
     def planned(self) -> int:
@@ -71,7 +73,8 @@ def plan_video(
     jobs: list[Job] = [
         VideoJob(request=request_id, assets=list(assets), chunks=run, model=model.id) for run in runs
     ]
-    return Plan(request, jobs, list(assets), outline)
+    lengths = (body.chunk_duration, body.chunk_overlap_duration)
+    return Plan(request, jobs, list(assets), outline, *lengths)
 
 
 def _range(wanted: MediaRange | None, duration: int) -> tuple[int, int]:

@@ -7,7 +7,9 @@ from typing import Self
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 from starlette.requests import Request
 
+from gateway.context import context
 from gateway.planning import Plan
+from gateway.profiling import Profile
 from shared import metrics, telemetry
 from shared.chunks import SECOND
 from shared.results import Result
@@ -32,6 +34,8 @@ class Progress:
         self._frames = self._chunks = 0
         self._totals = {"Decode": 0.0, "VLM": 0.0, "Chunk": 0.0}
         self._plan: Plan | None = None
+        self._profiler = context(request).profiler
+        self._profile: Profile | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -40,6 +44,7 @@ class Progress:
         """The request is about to be accepted; the `traceparent` for its jobs."""
         self._plan = plan
         self._accepted = time.monotonic()
+        self._profile = self._profiler.begin(plan, self._began, self._accepted)
         names: Names = {"request_id": plan.request.id, "stream_id": plan.assets[0].id, "is_live": False}
         self._root.set_attributes(names)
         with telemetry.current(self._root):
@@ -51,6 +56,8 @@ class Progress:
         if result.error or self._pipeline is None:
             return
         self._chunks += 1
+        if self._profile:
+            self._profile.chunk(result)
         self._frames += self._frames_of(result)
         metrics.stream_fps.record(self._frames / max(1e-9, time.monotonic() - self._began))
         self._totals["Decode"] += result.decode_latency_ms or 0
@@ -78,6 +85,9 @@ class Progress:
                 metrics.stream_fps.record(self._frames / max(1e-9, seconds))
             self._trace_totals(ended)
             self._pipeline.end()
+        if self._profile:
+            self._profile.ended = ended
+            self._profiler.hand_in(self._profile)
         self._root.set_attributes(
             {
                 "e2e_latency_ms": round(seconds * 1000, 3),

@@ -49,6 +49,8 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True):
     driver: str = ""
     engine: str = ""
     """The files of the engines that were built for the GPU."""
+    batch_size: int = 0
+    """Clips or texts in the largest batch."""
     host: str = ""
     pid: int = 0
     metrics_port: int = 0

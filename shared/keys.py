@@ -46,6 +46,8 @@ ROUTES = PREFIX + "routes"
 
 REQUEST_COUNTS = PREFIX + "requests:counts"
 """Hash: how many requests ended, by lane and state (`video:done`), since the counts began."""
+GPU_SAMPLES = PREFIX + "gpu:samples"
+"""Stream with a time to live: how busy each GPU is, five times a second, while requests are profiled."""
 METRICS = PREFIX + "metrics"
 """Hash: what all processes that ever were have counted, by sample."""
 METRICS_SOURCES = PREFIX + "metrics:sources"

@@ -229,6 +229,18 @@ class Settings:
         60_000,
         "Milliseconds between two metric exports",
     )
+    profiling: bool = setting(
+        "ENABLE_REQUEST_PROFILING",
+        BOOLEAN,
+        False,
+        "Write files about each video request: gateways write them, workers sample their GPUs for them",
+    )
+    profile_dir: Path = setting(
+        "RTEMBED_PROFILE_DIR",
+        PATH,
+        Path("/tmp/rtvi-logs"),  # noqa: S108 - the original's folder
+        "Folder of those files; those of the last 500 requests are kept",
+    )
 
     # Redis
     redis_url: str | None = setting(

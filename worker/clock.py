@@ -20,6 +20,10 @@ class RedisClock:
         redis_round_trip.record(after - before)
         self._offset = seconds + microseconds / 1e6 - (before + after) / 2
 
+    def at(self, monotonic: float) -> float:
+        """The moment in seconds since 1970 by Redis's clock."""
+        return round(monotonic + self._offset, 3)
+
     def since(self, redis_ms: int, monotonic: float) -> float:
         """Seconds from `redis_ms`, milliseconds on Redis's clock, to `monotonic`; never negative."""
         return round(max(0.0, monotonic + self._offset - redis_ms / 1000), 3)

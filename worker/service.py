@@ -35,6 +35,7 @@ from worker.metrics import Measured, measure_gpus
 from worker.models.progress import describe, log_progress
 from worker.publish.forward import Forwarder
 from worker.publish.results import Publisher
+from worker.sampling import sample_gpus
 from worker.tasks import Tasks, stack_clips
 
 log = structlog.get_logger(__name__)
@@ -149,13 +150,17 @@ class Service:
                 open_media(self.settings, loaded.batch_size) as media,
             ):
                 measuring = measure_gpus(loaded.runs_on.gpus, self.record.host, self.watch)
-                background = [owned.create_task(work) for work in (texts.run(), clips.run(), measuring)]
+                sampled = loaded.runs_on.gpus if self.settings.profiling else ()
+                sampling = sample_gpus(self.redis, sampled, self.record.host)
+                works = (texts.run(), clips.run(), measuring, sampling)
+                background = [owned.create_task(work) for work in works]
                 self.measured.follow_decoders(media)
                 self.watch.ask(lambda: media.trouble)
                 live = await held.enter_async_context(aclosing(self._live(loaded, clips)))
                 tasks = self._tasks(loaded, media, texts, clips, live)
                 self.publisher.model = loaded.model
                 self._change(state="ready", detail="", model=loaded.model, **loaded.told())
+                self._change(batch_size=loaded.batch_size)
                 await self._first_contact()
                 log.info("worker ready", model=info.id, backend=loaded.backend, slots=self.slots)
                 await self._work_until_stopped(tasks)

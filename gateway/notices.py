@@ -15,7 +15,7 @@ import structlog
 
 from shared import keys, results
 from shared.errors import Unavailable
-from shared.redis import BLOCK_MS, Redis, RedisError, single_connection
+from shared.redis import Redis, RedisError, channels
 from shared.results import End, Entry
 from shared.settings import Settings
 
@@ -44,52 +44,54 @@ class Notices:
         self._coming: dict[bytes, str] = {}
         self._open: set[bytes] = set()
         self._left: set[bytes] = set()
-        self._connected = asyncio.Event()
-        self._connection = single_connection(settings)
-        self._pubsub: Any = self._connection.pubsub()
+        self._channels = channels(settings, self._heard)
 
     async def run(self) -> None:
         """Receive until cancelled. After a lost connection every follower reads its stream again."""
-        try:
-            while True:
-                try:
-                    await self._turn_over()
-                    await self._receive()
-                except RedisError as error:
-                    log.warning("notifications interrupted", error=str(error))
-                    await asyncio.sleep(RETRY_INTERVAL)
-        finally:
-            await self._pubsub.aclose()
-            await self._connection.aclose()
+        while True:
+            try:
+                self._think_ahead()
+                await self._channels.listen(self._wanted)
+            except RedisError as error:
+                self._open.clear()
+                self._left.clear()
+                log.warning("notifications interrupted", error=str(error))
+                await asyncio.sleep(RETRY_INTERVAL)
 
-    async def _turn_over(self) -> None:
-        """Subscribe for requests to come, unsubscribe from those that are over; many at a time."""
+    def _wanted(self) -> set[bytes]:
+        return {*self._coming, *map(channel_of, self._ahead), *self._queues}
+
+    def _think_ahead(self) -> None:
+        """Subscribe for requests to come, many at a time."""
         if len(self._ahead) + len(self._coming) <= IDS_AHEAD // 2:
-            ids = [str(uuid.uuid4()) for _ in range(IDS_AHEAD)]
-            await self._pubsub.subscribe(*map(channel_of, ids))
-            self._connected.set()
-            self._coming |= {channel_of(request_id): request_id for request_id in ids}
+            coming = {channel_of(request_id): request_id for request_id in _new_ids(IDS_AHEAD)}
+            self._coming |= coming
+            self._channels.subscribe(*coming)
+
+    def _leave(self, channel: bytes) -> None:
+        """Unsubscribe from requests that are over, many at a time."""
+        self._left.add(channel)
         if len(self._left) >= IDS_AHEAD:
             left, self._left = self._left, set()
             self._open -= left
-            await self._pubsub.unsubscribe(*left)
+            self._channels.unsubscribe(*left)
 
-    async def _receive(self) -> None:
-        message = await self._pubsub.get_message(timeout=BLOCK_MS / 1000)
-        if message is None:
-            return
-        channel = message["channel"]
-        if message["type"] == "subscribe" and channel in self._coming:
-            self._ahead.append(self._coming.pop(channel))
+    def _heard(self, kind: bytes, channel: bytes, payload: Any) -> None:
+        if kind == b"message":
+            self._tell(channel, results.unpack(payload))
+        elif kind == b"subscribe":
             self._open.add(channel)
-        elif channel in self._queues:
-            # redis-py subscribes again by itself after a lost connection; the confirmation says so.
-            notice = results.unpack(message["data"]) if message["type"] == "message" else None
-            for queue in self._queues[channel]:
-                queue.put_nowait(notice)
+            if channel in self._coming:
+                self._ahead.append(self._coming.pop(channel))
+            self._tell(channel, None)
+
+    def _tell(self, channel: bytes, notice: Notice) -> None:
+        for queue in self._queues.get(channel, ()):
+            queue.put_nowait(notice)
 
     def new_id(self) -> str:
         """An id for a request that is about to be submitted; most often one already subscribed to."""
+        self._think_ahead()
         return self._ahead.popleft() if self._ahead else str(uuid.uuid4())
 
     @asynccontextmanager
@@ -108,17 +110,15 @@ class Notices:
             queues.remove(queue)
             if not queues:
                 del self._queues[channel]
-                self._left.add(channel)
+                self._leave(channel)
 
     async def _open_channel(self, channel: bytes, queue: asyncio.Queue[Notice]) -> None:
+        self._channels.subscribe(channel)
         try:
             async with asyncio.timeout(self._timeout):
-                await self._connected.wait()
-                await self._pubsub.subscribe(channel)
                 await queue.get()
         except TimeoutError as error:
             raise Unavailable("redis does not confirm a subscription") from error
-        self._open.add(channel)
 
 
 class Follower:
@@ -164,6 +164,10 @@ class Follower:
             await asyncio.sleep(RETRY_INTERVAL)
             return []
         return [(entry_id.decode(), results.from_fields(fields)) for entry_id, fields in entries]
+
+
+def _new_ids(count: int) -> list[str]:
+    return [str(uuid.uuid4()) for _ in range(count)]
 
 
 def channel_of(request_id: str) -> bytes:

@@ -1,4 +1,5 @@
-"""Many commands at a time over one connection to Redis, for what every request and every result asks.
+"""Many commands at a time over one connection to Redis, for what every request and every result asks; and
+pub/sub over another.
 
 redis-py opens, authenticates and secures the connection, and hiredis writes and reads it. What is left out in
 between, a pool and a task switch or more per command, takes several times as long as all the rest
@@ -7,7 +8,7 @@ between, a pool and a task switch or more per command, takes several times as lo
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 import hiredis
@@ -145,7 +146,7 @@ class Replies(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         """The server has gone."""
-        self.close(ConnectionError(f"the connection to Redis was lost: {error or 'closed by the server'}"))
+        self.close(_lost(error))
 
     def _look(self) -> None:
         """Whether the command that has waited longest has waited too long."""
@@ -156,6 +157,91 @@ class Replies(asyncio.Protocol):
                 self.close(TimeoutError(f"Redis did not answer within {self._timeout:g} s"))
             else:
                 self._watch = self._loop.call_later(left, self._look)
+
+
+class Channels(asyncio.Protocol):
+    """Pub/sub over one connection: `heard` is called, in the event loop, with what comes from the channels:
+    kind (`message`, `subscribe`, `unsubscribe`), channel, and payload."""
+
+    def __init__(
+        self,
+        make_connection: Callable[[], Any],
+        timeout: float,
+        heard: Callable[[bytes, bytes, Any], None],
+    ) -> None:
+        self._make_connection: Callable[[], Opener] = make_connection
+        self._timeout = timeout
+        self._heard = heard
+        self._transport: asyncio.WriteTransport | None = None
+        self._silent = False
+
+    async def listen(self, channels: Callable[[], Iterable[bytes]]) -> None:
+        """Connect, subscribe to what `channels` says then, and hear until cancelled.
+
+        Raises ConnectionError, TimeoutError of redis-py.
+        """
+        connection = self._make_connection()
+        try:
+            await connection.connect()
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        writer = connection.hand_over()  # which would close the transport if it went
+        self._reader = hiredis.Reader(replyError=_error, notEnoughData=_NOTHING)
+        self._lost = asyncio.get_running_loop().create_future()
+        transport = self._transport = writer.transport
+        try:
+            transport.set_protocol(self)
+            self.subscribe(*channels())
+            await self._stay()
+        finally:
+            self._transport = None
+            transport.abort()
+
+    async def _stay(self) -> None:
+        """Ask for a sign of life now and then, until the connection is lost."""
+        while True:
+            self._silent = True
+            self._send("PING")
+            await asyncio.wait([self._lost], timeout=self._timeout)
+            if self._lost.done():
+                raise self._lost.result()
+            if self._silent:
+                raise TimeoutError(f"Redis sent no sign of life for {self._timeout:g} s")
+
+    def subscribe(self, *channels: bytes) -> None:
+        """Ask for the channels; their confirmations will be heard. Nothing happens while not connected."""
+        if channels:
+            self._send("SUBSCRIBE", *channels)
+
+    def unsubscribe(self, *channels: bytes) -> None:
+        """Leave the channels."""
+        if channels:
+            self._send("UNSUBSCRIBE", *channels)
+
+    def _send(self, *command: Argument) -> None:
+        if self._transport:
+            whole: Command = command
+            self._transport.write(hiredis.pack_command(whole))
+
+    def data_received(self, data: bytes) -> None:
+        """Tell what has come."""
+        self._silent = False
+        self._reader.feed(data)
+        while (answer := self._reader.gets()) is not _NOTHING:
+            if isinstance(answer, Exception):
+                self.connection_lost(answer)
+            elif isinstance(answer, list) and answer[0] != b"pong":
+                self._heard(*answer)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The server has gone."""
+        if not self._lost.done():
+            self._lost.set_result(_lost(error))
+
+
+def _lost(error: Exception | None) -> ConnectionError:
+    return ConnectionError(f"the connection to Redis was lost: {error or 'closed by the server'}")
 
 
 def _error(message: str) -> Exception:

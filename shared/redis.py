@@ -1,7 +1,7 @@
 """Connections to Redis or Valkey, and the Lua scripts that change it in one step."""
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from hashlib import sha1
 from importlib import resources
@@ -18,10 +18,19 @@ from redis.exceptions import (
     TimeoutError,  # noqa: A004
 )
 
-from shared.multiplexed import Argument, Multiplexed
+from shared.multiplexed import Argument, Channels, Multiplexed
 from shared.settings import Settings
 
-__all__ = ["BLOCK_MS", "Redis", "RedisError", "Script", "connect", "script", "single_connection"]
+__all__ = [
+    "BLOCK_MS",
+    "Redis",
+    "RedisError",
+    "Script",
+    "channels",
+    "connect",
+    "script",
+    "single_connection",
+]
 
 BLOCK_MS = 1000
 """How long a blocking read waits; below every socket timeout, or the reply would meet a closed socket."""
@@ -91,6 +100,11 @@ def single_connection(settings: Settings) -> Redis:
     still be under way.
     """
     return _client(settings, 1, settings.redis_timeout + BLOCK_MS / 1000)
+
+
+def channels(settings: Settings, heard: Callable[[bytes, bytes, Any], None]) -> Channels:
+    """Pub/sub over a connection of its own, that tells `heard`."""
+    return Channels(_pool(settings, 1, settings.redis_timeout).make_connection, settings.redis_timeout, heard)
 
 
 def _client(settings: Settings, connections: int, timeout: float) -> Redis:

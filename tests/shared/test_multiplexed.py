@@ -1,14 +1,16 @@
 """Many commands over one connection to a real Valkey, also when it breaks."""
 
 import asyncio
+import signal
+from pathlib import Path
 
 import pytest
 from redis.exceptions import ConnectionError, ResponseError, TimeoutError  # noqa: A004 - redis-py's names
 
 from shared.multiplexed import Multiplexed
-from shared.redis import Redis, connect
-from shared.settings import load
-from tests.support import until
+from shared.redis import Redis, channels, connect
+from shared.settings import Settings, load
+from tests.support import RedisServer, until, valkey_binary
 
 
 @pytest.fixture
@@ -110,3 +112,62 @@ async def test_closing_ends_those_who_wait_and_the_connection(redis: Redis, redi
         return all(int(c["id"]) != mine for c in await redis.client_list())
 
     await until(gone)
+
+
+# Pub/sub ----------------------------------------------------------------------------------------------
+
+
+async def test_channels_are_heard_until_the_listener_is_cancelled(redis: Redis, settings: Settings) -> None:
+    heard: list[tuple[bytes, bytes, object]] = []
+    listener = channels(settings, lambda *what: heard.append(what))
+    listener.subscribe(b"too early")
+    listening = asyncio.create_task(listener.listen(lambda: [b"a"]))
+    await until(lambda: heard == [(b"subscribe", b"a", 1)])
+    listener.subscribe(b"b")
+    await until(lambda: len(heard) == 2)
+    await redis.publish("a", b"\xff")
+    await redis.publish("b", "text")
+    listener.unsubscribe(b"a")
+    await until(lambda: len(heard) == 5)
+    assert heard[2:] == [
+        (b"message", b"a", b"\xff"), (b"message", b"b", b"text"), (b"unsubscribe", b"a", 1),
+    ]  # fmt: skip
+    listening.cancel()
+    await asyncio.wait([listening])
+    assert listening.cancelled()
+
+    async def deserted() -> bool:
+        return (await redis.pubsub_numsub("b"))[0][1] == 0
+
+    await until(deserted)
+
+
+async def test_a_listener_whose_connection_is_cut_says_so(redis: Redis, settings: Settings) -> None:
+    heard: list[bytes] = []
+    listening = asyncio.create_task(
+        channels(settings, lambda kind, *_: heard.append(kind)).listen(lambda: [b"a"])
+    )
+    await until(lambda: heard)
+    await redis.client_kill_filter(_type="pubsub")
+    with pytest.raises(ConnectionError, match="lost"):
+        await asyncio.wait_for(listening, 5)
+
+
+async def test_a_listener_notices_that_the_server_is_silent(tmp_path: Path) -> None:
+    server = RedisServer(valkey_binary(), tmp_path)
+    server.start()
+    heard: list[bytes] = []
+    settings = load({"REDIS_URL": server.url, "RTEMBED_REDIS_TIMEOUT": "0.2"})
+    listening = asyncio.create_task(
+        channels(settings, lambda kind, *_: heard.append(kind)).listen(lambda: [b"a"])
+    )
+    try:
+        await until(lambda: heard)
+        await asyncio.sleep(0.5)
+        assert not listening.done()
+        assert server.process
+        server.process.send_signal(signal.SIGSTOP)
+        with pytest.raises(TimeoutError, match="sign of life"):
+            await asyncio.wait_for(listening, 5)
+    finally:
+        server.stop()

@@ -58,15 +58,15 @@ class Films:
         self.facts: MediaFacts | InvalidFile = InvalidFile("no film")
         self.open = 0
 
-    async def probe(self, path: Path) -> MediaFacts:
+    async def probe(self, path: str | Path) -> MediaFacts:
         if isinstance(self.facts, InvalidFile):
             raise self.facts
         return self.facts
 
     async def clips(
-        self, path: Path, chunks: Sequence[Chunk], frames: int, size: int
+        self, path: str | Path, chunks: Sequence[Chunk], frames: int, size: int
     ) -> AsyncGenerator[Clip, None]:
-        assert path == Path(FILM.path)
+        assert path == FILM.path
         self.asked.append([chunk.index for chunk in chunks])
         self.open += 1
         try:
@@ -78,7 +78,7 @@ class Films:
         finally:
             self.open -= 1
 
-    async def images(self, paths: Sequence[Path], size: int) -> Clip:
+    async def images(self, paths: Sequence[str | Path], size: int) -> Clip:
         if self.broken is not None:
             raise DecodeError("bad picture")
         return self._clip(Chunk(0, 0, 0), len(paths), size)

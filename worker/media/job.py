@@ -19,6 +19,7 @@ from worker.media.wire import (
     Found,
     FromDecoder,
     Grant,
+    Looked,
     Request,
     paths,
 )
@@ -108,7 +109,7 @@ class Job:
         async with asyncio.timeout(None if self._held else self._limit) as self._clock:
             message = await self.process.receive()
         self._clock = None
-        if isinstance(message, Finished | Failed | Found):
+        if isinstance(message, Finished | Failed | Found | Looked):
             self.running = False
         if isinstance(message, Finished | Failed):
             self._counts.add(message.counts)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tests.worker.media.kernel import HostSurface, Kernel
+from tests.worker.media.recorder import planes_of
 from worker.media.orientation import EXIF, Turn, turn
 from worker.media.runs import FrameLook, frame_look
 from worker.media.surface import LAYOUTS, PRIMARIES, Coefficients, Picture, coefficients, picture
@@ -30,17 +31,6 @@ ARCHITECTURES = ["sm_80", "sm_89", "sm_90", "sm_100", "sm_120"]
 @pytest.fixture(scope="module")
 def kernel(tmp_path_factory: pytest.TempPathFactory) -> Kernel:
     return Kernel(tmp_path_factory.mktemp("kernel"))
-
-
-def planes_of(frame: av.VideoFrame) -> list[NDArray[Any]]:
-    """Luma, U and V as NVDEC writes them: samples of more than 8 bits at the top of 16."""
-    bits = frame.format.components[0].bits
-    dtype = np.uint8 if bits == 8 else np.uint16
-    planes = []
-    for plane in frame.planes:
-        rows = np.frombuffer(plane, dtype).reshape(plane.height, -1)[:, : plane.width]
-        planes.append((rows << (16 - bits)).astype(dtype) if bits > 8 else rows.copy())
-    return planes
 
 
 def surface_of(frame: av.VideoFrame) -> HostSurface:

@@ -20,7 +20,7 @@ from starlette.responses import Response
 from gateway.object_content import object_content
 from gateway.storage import Contents, Home, Require, lasting, local_file, local_size
 from shared import keys, s3
-from shared.assets import Asset
+from shared.assets import OBJECT_SCHEME, Asset, is_object
 from shared.errors import Unavailable
 from shared.redis import Redis
 from shared.settings import Settings
@@ -49,7 +49,7 @@ class Objects:
     def __init__(self, redis: Redis, settings: Settings, known: Known) -> None:
         bucket, prefix = s3.split(settings.asset_store)
         self._prefix = prefix.strip("/") + "/" if prefix.strip("/") else ""
-        self._root = f"{s3.SCHEME}{bucket}/{self._prefix}"
+        self._root = f"{OBJECT_SCHEME}{bucket}/{self._prefix}"
         self._store = s3.open_bucket(settings, bucket)
         self._redis = redis
         self._known = known
@@ -139,13 +139,13 @@ class Objects:
 
     async def size(self, asset: Asset) -> int:
         """The object's bytes, as recorded; a local file's now."""
-        if s3.is_object(asset.path):
+        if is_object(asset.path):
             return asset.size
         return await asyncio.to_thread(local_size, asset.path)
 
     async def content(self, asset: Asset, headers: Mapping[str, str], *, head: bool) -> Response | None:
         """The object, or the local file, in the ranges asked for; None if it has vanished."""
-        if not s3.is_object(asset.path):
+        if not is_object(asset.path):
             return await asyncio.to_thread(local_file, asset)
         with s3.answering():
             try:

@@ -6,6 +6,13 @@ from typing import Literal
 
 import msgspec
 
+OBJECT_SCHEME = "s3://"
+
+
+def is_object(path: str) -> bool:
+    """Whether the path of an asset names an object in a bucket."""
+    return path.startswith(OBJECT_SCHEME)
+
 
 class Asset(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of one asset. Times are nanoseconds, `created` is Redis's second of registration."""
@@ -14,9 +21,10 @@ class Asset(msgspec.Struct, frozen=True, kw_only=True):
     kind: Literal["file", "stream"] = "file"
     media_type: Literal["video", "image"] = "video"
     path: str = ""
-    """Where the bytes are; the RTSP address for a stream."""
+    """Where the bytes are: a local file, or s3://bucket/key; the RTSP address for a stream."""
     directory: str = ""
-    """The asset's own folder in the store, empty when the file lies elsewhere and is not ours."""
+    """The asset's own folder in the store, or what its object's key begins with; empty when the file lies
+    elsewhere and is not ours."""
     filename: str = ""
     size: int = 0
     """Bytes."""

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
+from shared.assets import OBJECT_SCHEME
 from shared.errors import Unavailable
 from shared.settings import Settings
 
 if TYPE_CHECKING:  # these exist for the type checker only
     from obstore.store import ClientConfig, S3Config
 
-SCHEME = "s3://"
 CONNECT_SECONDS, REQUEST_SECONDS, RETRY_SECONDS, RETRIES = 5, 60, 10, 3
 _CODE = re.compile(r"<Code>([^<]*)</Code>(?:.*?<Message>([^<]*)</Message>)?", re.DOTALL)
 _STATUS = re.compile(r"non-2xx status code: (\d{3}[^:\n]*)")
@@ -28,14 +28,9 @@ _NETWORK = (
 )
 
 
-def is_object(path: str) -> bool:
-    """Whether an asset's path names an object."""
-    return path.startswith(SCHEME)
-
-
 def split(url: str) -> tuple[str, str]:
     """The bucket and the key of `s3://bucket/key`."""
-    bucket, _, key = url.removeprefix(SCHEME).partition("/")
+    bucket, _, key = url.removeprefix(OBJECT_SCHEME).partition("/")
     return bucket, key
 
 

@@ -494,6 +494,9 @@ class Settings:
     decoder_reuse_disabled: bool = setting(
         "DISABLE_DECODER_REUSE", BOOLEAN, False, "Open a new decoder for every job"
     )
+    software_av1: bool = setting(
+        "FORCE_SW_AV1_DECODER", BOOLEAN, False, "Decode AV1 on the CPU, even if there is a GPU for it"
+    )
     max_frame_pixels: int = setting(
         "RTEMBED_MAX_FRAME_PIXELS", whole(1, 10**9), 8192 * 4352, "Most pixels of a video frame"
     )

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import msgspec
 
+from shared.assets import is_object
 from shared.errors import InvalidFile
-from shared.s3 import is_object
 
 BLOCK = 1 << 20
 """Bytes that are asked for at a time, from a multiple of it on."""

@@ -16,8 +16,8 @@ from shared.settings import Settings
 
 log = structlog.get_logger(__name__)
 
-FREE = frozenset({"/v1/ready", "/v1/live", "/v1/startup", "/openapi.json", "/docs", "/redoc"})
-"""Paths that need no key and are not counted."""
+FREE = frozenset({"/v1/ready", "/v1/live", "/v1/startup", "/v1/metrics", "/openapi.json", "/docs", "/redoc"})
+"""Paths that need no key and are not counted: those that an orchestrator, Prometheus or a reader asks for."""
 FREE_FOLDER = "/docs/"
 
 

@@ -307,8 +307,8 @@ class Settings:
         "RTEMBED_API_KEYS",
         listed(","),
         (),
-        "Keys of which each request must bring one, except to health and documentation; empty: none is "
-        "asked for",
+        "Keys of which each request must bring one, except to health, metrics and documentation; empty: none "
+        "is asked for",
         secret=True,
     )
     rate_limit: float = setting(

@@ -10,11 +10,11 @@ from shared.settings import Settings
 from tests.gateway.conftest import Serve
 
 KEYED = ("first-key", "second-key")
-FREE = ["/v1/ready", "/v1/live", "/v1/startup", "/openapi.json", "/docs", "/redoc"]
+FREE = ["/v1/ready", "/v1/live", "/v1/startup", "/v1/metrics", "/openapi.json", "/docs", "/redoc"]
 
 
 @pytest.mark.usefixtures("worker")
-async def test_health_and_documentation_need_no_key(serve: Serve, settings: Settings) -> None:
+async def test_health_metrics_and_documentation_need_no_key(serve: Serve, settings: Settings) -> None:
     async with serve(replace(settings, api_keys=KEYED, rate_limit=1)) as gateway:
         pages = [*FREE, "/docs/swagger-ui/swagger-ui.css"]
         found = {page: (await gateway.client.get(f"{gateway.url}{page}")).status_code for page in pages * 2}

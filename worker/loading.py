@@ -1,9 +1,11 @@
 """From settings to what a worker works with: its model, its engine, its media reader."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import structlog
@@ -16,6 +18,7 @@ from worker.engine.base import Engine
 from worker.engine.onnx import OnnxEngine
 from worker.engine.python import inference_file, load_python_model, run_repository_script
 from worker.media.fetching import Buckets
+from worker.media.gpu import GpuMedia, open_device
 from worker.media.limits import MediaLimits
 from worker.media.pool import DecoderPool
 from worker.models.conse import recipe as conse
@@ -27,6 +30,8 @@ log = structlog.get_logger(__name__)
 
 MOST_CLIPS_AHEAD = 16
 """Per job; a clip of 448 pixels is 5 MB of shared memory."""
+CLIPS_SHARE = 16
+"""Which part of a GPU's memory clips may take."""
 MODEL_REPOSITORY = Path("/tmp/triton_model_repo")  # noqa: S108 - what RT-Embed passes to such scripts
 
 
@@ -130,26 +135,54 @@ def media_limits(settings: Settings) -> MediaLimits:
     )
 
 
-def live_decoders(settings: Settings) -> DecoderPool:
+def live_decoders(settings: Settings, loaded: Loaded) -> DecoderPool:
     """The decoders of cameras: others than those of files, for which a camera cannot wait. Each is started
-    when it is first needed."""
-    return DecoderPool(decode_slots(settings), limits=media_limits(settings), niceness=0)
+    when it is first needed. Blocks while a GPU is prepared."""
+    slots, limits = decode_slots(settings), media_limits(settings)
+    if loaded.backend != "cuda":
+        return DecoderPool(slots, limits=limits, niceness=0)
+    clips = max(1, min(settings.live_slots, 4 * loaded.batch_size))  # each session has one at a time
+    device = open_device(
+        clips,
+        loaded.info.frames,
+        loaded.info.resolution,
+        low_latency=True,
+        software_av1=settings.software_av1,
+    )
+    return GpuMedia(device, slots, ahead=1, limits=limits, niceness=0)
 
 
 @asynccontextmanager
-async def open_media(settings: Settings, batch_size: int) -> AsyncIterator[DecoderPool]:
+async def open_media(settings: Settings, loaded: Loaded) -> AsyncIterator[DecoderPool]:
     """The media reader of this worker, with its decoders running."""
-    pool = DecoderPool(
-        decode_slots(settings),
-        limits=media_limits(settings),
-        attempts=settings.decode_attempts,
-        sparse=settings.sparse_decoding,
-        reuse=not settings.decoder_reuse_disabled,
-        ahead=min(2 * batch_size, MOST_CLIPS_AHEAD),
-        buckets=Buckets(settings),
-    )
+    options: dict[str, Any] = {
+        "limits": media_limits(settings),
+        "attempts": settings.decode_attempts,
+        "sparse": settings.sparse_decoding,
+        "reuse": not settings.decoder_reuse_disabled,
+        "ahead": min(2 * loaded.batch_size, MOST_CLIPS_AHEAD),
+        "buckets": Buckets(settings),
+    }
+    slots, gpu = decode_slots(settings), loaded.runs_on.gpu
+    if loaded.backend == "cuda" and gpu:
+        info, ahead = loaded.info, options["ahead"]
+        slots = files_on_gpu(info, gpu.memory, slots, ahead, loaded.batch_size)
+        clips = slots * ahead + 2 * loaded.batch_size  # the last of a file may still wait for the engine
+        device = await asyncio.to_thread(
+            open_device, clips, info.frames, info.resolution, software_av1=settings.software_av1
+        )
+        pool: DecoderPool = GpuMedia(device, slots, **options)
+    else:
+        pool = DecoderPool(slots, **options)
     await pool.start()
     try:
         yield pool
     finally:
         await pool.close()
+
+
+def files_on_gpu(info: ModelInfo, memory: int, files: int, ahead: int, batch_size: int) -> int:
+    """How many of `files` can be decoded at a time if their clips, and two batches, are to take no more than
+    a sixteenth of the GPU's `memory` bytes; at least one."""
+    clip = info.frames * 3 * info.resolution**2
+    return max(1, min(files, (memory // CLIPS_SHARE // clip - 2 * batch_size) // ahead))

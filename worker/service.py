@@ -147,7 +147,7 @@ class Service:
             async with (
                 asyncio.TaskGroup() as owned,
                 AsyncExitStack() as held,
-                open_media(self.settings, loaded.batch_size) as media,
+                open_media(self.settings, loaded) as media,
             ):
                 measuring = measure_gpus(loaded.runs_on.gpus, self.record.host, self.watch)
                 sampled = loaded.runs_on.gpus if self.settings.profiling else ()
@@ -156,7 +156,8 @@ class Service:
                 background = [owned.create_task(work) for work in works]
                 self.measured.follow_decoders(media)
                 self.watch.ask(lambda: media.trouble)
-                live = await held.enter_async_context(aclosing(self._live(loaded, clips)))
+                sessions = await asyncio.to_thread(self._live, loaded, clips)
+                live = await held.enter_async_context(aclosing(sessions))
                 tasks = self._tasks(loaded, media, texts, clips, live)
                 self.publisher.model = loaded.model
                 self._change(state="ready", detail="", model=loaded.model, **loaded.told())
@@ -172,7 +173,7 @@ class Service:
             redis=self.redis,
             settings=self.settings,
             model=loaded.info,
-            decoders=live_decoders(self.settings),
+            decoders=live_decoders(self.settings, loaded),
             clips=clips,
             publisher=self.publisher,
             owner=self.claims.consumer,

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from redis import Redis
@@ -11,8 +12,13 @@ from redis import Redis
 from shared.errors import ModelError
 from shared.settings import Settings, load
 from worker import loading
-from worker.backend import BUNDLED_IMPLEMENTATION
+from worker.backend import BUNDLED_IMPLEMENTATION, Backend
+from worker.engine.gpu import Gpu
 from worker.loading import cores, decode_slots
+from worker.media.gpu import Device, GpuMedia
+from worker.media.pool import DecoderPool
+from worker.media.sessions import Sessions
+from worker.media.slots import Slots
 from worker.models.directory import ModelDirectory
 
 ROOT = Path(__file__).parents[2]
@@ -140,3 +146,81 @@ def test_decoders_and_threads_follow_the_cores() -> None:
     assert cores() == len(os.sched_getaffinity(0))
     assert decode_slots(settings()) == cores()
     assert decode_slots(settings(RTEMBED_DECODE_SLOTS=7)) == 7
+
+
+# Where media are decoded ----------------------------------------------------------------------------------
+
+
+def loaded_with(backend: str, batch_size: int, model: ModelDirectory) -> loading.Loaded:
+    """As after `load`, with an engine that is never asked."""
+    gpu = Gpu(0, "GPU-1", "NVIDIA L40S", 46068 << 20, (8, 9), "580.65")
+    loaded = loading.load(settings(MODEL_PATH=model.path, RTEMBED_ENGINE_THREADS=1), nothing)
+    loaded.engine.close()
+    runs_on = Backend("auto", "cuda", gpus=(gpu,)) if backend == "cuda" else Backend("cpu", "cpu")
+    return msgspec.structs.replace(loaded, backend=backend, batch_size=batch_size, runs_on=runs_on)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "python"])
+async def test_without_a_gpu_processes_decode(backend: str, demo_model: ModelDirectory) -> None:
+    """So they do for a model in Python, which need not understand what lies on a GPU."""
+    loaded = loaded_with(backend, 2, demo_model)
+    chosen = settings(RTEMBED_DECODE_SLOTS=1)
+    assert type(loading.live_decoders(chosen, loaded)) is DecoderPool
+    async with loading.open_media(chosen, loaded) as media:
+        assert type(media) is DecoderPool
+
+
+async def test_with_a_gpu_it_decodes(demo_model: ModelDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[object, ...]] = []
+
+    def no_gpu(slots: int, frames: int, size: int, **options: bool) -> Device:
+        asked.append((slots, frames, size, options))
+        return Device(
+            Sessions(lambda _: pytest.fail("nothing is decoded"), 3), _NoSlots(slots), lambda *_: {}
+        )
+
+    monkeypatch.setattr(loading, "open_device", no_gpu)
+    loaded = loaded_with("cuda", 16, demo_model)
+    info = demo_model.info
+    chosen = settings(RTEMBED_DECODE_SLOTS=3, RTEMBED_LIVE_SLOTS=100, FORCE_SW_AV1_DECODER="yes")
+    live = loading.live_decoders(chosen, loaded)
+    assert isinstance(live, GpuMedia)
+    await live.close()
+    async with loading.open_media(chosen, loaded) as media:
+        assert isinstance(media, GpuMedia)
+        assert media.slots == 3
+    assert asked == [
+        (64, info.frames, info.resolution, {"low_latency": True, "software_av1": True}),
+        (3 * 16 + 2 * 16, info.frames, info.resolution, {"software_av1": True}),
+    ]
+
+
+class _NoSlots(Slots[int]):
+    """Slots without memory."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(np.empty((count, 0), np.uint8))
+
+    def _draw(self, *_: object) -> None: ...
+    def _record(self) -> int:
+        return 0
+
+    def _wait(self, event: int) -> None: ...
+    def _empty(self, shape: tuple[int, ...]) -> None: ...
+    def _copy(self, target: object, frames: object) -> None: ...
+    def _upload(self, target: object, frames: object) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("gib", "batch_size", "files", "expected"),
+    [(80, 64, 32, 32), (80, 64, 200, 61), (45, 16, 200, 37), (16, 4, 64, 26), (2, 64, 64, 1)],
+)
+def test_clips_take_a_bounded_part_of_a_gpu(
+    gib: int, batch_size: int, files: int, expected: int, demo_model: ModelDirectory
+) -> None:
+    info = msgspec.structs.replace(demo_model.info, frames=8, resolution=448)
+    ahead = min(2 * batch_size, loading.MOST_CLIPS_AHEAD)
+    decoded = loading.files_on_gpu(info, gib << 30, files, ahead, batch_size)
+    assert decoded == expected
+    taken = (decoded * ahead + 2 * batch_size) * 8 * 3 * 448**2
+    assert decoded == 1 or taken <= (gib << 30) / 16

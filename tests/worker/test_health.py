@@ -80,7 +80,7 @@ async def test_decoders_that_cannot_be_started_are_a_problem(
 async def test_what_a_check_says_stops_the_worker() -> None:
     said: list[str] = []
     told = asyncio.Event()
-    watch = Watch(told.set, patience=60)
+    watch = Watch(told.set, patience=3600)  # then it would end this process
     watch.ask(lambda: "")
     watch.ask(lambda: "".join(said))
     running = asyncio.create_task(watch.run())

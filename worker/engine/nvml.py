@@ -4,9 +4,12 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import pynvml
+import structlog
 
 from shared.errors import ModelError
 from worker.engine.gpu import Condition, Gpu
+
+log = structlog.get_logger(__name__)
 
 FATAL_XIDS = {
     48: "double-bit ECC error",
@@ -23,13 +26,23 @@ T = TypeVar("T")
 
 
 def list_gpus() -> list[Gpu]:
-    """Every GPU that the driver shows. Raises ModelError without a driver."""
+    """Every GPU that the driver shows and that answers. Raises ModelError without a driver."""
     try:
         pynvml.nvmlInit()
         driver = pynvml.nvmlSystemGetDriverVersion()
-        return [_describe(index, driver) for index in range(pynvml.nvmlDeviceGetCount())]
+        count = pynvml.nvmlDeviceGetCount()
     except pynvml.NVMLError as error:
         raise ModelError(f"the NVIDIA driver does not answer: {error}") from error
+    return [gpu for index in range(count) if (gpu := _found(index, driver))]
+
+
+def _found(index: int, driver: str) -> Gpu | None:
+    """None for a GPU that is lost: the others are of use."""
+    try:
+        return _describe(index, driver)
+    except pynvml.NVMLError as error:
+        log.error("a GPU does not answer", gpu=index, error=str(error))
+        return None
 
 
 def _describe(index: int, driver: str) -> Gpu:

@@ -13,6 +13,14 @@ from shared.metrics import EXPOSED
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 MONITORING = DEPLOY / "monitoring"
+EXPORTERS = {
+    "node": {"node_cpu_seconds_total", "node_memory_MemAvailable_bytes"},
+    "dcgm": {
+        "DCGM_FI_DEV_GPU_UTIL", "DCGM_FI_DEV_DEC_UTIL", "DCGM_FI_DEV_FB_USED", "DCGM_FI_DEV_POWER_USAGE",
+    },
+}  # fmt: skip
+"""What others measure, by scrape job: names of node_exporter, and of dcgm-exporter's default-counters.csv."""
+FOREIGN = set().union(*EXPORTERS.values())
 STATES = {"rtembed_workers": {"starting", "ready", "stopping", "unhealthy"}}
 
 
@@ -50,6 +58,8 @@ def test_queries_name_what_exists(query: str) -> None:
     found = list(selectors(promql_parser.parse(query)))
     assert found, "a query without a metric"
     for selector in found:
+        if selector.name in FOREIGN:
+            continue
         family, _, suffix = selector.name.rpartition("_")
         if suffix in {"bucket", "sum", "count"} and selector.name not in EXPOSED:
             assert EXPOSED[family].kind == "histogram", selector.name
@@ -63,6 +73,8 @@ def test_queries_name_what_exists(query: str) -> None:
 @pytest.mark.parametrize("query", queries())
 def test_the_fleet_is_not_counted_once_per_gateway(query: str) -> None:
     """Each gateway shows the whole fleet, so its series are never summed over gateways."""
+    if {selector.name for selector in selectors(promql_parser.parse(query))} <= FOREIGN:
+        return
     assert query.startswith(("max", "absent", "histogram_quantile(", "sum(max by", "sum by")), query
     if "sum" in query.replace("_sum[", "["):
         assert "(max by (" in query
@@ -76,6 +88,18 @@ def test_every_alert_has_its_line_in_the_operators_manual() -> None:
         assert path == "deploy/operations.md"
         assert anchor == rule["alert"].lower()
         assert f"### {rule['alert']}\n" in manual, rule["alert"]
+
+
+def test_every_exporter_is_scraped_and_shown() -> None:
+    jobs = {
+        job["job_name"]
+        for job in yaml.safe_load((MONITORING / "prometheus.yaml").read_text())["scrape_configs"]
+    }
+    assert jobs == {"rt-embed", *EXPORTERS}
+    shown = {
+        s.name for p in panels() for t in p["targets"] for s in selectors(promql_parser.parse(t["expr"]))
+    }
+    assert shown >= FOREIGN
 
 
 def test_the_collector_has_what_its_pipelines_name() -> None:

@@ -49,8 +49,10 @@ CLIENT_CLOSED_REQUEST = 499
 
 
 def routes() -> list[Route]:
-    """Every endpoint."""
+    """Every endpoint; those that are asked most come first, for they are tried in order."""
     return [
+        Route("/v1/generate_text_embeddings", text.generate_text_embeddings, methods=["POST"]),
+        Route("/v1/generate_video_embeddings", video.generate_video_embeddings, methods=["POST"]),
         Route("/v1/ready", health.ready),
         Route("/v1/live", health.live),
         Route("/v1/startup", health.startup),
@@ -78,8 +80,6 @@ def routes() -> list[Route]:
         Route("/v1/embeddings", embeddings.create_embeddings, methods=["POST"]),
         Route("/v1/config", config.configure, methods=["POST"]),
         Route("/api/v1/config", config.configure, methods=["POST"], include_in_schema=False),
-        Route("/v1/generate_text_embeddings", text.generate_text_embeddings, methods=["POST"]),
-        Route("/v1/generate_video_embeddings", video.generate_video_embeddings, methods=["POST"]),
         Route("/v1/generate_video_embeddings/{stream_id}", streams.stop_embedding, methods=["DELETE"]),
     ]
 

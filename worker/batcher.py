@@ -45,13 +45,13 @@ class Batcher(Generic[Item]):
         self._queue: deque[tuple[Item, asyncio.Future[Embedded]]] = deque()
         self._wake = asyncio.Event()
 
-    async def embed(self, item: Item) -> Embedded:
-        """The vector of `item`. Raises what the engine raised for its batch. An item whose caller is
-        cancelled before its batch starts is not computed."""
+    def embed(self, item: Item) -> "asyncio.Future[Embedded]":
+        """The vector of `item`, or what the engine raised for its batch. An item whose future is cancelled
+        before its batch starts is not computed."""
         future: asyncio.Future[Embedded] = asyncio.get_running_loop().create_future()
         self._queue.append((item, future))
         self._wake.set()
-        return await future
+        return future
 
     async def run(self) -> None:
         """Run batches until cancelled."""
@@ -73,22 +73,23 @@ class Batcher(Generic[Item]):
 
     async def _embed_batch(self, batch: list[tuple[Item, asyncio.Future[Embedded]]]) -> None:
         start = self.began = time.monotonic()
-        batch_size.record(len(batch), self._labels)
         try:
-            vectors = await asyncio.get_running_loop().run_in_executor(
+            running = asyncio.get_running_loop().run_in_executor(
                 self._executor, self._call, [item for item, _ in batch]
             )
+            batch_size.record(len(batch), self._labels)
+            vectors = await running
             if len(vectors) != len(batch):
                 raise EngineError(f"the engine gave {len(vectors)} vectors for a batch of {len(batch)}")
         except Exception as error:  # it belongs to the callers, whatever it was
             for _, future in batch:
                 if not future.done():
                     future.set_exception(error)
-            return
-        finally:
+        else:
             end = time.monotonic()
-            engine_busy.add(end - start, self._labels)
+            for (_, future), vector in zip(batch, vectors, strict=True):
+                if not future.done():
+                    future.set_result(Embedded(vector, start, end))
+        finally:
             self.began = None
-        for (_, future), vector in zip(batch, vectors, strict=True):
-            if not future.done():
-                future.set_result(Embedded(vector, start, end))
+            engine_busy.add(time.monotonic() - start, self._labels)

@@ -70,15 +70,13 @@ class Tasks:
     async def text(self, claim: Claim, job: TextJob) -> None:
         """Embed the texts of one request, all or none."""
         try:
-            embedded = await asyncio.gather(*(self._texts.embed(text) for text in job.texts))
+            embedded = await asyncio.gather(*map(self._texts.embed, job.texts))
         except RtEmbedError as error:
             log.error("text embedding failed", texts=len(job.texts), error=error.message)
             code = "TextEmbeddingsError" if error.status == 500 else error.code
             end = failed(f"Failed to generate text embeddings: {error.message}", code, error.status)
             await self._publisher.fail(job, end)
             return
-        for item in embedded:
-            observe_text(item)
         results = [
             Result(
                 chunk=index,
@@ -89,6 +87,8 @@ class Tasks:
             for index, item in enumerate(embedded)
         ]
         await self._publisher.publish(job, results)
+        for item in embedded:
+            observe_text(item)
 
     async def probe(self, job: ProbeJob) -> None:
         """Open a file and answer what it is, or with the error that says why it is none."""

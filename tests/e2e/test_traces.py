@@ -3,9 +3,11 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.brokers import Reader, Tansu
+from tests.camera import ScriptedCamera, encode
 from tests.e2e.collector import Collector, attributes
 from tests.e2e.conftest import Stack
 
@@ -111,6 +113,64 @@ def test_a_file_request_is_one_tree_of_spans_from_http_to_kafka(
         assert named["message_type"] == b"vision_llm"
         _, trace, parent, sampled = named["traceparent"].decode().split("-")
         assert (trace, parent, sampled) == (PARENT.split("-")[1], pipeline.span_id.hex(), "01")
+
+
+def watch(stack: Stack, url: str, events: int) -> str:
+    """Embed a camera, read so many events, stop it and then everything; the stream's id."""
+    stack.start()
+    added = stack.client.post("/streams/add", json={"streams": [{"liveStreamUrl": url, "description": "d"}]})
+    stream: str = added.json()["results"][0]["id"]
+    body = {"id": stream, "model": "null", "stream": True, "chunk_duration": 1}
+    with stack.client.stream("POST", "/generate_video_embeddings", json=body) as answer:
+        lines = (line for line in answer.iter_lines() if line.startswith("data: {"))
+        assert [next(lines) for _ in range(events)]
+    stopped = stack.client.delete(f"/generate_video_embeddings/{stream}")
+    assert stopped.status_code in (200, 400), stopped.text
+    stack.stop()
+    return stream
+
+
+def test_a_live_session_is_one_tree_of_spans(traced: Stack, collector: Collector) -> None:
+    with ScriptedCamera(encode(seconds=2), transports=("tcp",)) as camera:
+        traced.environment["RTEMBED_RTSP_TRANSPORT"] = "tcp"
+        stream = watch(traced, camera.url, 2)
+    live = [s for s in collector.spans if s.name == "Pipeline End-to-End" and attributes(s).get("is_live")]
+    (root,) = live
+    told = attributes(root)
+    assert told["stream_id"] == stream
+    assert told["chunk_count"] >= told["total_chunks_processed"] >= 2
+    assert told["e2e_latency_ms"] == pytest.approx(
+        (root.end_time_unix_nano - root.start_time_unix_nano) / 1e6, abs=50
+    )
+    (pipeline,) = [s for s in collector.spans if s.parent_span_id == root.span_id]
+    assert (pipeline.name, attributes(pipeline)["is_live"]) == ("VLM Pipeline Latency", True)
+    assert {"chunk 0 processed", "chunk 1 processed"} <= {event.name for event in pipeline.events}
+    below = {s.name for s in collector.spans if s.parent_span_id == pipeline.span_id}
+    assert below >= {f"{kind} - Chunk {i}" for kind in KINDS for i in range(2)}
+    assert below >= {"Total Decode Latency", "Total VLM Latency", "Total Chunk Latency"}
+    assert "setup_failed" not in told
+
+
+def test_a_camera_that_never_plays_is_a_set_up_that_failed(traced: Stack, collector: Collector) -> None:
+    traced.environment |= {
+        "RTVI_RTSP_RECONNECTION_INTERVAL": "0.1",
+        "RTVI_RTSP_RECONNECTION_MAX_ATTEMPTS": "1",
+    }
+    traced.start()
+    with ScriptedCamera(encode(seconds=1), transports=("tcp",)) as camera:
+        streams = {"streams": [{"liveStreamUrl": camera.url, "description": "d"}]}
+        stream = traced.client.post("/streams/add", json=streams).json()["results"][0]["id"]
+    body = {"id": stream, "model": "null", "stream": True, "chunk_duration": 1}
+    answer: httpx.Response = traced.client.post("/generate_video_embeddings", json=body)
+    assert "[DONE]" in answer.text
+    traced.stop()
+    roots = [s for s in collector.spans if s.name == "Pipeline End-to-End"]
+    (root,) = [s for s in roots if attributes(s).get("is_live")]
+    told = attributes(root)
+    assert told["setup_failed"]
+    assert told["chunk_count"] == told["total_chunks_processed"] == 0
+    assert told["error_message"]
+    assert root.status.code == 2
 
 
 def test_metrics_are_exported_under_their_instruments_names_also_where_no_span_is_sampled(

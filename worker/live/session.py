@@ -21,6 +21,7 @@ from shared.settings import Settings
 from worker.batcher import Batcher
 from worker.live.cameras import Cameras, Feed
 from worker.live.chunker import Cut
+from worker.live.tracing import LiveTrace
 from worker.live.wire import Open, Opened, Taken
 from worker.media.base import Clip, MediaFacts
 from worker.media.camera import CameraError, CameraOptions, address
@@ -72,7 +73,8 @@ class LiveSessions:
         if session.next:
             log.info("live session goes on", stream=job.assets[0].id, next_chunk=session.next)
         (login,) = await live.read_logins(self.redis, [job.assets[0].id])
-        await Session(self, claim, job, session, login).run()
+        with LiveTrace(job.request, job.assets[0].id, claim.traceparent) as trace:
+            await Session(self, claim, job, session, login, trace=trace).run()
 
     async def probe(self, asset: Asset) -> MediaFacts:
         """Ask a camera for its video. Raises InvalidFile naming what is wrong."""
@@ -135,9 +137,17 @@ class Session:
     """The session of one stream, as long as this worker holds it."""
 
     def __init__(
-        self, shared: LiveSessions, claim: Claim, job: LiveJob, record: live.Session, login: live.Login
+        self,
+        shared: LiveSessions,
+        claim: Claim,
+        job: LiveJob,
+        record: live.Session,
+        login: live.Login,
+        *,
+        trace: LiveTrace,
     ) -> None:
         self._shared = shared
+        self._trace = trace
         self._settings = shared.settings
         self._claim = claim
         self._job = job
@@ -241,6 +251,7 @@ class Session:
         )
 
     def _give_up(self) -> None:
+        self._trace.given_up(self._outage.error)
         attempts, window = self._settings.reconnection_attempts, self._settings.reconnection_window
         self._emit(
             f"Live stream received error. Max reconnection attempts {attempts}, timeout {window:g} seconds: "
@@ -256,6 +267,7 @@ class Session:
 
     def _taken(self, taken: Taken) -> None:
         """A chunk is there. When too many wait, the oldest is dropped, or the camera is held up."""
+        self._trace.taken()
         if taken.skipped:
             self._next += taken.skipped
             self._drop(taken.skipped)
@@ -302,6 +314,7 @@ class Session:
             if await self._beat() in ("ended", "lost"):
                 return
             await self._shared.publisher.publish(self._job, [result])
+            self._trace.chunk(result)
             log.debug("live chunk done", chunk=index, stream=self._asset.id, error=result.error)
 
     async def _embed(self, index: int, cut: Cut) -> Result:

@@ -128,12 +128,9 @@ class Claims:
 
     async def complete(self, *claims: Claim) -> None:
         """Acknowledge jobs whose results are stored, and delete them from their lanes."""
-        async with self.redis.pipeline() as pipe:
-            for lane in {claim.lane for claim in claims}:
-                ids = [claim.id for claim in claims if claim.lane == lane]
-                pipe.xack(keys.jobs(lane), GROUP, *ids)
-                pipe.xdel(keys.jobs(lane), *ids)
-            await pipe.execute()
+        for lane in {claim.lane for claim in claims}:
+            ids = [claim.id for claim in claims if claim.lane == lane]
+            await script(self.redis, "complete")(keys=[keys.jobs(lane)], args=[GROUP, *ids])
 
     async def hand_back(self, lanes: Iterable[Lane] = keys.LANES) -> int:
         """Let any worker have all that is pending in `lanes` under this one, at once; returns how many jobs.

@@ -14,11 +14,12 @@ import yaml
 from cloudcoil.models.keda.v1alpha1 import ScaledObject
 
 from shared import keys
-from shared.settings import Settings
+from shared.settings import Settings, load
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 BIN = Path(sys.executable).parent
-OVERLAYS = ["base", "cpu", "keda"]
+OVERLAYS = ["base", "cpu", "gpu", "keda", "s3"]
+COMPOSE = ["compose.yaml", "compose.gpu.yaml"]
 VARIABLES = {field.metadata["variable"] for field in dataclasses.fields(Settings)}
 OF_THE_SDK = {"OTEL_RESOURCE_ATTRIBUTES"}
 
@@ -117,16 +118,15 @@ def test_images_hold_what_they_must_and_no_more() -> None:
     assert "latest" not in text
 
 
-def compose() -> dict[str, Any]:
-    loaded: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+def compose(name: str = "compose.yaml") -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load((DEPLOY / name).read_text())
     return loaded
 
 
-def test_the_compose_file_fits_the_specification() -> None:
-    command = [
-        sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec",
-        str(DEPLOY / "compose.yaml"),
-    ]  # fmt: skip
+@pytest.mark.parametrize("name", COMPOSE)
+def test_the_compose_files_fit_the_specification(name: str) -> None:
+    check = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec"]
+    command = [*check, str(DEPLOY / name)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
@@ -140,9 +140,43 @@ def test_our_services_are_restricted_and_know_only_settings_that_exist(name: str
     assert service["build"]["target"] in (DEPLOY / "Dockerfile").read_text()
 
 
-def test_files_that_the_compose_file_mounts_are_there() -> None:
-    for service in compose()["services"].values():
-        assert ":latest" not in service["image"]
+def test_the_gpu_file_changes_what_there_is() -> None:
+    services, changed = compose()["services"], compose("compose.gpu.yaml")["services"]
+    assert changed.keys() - {"dcgm-exporter"} <= services.keys()
+    assert changed["dcgm-exporter"]["profiles"] == ["with-monitoring"]
+    worker = changed["worker"]
+    assert worker["environment"].keys() <= VARIABLES
+    assert f"AS {worker['build']['target']}\n" in (DEPLOY / "Dockerfile").read_text()
+    (devices,) = worker["deploy"]["resources"]["reservations"]["devices"]
+    assert "video" in devices["capabilities"], "NVDEC's library"
+    assert "precision" in " ".join(changed["model-prepare"]["command"])
+
+
+def test_gpu_workers_have_a_gpu_and_the_precision_that_was_prepared() -> None:
+    (worker,) = (
+        d for d in of_kind(rendered("gpu"), "Deployment") if d["metadata"]["name"] == "rt-embed-worker"
+    )
+    pod = worker["spec"]["template"]["spec"]
+    assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert pod["containers"][0]["image"].startswith("rt-embed-worker-gpu:")
+    assert pod["initContainers"][0]["command"][-1] == Settings.precision
+
+
+def test_with_a_bucket_nobody_shares_a_volume_of_assets() -> None:
+    documents = rendered("s3")
+    assert [d["metadata"]["name"] for d in of_kind(documents, "PersistentVolumeClaim")] == ["rt-embed-models"]
+    (settings,) = of_kind(documents, "ConfigMap")
+    load(settings["data"])
+    assert settings["data"]["RTEMBED_ASSET_STORE"].startswith("s3://")
+    for workload in of_kind(documents, "Deployment"):
+        (assets,) = (v for v in workload["spec"]["template"]["spec"]["volumes"] if v["name"] == "assets")
+        assert assets.keys() == {"name", "emptyDir"}
+
+
+@pytest.mark.parametrize("name", COMPOSE)
+def test_files_that_the_compose_files_mount_are_there(name: str) -> None:
+    for service in compose(name)["services"].values():
+        assert ":latest" not in service.get("image", "")
         for volume in service.get("volumes", []):
             source = volume.partition(":")[0]
             if source.startswith("./"):

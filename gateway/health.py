@@ -8,6 +8,7 @@ from starlette.responses import PlainTextResponse, Response
 from gateway.context import Context, context, json
 from gateway.schemas import Health, HealthCheck, HealthQuery
 from gateway.validation import validate_query
+from shared.fleet import Worker
 
 STARTED = time.time()
 
@@ -63,12 +64,25 @@ def _worker_checks(ctx: Context) -> list[HealthCheck]:
         _check(
             f"worker {w.name}",
             "" if w.state == "ready" and w.healthy else f"{w.state}: {w.detail}".rstrip(": "),
+            running_on(w),
         )
         for w in workers
     ]
 
 
-def _check(component: str, problem: str) -> HealthCheck:
+def running_on(worker: Worker) -> str:
+    """What a worker runs its model on, and why no GPU if it uses none."""
+    if worker.gpu:
+        text = f"running on {worker.gpu}, driver {worker.driver}"
+        return f"{text}, engine {worker.engine}" if worker.engine else text
+    if not worker.backend_reason:
+        return "running"
+    wanted = f"RTEMBED_BACKEND={worker.backend_wanted}"
+    reason = worker.backend_reason
+    return f"running on the CPU: {reason if reason.startswith(wanted) else f'{wanted}, but {reason}'}"
+
+
+def _check(component: str, problem: str, well: str = "running") -> HealthCheck:
     return HealthCheck(
-        healthy=not problem, message=problem or "running", component=component, timestamp=time.time()
+        healthy=not problem, message=problem or well, component=component, timestamp=time.time()
     )

@@ -30,3 +30,10 @@ def test_a_hung_engine_is_reported_and_its_job_goes_to_another(stack: Stack, fil
             data = [line for line in answer.iter_lines() if line.startswith("data: ")]
     assert len(data) == 2
     assert data[-1] == "data: [DONE]"
+
+
+def test_health_says_what_a_worker_runs_on(shared_stack: Stack) -> None:
+    checks = shared_stack.client.get("/ready?detailed=true").json()["checks"]
+    (told,) = {check["message"] for check in checks if check["component"].startswith("worker ")}
+    assert told.startswith("running on ")
+    assert "GPU" in told or "NVIDIA" in told  # the one that is used, or why none is

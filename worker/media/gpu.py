@@ -76,6 +76,14 @@ class GpuMedia(DecoderPool):
         self._threads = ThreadPoolExecutor(device.sessions.most, "nvdec")
         self._looks: dict[tuple[str, bytes], FrameLook] = {}
 
+    @property
+    def trouble(self) -> str:
+        """Why no decoder process could be started, or that the GPU's decoder hangs; empty if all is well."""
+        unanswered = self._device.sessions.unanswered
+        if unanswered > self._limits.seconds:
+            return f"NVDEC has not answered for {unanswered:.0f} s"
+        return super().trouble
+
     async def close(self) -> None:
         """End every process and session."""
         await super().close()

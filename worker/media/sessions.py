@@ -9,6 +9,7 @@ for another size, up to the largest that it was made for.
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from time import monotonic
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -66,6 +67,8 @@ class Session:
     ) -> None:
         self.kind = kind
         self.stream = stream
+        self.asked: float | None = None
+        """When the decoder was given the packet that it has not answered yet (s, monotonic)."""
         self._room = room
         self._decoder: CoreDecoder | None = decoder
         self._packet = packet
@@ -103,7 +106,11 @@ class Session:
     def _send(self, data: bytes, time: int) -> Sequence[Surface]:
         assert self._decoder is not None  # noqa: S101 - for the type checker
         buffer = np.frombuffer(data, np.uint8)
-        return self._decoder.Decode(self._packet(buffer.ctypes.data if data else 0, len(data), time))
+        self.asked = monotonic()
+        try:
+            return self._decoder.Decode(self._packet(buffer.ctypes.data if data else 0, len(data), time))
+        finally:
+            self.asked = None
 
 
 class Sessions:
@@ -114,6 +121,7 @@ class Sessions:
         self.most = most
         self._create = create
         self._lent = 0
+        self._used: list[Session] = []
         self._idle: list[Session] = []
         self._changed = threading.Condition()
 
@@ -121,15 +129,24 @@ class Sessions:
     def lend(self, kind: Kind) -> Iterator[Session]:
         """A session for videos of this kind. One in whose use something goes wrong is ended."""
         session = self._take(kind)
+        self._used.append(session)
         try:
             yield session
         except BaseException:
+            self._used.remove(session)
             try:
                 session.close()
             finally:
                 self._returned(None)
             raise
+        self._used.remove(session)
         self._returned(session)
+
+    @property
+    def unanswered(self) -> float:
+        """For how many seconds a decoder has not answered, at most."""
+        asked = [session.asked for session in list(self._used)]
+        return max((monotonic() - since for since in asked if since is not None), default=0.0)
 
     def close(self) -> None:
         """End the idle sessions."""

@@ -17,11 +17,12 @@ from tests.support import until
 from tests.worker.media.films import FILMS, make
 from tests.worker.media.kernel import HostSurface, Kernel
 from tests.worker.media.reading import SIZE, Frames, read, setup
-from tests.worker.media.recorder import Recorder, RecordingDecoder, planes_of
+from tests.worker.media.recorder import Packet, Recorder, RecordingDecoder, planes_of
 from tests.worker.media.test_coded import UNSUITED, choose
 from worker.media.base import Clip
 from worker.media.gpu import GpuMedia, Unsuited
 from worker.media.job import SharedClip
+from worker.media.limits import MediaLimits
 from worker.media.reader import Reader
 from worker.media.runs import Run
 from worker.media.slots import DeviceClip
@@ -337,6 +338,30 @@ async def test_frames_that_do_not_come_out_are_had_from_the_cpu(
         assert media.fallbacks == {"NVDEC left out frames of h264 that were asked for": 1}
     assert kinds == [DeviceClip, SharedClip, SharedClip]
     assert_close(clips, read(reader, path, CHUNKS, 8)[0])
+
+
+async def test_a_decoder_that_hangs_is_told_of(
+    film: FindFilm, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing can end its thread, so that the worker must be replaced."""
+    hangs, go_on = threading.Event(), threading.Event()
+    decode = RecordingDecoder.Decode
+
+    def hang(decoder: RecordingDecoder, told: Packet, /) -> Any:
+        hangs.set()
+        assert go_on.wait(10)
+        return decode(decoder, told)
+
+    monkeypatch.setattr(RecordingDecoder, "Decode", hang)
+    async with running(Recorder(kernel), limits=MediaLimits(seconds=0.05)) as media:
+        assert media.trouble == ""
+        job = asyncio.create_task(collect(media, film("h264-gop30"), CHUNKS[:1]))
+        await asyncio.to_thread(hangs.wait, 10)
+        await until(lambda: media.trouble)
+        assert media.trouble.startswith("NVDEC has not answered for ")
+        go_on.set()
+        await job
+        await until(lambda: not media.trouble)
 
 
 async def test_a_broken_file_fails_as_on_the_cpu(kernel: Kernel, tmp_path: Path) -> None:

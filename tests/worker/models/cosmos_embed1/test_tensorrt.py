@@ -1,97 +1,95 @@
-"""TensorRT for RTX builds engines from the graphs, for GPUs that this machine need not have."""
+"""TensorRT for RTX builds engines from the graphs, as a worker does, for GPUs that are not here."""
 
+from pathlib import Path
+
+import msgspec
 import onnx
 import pytest
 
+from shared.errors import ModelError
+from worker.engine.library import provide_tensorrt
 from worker.models.cosmos_embed1.checkpoint import open_checkpoint
-from worker.models.cosmos_embed1.network import TextNetwork, VideoNetwork
+from worker.models.cosmos_embed1.convert import convert, model_info
 from worker.models.cosmos_embed1.recipe import Recipe
+from worker.models.directory import ModelDirectory
 
-trt = pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX is not installed")
+try:
+    provide_tensorrt("tensorrt_rtx")
+except ModelError as error:
+    pytest.skip(error.message, allow_module_level=True)
+
+import tensorrt as trt
+
+from worker.engine import build as building
+from worker.engine.arguments import BuilderArguments
+from worker.engine.build import Log, text_tower, video_tower
 
 
-class Log(trt.ILogger):
+class Keeping(Log):
+    """Keeps every line."""
+
     def __init__(self):
-        trt.ILogger.__init__(self)
+        super().__init__()
         self.lines = []
+        KEPT.append(self)
 
-    def log(self, severity, message):
-        self.lines.append((severity, message))
-
-    def text(self):
-        return "\n".join(message for _, message in self.lines)
+    def log(self, severity, msg):
+        super().log(severity, msg)
+        self.lines.append((severity, msg))
 
 
-def build(path, capability, profile):
-    """The engine's bytes and the log. Fails with the parser's or the builder's errors."""
-    log = Log()
-    builder = trt.Builder(log)
-    network = builder.create_network(0)
-    parser = trt.OnnxParser(network, log)
-    assert parser.parse_from_file(str(path)), [str(parser.get_error(i)) for i in range(parser.num_errors)]
-    config = builder.create_builder_config()
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    config.num_compute_capabilities = 1
-    config.set_compute_capability(capability, 0)
-    optimization = builder.create_optimization_profile()
-    for name, shapes in profile.items():
-        optimization.set_shape(name, *shapes)
-    config.add_optimization_profile(optimization)
-    engine = builder.build_serialized_network(network, config)
-    assert engine is not None, log.text()[-3000:]
-    return bytes(engine), log
+KEPT = []
 
 
 @pytest.fixture(scope="module")
-def graphs(make_checkpoint, tmp_path_factory):
-    """graphs(precision) -> paths of the two graphs of a miniature with as many tokens as 224p."""
+def model(make_checkpoint, tmp_path_factory):
+    """model(precision) -> a miniature's model directory, with as many tokens as 224p."""
     folder = tmp_path_factory.mktemp("tensorrt")
     made = make_checkpoint(folder / "c", resolution=224, vision_depth=1, text_depth=2, cross_layers=(0,))
     checkpoint = open_checkpoint(made.path)
 
     def make(precision):
-        paths = folder / f"video-{precision}.onnx", folder / f"text-{precision}.onnx"
-        built = (
-            VideoNetwork(checkpoint, precision).build([Recipe()]),
-            TextNetwork(checkpoint, precision).build(Recipe()),
-        )
-        for path, graph in zip(paths, built, strict=True):
-            graph.write_data(path.with_name(f"{path.name}.data"))
-            graph.write(path, f"{path.name}.data", {})
-        return paths
+        path = folder / precision
+        info = model_info(checkpoint, Recipe(), precision, name="mini", source="", revision="")
+        if not path.exists():
+            path.mkdir()
+            convert(checkpoint, path, Recipe(), precision)
+        return ModelDirectory(path, info)
 
     return make
 
 
-VIDEO = {"videos": [(batch, 8, 3, 224, 224) for batch in (1, 2, 4)]}
-STILLS = {"videos": [(1, 1, 3, 224, 224), (2, 8, 3, 224, 224), (4, 8, 3, 224, 224)]}
-TEXT = {name: [(1, 1), (4, 24), (4, 64)] for name in ("input_ids", "attention_mask")}
-
-
-@pytest.mark.parametrize("capability", ["SM89", "SM120"])
+@pytest.mark.parametrize("sm", ["SM89", "SM120"])
 @pytest.mark.parametrize("precision", ["fp16", "bf16", "fp32"])
-def test_engines_for_gpus_that_are_not_here(graphs, precision, capability):
-    video, text = graphs(precision)
-    capability = getattr(trt.ComputeCapability, capability)
-    for path, profile in ((video, VIDEO), (text, TEXT)):
-        engine, log = build(path, capability, profile)
-        assert len(engine) > 1_000_000
-        assert not [message for severity, message in log.lines if severity <= trt.ILogger.Severity.ERROR]
+def test_engines_for_gpus_that_are_not_here(model, precision, sm, monkeypatch):
+    monkeypatch.setattr(building, "Log", Keeping)
+    mini = model(precision)
+    for tower in (video_tower(mini, 4), text_tower(mini.info, mini.text, 4)):
+        built = building.build(tower, BuilderArguments(verbosity="DETAILED"), sm=sm)
+        assert len(bytes(built.engine)) > 1_000_000
+        lines = KEPT.pop().lines
+        assert not [message for severity, message in lines if severity == trt.ILogger.Severity.ERROR]
         # Head size 88 is no power of two, and the softmax is fp32: they must be fused all the same.
-        first = next(
-            node.name
-            for node in onnx.load(path, load_external_data=False).graph.node
-            if node.op_type == "Softmax"
-        )
-        fused = [
-            line
-            for line in log.text().splitlines()
-            if "_gemm_mha" in line and f"[ONNX Layer: {first}]" in line
-        ]
+        graph = onnx.load(tower.graph, load_external_data=False).graph
+        first = next(node.name for node in graph.node if node.op_type == "Softmax")
+        fused = [line for _, line in lines if "_gemm_mha" in line and f"[ONNX Layer: {first}]" in line]
         assert bool(fused) == (precision != "fp32")
 
 
-def test_one_engine_can_serve_clips_and_pictures(graphs):
-    video, _ = graphs("fp16")
-    engine, _ = build(video, trt.ComputeCapability.SM89, STILLS)
-    assert len(engine) > 1_000_000
+def test_one_engine_can_serve_clips_and_pictures(model):
+    mini = model("fp16")
+    tower = video_tower(mini, 4)
+    ((name, (_, typical, most)),) = tower.profile.items()
+    picture = (1, 1, *typical[2:])
+    tower = msgspec.structs.replace(tower, profile={name: (picture, typical, most)})
+    assert len(bytes(building.build(tower, BuilderArguments(), sm="SM89").engine)) > 1_000_000
+
+
+def test_the_profile_has_the_models_frames(model):
+    mini = model("fp16")
+    assert video_tower(mini, 6).profile == {"videos": tuple((n, 8, 3, 224, 224) for n in (1, 3, 6))}
+    longest = mini.info.max_text_tokens
+    shapes = ((1, 1), (6, longest // 2), (6, longest))
+    assert text_tower(mini.info, Path("text.onnx"), 6).profile == dict.fromkeys(
+        ("input_ids", "attention_mask"), shapes
+    )

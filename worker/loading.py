@@ -10,18 +10,17 @@ from typing import Any
 import msgspec
 import structlog
 
+from shared.errors import ModelError
 from shared.fleet import Model
 from shared.settings import Settings
-from worker.backend import Backend, choose_backend, implementation
+from worker.backend import CPU_PRECISION, Backend, choose_backend, implementation
 from worker.cores import cores
 from worker.engine.base import Engine
-from worker.engine.onnx import OnnxEngine
 from worker.engine.python import inference_file, load_python_model, run_repository_script
 from worker.media.fetching import Buckets
 from worker.media.gpu import GpuMedia, open_device
 from worker.media.limits import MediaLimits
 from worker.media.pool import DecoderPool
-from worker.models.conse import recipe as conse
 from worker.models.directory import ModelInfo
 from worker.models.prepare import obtain, obtain_files
 from worker.models.progress import Progress
@@ -95,16 +94,27 @@ def built_in_model(
 ) -> tuple[ModelInfo, Engine, tuple[str, ...]]:
     """The model directory that MODEL_PATH names, its engine, and the names of the files that were built for
     it. Raises ModelError."""
+    if not runs_on.gpu:
+        return *cpu_model(settings, progress), ()
+    from worker.engine.tensorrt import open_engine  # noqa: PLC0415 - needs the extra [gpu]
+
+    model = obtain(settings, settings.precision, progress)
+    engine = open_engine(model, runs_on.gpu, batch_size, settings, progress)
+    return model.info, engine, tuple(engine.files)
+
+
+def cpu_model(settings: Settings, progress: Progress) -> tuple[ModelInfo, Engine]:
+    """The model directory that MODEL_PATH names, run by ONNX Runtime. Raises ModelError."""
+    try:
+        from worker.engine.onnx import OnnxEngine  # noqa: PLC0415 - a worker with a GPU may lack it
+        from worker.models.conse import recipe as conse  # noqa: PLC0415 - likewise
+    except ImportError as error:
+        raise ModelError(f"no GPU is used, and the extra [cpu] is not installed ({error})") from error
     if settings.model_path == "demo":
         model = conse.cached(settings.model_cache)
     else:
-        model = obtain(settings, runs_on.precision(settings), progress)
-    if not runs_on.gpu:
-        return model.info, OnnxEngine(model, settings.engine_threads or cores()), ()
-    from worker.engine.tensorrt import open_engine  # noqa: PLC0415 - needs the extra [gpu]
-
-    engine = open_engine(model, runs_on.gpu, batch_size, settings, progress)
-    return model.info, engine, tuple(engine.files)
+        model = obtain(settings, CPU_PRECISION, progress)
+    return model.info, OnnxEngine(model, settings.engine_threads or cores())
 
 
 def own_model(

@@ -142,6 +142,26 @@ def test_a_worker_that_cannot_load_its_model_says_so_and_ends_with_status_4(
     assert "Traceback" not in done.stderr
 
 
+def test_a_worker_with_the_packages_for_gpus_alone_says_what_a_cpu_would_need(tmp_path: Path) -> None:
+    program = (
+        "import sys; sys.modules['onnxruntime'] = None\n"
+        "import worker.__main__\n"
+        "from shared.errors import ModelError; from shared.settings import load; from worker import loading\n"
+        "try: loading.load(load(), lambda *_: None)\n"
+        "except ModelError as error: print(error.message)"
+    )
+    environment = {"RTEMBED_BACKEND": "cpu", "MODEL_PATH": str(tmp_path), "HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "no GPU is used, and the extra [cpu] is not installed" in done.stdout, done.stderr
+
+
 def test_decoders_and_threads_follow_the_cores() -> None:
     assert cores() == len(os.sched_getaffinity(0))
     assert decode_slots(settings()) == cores()

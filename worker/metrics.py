@@ -58,6 +58,7 @@ class Measured:
         self.follow(lambda: counts.frames_decoded, metrics.frames_decoded)
         self.follow(lambda: counts.frames_used, metrics.frames_used)
         self.follow(lambda: counts.restarts, metrics.decoder_restarts)
+        self.follow(lambda: counts.fallbacks, metrics.gpu_fallbacks)
         self.follow(lambda: counts.bytes_fetched, metrics.bytes_fetched)
 
     def follow_publisher(self, publisher: Publisher) -> None:

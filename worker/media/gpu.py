@@ -123,6 +123,7 @@ class GpuMedia(DecoderPool):
                 cause = "other causes"
             log.warning("decoded by the CPU, not the GPU", cause=cause, **where)
         self.fallbacks[cause] += 1
+        self.counts.fallbacks += 1
 
     # Files --------------------------------------------------------------------------------------------
 

@@ -20,7 +20,8 @@ class Counts(msgspec.Struct):
     `packets` were demuxed, of which `packets_dropped` never reached a decoder; `frames_decoded` did, of which
     `frames_used` are in clips and `decode_errors` could not be decoded. `dense_chunks` were decoded whole,
     because selection was not possible or not wanted; `bytes_fetched` came from a bucket; `retries` and
-    `restarts` count second attempts and replaced decoder processes.
+    `restarts` count second attempts and replaced decoder processes. `fallbacks` are files and live chunks
+    that the CPU decoded because the GPU could not.
     """
 
     packets: int = 0
@@ -33,6 +34,7 @@ class Counts(msgspec.Struct):
     dense_chunks: int = 0
     retries: int = 0
     restarts: int = 0
+    fallbacks: int = 0
 
     def add(self, other: "Counts") -> None:
         """Add the other's counts to these."""

@@ -283,6 +283,7 @@ async def test_what_the_gpu_cannot_decode_goes_to_the_cpu(
                 for a, b in zip(mine, theirs, strict=True)
             )
         assert media.fallbacks == {cause: 2}
+        assert media.counts.fallbacks == 2
     assert not recorder.events
 
 

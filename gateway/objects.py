@@ -1,10 +1,11 @@
 """A bucket of S3, or of what speaks its protocol, as the place of the asset store's bytes.
 
 Each upload has a name of its own below the prefix and stays there when it is accepted: objects cannot be
-renamed, and only small ones copied. What is under no record and in no upload's lease was left behind.
+renamed, and only small ones copied. As long as it is none yet, an empty object below `.incoming` says so.
 """
 
 import asyncio
+import contextlib
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
@@ -31,8 +32,9 @@ log = structlog.get_logger(__name__)
 PART = 12 << 20
 """Bytes per part of an upload: 10,000 of them, the most that S3 takes, hold the largest upload."""
 PARTS_AT_ONCE = 2
-LISTING_INTERVAL = 60.0
-"""Seconds between looks for what was left behind: each lists the whole bucket below the prefix."""
+INCOMING = ".incoming"
+SWEEP_INTERVAL = 30.0
+"""Seconds between looks for what was left behind."""
 _HOME = re.compile(r"[0-9a-f]{32}")
 
 Known = Callable[[], Awaitable[Mapping[str, str]]]
@@ -56,7 +58,7 @@ class Objects:
         self._settled: set[str] = set()
         self._left: dict[str, float] = {}
         self._missing: dict[str, float] = {}
-        self._swept = -LISTING_INTERVAL
+        self._swept = -SWEEP_INTERVAL
 
     async def check(self) -> None:
         """List, write and remove. Raises Unavailable naming the bucket and what is wrong."""
@@ -75,8 +77,14 @@ class Objects:
     # Arriving -----------------------------------------------------------------------------------------
 
     async def add_incoming(self, name: str) -> str:
-        """The directory of one upload, which is there as soon as an object is in it."""
+        """The directory of one upload. Raises Unavailable."""
+        with s3.answering():
+            await obstore.put_async(self._store, self._mark(name), b"", use_multipart=False)
         return self._root + name
+
+    def _mark(self, name: str) -> str:
+        """The key of the object that says that an upload is under way."""
+        return f"{self._prefix}{INCOMING}/{name}"
 
     def writer(self, path: str, require: Require) -> "ObjectWriter":
         """An object to write an upload into."""
@@ -101,28 +109,31 @@ class Objects:
         self._settled.add(_home(asset.path))
 
     async def remove_incoming(self, name: str) -> None:
-        """Remove what is left of an upload, unless it became an asset."""
+        """Remove an upload, unless it became an asset; what cannot be removed now goes later."""
         await self._redis.hdel(keys.INCOMING_BYTES, name)
-        if name in self._settled:
-            self._settled.discard(name)
-        else:
-            await self.remove(self._root + name)
+        settled = name in self._settled
+        self._settled.discard(name)
+        if settled or await self._try_to_remove(self._prefix + name):
+            await self._try_to_remove(self._mark(name), whole=True)
 
     # Known --------------------------------------------------------------------------------------------
 
-    async def _list(self) -> list[Home]:
-        """Every directory of an upload, under its own name."""
+    async def _list(self) -> tuple[list[Home], set[str]]:
+        """Every directory of an upload, under its own name, and the names of uploads that are under way."""
         found: dict[str, Home] = {}
+        marked: set[str] = set()
         with s3.answering():
             async for batch in obstore.list(self._store, self._prefix or None):
                 for item in batch:
                     name, _, file = item["path"].removeprefix(self._prefix).partition("/")
+                    if name == INCOMING:
+                        marked.add(file)
                     if not _HOME.fullmatch(name) or not file:
                         continue
                     home = found.get(name) or Home(name, 0.0, 0)
                     changed = max(home.changed, item["last_modified"].timestamp())
                     found[name] = Home(name, changed, home.size + item["size"])
-        return list(found.values())
+        return list(found.values()), marked
 
     async def _incoming(self) -> dict[str, int]:
         """Bytes that each upload under way has written so far, in the bucket or on their way there."""
@@ -130,12 +141,15 @@ class Objects:
         return {name.decode(): int(size) for name, size in sizes.items()}
 
     async def contents(self) -> Contents:
-        """Look at everything; the homes are those of the assets on record."""
-        homes, known, incoming = await self._list(), await self._known(), await self._incoming()
+        """Look at everything. The homes are those of accepted uploads, under the ids of their assets; those
+        that no record names keep their own names."""
+        homes, marked = await self._list()
+        known, incoming = await self._known(), await self._incoming()
         listed = {home.id: home.size for home in homes}
         size = sum(max(listed.get(name, 0), incoming.get(name, 0)) for name in listed.keys() | incoming)
         ids = {_home(directory + "/"): asset_id for directory, asset_id in known.items()}
-        return Contents(size, [Home(ids[h.id], h.changed, h.size) for h in homes if h.id in ids])
+        accepted = [home for home in homes if home.id in ids or home.id not in marked]
+        return Contents(size, [Home(ids.get(h.id, h.id), h.changed, h.size) for h in accepted])
 
     async def size(self, asset: Asset) -> int:
         """The object's bytes, as recorded; a local file's now."""
@@ -157,42 +171,60 @@ class Objects:
     async def ages(self, assets: Collection[Asset]) -> list[float]:
         """Seconds since the object of each asset was written, where there is one."""
         wanted, now = {_home(asset.path) for asset in assets}, time.time()
-        return [max(0.0, now - home.changed) for home in await self._list() if home.id in wanted]
+        return [max(0.0, now - home.changed) for home in (await self._list())[0] if home.id in wanted]
 
     # Gone ---------------------------------------------------------------------------------------------
 
     def home(self, asset_id: str) -> str:
-        """Nowhere: directories are not named after assets."""
+        """The directory of that name: one without a record counts as an asset of its own name."""
         return self._root + asset_id
 
     async def remove(self, directory: str) -> None:
-        """Remove the objects of an upload. Those that cannot be removed now are found by `sweep`."""
-        if not directory.startswith(self._root):
-            return
-        try:
-            await self._remove(s3.split(directory)[1])
-        except (BaseError, OSError) as error:
-            log.warning("objects not removed yet", directory=directory, error=s3.cause(error))
+        """Remove the objects of an upload. Those that cannot be removed now become an upload that nobody
+        makes, which `sweep` removes."""
+        if directory.startswith(self._root) and not await self._try_to_remove(s3.split(directory)[1]):
+            with contextlib.suppress(Unavailable):
+                await self.add_incoming(directory.rpartition("/")[2])
 
-    async def _remove(self, key: str) -> None:
-        async for batch in obstore.list(self._store, key):
-            await obstore.delete_async(self._store, [item["path"] for item in batch])
+    async def _try_to_remove(self, key: str, *, whole: bool = False) -> bool:
+        """Remove what is below `key`, or the object that is the `whole` key."""
+        try:
+            if whole:
+                await obstore.delete_async(self._store, key)
+                return True
+            async for batch in obstore.list(self._store, key):
+                await obstore.delete_async(self._store, [item["path"] for item in batch])
+        except (BaseError, OSError) as error:
+            log.warning("objects not removed yet", key=key, error=s3.cause(error))
+            return False
+        return True
 
     async def sweep(self, leased: set[str]) -> None:
-        """Remove uploads that are neither leased nor on record. Looks once a minute."""
-        if time.monotonic() - self._swept < LISTING_INTERVAL:
+        """Remove uploads that have not been leased for a while. Looks every half minute."""
+        if time.monotonic() - self._swept < SWEEP_INTERVAL:
             return
         self._swept = time.monotonic()
-        found = {home.id for home in await self._list()} | set(await self._incoming())
-        known = {_home(directory + "/") for directory in await self._known()}
-        for name in lasting(found - leased - known, self._left):
-            log.warning("objects removed: nobody owns them", directory=self._root + name)
+        left = lasting(await self._marked() - leased, self._left)
+        known = {_home(directory + "/") for directory in await self._known()} if left else set()
+        for name in left:
+            log.warning("upload left behind by a gateway that died", directory=self._root + name)
+            if name in known:
+                self._settled.add(name)
             await self.remove_incoming(name)
+
+    async def _marked(self) -> set[str]:
+        """The names of uploads that are under way, or were left behind."""
+        with s3.answering():
+            return {
+                item["path"].rpartition("/")[2]
+                async for batch in obstore.list(self._store, f"{self._prefix}{INCOMING}")
+                for item in batch
+            }
 
     async def missing(self, assets: Collection[Asset]) -> set[str]:
         """The ids of those below this prefix that have had no object for a while."""
         ours = {asset.id: _home(asset.path) for asset in assets if asset.path.startswith(self._root)}
-        there = {home.id for home in await self._list()} if ours else set()
+        there = {home.id for home in (await self._list())[0]} if ours else set()
         return lasting({asset_id for asset_id, name in ours.items() if name not in there}, self._missing)
 
 

@@ -61,6 +61,12 @@ class Buckets:
         )  # fmt: skip
         self._numbers = itertools.count()
 
+    def start_again(self) -> None:
+        """Serve the same buckets on the same port, after `stop`."""
+        host, _, port = self.endpoint.removeprefix("http://").partition(":")
+        self._server = ThreadedMotoServer(ip_address=host, port=int(port), verbose=False)
+        self._server.start()
+
     def make(self) -> Bucket:
         """A new, empty bucket."""
         name = f"media-{next(self._numbers)}"

@@ -21,6 +21,8 @@ SECONDS = 12
 """For one request to the bucket; less than a probe may take, so that its error tells what was waited for."""
 AHEAD = 3
 """Most blocks that are fetched before they are asked for, while an object is read from block to block."""
+NOWHERE = -2
+"""What was read last in an object that has just been opened: nothing before its first block."""
 
 
 class Buckets:
@@ -46,7 +48,7 @@ class Fetching:
         self._allowed: set[str] = set()
         self._path = ""
         self._size = 0
-        self._last = -1
+        self._last = NOWHERE
         self._run = 0
         self._blocks: dict[int, asyncio.Task[bytes | Exception]] = {}
 
@@ -87,7 +89,7 @@ class Fetching:
         for task in self._blocks.values():
             task.cancel()
         self._blocks.clear()
-        self._path, self._last, self._run = "", -1, 0
+        self._path, self._last, self._run = "", NOWHERE, 0
         bucket, key = s3.split(path)
         self._size = (await obstore.head_async(self._buckets.open(bucket), key))["size"]
         self._path = path

@@ -45,6 +45,12 @@ def gpus_to_share_out(configuration: Settings) -> tuple[Gpu, ...]:
         return ()  # the worker will find the same, and say so wherever it can
 
 
+def first_of(group: ExceptionGroup[Exception]) -> Exception:
+    """The first error of a group, or of the groups in it."""
+    first = group.exceptions[0]
+    return first_of(first) if isinstance(first, ExceptionGroup) else first
+
+
 def main() -> int:
     """Exit status: 0 after a clean stop, 2 for a bad setting, 4 for a model that cannot be loaded, 5 if the
     worker was stuck or lost its GPU."""
@@ -59,7 +65,7 @@ def main() -> int:
     try:
         return uvloop.run(serve(configuration))
     except ExceptionGroup as group:
-        reason = group.exceptions[0]
+        reason = first_of(group)
         if not isinstance(reason, ModelError | SettingsError):
             raise
         structlog.get_logger(__name__).critical("worker cannot start", error=str(reason))

@@ -1,5 +1,6 @@
 """What runs the model: an NVIDIA GPU or the CPU, and why."""
 
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -95,6 +96,11 @@ def check_packages(settings: Settings) -> None:
     provide_tensorrt(settings.tensorrt)
     import cupy  # noqa: PLC0415 - part of [gpu]
 
+    try:
+        import_module("PyNvVideoCodec")
+    except Exception as error:  # it looks for the driver's libraries in its own way
+        reason = f"PyNvVideoCodec cannot be imported: {error}"
+        raise ModelError(f"{reason} (in a container, NVIDIA_DRIVER_CAPABILITIES must hold video)") from error
     try:
         cupy.cuda.runtime.getDeviceCount()
     except cupy.cuda.runtime.CUDARuntimeError as error:

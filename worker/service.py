@@ -4,11 +4,12 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 
 import msgspec
+import numpy as np
 import structlog
 from prometheus_client import CollectorRegistry
 
@@ -27,6 +28,9 @@ from shared.tasks import end
 from worker.batcher import Batcher
 from worker.claims import Claims
 from worker.clock import RedisClock
+from worker.engine.base import Vectors
+from worker.engine.batches import Batches
+from worker.engine.device import device_errors
 from worker.health import HealthPage, Watch
 from worker.live.session import LiveSessions
 from worker.loading import Loaded, decode_slots, live_decoders, load, open_media
@@ -49,6 +53,18 @@ HEAD_START = 0.002
 """Seconds that claimed jobs get before their lane asks for more: a text may be done by then."""
 ACKNOWLEDGE_INTERVAL = 0.02
 """Seconds in which acknowledgements are collected: they need not delay the next job."""
+
+
+def clip_engine(loaded: Loaded) -> Callable[[Sequence[Clip]], Vectors]:
+    """What embeds a batch of clips: in smaller ones while the GPU on which they are put together has too
+    little memory. Raises EngineError, DeviceLost."""
+    batches = Batches(loaded.batch_size)
+
+    def embed(clips: Sequence[Clip]) -> Vectors:
+        with device_errors(loaded.runs_on.gpu.name if loaded.runs_on.gpu else "the GPU"):
+            return loaded.engine.embed_video(stack_clips(clips, loaded.info.frames))
+
+    return lambda clips: np.concatenate(batches.run(len(clips), lambda i, j: embed(clips[i:j])))
 
 
 class Service:
@@ -135,12 +151,7 @@ class Service:
         ):
             engine, info = loaded.engine, loaded.info
             texts = Batcher(engine.embed_text, loaded.batch_size, text_thread, "text")
-            clips: Batcher[Clip] = Batcher(
-                lambda batch: engine.embed_video(stack_clips(batch, info.frames)),
-                loaded.batch_size,
-                video_thread,
-                "video",
-            )
+            clips = Batcher(clip_engine(loaded), loaded.batch_size, video_thread, "video")
             self.watch.look_after("the text engine", lambda: texts.began, self.settings.engine_timeout)
             self.watch.look_after("the video engine", lambda: clips.began, self.settings.engine_timeout)
             self.watch.ask(lambda: self.device_lost)

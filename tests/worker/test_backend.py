@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -51,11 +52,10 @@ def test_the_cpu_is_taken_when_it_is_asked_for() -> None:
 
 
 def test_a_gpu_without_its_packages_is_not_used_and_that_is_said(driver: Driver) -> None:
-    said = choose(driver, MODEL_PATH="/models/mine")
-    if said.startswith("auto cpu 0 CUDA does not start"):
+    if all(find_spec(name) for name in PACKAGES):
         pytest.skip("the extra [gpu] is installed here")
+    said = choose(driver, MODEL_PATH="/models/mine")
     assert said.startswith("auto cpu 0 the extra [gpu] is not installed: ")
-    assert PACKAGES[0] in said
     demanded = choose(driver, MODEL_PATH="/models/mine", RTEMBED_BACKEND="cuda")
     assert demanded.startswith("ModelError RTEMBED_BACKEND=cuda, but the extra [gpu] is not installed: ")
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import structlog
 
-from shared.errors import EngineError
+from shared.errors import DeviceMemoryShort
 from worker.engine.base import Vectors
 
 log = structlog.get_logger(__name__)
@@ -16,16 +16,15 @@ PATIENCE = 64
 class Batches:
     """Cuts work into batches of at most `limit`, which halves when memory runs out and comes back later."""
 
-    def __init__(self, most: int, out_of_memory: type[Exception]) -> None:
+    def __init__(self, most: int) -> None:
         self.limit = most
         self._most = most
-        self._out_of_memory = out_of_memory
         self._fitted = 0
 
     def run(self, count: int, call: Callable[[int, int], Vectors]) -> list[Vectors]:
         """What `call(start, end)` gives for consecutive parts of 0 to `count`.
 
-        Raises EngineError if there is no memory for a single item.
+        `call` raises DeviceMemoryShort for a batch that is too large; so does this for a single item.
         """
         done: list[Vectors] = []
         start = 0
@@ -33,19 +32,19 @@ class Batches:
             end = min(count, start + self.limit)
             try:
                 done.append(call(start, end))
-            except self._out_of_memory as error:
+            except DeviceMemoryShort as error:
                 self._shrink(end - start, error)
             else:
                 self._grow()
                 start = end
         return done
 
-    def _shrink(self, size: int, error: Exception) -> None:
+    def _shrink(self, size: int, error: DeviceMemoryShort) -> None:
         self._fitted = 0
         if size == 1:
-            raise EngineError(f"the GPU has no memory left for a batch of one: {error}") from error
+            raise DeviceMemoryShort(f"not enough for a batch of one: {error.message}") from error
         self.limit = size // 2
-        log.warning("GPU memory is short: smaller batches", batch_size=self.limit, error=str(error))
+        log.warning("GPU memory is short: smaller batches", batch_size=self.limit, error=error.message)
 
     def _grow(self) -> None:
         self._fitted += 1

@@ -3,8 +3,8 @@
 Import it after `worker.engine.library.provide_tensorrt`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 import cupy
@@ -21,6 +21,7 @@ from worker.engine.base import Clips, Vectors
 from worker.engine.batches import Batches
 from worker.engine.build import Log, Tower, text_tower, video_tower
 from worker.engine.cache import EngineCache
+from worker.engine.device import device_errors
 from worker.engine.gpu import Gpu
 from worker.models.directory import ModelDirectory
 from worker.models.progress import Progress
@@ -33,9 +34,6 @@ HIGH_PRIORITY = -5
 """CUDA clamps it to the highest that the GPU knows. A text's kernels go before those of a batch of clips."""
 ALIGNMENT = 256
 """Bytes; of every tensor that TensorRT reads or writes."""
-OUT_OF_MEMORY = 2
-"""Of cudaError and of CUresult. CuPy's pool has an error of its own; this one is of pinned memory."""
-CUDA_ERRORS = (cupy.cuda.runtime.CUDARuntimeError, cupy.cuda.driver.CUDADriverError)
 
 
 def open_engine(
@@ -51,14 +49,13 @@ def open_engine(
         parse_arguments(settings.builder_arguments),
         fallback=settings.model_cache / "engines",
     )
-    engine = TensorRtEngine(model, gpu, batch_size, cache, progress)
     try:
+        engine = TensorRtEngine(model, gpu, batch_size, cache, progress)
         progress("warming the engine up", 0, 0)
         engine.warm_up()
         if cosines := check_engine(model, engine):
             log.info("engine checked", video_cosine=cosines[0], text_cosine=cosines[1])
     except (EngineError, DeviceLost) as error:
-        engine.close()
         raise ModelError(f"the engine of {model.info.id} does not run on {gpu.name}: {error}") from error
     return engine
 
@@ -72,17 +69,17 @@ class TensorRtEngine:
     def __init__(
         self, model: ModelDirectory, gpu: Gpu, batch_size: int, cache: EngineCache, progress: Progress
     ) -> None:
-        """Build or load both towers. Raises ModelError."""
+        """Build or load both towers. Raises ModelError, EngineError, DeviceLost."""
         self._lost = ""
         self.supports_text = model.text is not None
         self.files: list[str] = []
         """The names of the engines' files."""
         self._info = model.info
-        self._gpu = gpu
+        self._name = f"{gpu.name} ({gpu.uuid})"
         self._log = Log()
         self._runtime = trt.Runtime(self._log)
         self._towers: dict[str, _Session] = {}
-        with self._watching():
+        with device_errors(self._name):
             self._open(video_tower(model, batch_size), batch_size, 0, cache, progress)
             if model.text:
                 self._tokenizer = TextTokenizer(model.tokenizer, model.info.max_text_tokens)
@@ -102,9 +99,7 @@ class TensorRtEngine:
                 f"{info.id} takes uint8 clips of the shape {expected}, not {clips.dtype} {clips.shape[1:]}"
             )
         session = self._session("video")
-        with self._watching():
-            parts = session.batches.run(len(clips), lambda i, j: session.run({"videos": clips[i:j]}))
-        return self._checked(parts)
+        return self._checked(self._batches(session, len(clips), lambda i, j: {"videos": clips[i:j]}))
 
     def embed_text(self, texts: Sequence[str]) -> Vectors:
         """float32 [len(texts), dimension]. Raises EngineError, DeviceLost, or NotSupported without a text
@@ -113,13 +108,11 @@ class TensorRtEngine:
             raise NotSupported(f"{self._info.id} embeds no text")
         session = self._session("text")
 
-        def run(start: int, end: int) -> Vectors:
+        def tokens(start: int, end: int) -> dict[str, Array]:
             input_ids, attention_mask = self._tokenizer(texts[start:end])
-            return session.run({"input_ids": input_ids, "attention_mask": attention_mask})
+            return {"input_ids": input_ids, "attention_mask": attention_mask}
 
-        with self._watching():
-            parts = session.batches.run(len(texts), run)
-        return self._checked(parts)
+        return self._checked(self._batches(session, len(texts), tokens))
 
     def warm_up(self) -> None:
         """Run the largest batches once, so that their memory is there and their kernels are loaded. Raises
@@ -127,9 +120,9 @@ class TensorRtEngine:
         info = self._info
         clip = (info.frames, 3, info.resolution, info.resolution)
         text = (info.max_text_tokens,)
-        with self._watching():
-            for name, session in self._towers.items():
-                session.warm_up(clip if name == "video" else text)
+        for name, session in self._towers.items():
+            zeros = partial(session.zeros, clip if name == "video" else text)
+            self._batches(session, session.batches.limit, zeros)
 
     def close(self) -> None:
         """Release both towers; harmless when called twice."""
@@ -154,16 +147,20 @@ class TensorRtEngine:
         except KeyError:
             raise EngineError(f"the engine of {self._info.id} is closed") from None
 
-    @contextmanager
-    def _watching(self) -> Iterator[None]:
-        """After one of CUDA's errors nothing in this process can be relied on, unless memory was short."""
+    def _batches(
+        self, session: "_Session", count: int, inputs: Callable[[int, int], Mapping[str, Array]]
+    ) -> list[Vectors]:
+        """Run `inputs(start, end)` for consecutive parts of 0 to `count`, and remember if the GPU is lost."""
+
+        def run(start: int, end: int) -> Vectors:
+            with device_errors(self._name):
+                return session.run(inputs(start, end))
+
         try:
-            yield
-        except CUDA_ERRORS as error:
-            if error.status == OUT_OF_MEMORY:
-                raise EngineError(f"{self._gpu.name} has no memory left: {error}") from error
-            self._lost = f"{self._gpu.name} ({self._gpu.uuid}) is lost to this process: {error}"
-            raise DeviceLost(self._lost) from error
+            return session.batches.run(count, run)
+        except DeviceLost as error:
+            self._lost = str(error)
+            raise
 
     def _checked(self, parts: list[Vectors]) -> Vectors:
         vectors = np.concatenate(parts) if parts else np.empty((0, self._info.dimension), np.float32)
@@ -179,7 +176,7 @@ class _Session:
     def __init__(
         self, engine: trt.ICudaEngine, tower: Tower, batch_size: int, log: Log, *, priority: int
     ) -> None:
-        self.batches = Batches(batch_size, cupy.cuda.memory.OutOfMemoryError)
+        self.batches = Batches(batch_size)
         self._tower = tower
         self._log = log
         context = engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
@@ -193,7 +190,7 @@ class _Session:
         self._scratch_size = 0
 
     def run(self, inputs: Mapping[str, Array]) -> Vectors:
-        """One batch. Raises cupy.cuda.memory.OutOfMemoryError, EngineError, or what CUDA raises."""
+        """One batch. Raises EngineError, or what CuPy raises."""
         produced = cupy.cuda.get_current_stream().record()
         with self._stream:
             self._stream.wait_event(produced)
@@ -210,16 +207,10 @@ class _Session:
             self._stream.synchronize()
         return self._vectors[:count].copy()
 
-    def warm_up(self, item: tuple[int, ...]) -> None:
-        """Run the largest batch that fits, of zeros; an item has the shape `item`."""
-
-        def run(start: int, end: int) -> Vectors:
-            dtypes = {"UINT8": np.uint8, "INT64": np.int64}
-            return self.run(
-                {t.name: np.zeros((end - start, *item), dtypes[t.dtype]) for t in self._tower.inputs}
-            )
-
-        self.batches.run(self.batches.limit, run)
+    def zeros(self, item: tuple[int, ...], start: int, end: int) -> dict[str, Array]:
+        """A batch from `start` to `end` of items of the shape `item`."""
+        dtypes = {"UINT8": np.uint8, "INT64": np.int64}
+        return {t.name: np.zeros((end - start, *item), dtypes[t.dtype]) for t in self._tower.inputs}
 
     def _bind(self, inputs: Mapping[str, cupy.ndarray], output: cupy.ndarray) -> None:
         context = self._context

@@ -3,13 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.errors import EngineError
+from shared.errors import DeviceMemoryShort, EngineError
 from worker.engine.base import Vectors
 from worker.engine.batches import PATIENCE, Batches
-
-
-class NoMemory(Exception):
-    pass
 
 
 class Device:
@@ -21,7 +17,7 @@ class Device:
 
     def __call__(self, start: int, end: int) -> Vectors:
         if end - start > self.room:
-            raise NoMemory(f"{end - start} items")
+            raise DeviceMemoryShort(f"{end - start} items")
         self.batches.append(end - start)
         return np.arange(start, end, dtype=np.float32)[:, None]
 
@@ -29,13 +25,13 @@ class Device:
 @given(st.integers(1, 64), st.integers(1, 64), st.integers(0, 200))
 def test_every_item_is_done_once_and_in_order(most: int, room: int, count: int) -> None:
     device = Device(room)
-    done = Batches(most, NoMemory).run(count, device)
+    done = Batches(most).run(count, device)
     assert [int(x) for part in done for x in part[:, 0]] == list(range(count))
     assert max(device.batches, default=0) <= min(most, room)
 
 
 def test_batches_shrink_only_when_memory_is_short() -> None:
-    batches = Batches(8, NoMemory)
+    batches = Batches(8)
     device = Device(8)
     batches.run(20, device)
     assert device.batches == [8, 8, 4]
@@ -46,7 +42,7 @@ def test_batches_shrink_only_when_memory_is_short() -> None:
 
 
 def test_larger_batches_come_back_when_memory_does() -> None:
-    batches = Batches(8, NoMemory)
+    batches = Batches(8)
     device = Device(2)
     batches.run(8, device)
     assert batches.limit == 2
@@ -58,9 +54,9 @@ def test_larger_batches_come_back_when_memory_does() -> None:
 
 
 def test_no_memory_for_one_item_is_an_error_that_the_next_call_survives() -> None:
-    batches = Batches(4, NoMemory)
+    batches = Batches(4)
     device = Device(0)
-    with pytest.raises(EngineError, match="no memory left for a batch of one: 1 items"):
+    with pytest.raises(DeviceMemoryShort, match="not enough for a batch of one: 1 items"):
         batches.run(3, device)
     device.room = 4
     assert len(batches.run(3, device)) == 3
@@ -70,7 +66,7 @@ def test_other_errors_pass() -> None:
     def fail(start: int, end: int) -> Vectors:
         raise EngineError(f"{end - start}")
 
-    batches = Batches(4, NoMemory)
+    batches = Batches(4)
     with pytest.raises(EngineError, match="4"):
         batches.run(9, fail)
     assert batches.limit == 4

@@ -216,6 +216,10 @@ class EngineError(RtEmbedError):
     """The engine failed on a batch."""
 
 
+class DeviceMemoryShort(EngineError):
+    """A batch found too little memory on the GPU; a smaller one may find enough."""
+
+
 class DeviceLost(Exception):
     """The GPU of this worker is of no more use. No RtEmbedError: it answers no request, as the job goes to
     another worker."""

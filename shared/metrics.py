@@ -182,7 +182,7 @@ frames_decoded = _counter("rtembed_frames_decoded_total", "Frames that went thro
 frames_used = _counter("rtembed_frames_used_total", "Frames that became part of a clip", seeds=[{}])
 decoder_restarts = _counter("rtembed_decoder_restarts_total", "Decoder processes replaced", seeds=[{}])
 gpu_fallbacks = _counter(
-    "rtembed_gpu_fallbacks_total", "Files that the CPU decoded because the GPU could not", seeds=[{}]
+    "rtembed_gpu_fallbacks_total", "Jobs whose video the CPU decoded because the GPU could not", seeds=[{}]
 )
 bytes_fetched = _counter(
     "rtembed_asset_bytes_fetched_total", "Bytes of assets that workers read from a bucket", seeds=[{}]

@@ -25,7 +25,7 @@ NOT_SHOWN = -1
 class DecodableFile(ParsedFile, Protocol):
     """An open file with decoders."""
 
-    selects: bool
+    chooses: bool
     looks: dict[tuple[bytes, ...], FrameLook]
 
     def decoder(self) -> SoftwareDecoder:
@@ -54,7 +54,7 @@ class Handover:
         collector = self._selection.collector
         if self._codec not in CODECS:
             raise Irregular(f"packets of {self._codec} are not handed over")
-        if not self._file.selects:
+        if not self._file.chooses:
             raise Irregular(f"no frames can be chosen from the packets of this {self._codec} file")
         while collector.first < collector.last:
             stop = self._selection.stop()

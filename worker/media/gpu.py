@@ -47,13 +47,21 @@ class Device(NamedTuple):
 
 
 def open_device(
-    slots: int, frames: int, size: int, *, low_latency: bool = False, software_av1: bool = False
+    slots: int,
+    frames: int,
+    size: int,
+    *,
+    low_latency: bool = False,
+    reuse: bool = True,
+    software_av1: bool = False,
 ) -> Device:
     """The worker's GPU, with memory for `slots` clips, and as many decoding sessions as it has engines."""
     from worker.media import nvdec, pixels  # noqa: PLC0415 - need the extra [gpu]
 
     return Device(
-        Sessions(lambda kind: nvdec.open_session(kind, low_latency=low_latency), nvdec.engines()),
+        Sessions(
+            lambda kind: nvdec.open_session(kind, low_latency=low_latency), nvdec.engines(), reuse=reuse
+        ),
         pixels.Canvas(slots, frames, size),
         nvdec.capabilities,
         software_av1,
@@ -133,7 +141,9 @@ class GpuMedia(DecoderPool):
         span = max(chunk.end - chunk.start for chunk in chunks) / SECOND
         limit = self._limits.seconds + self._limits.pace * span
         slots = await self._stock.take(self._ahead)
-        growing = Growing(self._device.slots, chunks, slots, self._stock.give_back)
+        growing = Growing(
+            self._device.slots, chunks, slots, give_back=self._stock.give_back, patience=self._limits.seconds
+        )
         try:
             async with self._lease(path) as lease, self._job(lease, (0,), limit) as job:
                 request = Choose(path, list(chunks), frames)

@@ -24,13 +24,16 @@ class Growing:
         slots: Slots[Any],
         chunks: Sequence[Chunk],
         free: Sequence[int],
+        *,
         give_back: Callable[[int], None],
+        patience: float,
     ) -> None:
         self.complete: asyncio.Queue[DeviceClip | None] = asyncio.Queue()
         self._slots = slots
         self._chunks = chunks
         self._free = deque(free)
         self._give_back = give_back
+        self._patience = patience
         self._taken: dict[int, int] = {}
         self._turn = 0
         self._first = 0
@@ -42,7 +45,10 @@ class Growing:
         self._loop = asyncio.get_running_loop()
 
     def slot(self, position: int) -> int:
-        """In any thread: where the clip at `position` grows. Waits until there is room. Raises Cancelled."""
+        """In any thread: where the clip at `position` grows. Waits until there is room.
+
+        Raises Cancelled, and TimeoutError if there is room and the clips before it do not come.
+        """
         with self._changed:
             while True:
                 if self._cancelled:
@@ -53,8 +59,8 @@ class Growing:
                     self._taken[position] = self._free.popleft()
                     self._turn += 1
                     self._changed.notify_all()
-                else:
-                    self._changed.wait()
+                elif not self._changed.wait(self._patience) and self._free:
+                    raise TimeoutError(f"clip {position} comes before clip {self._turn}")
 
     def drawn(self, places: Sequence[tuple[int, int]]) -> None:
         """In any thread: one frame has been drawn where it belongs."""

@@ -58,7 +58,8 @@ class OpenFile:
         self.parse = parse or parse_keys
         decoder = context.width * context.height * BYTES_PER_PIXEL * FRAMES_PER_DECODER
         self.most_lanes = max(1, min(setup.lanes, setup.limits.memory // 2 // decoder))
-        self.selects = setup.sparse and parse is not None and self.source.orders
+        self.chooses = parse is not None and self.source.orders
+        self.selects = setup.sparse and self.chooses
         self.looks: dict[tuple[bytes, ...], FrameLook] = {}
 
     def decoder(self) -> SoftwareDecoder:

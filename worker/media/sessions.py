@@ -115,10 +115,12 @@ class Session:
 
 class Sessions:
     """Up to `most` sessions, each lent to one thread at a time. One that fits is used again, else another is
-    reconfigured, else the one that has been idle longest makes room for a new one."""
+    reconfigured, else the one that has been idle longest makes room for a new one. Without `reuse` each is
+    ended after its use."""
 
-    def __init__(self, create: Callable[[Kind], Session], most: int) -> None:
+    def __init__(self, create: Callable[[Kind], Session], most: int, *, reuse: bool = True) -> None:
         self.most = most
+        self._reuse = reuse
         self._create = create
         self._lent = 0
         self._used: list[Session] = []
@@ -130,17 +132,17 @@ class Sessions:
         """A session for videos of this kind. One in whose use something goes wrong is ended."""
         session = self._take(kind)
         self._used.append(session)
+        fine = False
         try:
             yield session
-        except BaseException:
+            fine = self._reuse
+        finally:
             self._used.remove(session)
             try:
-                session.close()
+                if not fine:
+                    session.close()
             finally:
-                self._returned(None)
-            raise
-        self._used.remove(session)
-        self._returned(session)
+                self._returned(session if fine else None)
 
     @property
     def unanswered(self) -> float:

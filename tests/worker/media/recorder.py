@@ -156,6 +156,7 @@ class Recorder:
         frames: int = 8,
         engines: int = 2,
         room: tuple[int, int] = (1920, 1088),
+        reuse: bool = True,
         **can: int,
     ) -> None:
         self.events: list[Event] = []
@@ -165,7 +166,7 @@ class Recorder:
         self._room = room
         capabilities = EVERYTHING | can
         self.device = Device(
-            Sessions(self._create, engines), self.slots, lambda _codec, _pixels: capabilities
+            Sessions(self._create, engines, reuse=reuse), self.slots, lambda _codec, _pixels: capabilities
         )
 
     def _create(self, kind: Kind) -> Session:

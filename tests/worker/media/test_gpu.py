@@ -8,6 +8,7 @@ from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -21,7 +22,7 @@ from tests.worker.media.recorder import Packet, Recorder, RecordingDecoder, plan
 from tests.worker.media.test_coded import UNSUITED, choose
 from worker.media.base import Clip
 from worker.media.gpu import GpuMedia, Unsuited
-from worker.media.job import SharedClip
+from worker.media.job import Job, SharedClip
 from worker.media.limits import MediaLimits
 from worker.media.reader import Reader
 from worker.media.runs import Run
@@ -167,6 +168,22 @@ async def test_a_larger_video_than_a_decoder_was_made_for_gets_a_new_one(
     ]
 
 
+async def test_without_reuse_each_run_has_a_decoder_of_its_own(film: FindFilm, kernel: Kernel) -> None:
+    recorder = Recorder(kernel, reuse=False)
+    async with running(recorder) as media:
+        await collect(media, film("h264-gop30"), CHUNKS)
+    assert len(recorder.sessions) == len(recorder.runs()) > 1
+    assert_ended(recorder)
+
+
+async def test_the_gpu_is_used_even_if_the_cpu_is_to_decode_everything(
+    film: FindFilm, kernel: Kernel
+) -> None:
+    async with running(Recorder(kernel), sparse=False) as media:
+        await collect(media, film("h264-gop30"), CHUNKS)
+        assert not media.fallbacks
+
+
 async def test_no_more_decoders_than_engines(film: FindFilm, kernel: Kernel) -> None:
     recorder = Recorder(kernel, engines=2, slots=40)
     names = ["h264-gop30", "hevc-gop30", "vp9", "mpeg4", "av1"]
@@ -210,6 +227,25 @@ async def test_a_gop_may_fill_more_clips_than_are_free(
         await until(lambda: media._stock.free == 4)
     assert_close(taken, read(reader, path, chunks, 8)[0])
     assert len(recorder.runs()) == 1
+
+
+async def test_a_process_that_leaves_a_clip_out_holds_nobody_up(
+    film: FindFilm, kernel: Kernel, reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a decoder process says is not to be trusted: a file may have taken it over."""
+    receive = Job.receive
+
+    async def lie(job: Job) -> Any:
+        message = await receive(job)
+        if isinstance(message, Chosen):
+            return msgspec.structs.replace(message, places=[[(2, 0)] for _ in message.places])
+        return message
+
+    monkeypatch.setattr(Job, "receive", lie)
+    async with running(Recorder(kernel), limits=MediaLimits(seconds=0.5)) as media:
+        clips = await collect(media, film("h264-gop30"), CHUNKS)
+        await until(lambda: media._stock.free == 16)
+    assert_close(clips, read(reader, film("h264-gop30"), CHUNKS, 8)[0])
 
 
 async def test_slots_come_back_when_a_caller_goes_away(film: FindFilm, kernel: Kernel) -> None:

@@ -10,15 +10,16 @@ from typing import Any
 import msgspec
 import structlog
 
-from shared.errors import ModelError
+from shared.errors import DeviceLost, EngineError, ModelError
 from shared.fleet import Model
 from shared.settings import Settings
 from worker.backend import CPU_PRECISION, Backend, choose_backend, implementation
 from worker.cores import cores
 from worker.engine.base import Engine
+from worker.engine.device import device_errors
 from worker.engine.python import inference_file, load_python_model, run_repository_script
 from worker.media.fetching import Buckets
-from worker.media.gpu import GpuMedia, open_device
+from worker.media.gpu import Device, GpuMedia, open_device
 from worker.media.limits import MediaLimits
 from worker.media.pool import DecoderPool
 from worker.models.directory import ModelInfo
@@ -145,6 +146,23 @@ def media_limits(settings: Settings) -> MediaLimits:
     )
 
 
+def decoding_gpu(settings: Settings, loaded: Loaded, clips: int, **options: bool) -> Device:
+    """The worker's GPU as a decoder, with memory for `clips` clips. Raises ModelError."""
+    info = loaded.info
+    try:
+        with device_errors("the GPU"):
+            return open_device(
+                clips,
+                info.frames,
+                info.resolution,
+                **options,
+                reuse=not settings.decoder_reuse_disabled,
+                software_av1=settings.software_av1,
+            )
+    except (EngineError, DeviceLost) as error:
+        raise ModelError(f"the GPU cannot decode: {error}") from error
+
+
 def live_decoders(settings: Settings, loaded: Loaded) -> DecoderPool:
     """The decoders of cameras: others than those of files, for which a camera cannot wait. Each is started
     when it is first needed. Blocks while a GPU is prepared."""
@@ -152,13 +170,7 @@ def live_decoders(settings: Settings, loaded: Loaded) -> DecoderPool:
     if loaded.backend != "cuda":
         return DecoderPool(slots, limits=limits, niceness=0)
     clips = max(1, min(settings.live_slots, 4 * loaded.batch_size))  # each session has one at a time
-    device = open_device(
-        clips,
-        loaded.info.frames,
-        loaded.info.resolution,
-        low_latency=True,
-        software_av1=settings.software_av1,
-    )
+    device = decoding_gpu(settings, loaded, clips, low_latency=True)
     return GpuMedia(device, slots, ahead=1, limits=limits, niceness=0)
 
 
@@ -178,9 +190,7 @@ async def open_media(settings: Settings, loaded: Loaded) -> AsyncIterator[Decode
         info, ahead = loaded.info, options["ahead"]
         slots = files_on_gpu(info, gpu.memory, slots, ahead, loaded.batch_size)
         clips = slots * ahead + 2 * loaded.batch_size  # the last of a file may still wait for the engine
-        device = await asyncio.to_thread(
-            open_device, clips, info.frames, info.resolution, software_av1=settings.software_av1
-        )
+        device = await asyncio.to_thread(decoding_gpu, settings, loaded, clips)
         pool: DecoderPool = GpuMedia(device, slots, **options)
     else:
         pool = DecoderPool(slots, **options)

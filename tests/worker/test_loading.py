@@ -210,8 +210,8 @@ async def test_with_a_gpu_it_decodes(demo_model: ModelDirectory, monkeypatch: py
         assert isinstance(media, GpuMedia)
         assert media.slots == 3
     assert asked == [
-        (64, info.frames, info.resolution, {"low_latency": True, "software_av1": True}),
-        (3 * 16 + 2 * 16, info.frames, info.resolution, {"software_av1": True}),
+        (64, info.frames, info.resolution, {"low_latency": True, "reuse": True, "software_av1": True}),
+        (3 * 16 + 2 * 16, info.frames, info.resolution, {"reuse": True, "software_av1": True}),
     ]
 
 

@@ -168,6 +168,7 @@ class Service:
                 self.measured.follow_decoders(media)
                 self.watch.ask(lambda: media.trouble)
                 sessions = await asyncio.to_thread(self._live, loaded, clips)
+                self.watch.ask(lambda: sessions.decoders.trouble)
                 live = await held.enter_async_context(aclosing(sessions))
                 tasks = self._tasks(loaded, media, texts, clips, live)
                 self.publisher.model = loaded.model

@@ -1,6 +1,6 @@
 """What runs the model: an NVIDIA GPU or the CPU, and why."""
 
-from importlib import import_module
+import ctypes
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from worker.engine.gpu import Gpu, find_gpus
 
 PACKAGES = ("cupy", "onnx", "PyNvVideoCodec", "pynvml")
 """Of the extra [gpu], besides TensorRT."""
+DRIVER_LIBRARIES = ("libcuda.so.1", "libnvcuvid.so.1")
 BATCH_SIZES = ((80_000, 64), (46_000, 16), (16_000, 4), (0, 2))
 """Largest batch by more than so many MiB of GPU memory, as RT-Embed's."""
 CPU_BATCH_SIZE = 2
@@ -94,17 +95,26 @@ def check_packages(settings: Settings) -> None:
     from worker.engine.library import provide_tensorrt  # noqa: PLC0415 - takes a second, and not on a CPU
 
     provide_tensorrt(settings.tensorrt)
+    check_driver()
     import cupy  # noqa: PLC0415 - part of [gpu]
 
-    try:
-        import_module("PyNvVideoCodec")
-    except Exception as error:  # it looks for the driver's libraries in its own way
-        reason = f"PyNvVideoCodec cannot be imported: {error}"
-        raise ModelError(f"{reason} (in a container, NVIDIA_DRIVER_CAPABILITIES must hold video)") from error
     try:
         cupy.cuda.runtime.getDeviceCount()
     except cupy.cuda.runtime.CUDARuntimeError as error:
         raise ModelError(f"CUDA does not start: {error}") from error
+
+
+def check_driver() -> None:
+    """Raises ModelError for a library of the driver that is not there: without it PyNvVideoCodec may end the
+    process."""
+    for library in DRIVER_LIBRARIES:
+        try:
+            ctypes.CDLL(library)
+        except OSError as error:
+            raise ModelError(
+                f"the driver's {library} cannot be loaded ({error}); in a container, "
+                "NVIDIA_DRIVER_CAPABILITIES must hold compute and video"
+            ) from error
 
 
 def batch_size_of(memory: int) -> int:

@@ -14,6 +14,7 @@ from worker.backend import (
     PACKAGES,
     Backend,
     batch_size_of,
+    check_driver,
     choose_backend,
     implementation,
     limited,
@@ -58,6 +59,14 @@ def test_a_gpu_without_its_packages_is_not_used_and_that_is_said(driver: Driver)
     assert said.startswith("auto cpu 0 the extra [gpu] is not installed: ")
     demanded = choose(driver, MODEL_PATH="/models/mine", RTEMBED_BACKEND="cuda")
     assert demanded.startswith("ModelError RTEMBED_BACKEND=cuda, but the extra [gpu] is not installed: ")
+
+
+def test_a_library_of_the_driver_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.backend.DRIVER_LIBRARIES", ("libc.so.6", "libnvcuvid.so.0"))
+    with pytest.raises(ModelError, match=r"libnvcuvid\.so\.0 cannot be loaded .*must hold compute and video"):
+        check_driver()
+    monkeypatch.setattr("worker.backend.DRIVER_LIBRARIES", ("libc.so.6",))
+    check_driver()
 
 
 def test_a_model_in_python_brings_its_packages(driver: Driver, tmp_path: Path) -> None:

@@ -201,15 +201,20 @@ async def test_a_worker_per_gpu_says_what_it_runs_on(redis: Redis, host: Host) -
 
 
 async def both_are_measured(redis: Redis) -> bool:
-    families = {family.name: family for family in await read_figures(redis)}
-    if "rtembed_gpu_temperature_celsius" not in families:
-        return False
-    degrees = {
-        sample.labels["gpu"]: sample.value for sample in families["rtembed_gpu_temperature_celsius"].samples
+    found = {
+        (family.name, sample.labels["gpu"]): sample.value
+        for family in await read_figures(redis)
+        for sample in family.samples
+        if "gpu" in sample.labels and "state" not in sample.labels
     }
-    decoders = families["rtembed_gpu_decoder_utilization_ratio"].samples
-    assert [(sample.labels["gpu"], sample.value) for sample in decoders] == [("0", 0.75)]
-    return degrees == {"0": 40, "1": 41}
+    return found == {
+        ("rtembed_gpu_temperature_celsius", "0"): 40,
+        ("rtembed_gpu_temperature_celsius", "1"): 41,
+        ("rtembed_gpu_utilization_ratio", "0"): 0.25,
+        ("rtembed_gpu_utilization_ratio", "1"): 0.25,
+        # The second does not tell of its decoders.
+        ("rtembed_gpu_decoder_utilization_ratio", "0"): 0.75,
+    }
 
 
 def environment_of(pid: int) -> dict[str, str]:

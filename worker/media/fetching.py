@@ -21,6 +21,8 @@ SECONDS = 12
 """For one request to the bucket; less than a probe may take, so that its error tells what was waited for."""
 AHEAD = 3
 """Most blocks that are fetched before they are asked for, while an object is read from block to block."""
+MOST_REQUEST = 8192
+"""Bytes: a path is shorter."""
 NOWHERE = -2
 """What was read last in an object that has just been opened: nothing before its first block."""
 
@@ -62,12 +64,14 @@ class Fetching:
             async with asyncio.TaskGroup() as fetches:
                 while True:
                     (length,) = REQUEST.unpack(await reader.readexactly(REQUEST.size))
+                    if length > MOST_REQUEST:
+                        raise ConnectionError(f"a request of {length} bytes")
                     request = msgspec.msgpack.decode(await reader.readexactly(length), type=BlockRequest)
                     size, data = await self._answer(request, fetches)
                     writer.write(ANSWER.pack(size, len(data)) + data)
                     await writer.drain()
-        except* (asyncio.IncompleteReadError, ConnectionError):
-            pass  # the process has gone
+        except* (asyncio.IncompleteReadError, ConnectionError, msgspec.MsgspecError):
+            pass  # the process has gone, or is not to be trusted any more
         finally:
             writer.close()
 

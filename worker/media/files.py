@@ -11,6 +11,7 @@ import struct
 import threading
 from collections import OrderedDict
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
@@ -34,7 +35,7 @@ class BlockRequest(msgspec.Struct, frozen=True):
     """Which block of which object is wanted."""
 
     path: str
-    block: int
+    block: Annotated[int, msgspec.Meta(ge=0, le=1 << 40)]
 
 
 class Blocks:

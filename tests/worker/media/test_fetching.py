@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import msgspec
 import numpy as np
 import pytest
 from av.packet import Packet
@@ -23,11 +24,12 @@ from tests.worker.media.films import picture
 from tests.worker.media.reading import SIZE
 from worker.media.fetching import Buckets as Clients
 from worker.media.fetching import Fetching
-from worker.media.files import BLOCK, Blocks, ObjectFile, StoreAway
+from worker.media.files import BLOCK, REQUEST, Blocks, ObjectFile, StoreAway
 from worker.media.pool import DecoderPool
 from worker.media.wire import Counts
 
 FindFilm = Callable[[str], Path]
+BEFORE = msgspec.msgpack.encode({"path": "s3://a/b", "block": -1})
 NOISE = np.random.default_rng(7).integers(0, 256, 5 * BLOCK + 1234, np.uint8).tobytes()
 
 
@@ -237,6 +239,20 @@ def test_what_no_job_names_is_not_given(served: Served, bucket: Bucket) -> None:
     with pytest.raises(InvalidFile, match="no such file: secret"):
         ObjectFile(served.blocks, f"s3://{bucket.name}/x/secret")
     assert ObjectFile(served.blocks, f"s3://{bucket.name}/x/noise").read(3) == NOISE[:3]
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        REQUEST.pack(1 << 31),
+        REQUEST.pack(3) + b"abc",
+        REQUEST.pack(len(BEFORE)) + BEFORE,
+    ],
+)
+def test_a_process_that_sends_nonsense_is_not_served_any_more(served: Served, sent: bytes) -> None:
+    served._theirs.sendall(sent)
+    served._theirs.settimeout(20)
+    assert served._theirs.recv(1) == b""
 
 
 def test_a_worker_that_goes_is_no_end_of_a_file(settings: Settings) -> None:

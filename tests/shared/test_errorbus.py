@@ -65,6 +65,7 @@ async def heard(redis: Redis) -> AsyncIterator[list[bytes]]:
     messages: list[bytes] = []
     pubsub = redis.pubsub()
     await pubsub.subscribe(TOPIC)
+    assert await pubsub.get_message(timeout=5)
 
     async def listen() -> None:
         while True:

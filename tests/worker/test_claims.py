@@ -161,6 +161,7 @@ async def test_a_notification_carries_the_stored_entry(redis: Redis, settings: S
     job = await submit_video(redis, settings, chunks=1)
     async with redis.pubsub() as listener:
         await listener.subscribe(keys.notify("r1"))
+        assert await listener.get_message(timeout=5)  # the confirmation
         await Publisher(redis, settings).publish(job, [result(0)])
         heard: list[tuple[str, Result | End]] = []
         while len(heard) < 2:

@@ -123,6 +123,8 @@ def make(path: Path, film: Film, size: tuple[int, int] = (WIDTH, HEIGHT)) -> Pat
         stream.width, stream.height = size
         stream.pix_fmt = film.pixels
         stream.codec_context.time_base = stream.time_base = base
+        if film.codec.startswith("libvpx"):
+            stream.codec_context.thread_count = 1  # its threads wait by spinning
         stream.options = dict(film.options)
         if film.gop:
             stream.gop_size, stream.max_b_frames = film.gop, film.b_frames

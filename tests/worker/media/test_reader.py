@@ -13,6 +13,7 @@ from shared.errors import DecodeError
 from tests.worker.media.films import Film, make
 from tests.worker.media.reading import decode_everything, pick, read, same, setup
 from worker.media.bitstream import parameter_sets
+from worker.media.files import LOCAL
 from worker.media.reader import OpenFile, Reader
 from worker.media.wire import Counts
 
@@ -189,7 +190,7 @@ def test_a_file_that_failed_is_closed(film: FindFilm) -> None:
 def test_large_pictures_are_decoded_on_fewer_threads(film: FindFilm) -> None:
     each = 128 * 96 * 3 * 20
     lanes = {
-        memory: OpenFile(str(film("h264-gop30")), 64, setup(lanes=4, memory=memory)).most_lanes
+        memory: OpenFile(str(film("h264-gop30")), 64, setup(lanes=4, memory=memory), LOCAL).most_lanes
         for memory in (1 << 30, 6 * each, each)
     }
     assert list(lanes.values()) == [4, 3, 1]

@@ -69,6 +69,7 @@ async def events(redis: Redis) -> AsyncIterator[list[str]]:
     texts: list[str] = []
     pubsub = redis.pubsub()
     await pubsub.subscribe("mdx-embed-errors")
+    assert await pubsub.get_message(timeout=5)
 
     async def listen() -> None:
         while True:

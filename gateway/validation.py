@@ -163,7 +163,7 @@ def _has_rules(node: inspect.Type, *, nested: bool) -> bool:
         case inspect.Metadata():
             return (nested and "check" in _extra(node)) or _has_rules(node.type, nested=nested)
         case inspect.StructType():
-            ruled = issubclass(node.cls, _Ruled) or not node.forbid_unknown_fields
+            ruled = _is_ruled(node.cls) or not node.forbid_unknown_fields
             return ruled or any(_has_rules(field.type, nested=True) for field in node.fields)
         case inspect.UnionType():
             return any(_has_rules(member, nested=nested) for member in node.types)
@@ -205,9 +205,14 @@ def _run_check(check: Check, value: Any, location: Location) -> None:
 
 
 def _span(value: msgspec.Struct, location: Location) -> None:
-    if isinstance(value, _Ruled):
-        for field, reason in value.problems():
+    if _is_ruled(type(value)):
+        for field, reason in cast("_Ruled", value).problems():
             raise _MismatchError((*location, field), reason)
+
+
+@cache
+def _is_ruled(type_: type[msgspec.Struct]) -> bool:
+    return issubclass(type_, _Ruled)
 
 
 @cache

@@ -1,6 +1,7 @@
 """The life of a request in Redis: accepted with all its jobs in one step, ended in one step."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -143,8 +144,14 @@ def end_keys(request: Request) -> list[str]:
 
 def end_arguments(settings: Settings, request: Request, end: End) -> list[bytes | str | int]:
     """The arguments that the prelude `end.lua` takes."""
-    fields = results.end_fields(end)
+    packed, *fields = _end_parts(end)
     return [
         request.id, keys.notify(request.id), settings.result_ttl, end.state, keys.REQUEST_COUNTS,
-        f"{request.lane}:{end.state}", results.pack(fields), len(fields), *fields,
+        f"{request.lane}:{end.state}", packed, len(fields), *fields,
     ]  # fmt: skip
+
+
+@lru_cache(64)
+def _end_parts(end: End) -> tuple[bytes | str, ...]:
+    fields = results.end_fields(end)
+    return results.pack(fields), *fields

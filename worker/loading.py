@@ -182,7 +182,7 @@ async def open_media(settings: Settings, loaded: Loaded) -> AsyncIterator[Decode
         "attempts": settings.decode_attempts,
         "sparse": settings.sparse_decoding,
         "reuse": not settings.decoder_reuse_disabled,
-        "ahead": min(2 * loaded.batch_size, MOST_CLIPS_AHEAD),
+        "ahead": min(max(4, 2 * loaded.batch_size), MOST_CLIPS_AHEAD),
         "buckets": Buckets(settings),
     }
     slots, gpu = decode_slots(settings), loaded.runs_on.gpu

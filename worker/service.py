@@ -203,7 +203,7 @@ class Service:
             clips=clips,
             publisher=self.publisher,
             clock=self.clock,
-            clips_ahead=2 * loaded.batch_size,
+            clips_ahead=max(4, 2 * loaded.batch_size),
         )
 
     async def _first_contact(self) -> None:

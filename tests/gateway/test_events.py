@@ -146,7 +146,9 @@ async def test_a_client_of_a_live_stream_goes_on_where_it_was(
         await until(lambda: gone(redis, camera.id))
         await stand_in.finish(job, 2)
         async with reading(other, camera.id, last) as again:
-            assert chunks([await again.next(), await again.next()]) == ["1.0", "2.0"]
+            found = [await again.next(), await again.next()]
+            assert chunks(found) == ["1.0", "2.0"]
+            await until(lambda: remembers(redis, camera.id, found[-1][0]))
         await until(lambda: gone(redis, camera.id))
         await stand_in.finish(job, 3)
         async with reading(one, camera.id) as anyone:
@@ -233,6 +235,12 @@ async def test_clients_that_leave_leave_nothing_behind(
         notices = gateway.context.notices
         await until(lambda: not notices._queues)
         await until(lambda: len(asyncio.all_tasks() - idle) <= 1, timeout=10)
+
+
+async def remembers(redis: Redis, camera: str, event: str) -> bool:
+    """Whether it is kept that a client has read so far."""
+    read: Any = await redis.hget(keys.live(camera), "read")
+    return bool(read) and event.endswith(f"/{read.decode()}")
 
 
 async def gone(redis: Redis, film: str) -> bool:

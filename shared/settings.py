@@ -5,148 +5,32 @@ generated from this file (`python -m shared.settings`).
 """
 
 import dataclasses
-import math
 import os
-import re
 import socket
-from collections.abc import Callable, Mapping
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from shared.errors import SettingsError
-
-IPNetwork = IPv4Network | IPv6Network
-
-_TRUE = {"1", "true", "yes", "on"}
-_FALSE = {"0", "false", "no", "off"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Kind:
-    """How a variable's text becomes a value; `parse` raises ValueError, `allowed` says what would do."""
-
-    parse: Callable[[str], Any]
-    allowed: str
-
-
-def _boolean(text: str) -> bool:
-    if text.lower() in _TRUE:
-        return True
-    if text.lower() in _FALSE:
-        return False
-    raise ValueError(text)
-
-
-def _between(number: Callable[[str], Any], low: float, high: float) -> Callable[[str], Any]:
-    def parse(text: str) -> Any:
-        value = number(text)
-        if not low <= value <= high or math.isinf(value):
-            raise ValueError(text)
-        return value
-
-    return parse
-
-
-def _path(text: str) -> Path:
-    try:
-        return Path(text).expanduser()
-    except RuntimeError as error:  # nobody has that name
-        raise ValueError(text) from error
-
-
-def _redis_url(text: str) -> str:
-    if not re.fullmatch(r"(rediss?|unix)://.+", text):
-        raise ValueError(text)
-    urlsplit(text).port  # noqa: B018 - raises ValueError for what is no port
-    return text
-
-
-def _matching(pattern: str) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if not re.fullmatch(pattern, text):
-            raise ValueError(text)
-        return text
-
-    return parse
-
-
-BOOLEAN = Kind(_boolean, "true or false")
-TEXT = Kind(str, "any text")
-PATH = Kind(_path, "a path")
-
-
-def whole(low: int, high: int) -> Kind:
-    """A whole number from `low` to `high`."""
-    return Kind(_between(int, low, high), f"a whole number from {low} to {high}")
-
-
-def number(low: float, high: float = math.inf) -> Kind:
-    """A number from `low` to `high`."""
-    upper = f"from {low:g} to {high:g}" if high < math.inf else f"of at least {low:g}"
-    return Kind(_between(float, low, high), f"a number {upper}")
-
-
-def choice(*values: str) -> Kind:
-    """One of `values`, in any case."""
-
-    def parse(text: str) -> str:
-        if text.lower() not in values:
-            raise ValueError(text)
-        return text.lower()
-
-    return Kind(parse, "one of " + ", ".join(v or "(empty)" for v in values))
-
-
-def lenient(kind: Kind, default: Any) -> Kind:
-    """As `kind`, but what it does not allow means the default."""
-
-    def parse(text: str) -> Any:
-        try:
-            return kind.parse(text)
-        except ValueError:
-            return default
-
-    return Kind(parse, f"{kind.allowed}; anything else means the default")
-
-
-def listed(separator: str) -> Kind:
-    """Texts between separators; blanks around them and empty ones are dropped."""
-
-    def parse(text: str) -> tuple[str, ...]:
-        return tuple(part.strip() for part in text.split(separator) if part.strip())
-
-    return Kind(parse, f"texts separated by {separator!r}")
-
-
-def _pairs(text: str) -> tuple[tuple[str, str], ...]:
-    found = [part.partition("=") for part in text.split(";") if part.strip()]
-    if any(not name.strip() or not value.strip() for name, _, value in found):
-        raise ValueError(text)
-    return tuple((name.strip().lower(), value.strip()) for name, _, value in found)
-
-
-def _networks(text: str) -> tuple[IPNetwork, ...]:
-    return tuple(ip_network(part.strip()) for part in text.split(",") if part.strip())
-
-
-def _foreign(text: str) -> str:
-    if text.startswith("rtembed:"):
-        raise ValueError(text)
-    return text
-
-
-TOPIC = Kind(_foreign, "any text that does not begin with rtembed:")
-
-
-def limit(default: int) -> Kind:
-    """A bound on a queue, where every text that is no positive whole number means the default."""
-
-    def parse(text: str) -> int:
-        return int(text) if re.fullmatch(r"0*[1-9][0-9]*", text) else default
-
-    return Kind(parse, "a whole number from 1; anything else means the default")
+from shared.kinds import (
+    BOOLEAN,
+    PATH,
+    TEXT,
+    TOPIC,
+    IPNetwork,
+    Kind,
+    between,
+    choice,
+    lenient,
+    limit,
+    listed,
+    matching,
+    networks,
+    number,
+    pairs,
+    redis_url,
+    whole,
+)
 
 
 def setting(
@@ -191,7 +75,7 @@ class Settings:
     # Telemetry
     metrics_port: int | None = setting(
         "RTEMBED_METRICS_PORT",
-        Kind(lambda text: None if text == "off" else _between(int, 0, 65535)(text), "a port, 0 or off"),
+        Kind(lambda text: None if text == "off" else between(int, 0, 65535)(text), "a port, 0 or off"),
         0,
         "Port on which a worker serves /metrics, /live and /ready; 0: a free one, told in its record",
     )
@@ -213,7 +97,7 @@ class Settings:
     )
     otlp_endpoint: str = setting(
         "OTEL_EXPORTER_OTLP_ENDPOINT",
-        Kind(_matching(r"https?://.+"), "an http or https URL"),
+        Kind(matching(r"https?://.+"), "an http or https URL"),
         "http://localhost:4318",
         "Collector of traces and metrics, OTLP over HTTP",
     )
@@ -245,7 +129,7 @@ class Settings:
     # Redis
     redis_url: str | None = setting(
         "REDIS_URL",
-        Kind(_redis_url, "redis://, rediss:// or unix:// URL"),
+        Kind(redis_url, "redis://, rediss:// or unix:// URL"),
         None,
         "Whole address of Redis, TLS and credentials included; wins over the four variables below",
         secret=True,
@@ -271,7 +155,7 @@ class Settings:
     asset_store: str = setting(
         "RTEMBED_ASSET_STORE",
         Kind(
-            _matching(r"s3://[a-z0-9][a-z0-9.\-]{1,61}[a-z0-9](/[A-Za-z0-9_.\-/]*)?"),
+            matching(r"s3://[a-z0-9][a-z0-9.\-]{1,61}[a-z0-9](/[A-Za-z0-9_.\-/]*)?"),
             "s3://BUCKET or s3://BUCKET/PREFIX, the prefix of letters, digits and _.-/",
         ),
         "",
@@ -351,7 +235,7 @@ class Settings:
     )
     download_tokens: tuple[tuple[str, str], ...] = setting(
         "ASSET_DOWNLOAD_AUTH_TOKENS",
-        Kind(_pairs, "domain=value, separated by ;"),
+        Kind(pairs, "domain=value, separated by ;"),
         (),
         "Authorization header per host, sent over https only",
         secret=True,
@@ -370,7 +254,7 @@ class Settings:
     )
     rtsp_networks: tuple[IPNetwork, ...] = setting(
         "RTEMBED_RTSP_ALLOWED_NETWORKS",
-        Kind(_networks, "networks such as 10.0.0.0/8, separated by ,"),
+        Kind(networks, "networks such as 10.0.0.0/8, separated by ,"),
         (),
         "Networks that cameras may be in; empty: any but link-local ones and metadata services",
     )
@@ -466,7 +350,7 @@ class Settings:
     # Worker
     worker_name: str = setting(
         "RTEMBED_WORKER_NAME",
-        Kind(_matching(r"[A-Za-z0-9_.\-]{1,128}"), "1 to 128 letters, digits, dots, hyphens, underscores"),
+        Kind(matching(r"[A-Za-z0-9_.\-]{1,128}"), "1 to 128 letters, digits, dots, hyphens, underscores"),
         "",
         "Name of the worker in Redis; empty: host name and process id",
     )
@@ -756,7 +640,7 @@ class Settings:
     )
     hf_endpoint: str = setting(
         "HF_ENDPOINT",
-        Kind(_matching(r"https?://.+"), "an http or https URL"),
+        Kind(matching(r"https?://.+"), "an http or https URL"),
         "https://huggingface.co",
         "Address of the Hugging Face hub or of a mirror",
     )

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.errors import SettingsError
-from shared.settings import Settings, choice, lenient, limit, listed, load, number, table, whole, worker_name
+from shared.kinds import choice, lenient, limit, listed, number, whole
+from shared.settings import Settings, load, table, worker_name
 
 ROOT = Path(__file__).parents[2]
 FIELDS = {field.metadata["variable"]: field for field in dataclasses.fields(Settings)}

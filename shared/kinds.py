@@ -1,0 +1,148 @@
+"""How the texts of environment variables become values."""
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+IPNetwork = IPv4Network | IPv6Network
+
+_TRUE = {"1", "true", "yes", "on"}
+_FALSE = {"0", "false", "no", "off"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """How a variable's text becomes a value; `parse` raises ValueError, `allowed` says what would do."""
+
+    parse: Callable[[str], Any]
+    allowed: str
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() in _TRUE:
+        return True
+    if text.lower() in _FALSE:
+        return False
+    raise ValueError(text)
+
+
+def between(number: Callable[[str], Any], low: float, high: float) -> Callable[[str], Any]:
+    """Parses with `number`, and refuses what is not from `low` to `high`."""
+
+    def parse(text: str) -> Any:
+        value = number(text)
+        if not low <= value <= high or math.isinf(value):
+            raise ValueError(text)
+        return value
+
+    return parse
+
+
+def _path(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:  # nobody has that name
+        raise ValueError(text) from error
+
+
+def redis_url(text: str) -> str:
+    """The URL of a Redis, as it is."""
+    if not re.fullmatch(r"(rediss?|unix)://.+", text):
+        raise ValueError(text)
+    urlsplit(text).port  # noqa: B018 - raises ValueError for what is no port
+    return text
+
+
+def matching(pattern: str) -> Callable[[str], str]:
+    """Refuses what does not match `pattern` from end to end."""
+
+    def parse(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(text)
+        return text
+
+    return parse
+
+
+BOOLEAN = Kind(_boolean, "true or false")
+TEXT = Kind(str, "any text")
+PATH = Kind(_path, "a path")
+
+
+def whole(low: int, high: int) -> Kind:
+    """A whole number from `low` to `high`."""
+    return Kind(between(int, low, high), f"a whole number from {low} to {high}")
+
+
+def number(low: float, high: float = math.inf) -> Kind:
+    """A number from `low` to `high`."""
+    upper = f"from {low:g} to {high:g}" if high < math.inf else f"of at least {low:g}"
+    return Kind(between(float, low, high), f"a number {upper}")
+
+
+def choice(*values: str) -> Kind:
+    """One of `values`, in any case."""
+
+    def parse(text: str) -> str:
+        if text.lower() not in values:
+            raise ValueError(text)
+        return text.lower()
+
+    return Kind(parse, "one of " + ", ".join(v or "(empty)" for v in values))
+
+
+def lenient(kind: Kind, default: Any) -> Kind:
+    """As `kind`, but what it does not allow means the default."""
+
+    def parse(text: str) -> Any:
+        try:
+            return kind.parse(text)
+        except ValueError:
+            return default
+
+    return Kind(parse, f"{kind.allowed}; anything else means the default")
+
+
+def listed(separator: str) -> Kind:
+    """Texts between separators; blanks around them and empty ones are dropped."""
+
+    def parse(text: str) -> tuple[str, ...]:
+        return tuple(part.strip() for part in text.split(separator) if part.strip())
+
+    return Kind(parse, f"texts separated by {separator!r}")
+
+
+def pairs(text: str) -> tuple[tuple[str, str], ...]:
+    """`name=value` between semicolons; names in lower case."""
+    found = [part.partition("=") for part in text.split(";") if part.strip()]
+    if any(not name.strip() or not value.strip() for name, _, value in found):
+        raise ValueError(text)
+    return tuple((name.strip().lower(), value.strip()) for name, _, value in found)
+
+
+def networks(text: str) -> tuple[IPNetwork, ...]:
+    """IP networks between commas."""
+    return tuple(ip_network(part.strip()) for part in text.split(",") if part.strip())
+
+
+def _foreign(text: str) -> str:
+    if text.startswith("rtembed:"):
+        raise ValueError(text)
+    return text
+
+
+TOPIC = Kind(_foreign, "any text that does not begin with rtembed:")
+
+
+def limit(default: int) -> Kind:
+    """A bound on a queue, where every text that is no positive whole number means the default."""
+
+    def parse(text: str) -> int:
+        return int(text) if re.fullmatch(r"0*[1-9][0-9]*", text) else default
+
+    return Kind(parse, "a whole number from 1; anything else means the default")

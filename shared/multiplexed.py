@@ -58,7 +58,7 @@ class Multiplexed:
     """
 
     def __init__(self, make_connection: Callable[[], Any], timeout: float) -> None:
-        self._make_connection: Callable[[], Opener] = make_connection
+        self._make_connection = make_connection
         self._timeout = timeout
         self._opening = asyncio.Lock()
         self._replies: Replies | None = None
@@ -81,13 +81,7 @@ class Multiplexed:
     async def _open(self) -> "Replies":
         async with self._opening:
             if self._replies is None or self._replies.closed:
-                connection = self._make_connection()
-                try:
-                    await connection.connect()
-                    self._replies = Replies(connection.hand_over(), self._timeout)
-                except BaseException:
-                    await connection.disconnect(nowait=True)
-                    raise
+                self._replies = Replies(await _opened(self._make_connection), self._timeout)
             return self._replies
 
     def close(self) -> None:
@@ -111,7 +105,9 @@ class Replies(asyncio.Protocol):
         self._transport.set_protocol(self)
 
     def to(self, command: Command) -> asyncio.Future[Any]:
-        """Send a command; its answer."""
+        """Send a command; its answer. Raises ConnectionError once the connection is closed."""
+        if self.closed:
+            raise _lost(None)
         future: asyncio.Future[Any] = self._loop.create_future()
         self._transport.write(hiredis.pack_command(command))
         self._waiting.append((self._loop.time(), future))
@@ -169,7 +165,7 @@ class Channels(asyncio.Protocol):
         timeout: float,
         heard: Callable[[bytes, bytes, Any], None],
     ) -> None:
-        self._make_connection: Callable[[], Opener] = make_connection
+        self._make_connection = make_connection
         self._timeout = timeout
         self._heard = heard
         self._transport: asyncio.WriteTransport | None = None
@@ -180,13 +176,7 @@ class Channels(asyncio.Protocol):
 
         Raises ConnectionError, TimeoutError of redis-py.
         """
-        connection = self._make_connection()
-        try:
-            await connection.connect()
-        except BaseException:
-            await connection.disconnect(nowait=True)
-            raise
-        writer = connection.hand_over()  # which would close the transport if it went
+        writer = await _opened(self._make_connection)  # which would close the transport if it went
         self._reader = hiredis.Reader(replyError=_error, notEnoughData=_NOTHING)
         self._lost = asyncio.get_running_loop().create_future()
         transport = self._transport = writer.transport
@@ -238,6 +228,17 @@ class Channels(asyncio.Protocol):
         """The server has gone."""
         if not self._lost.done():
             self._lost.set_result(_lost(error))
+
+
+async def _opened(make_connection: Callable[[], Any]) -> asyncio.StreamWriter:
+    """A connection that redis-py has opened and handed over. Raises what redis-py raises."""
+    connection: Opener = make_connection()
+    try:
+        await connection.connect()
+    except BaseException:
+        await connection.disconnect(nowait=True)
+        raise
+    return connection.hand_over()
 
 
 def _lost(error: Exception | None) -> ConnectionError:

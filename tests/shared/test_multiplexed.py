@@ -114,6 +114,16 @@ async def test_closing_ends_those_who_wait_and_the_connection(redis: Redis, redi
     await until(gone)
 
 
+async def test_a_command_that_meets_a_connection_just_closed_opens_another(calls: Multiplexed) -> None:
+    first = await identity(calls)
+    replies = calls._replies
+    assert replies
+    replies.close()
+    with pytest.raises(ConnectionError, match="lost"):
+        replies.to(("PING",))
+    assert await identity(calls) != first
+
+
 # Pub/sub ----------------------------------------------------------------------------------------------
 
 

@@ -108,7 +108,8 @@ class Claims:
                 log.error(
                     "unreadable job moved to the dead letters", job=entry_id, lane=lane, error=str(error)
                 )
-                await self._bury(lane, entry_id, fields, deliveries, f"unreadable: {error}")
+                flat = [part for pair in fields.items() for part in pair]
+                await self._bury(lane, entry_id, flat, deliveries, f"unreadable: {error}")
                 continue
             self.held[lane].add(entry_id)
             traceparent = fields.get(b"traceparent", b"").decode()
@@ -153,25 +154,23 @@ class Claims:
     async def bury(self, claim: Claim, error: str) -> None:
         """Move the job to the dead letters, with its last error."""
         fields = jobs.to_fields(claim.job, claim.traceparent)
-        named = dict(zip(fields[::2], fields[1::2], strict=True))
-        await self._bury(claim.lane, claim.id, named, claim.deliveries, error)
+        await self._bury(claim.lane, claim.id, fields, claim.deliveries, error)
 
     async def _bury(
         self,
         lane: Lane,
         entry_id: str,
-        fields: Mapping[bytes, bytes] | Mapping[bytes | str, bytes | str],
+        fields: Sequence[bytes | str],
         deliveries: int,
         error: str,
     ) -> None:
-        flat = [part for pair in fields.items() for part in pair]
         await script(self.redis, "bury")(
             keys=[keys.jobs(lane), keys.JOBS_DEAD],
             args=[
                 GROUP,
                 entry_id,
                 DEAD_LETTERS_KEPT,
-                *flat,
+                *fields,
                 "lane",
                 lane,
                 "deliveries",

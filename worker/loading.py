@@ -28,7 +28,7 @@ from worker.models.progress import Progress
 
 log = structlog.get_logger(__name__)
 
-MOST_CLIPS_AHEAD = 16
+LEAST_CLIPS_AHEAD, MOST_CLIPS_AHEAD = 4, 16
 """Per job; a clip of 448 pixels is 5 MB of shared memory."""
 CLIPS_SHARE = 16
 """Which part of a GPU's memory clips may take."""
@@ -182,7 +182,7 @@ async def open_media(settings: Settings, loaded: Loaded) -> AsyncIterator[Decode
         "attempts": settings.decode_attempts,
         "sparse": settings.sparse_decoding,
         "reuse": not settings.decoder_reuse_disabled,
-        "ahead": min(max(4, 2 * loaded.batch_size), MOST_CLIPS_AHEAD),
+        "ahead": min(clips_ahead(loaded.batch_size), MOST_CLIPS_AHEAD),
         "buckets": Buckets(settings),
     }
     slots, gpu = decode_slots(settings), loaded.runs_on.gpu
@@ -199,6 +199,12 @@ async def open_media(settings: Settings, loaded: Loaded) -> AsyncIterator[Decode
         yield pool
     finally:
         await pool.close()
+
+
+def clips_ahead(batch_size: int) -> int:
+    """How many clips of a job may be decoded and not embedded yet: two batches, and no fewer than let the
+    decoder go on while a small batch is embedded."""
+    return max(LEAST_CLIPS_AHEAD, 2 * batch_size)
 
 
 def files_on_gpu(info: ModelInfo, memory: int, files: int, ahead: int, batch_size: int) -> int:

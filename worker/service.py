@@ -33,7 +33,7 @@ from worker.engine.batches import Batches
 from worker.engine.device import device_errors
 from worker.health import HealthPage, Watch
 from worker.live.session import LiveSessions
-from worker.loading import Loaded, decode_slots, live_decoders, load, open_media
+from worker.loading import Loaded, clips_ahead, decode_slots, live_decoders, load, open_media
 from worker.media.base import Clip, Media
 from worker.metrics import Measured, measure_gpus
 from worker.models.progress import describe, log_progress
@@ -203,7 +203,7 @@ class Service:
             clips=clips,
             publisher=self.publisher,
             clock=self.clock,
-            clips_ahead=max(4, 2 * loaded.batch_size),
+            clips_ahead=clips_ahead(loaded.batch_size),
         )
 
     async def _first_contact(self) -> None:

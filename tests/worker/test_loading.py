@@ -239,7 +239,7 @@ def test_clips_take_a_bounded_part_of_a_gpu(
     gib: int, batch_size: int, files: int, expected: int, demo_model: ModelDirectory
 ) -> None:
     info = msgspec.structs.replace(demo_model.info, frames=8, resolution=448)
-    ahead = min(max(4, 2 * batch_size), loading.MOST_CLIPS_AHEAD)
+    ahead = min(loading.clips_ahead(batch_size), loading.MOST_CLIPS_AHEAD)
     decoded = loading.files_on_gpu(info, gib << 30, files, ahead, batch_size)
     assert decoded == expected
     taken = (decoded * ahead + 2 * batch_size) * 8 * 3 * 448**2

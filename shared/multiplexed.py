@@ -2,7 +2,7 @@
 pub/sub over another.
 
 redis-py opens, authenticates and secures the connection, and hiredis writes and reads it. What is left out in
-between, a pool and a task switch or more per command, takes several times as long as all the rest
+between, a pool and a task switch or more per command, takes twice the processor time of all the rest
 (`python -m tests.bench.redis_calls`).
 """
 

@@ -69,6 +69,7 @@ class Child:
 
     def __init__(self, connection: socket.socket, arena: Arena, setup: Setup, files: Files) -> None:
         self._connection = connection
+        self._sending = threading.Lock()
         self._arena = arena
         self._limits = setup.limits
         self._files = files
@@ -181,7 +182,8 @@ class Child:
         return self._arena.region(arena, offset, (request.frames, 3, request.size, request.size))
 
     def _send(self, message: FromDecoder) -> None:
-        self._connection.sendall(pack(message))
+        with self._sending:
+            self._connection.sendall(pack(message))
 
 
 def _receive(connection: socket.socket) -> ToDecoder | None:

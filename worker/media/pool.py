@@ -4,8 +4,9 @@ import asyncio
 import signal
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from pathlib import Path, PurePosixPath
+from weakref import WeakValueDictionary
 
 import structlog
 
@@ -19,7 +20,18 @@ from worker.media.limits import MediaLimits
 from worker.media.process import DecoderDied
 from worker.media.runs import Run
 from worker.media.slot import Slot
-from worker.media.wire import ClipDone, Counts, Decode, DecodeRuns, Found, Images, Probe, Setup
+from worker.media.wire import (
+    ClipDone,
+    Counts,
+    Decode,
+    DecodeRuns,
+    Finished,
+    Found,
+    Images,
+    Probe,
+    Setup,
+    Spare,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -31,9 +43,11 @@ class DecoderPool:
 
     A chunk that cannot be decoded is tried `attempts` times, by a rebuilt decoder. `sparse` decodes only what
     the wanted frames need; `reuse` keeps a file and its decoders open for the next job. `lanes` threads (0:
-    one per core) are shared out among the files being decoded when a job starts, at least one to each. At
-    most `ahead` clips of one `clips` call are unreleased at a time: it waits for a release before it goes on.
-    `counts` tells what has been done so far. Without `buckets` it reads no objects.
+    one per core) are shared out among the files being decoded when a job starts, at least one to each. Jobs
+    of one file begin one after the other, each when the one before has lanes to spare, so that clips come in
+    order and the first is soon there. At most `ahead` clips of one `clips` call are unreleased at a time: it
+    waits for a release before it goes on. `counts` tells what has been done so far. Without `buckets` it
+    reads no objects.
     """
 
     def __init__(
@@ -59,6 +73,8 @@ class DecoderPool:
         self._idle = [Slot(setup, niceness, self.counts, fetching) for _ in range(slots)]
         self._slots = list(self._idle)
         self._room = asyncio.Semaphore(slots)
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._jobs = 0
         self._prober = Slot(setup, 0, self.counts, fetching)
         self._probing = asyncio.Lock()
         self._closed = False
@@ -123,8 +139,9 @@ class DecoderPool:
         while left:
             try:
                 async with (
+                    self._turn(str(path)) as turn,
                     self._lease(str(path)) as slot,
-                    aclosing(self._decode(slot, left, frames, size)) as clips,
+                    aclosing(self._decode(slot, left, frames, size, turn)) as clips,
                 ):
                     async for clip in clips:
                         left = left[1:]
@@ -168,16 +185,39 @@ class DecoderPool:
             raise DecodeError(_detail(error)) from error
 
     async def _decode(
-        self, slot: Slot, chunks: Sequence[Chunk], frames: int, size: int
+        self, slot: Slot, chunks: Sequence[Chunk], frames: int, size: int, turn: AsyncExitStack
     ) -> AsyncGenerator[SharedClip]:
         span = max(chunk.end - chunk.start for chunk in chunks) / SECOND
         limit = self._limits.seconds + self._limits.pace * span
         async with self._job(slot, (frames, 3, size, size), limit) as job:
             offsets = [job.take() for _ in range(self._ahead)]
-            lanes = max(1, self._lanes // self.busy)
-            job.send(Decode(slot.path, list(chunks), frames, size, lanes, job.process.memory.size, offsets))
-            while isinstance(message := await job.receive(), ClipDone):
-                yield job.clip(chunks[message.position], message)
+            lanes, threads = self._shares()
+            arena = job.process.memory.size
+            job.send(Decode(slot.path, list(chunks), frames, size, lanes, threads, arena, offsets))
+            while not isinstance(message := await job.receive(), Finished):
+                match message:
+                    case ClipDone():
+                        yield job.clip(chunks[message.position], message)
+                    case Spare():
+                        await turn.aclose()
+
+    def _shares(self) -> tuple[int, int]:
+        """How many GOPs at a time a job that begins may decode, beside the other files in their turn; and on
+        how many threads each, beside all jobs, those that wait included."""
+        files = min(self.busy, sum(turn.locked() for turn in self._turns.values()))
+        return max(1, self._lanes // files), max(1, self._lanes // min(self._jobs, self.slots))
+
+    @asynccontextmanager
+    async def _turn(self, path: str) -> AsyncIterator[AsyncExitStack]:
+        """A job's turn among those of its file: the next one's begins when this is left, or what it gives is
+        closed."""
+        async with AsyncExitStack() as turn:
+            self._jobs += 1
+            try:
+                await turn.enter_async_context(self._turns.setdefault(path, asyncio.Lock()))
+                yield turn
+            finally:
+                self._jobs -= 1
 
     @asynccontextmanager
     async def _lease(self, path: str = "") -> AsyncIterator[Slot]:

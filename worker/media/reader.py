@@ -6,7 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from worker.media.coded import Handover
 from worker.media.collector import Collector, Wanted
 from worker.media.demux import Source, decoding_context
 from worker.media.files import LOCAL, Files
+from worker.media.limits import MediaLimits
 from worker.media.memory import ClipMemory
 from worker.media.orientation import orientation, turn
 from worker.media.runs import FrameLook
@@ -24,10 +25,10 @@ from worker.media.select import Coded, Irregular
 from worker.media.selection import Selection
 from worker.media.software import SoftwareDecoder
 from worker.media.swscale import Scaler
-from worker.media.wire import Choose, Chosen, ClipDone, Counts, Decode, Planned, Setup
+from worker.media.wire import Choose, Chosen, ClipDone, Counts, Decode, Planned, Setup, Spare
 
 BYTES_PER_PIXEL, FRAMES_PER_DECODER = 3, 20  # about the most that a decoder keeps of reference frames
-LONG_UNIT = 60  # packets from which a unit is decoded on all threads, not to leave the others idle in the end
+LONG_UNIT = 60  # packets from which several threads pay for one unit
 
 
 class MissingFrame(Exception):
@@ -97,7 +98,9 @@ class Reader:
         self._file: OpenFile | None = None
         self._threads = ThreadPoolExecutor(setup.lanes, "decode")
 
-    def run(self, job: Decode, memory: ClipMemory, emit: Callable[[ClipDone], None], counts: Counts) -> None:
+    def run(
+        self, job: Decode, memory: ClipMemory, emit: Callable[[ClipDone | Spare], None], counts: Counts
+    ) -> None:
         """Decode the job's chunks, in order. Raises InvalidFile, DecodeError, Cancelled."""
 
         def done(position: int, times: list[int], start: float) -> None:
@@ -105,8 +108,16 @@ class Reader:
 
         collector = Collector(job, done, counts)
         with self._open(job.path, job.size, counts) as file:
-            lanes = min(job.lanes, file.most_lanes)
-            Pass(file, collector, memory, counts, threads=self._threads, setup=self._setup, lanes=lanes).run()
+            Pass(
+                file,
+                job,
+                collector,
+                memory,
+                counts,
+                spare=lambda: emit(Spare()),
+                executor=self._threads,
+                limits=self._setup.limits,
+            ).run()
 
     def choose(
         self, job: Choose, memory: ClipMemory, emit: Callable[[Chosen | Planned], None], counts: Counts
@@ -158,21 +169,24 @@ class Pass:
     def __init__(
         self,
         file: OpenFile,
+        job: Decode,
         collector: Collector,
         memory: ClipMemory,
         counts: Counts,
         *,
-        threads: ThreadPoolExecutor,
-        setup: Setup,
-        lanes: int,
+        spare: Callable[[], None],
+        executor: ThreadPoolExecutor,
+        limits: MediaLimits,
     ) -> None:
         self._file = file
         self._collector = collector
         self._memory = memory
         self._counts = counts
-        self._threads = threads
-        self._lanes = lanes
-        self._selection = Selection(file, collector, counts, setup.limits)
+        self._spare = spare
+        self._executor = executor
+        self._lanes = min(job.lanes, file.most_lanes)
+        self._threads = min(job.threads, file.most_lanes)
+        self._selection = Selection(file, collector, counts, limits)
 
     def run(self) -> None:
         """Decode until every chunk is done."""
@@ -192,26 +206,47 @@ class Pass:
                 self._decode_all(self._collector.first + 1)
 
     def _select(self, stop: int) -> None:
-        """Decode what chunks before position `stop` need, several units at a time."""
+        """Decode what chunks before position `stop` need, several units at a time.
+
+        One thread for each costs least, as long as there are units for all lanes; so the last units are held
+        back until they are known to be the last.
+        """
         pending: deque[Future[None]] = deque()
+        last: deque[tuple[list[VideoPacket], Wanted]] = deque()
         try:
             for unit, wanted in self._selection.units(stop):
                 if wanted:
+                    last.append((unit.needed(wanted), wanted))
+                if len(last) > self._lanes:
                     if len(pending) > 2 * self._lanes:  # short and long ones take turns, so some must wait
                         pending.popleft().result()
-                    packets = unit.needed(wanted)
-                    self._counts.frames_decoded += len(packets)
-                    threads = self._lanes if len(packets) >= LONG_UNIT else 1
-                    pending.append(self._threads.submit(self._decode_unit, packets, wanted, threads))
+                    pending.append(self._submit(*last.popleft(), threads=1))
                 self._memory.check()
-            while pending:
-                pending.popleft().result()
+            for packets, wanted in last:
+                threads = self._threads if len(packets) >= LONG_UNIT else 1
+                pending.append(self._submit(packets, wanted, threads))
+            self._finish(pending, last=stop == self._collector.last)
             self._collector.close(stop)
         except BaseException:
             self._memory.interrupt(on=True)
             wait(pending)
             self._memory.interrupt(on=False)
             raise
+
+    def _finish(self, pending: Iterable[Future[None]], *, last: bool) -> None:
+        """Wait for what is pending; in the last pass, tell when a lane has nothing more to do."""
+        left = set(pending)
+        while left:
+            if last and len(left) < self._lanes:
+                self._spare()
+                last = False
+            done, left = wait(left, return_when=FIRST_COMPLETED)
+            for future in done:
+                future.result()
+
+    def _submit(self, packets: list[VideoPacket], wanted: Wanted, threads: int) -> Future[None]:
+        self._counts.frames_decoded += len(packets)
+        return self._executor.submit(self._decode_unit, packets, wanted, threads)
 
     def _decode_unit(self, packets: Iterable[VideoPacket], wanted: Wanted, threads: int) -> None:
         left = deque(sorted(wanted))
@@ -225,10 +260,11 @@ class Pass:
         raise MissingFrame(left[0])
 
     def _decode_all(self, stop: int) -> None:
-        """Decode every frame from the chunks' start on."""
+        """Decode every frame from the chunks' start on, by one decoder."""
+        self._spare()
         before = self._collector.first
         packets = self._selection.everything(stop)
-        for when, frame, lane in self._frames(self._counted(packets), self._lanes):
+        for when, frame, lane in self._frames(self._counted(packets), self._threads):
             wanted = self._collector.choose([when], stop)
             if when in wanted:
                 self._place(frame, wanted[when], lane.scaler)

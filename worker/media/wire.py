@@ -61,7 +61,8 @@ class Probe(msgspec.Struct, tag=True, frozen=True):
 
 
 class Decode(msgspec.Struct, tag=True, frozen=True):
-    """Decode `chunks` of one file on up to `lanes` threads.
+    """Decode `chunks` of one file: up to `lanes` GOPs at a time, and on up to `threads` threads each where
+    nothing else is left to do.
 
     `arena` is the size of the shared memory now, `offsets` the regions of it that may be written, one per
     clip; more come with Grant."""
@@ -71,6 +72,7 @@ class Decode(msgspec.Struct, tag=True, frozen=True):
     frames: int
     size: int
     lanes: int
+    threads: int
     arena: int
     offsets: list[int]
 
@@ -160,6 +162,10 @@ class ClipDone(msgspec.Struct, tag=True, frozen=True):
     end: float
 
 
+class Spare(msgspec.Struct, tag=True, frozen=True):
+    """The job has no work for all of its lanes, or no more."""
+
+
 class Chosen(msgspec.Struct, tag=True, frozen=True):
     """Packets to decode one after the other. The frame at `run.wanted[i]` goes into the clips `places[i]`:
     (position of the chunk in the job, index in the clip)."""
@@ -200,7 +206,7 @@ class Failed(msgspec.Struct, tag=True, frozen=True):
     counts: Counts
 
 
-FromDecoder = Ready | Found | ClipDone | Chosen | Planned | Looked | Finished | Failed
+FromDecoder = Ready | Found | ClipDone | Spare | Chosen | Planned | Looked | Finished | Failed
 
 
 def _encode_fraction(value: Any) -> Any:

@@ -16,7 +16,7 @@ from worker.media.memory import Arena, ClipMemory
 from worker.media.orientation import orientation, turn
 from worker.media.reader import Reader
 from worker.media.swscale import Scaler
-from worker.media.wire import ClipDone, Counts, Decode, Setup
+from worker.media.wire import ClipDone, Counts, Decode, Setup, Spare
 
 SIZE = 128
 Picture = NDArray[np.uint8]
@@ -38,12 +38,15 @@ def read(reader: Reader, path: Path, chunks: Sequence[Chunk], frames: int) -> tu
     os.ftruncate(fd, arena)
     memory, counts, clips = Arena(fd), Counts(), []
 
-    def take(done: ClipDone) -> None:
+    def take(done: ClipDone | Spare) -> None:
+        if isinstance(done, Spare):
+            return
         pictures = memory.region(arena, done.offset, shape)
         clips.append([(when, pictures[i].copy()) for i, when in enumerate(done.times)])
 
     offsets = [each * position for position in range(len(chunks))]
-    job = Decode(str(path), list(chunks), frames, SIZE, reader._setup.lanes, arena, offsets)
+    lanes = reader._setup.lanes
+    job = Decode(str(path), list(chunks), frames, SIZE, lanes, lanes, arena, offsets)
     try:
         reader.run(job, ClipMemory(lambda at: memory.region(arena, at, shape), offsets), take, counts)
     finally:

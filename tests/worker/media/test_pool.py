@@ -134,6 +134,41 @@ async def test_more_files_than_slots_wait_their_turn(film: FindFilm, expected: l
         assert pool.busy == 0
 
 
+async def test_jobs_of_one_file_begin_in_turn(film: FindFilm, expected: list[Frames]) -> None:
+    async with running(3, lanes=2, ahead=1) as pool:
+        first = pool.clips(film("h264-open"), CHUNKS, 8, SIZE)
+        clip = await anext(first)  # with nine to come, which wait for this one to be released
+        second = asyncio.create_task(collect(pool, film("h264-open"), CHUNKS[3:5]))
+        assert len(await collect(pool, film("vp9"), CHUNKS[:2])) == 2
+        assert pool.busy == 1
+        assert not second.done()
+        while clip is not None:
+            clip.release()
+            clip = await anext(first, None)
+        assert same(await second, expected[3:5])
+
+
+async def test_a_job_that_leaves_lanes_idle_lets_the_next_begin(film: FindFilm) -> None:
+    async with running(2, lanes=8) as pool:
+        first = pool.clips(film("h264-open"), CHUNKS, 8, SIZE)
+        await anext(first)  # unreleased, as three more that there is memory for
+        reading = asyncio.create_task(anext(first))
+        assert len(await collect(pool, film("h264-open"), CHUNKS[3:5])) == 2
+        await reading
+        await first.aclose()
+        assert pool.busy == 0
+
+
+async def test_a_failed_job_gives_its_turn_up(film: FindFilm, expected: list[Frames]) -> None:
+    async with running(2) as pool:
+        beyond = [Chunk(0, 50 * SECOND, 60 * SECOND)]
+        jobs = [collect(pool, film("h264-open"), chunks) for chunks in (beyond, CHUNKS[:2])]
+        failed, clips = await asyncio.gather(*jobs, return_exceptions=True)
+        assert isinstance(failed, DecodeError)
+        assert not isinstance(clips, BaseException)
+        assert same(clips, expected[:2])
+
+
 async def test_a_chunk_without_frames_fails_after_all_attempts(film: FindFilm) -> None:
     chunks = [CHUNKS[0], Chunk(1, 50 * SECOND, 60 * SECOND)]
     async with running(attempts=3) as pool:

@@ -194,3 +194,17 @@ def test_large_pictures_are_decoded_on_fewer_threads(film: FindFilm) -> None:
         for memory in (1 << 30, 6 * each, each)
     }
     assert list(lanes.values()) == [4, 3, 1]
+
+
+def test_only_the_last_units_are_decoded_on_several_threads(
+    film: FindFilm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[int] = []
+    lane = OpenFile.lane
+    monkeypatch.setattr("worker.media.reader.LONG_UNIT", 2)
+    monkeypatch.setattr(
+        OpenFile, "lane", lambda file, threads: (given.append(threads), lane(file, threads))[1]
+    )
+    read(Reader(setup(lanes=2)), film("h264-gop30"), CHUNKS, 4)
+    assert sorted(given) == [1] * (len(given) - 2) + [2, 2]
+    assert len(given) > 2

@@ -29,6 +29,10 @@ from worker.media.wire import Choose, Chosen, ClipDone, Counts, Decode, Planned,
 
 BYTES_PER_PIXEL, FRAMES_PER_DECODER = 3, 20  # about the most that a decoder keeps of reference frames
 LONG_UNIT = 60  # packets from which several threads pay for one unit
+HELD_BACK = 16 << 20  # bytes that are read to know the last units as such, before decoding begins
+
+Portion = tuple[list[VideoPacket], Wanted]
+"""What is decoded of one unit, and what is wanted of that."""
 
 
 class MissingFrame(Exception):
@@ -212,12 +216,12 @@ class Pass:
         back until they are known to be the last.
         """
         pending: deque[Future[None]] = deque()
-        last: deque[tuple[list[VideoPacket], Wanted]] = deque()
+        last: deque[Portion] = deque()
         try:
             for unit, wanted in self._selection.units(stop):
                 if wanted:
                     last.append((unit.needed(wanted), wanted))
-                if len(last) > self._lanes:
+                if len(last) > self._lanes or (len(last) > 1 and _size(last) > HELD_BACK):
                     if len(pending) > 2 * self._lanes:  # short and long ones take turns, so some must wait
                         pending.popleft().result()
                     pending.append(self._submit(*last.popleft(), threads=1))
@@ -303,3 +307,7 @@ class Pass:
         finally:
             self._counts.decode_errors += lane.decoder.errors
             self._file.put(lane)
+
+
+def _size(portions: Iterable[Portion]) -> int:
+    return sum(packet.size for packets, _ in portions for packet in packets)

@@ -196,15 +196,29 @@ def test_large_pictures_are_decoded_on_fewer_threads(film: FindFilm) -> None:
     assert list(lanes.values()) == [4, 3, 1]
 
 
-def test_only_the_last_units_are_decoded_on_several_threads(
-    film: FindFilm, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def threads_per_unit(film: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """On how many threads each unit of the film is decoded where two pay, ascending."""
     given: list[int] = []
     lane = OpenFile.lane
     monkeypatch.setattr("worker.media.reader.LONG_UNIT", 2)
     monkeypatch.setattr(
         OpenFile, "lane", lambda file, threads: (given.append(threads), lane(file, threads))[1]
     )
-    read(Reader(setup(lanes=2)), film("h264-gop30"), CHUNKS, 4)
-    assert sorted(given) == [1] * (len(given) - 2) + [2, 2]
+    read(Reader(setup(lanes=2)), film, CHUNKS, 4)
+    return sorted(given)
+
+
+def test_only_the_last_units_are_decoded_on_several_threads(
+    film: FindFilm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = threads_per_unit(film("h264-gop30"), monkeypatch)
+    assert given == [1] * (len(given) - 2) + [2, 2]
     assert len(given) > 2
+
+
+def test_large_units_do_not_wait_for_as_many_as_there_are_lanes(
+    film: FindFilm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.media.reader.HELD_BACK", 0)
+    given = threads_per_unit(film("h264-gop30"), monkeypatch)
+    assert given == [1] * (len(given) - 1) + [2]

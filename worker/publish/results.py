@@ -146,8 +146,8 @@ class Publisher:
         return await _persist(lambda: finish(self._redis, self._settings, request_of(job), end))
 
     async def state(self, job: Job) -> str:
-        """The request's state now."""
-        state: Any = await self._redis.hget(keys.request(job.request), "state")
+        """The request's state now. Those who ask get their answers in the order in which they asked."""
+        state: Any = await self._redis.multiplexed.call("HGET", keys.request(job.request), "state")
         return state.decode() if state else "gone"
 
     async def chunks_done(self, job: VideoJob) -> set[int]:

@@ -1,5 +1,6 @@
 """Results and their messages are stored together, once, within the bound, and only where they are wanted."""
 
+import asyncio
 import struct
 from dataclasses import replace
 from typing import Any
@@ -196,3 +197,17 @@ async def test_a_message_that_cannot_be_built_is_reported_and_its_result_is_stor
     (event,) = event_texts(errors)
     assert "Failed to build VisionLLM protobuf for chunk 3: " in event
     assert publishing.counts.messages_not_built == 1
+
+
+async def test_states_come_in_the_order_in_which_they_are_asked_for(
+    redis: Redis, settings: Settings, errors: ErrorBus
+) -> None:
+    results = await publisher(redis, settings, errors)
+    answered: list[int] = []
+
+    async def ask(number: int) -> None:
+        assert await results.state(VIDEO) == "running"
+        answered.append(number)
+
+    await asyncio.gather(*map(ask, range(20)))
+    assert answered == list(range(20))

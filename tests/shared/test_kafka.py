@@ -99,6 +99,7 @@ async def test_a_full_disk_or_a_missing_replica_is_waited_out(cluster: MockClust
     assert await outcome(producer, "topic", b"value") is None
     await producer.close(0)
     with Reader(cluster.servers, "topic") as reader:
+        await asyncio.to_thread(reader.until, bool)
         assert [value for _, value, _ in await asyncio.to_thread(reader.rest)] == [b"value"]
 
 

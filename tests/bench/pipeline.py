@@ -1,8 +1,8 @@
 """From a file to its vectors, against the slower of the two halves: decoding alone, and the engine alone.
 
 The engine takes its time without using the cores, which decoding has to itself: half as long, as long and
-twice as long as decoding a clip takes. One request for a 1080p film, through the whole service. Decoders,
-engine and service have done the same once before they are measured.
+twice as long as decoding a clip takes. One request for a 1080p film, through the whole service. Decoders and
+service have done the same once before they are measured.
 """
 
 import argparse

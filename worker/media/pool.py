@@ -200,6 +200,8 @@ class DecoderPool:
                         yield job.clip(chunks[message.position], message)
                     case Spare():
                         await turn.aclose()
+                    case _:
+                        raise TypeError(message)
 
     def _shares(self) -> tuple[int, int]:
         """How many GOPs at a time a job that begins may decode, beside the other files in their turn; and on

@@ -212,7 +212,7 @@ class DecoderPool:
     @asynccontextmanager
     async def _turn(self, path: str) -> AsyncIterator[AsyncExitStack]:
         """A job's turn among those of its file: the next one's begins when this is left, or what it gives is
-        closed."""
+        closed. A caller who does not ask for clips keeps his turn: he has enough of them."""
         async with AsyncExitStack() as turn:
             self._jobs += 1
             try:

@@ -149,13 +149,17 @@ async def test_jobs_of_one_file_begin_in_turn(film: FindFilm, expected: list[Fra
 
 
 async def test_a_job_that_leaves_lanes_idle_lets_the_next_begin(film: FindFilm) -> None:
+    async def hold() -> None:
+        async for _ in pool.clips(film("h264-open"), CHUNKS, 8, SIZE):
+            pass  # unreleased, so that the job does not end
+
     async with running(2, lanes=8) as pool:
-        first = pool.clips(film("h264-open"), CHUNKS, 8, SIZE)
-        await anext(first)  # unreleased, as three more that there is memory for
-        reading = asyncio.create_task(anext(first))
+        holding = asyncio.create_task(hold())
+        await until(lambda: pool.busy == 1)
         assert len(await collect(pool, film("h264-open"), CHUNKS[3:5])) == 2
-        await reading
-        await first.aclose()
+        assert not holding.done()
+        holding.cancel()
+        await asyncio.wait([holding])
         assert pool.busy == 0
 
 

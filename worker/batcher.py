@@ -37,7 +37,8 @@ class Batcher(Generic[Item]):
         modality: str = "video",
     ) -> None:
         self.began: float | None = None
-        """When the running batch began, in `time.monotonic()` seconds; None between batches."""
+        """When the running batch began, in `time.monotonic()` seconds; None between batches. A batch that
+        nobody waits for any more runs, too."""
         self._labels = {"modality": modality}
         self._call = call
         self._limit = limit
@@ -72,10 +73,10 @@ class Batcher(Generic[Item]):
         return batch
 
     async def _embed_batch(self, batch: list[tuple[Item, asyncio.Future[Embedded]]]) -> None:
-        start = self.began = time.monotonic()
+        start = time.monotonic()
         try:
             running = asyncio.get_running_loop().run_in_executor(
-                self._executor, self._call, [item for item, _ in batch]
+                self._executor, self._timed_call, [item for item, _ in batch]
             )
             batch_size.record(len(batch), self._labels)
             vectors = await running
@@ -91,5 +92,11 @@ class Batcher(Generic[Item]):
                 if not future.done():
                     future.set_result(Embedded(vector, start, end))
         finally:
-            self.began = None
             engine_busy.add(time.monotonic() - start, self._labels)
+
+    def _timed_call(self, items: Sequence[Item]) -> Vectors:
+        self.began = time.monotonic()
+        try:
+            return self._call(items)
+        finally:
+            self.began = None

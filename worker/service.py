@@ -55,6 +55,16 @@ ACKNOWLEDGE_INTERVAL = 0.02
 """Seconds in which acknowledgements are collected: they need not delay the next job."""
 
 
+@asynccontextmanager
+async def engine_thread(name: str) -> AsyncIterator[ThreadPoolExecutor]:
+    """One thread. Its last batch is waited for, while the event loop runs on."""
+    thread = ThreadPoolExecutor(1, name)
+    try:
+        yield thread
+    finally:
+        await asyncio.to_thread(thread.shutdown)
+
+
 def clip_engine(loaded: Loaded) -> Callable[[Sequence[Clip]], Vectors]:
     """What embeds a batch of clips: in smaller ones while the GPU on which they are put together has too
     little memory. Raises EngineError, DeviceLost."""
@@ -145,10 +155,7 @@ class Service:
             raise
 
     async def _serve(self, loaded: Loaded) -> None:
-        with (
-            ThreadPoolExecutor(1, "text-engine") as text_thread,
-            ThreadPoolExecutor(1, "video-engine") as video_thread,
-        ):
+        async with engine_thread("text-engine") as text_thread, engine_thread("video-engine") as video_thread:
             engine, info = loaded.engine, loaded.info
             texts = Batcher(engine.embed_text, loaded.batch_size, text_thread, "text")
             clips = Batcher(clip_engine(loaded), loaded.batch_size, video_thread, "video")

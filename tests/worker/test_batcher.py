@@ -205,3 +205,20 @@ async def test_one_call_at_a_time(executor: ThreadPoolExecutor) -> None:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
     assert most == 1
+
+
+async def test_a_batch_that_nobody_waits_for_is_still_under_way(
+    engine: Engine, executor: ThreadPoolExecutor
+) -> None:
+    """A worker that stops must see that its engine is stuck."""
+    batcher: Batcher[float] = Batcher(engine, 3, executor)
+    running = asyncio.create_task(batcher.run())
+    engine.gate.clear()
+    asked = ask(batcher, 1)
+    await until(lambda: batcher.began is not None)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert batcher.began is not None
+    engine.gate.set()
+    await until(lambda: batcher.began is None)
+    asked[0].cancel()

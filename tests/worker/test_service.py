@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -45,7 +46,7 @@ class Engine:
 
     def embed_video(self, clips: Clips) -> Vectors:
         self.video_calls += 1
-        assert self.gate.wait(30)
+        assert self.gate.wait(20)  # less than a worker's event loop may stand still
         return np.ones((len(clips), 2), np.float32)
 
     def embed_text(self, texts: Sequence[str]) -> Vectors:
@@ -222,9 +223,12 @@ async def test_what_cannot_be_finished_is_handed_back_uncounted(
     engine.gate.clear()
     async with start(RTEMBED_SHUTDOWN_TIMEOUT="0") as service:
         await submit_video(redis, settings, film, 6)
-        await until(lambda: len(service.running) == 2)
+        await until(lambda: len(service.running) == 2 and engine.video_calls == 1)
+        stopped = time.monotonic()
         service.stop()
         await until(lambda: not service.running)
+        await asyncio.sleep(1)
+        assert time.monotonic() - stopped < 10, "the event loop stood still while the engine worked"
     taken = await Claims(redis, "other", settings.claim_timeout).take_over("video", 9)
     assert [claim.deliveries for claim in taken] == [1, 1]
     assert await state(redis, "r1") == "running"

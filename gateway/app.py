@@ -15,31 +15,31 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway import (
+from gateway.access import Access
+from gateway.api.schemas import Error
+from gateway.context import ClientGone, Context, json, refusal
+from gateway.endpoints import (
+    asset_statistics,
     cameras,
     config,
+    deferred,
     docs,
     embeddings,
     files,
     health,
     models,
-    requests,
-    statistics,
     streams,
     text,
     video,
 )
-from gateway.access import Access
-from gateway.context import ClientGone, Context, json, refusal
-from gateway.metrics import metrics_page
-from gateway.schemas import Error
-from gateway.uploads import TooManyFields
+from gateway.fleet_metrics_page import metrics_page
+from gateway.intake.uploads import TooManyFields
 from shared.errors import RtEmbedError, Unavailable
-from shared.logs import PERF
-from shared.metrics import http_duration, http_requests
-from shared.redis import RedisError
+from shared.redis.connection import RedisError
 from shared.settings import Settings
-from shared.telemetry import SWITCHED_OFF, Telemetry
+from shared.telemetry.export import SWITCHED_OFF, Telemetry
+from shared.telemetry.instruments import http_duration, http_requests
+from shared.telemetry.logs import PERF
 
 log = structlog.get_logger(__name__)
 access_log = logging.getLogger("gateway.access")
@@ -57,7 +57,7 @@ def routes() -> list[Route]:
         Route("/v1/live", health.live),
         Route("/v1/startup", health.startup),
         Route("/v1/metrics", metrics_page, name="metrics"),
-        Route("/v1/assets/stats", statistics.assets_stats),
+        Route("/v1/assets/stats", asset_statistics.assets_stats),
         Route("/v1/metadata", models.metadata),
         Route("/v1/version", models.version),
         Route("/v1/manifest", models.manifest),
@@ -75,8 +75,8 @@ def routes() -> list[Route]:
         Route("/v1/stream/remove", cameras.remove_camera, methods=["POST"]),
         Route("/v1/stream/get-stream-info", cameras.get_camera_info),
         *camera_aliases(),
-        Route("/v1/requests/{request_id}", requests.request_status),
-        Route("/v1/requests/{request_id}/results", requests.request_results),
+        Route("/v1/requests/{request_id}", deferred.request_status),
+        Route("/v1/requests/{request_id}/results", deferred.request_results),
         Route("/v1/embeddings", embeddings.create_embeddings, methods=["POST"]),
         Route("/v1/config", config.configure, methods=["POST"]),
         Route("/api/v1/config", config.configure, methods=["POST"], include_in_schema=False),

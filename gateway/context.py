@@ -11,21 +11,21 @@ from prometheus_client import CollectorRegistry
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway.assets import AssetStore
-from gateway.download import Downloads
-from gateway.metrics import Measured
-from gateway.notices import Follower, Notices
-from gateway.profiling import Profiler
-from gateway.schemas import Error
-from gateway.view import FleetView
+from gateway.api.schemas import Error
+from gateway.fleet_metrics_page import Measured
+from gateway.fleet_view import FleetView
+from gateway.intake.downloads import Downloads
+from gateway.results.follow import Follower, Notices
+from gateway.store.asset_store import AssetStore
+from gateway.video.profiling import Profiler
 from shared import requests
-from shared.errorbus import ErrorBus
+from shared.bus.errorbus import ErrorBus
 from shared.errors import FileTooLarge, InvalidParameters, RtEmbedError, TooManyRequests, Unavailable
 from shared.jobs import Job
-from shared.redis import Redis, RedisError, connect
+from shared.redis.connection import Redis, RedisError, connect
+from shared.redis.ending import end
 from shared.results import End, Result
 from shared.settings import Settings
-from shared.tasks import end
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_network
 
-from shared.kinds import IPNetwork
+from shared.settings.setting_types import IPNetwork
 
 Address = IPv4Address | IPv6Address
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import msgspec
 
 from shared import keys
-from shared.redis import Redis, script
+from shared.redis.connection import Redis, script
 
 HEARTBEAT = 2.0
 """Seconds between two announcements."""

@@ -10,7 +10,7 @@ from shared import jobs, keys, results
 from shared.errors import DependencyError, ServerBusy
 from shared.jobs import Job, LiveJob, VideoJob
 from shared.keys import Lane
-from shared.redis import Redis, script
+from shared.redis.connection import Redis, script
 from shared.results import End
 from shared.settings import Settings
 

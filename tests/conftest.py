@@ -8,7 +8,7 @@ import hypothesis
 import pytest
 from redis import Redis as BlockingRedis
 
-from shared.redis import Redis, connect
+from shared.redis.connection import Redis, connect
 from shared.settings import Settings, load
 from tests.buckets import Buckets
 from tests.support import RedisServer, redis62_binary, valkey_binary

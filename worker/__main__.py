@@ -7,14 +7,15 @@ import sys
 import structlog
 import uvloop
 
-from shared import logs, settings, telemetry
+from shared import settings
 from shared.errors import ModelError, RtEmbedError, SettingsError
 from shared.settings import Settings
+from shared.telemetry import export, logs
 from worker.backend import choose_backend
-from worker.engine.gpu import Gpu
-from worker.health import HUNG
+from worker.engine.gpus import Gpu
 from worker.service import Service
 from worker.supervisor import ALONE, supervise
+from worker.watch import HUNG
 
 BAD_SETTING = 2
 CANNOT_START = 4
@@ -23,7 +24,7 @@ CANNOT_START = 4
 
 async def serve(configuration: Settings) -> int:
     """Run one worker until SIGTERM or SIGINT, or until it is stuck; its exit status."""
-    measuring = telemetry.configure(configuration)
+    measuring = export.configure(configuration)
     service = Service(configuration, measuring.registry)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -8,7 +8,7 @@ import msgspec
 
 from shared.errors import ModelError, SettingsError
 from shared.settings import Settings
-from worker.engine.gpu import Gpu, find_gpus
+from worker.engine.gpus import Gpu, find_gpus
 
 PACKAGES = ("cupy", "onnx", "PyNvVideoCodec", "pynvml")
 """Of the extra [gpu], besides TensorRT."""

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.errors import EngineError
-from shared.metrics import batch_size, engine_busy
-from worker.engine.base import Vectors
+from shared.telemetry.instruments import batch_size, engine_busy
+from worker.engine.embedding_engine import Vectors
 
 Item = TypeVar("Item")
 

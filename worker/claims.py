@@ -15,8 +15,8 @@ from redis.exceptions import ResponseError
 from shared import jobs, keys
 from shared.jobs import Claim
 from shared.keys import GROUP, Lane
-from shared.metrics import claims_reclaimed
-from shared.redis import BLOCK_MS, Redis, script
+from shared.redis.connection import BLOCK_MS, Redis, script
+from shared.telemetry.instruments import claims_reclaimed
 
 log = structlog.get_logger(__name__)
 

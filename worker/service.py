@@ -13,34 +13,35 @@ import numpy as np
 import structlog
 from prometheus_client import CollectorRegistry
 
-from shared import fleet, telemetry
-from shared.errorbus import ErrorBus
+from shared import fleet
+from shared.bus.errorbus import ErrorBus
 from shared.errors import DeviceLost
-from shared.figures import Figures
 from shared.fleet import HEARTBEAT, Worker
 from shared.jobs import Claim
 from shared.keys import LANES, Lane
-from shared.metrics import bus_failures, dropped, jobs_done
-from shared.redis import RedisError, connect, single_connection
+from shared.redis.connection import RedisError, connect, single_connection
+from shared.redis.ending import end, uninterrupted
 from shared.requests import failed
 from shared.settings import Settings, worker_name
-from shared.tasks import end, uninterrupted
+from shared.telemetry import export
+from shared.telemetry.fleet_metrics import Figures
+from shared.telemetry.instruments import bus_failures, dropped, jobs_done
 from worker.batcher import Batcher
 from worker.claims import Claims
-from worker.clock import RedisClock
-from worker.engine.base import Vectors
+from worker.compose import Loaded, clips_ahead, decode_slots, live_decoders, load, open_media
 from worker.engine.batches import Batches
 from worker.engine.device import device_errors
-from worker.health import HealthPage, Watch
+from worker.engine.embedding_engine import Vectors
+from worker.gpu_sampling import sample_gpus
+from worker.job_tasks import Tasks, stack_clips
 from worker.live.session import LiveSessions
-from worker.loading import Loaded, clips_ahead, decode_slots, live_decoders, load, open_media
-from worker.media.base import Clip, Media
-from worker.metrics import Measured, measure_gpus
-from worker.models.progress import describe, log_progress
+from worker.media.clip_source import Clip, Media
+from worker.models.preparation_progress import describe, log_progress
 from worker.publish.forward import Forwarder
-from worker.publish.results import Publisher
-from worker.sampling import sample_gpus
-from worker.tasks import Tasks, stack_clips
+from worker.publish.publisher import Publisher
+from worker.redis_clock import RedisClock
+from worker.watch import HealthPage, Watch
+from worker.worker_metrics import Measured, measure_gpus
 
 log = structlog.get_logger(__name__)
 
@@ -314,7 +315,7 @@ class Service:
         structlog.contextvars.bind_contextvars(request_id=claim.job.request, job=claim.id)
         done = False
         try:
-            with telemetry.continued(claim.traceparent):
+            with export.continued(claim.traceparent):
                 await self._attempt(claim, tasks)
             done = True
         except RedisError as error:

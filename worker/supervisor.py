@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 
 import structlog
 
-from shared.processes import Child
 from shared.settings import Settings
-from worker.engine.gpu import Gpu
+from shared.supervised import Child
+from worker.engine.gpus import Gpu
 
 log = structlog.get_logger(__name__)
 

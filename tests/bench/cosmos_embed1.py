@@ -36,10 +36,10 @@ from worker.models.cosmos_embed1.checkpoint import Layout, expected_shapes, open
 from worker.models.cosmos_embed1.convert import convert, model_info
 from worker.models.cosmos_embed1.network import VideoNetwork
 from worker.models.cosmos_embed1.recipe import Recipe
-from worker.models.cosmos_embed1.samples import SENTENCES, fixed_clips, lowest_cosine
+from worker.models.cosmos_embed1.verification_samples import SENTENCES, fixed_clips, lowest_cosine
 from worker.models.cosmos_embed1.verify import open_session
 from worker.models.directory import load_model_directory, write_model_json
-from worker.models.progress import folder_size
+from worker.models.preparation_progress import folder_size
 from worker.models.tokenizer import TextTokenizer
 
 VARIANTS = {

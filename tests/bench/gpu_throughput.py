@@ -18,11 +18,11 @@ from shared import settings
 from shared.chunks import SECOND, plan_chunks
 from tests.bench.decode import make_film
 from worker.batcher import Batcher
-from worker.loading import Loaded, load
-from worker.media.base import Clip
-from worker.media.gpu import GpuMedia, open_device
-from worker.media.pool import DecoderPool
-from worker.tasks import stack_clips
+from worker.compose import Loaded, load
+from worker.job_tasks import stack_clips
+from worker.media.clip_source import Clip
+from worker.media.decoder_pool import DecoderPool
+from worker.media.gpu.gpu_media import GpuMedia, open_device
 
 PUBLISHED = """\
 Published by NVIDIA, measured by nobody here:

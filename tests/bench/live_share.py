@@ -8,7 +8,7 @@ import json
 from shared.chunks import SECOND
 from tests.camera import CLOCK_RATE, Picture, encode
 from worker.live.chunker import Chunker, needed_share
-from worker.media.rtp import START_CODE, AccessUnit
+from worker.live.rtsp.rtp import START_CODE, AccessUnit
 
 STREAMS = {
     "camera: IPPP": {"preset": "ultrafast"},

@@ -158,7 +158,7 @@ def _cpu(stack: Stack) -> tuple[float, float]:
     demux = decode = 0.0
     for process in _processes(stack)[1:]:
         times = process.cpu_times()
-        if "worker.live.child" in process.cmdline():
+        if "worker.live.camera_process" in process.cmdline():
             demux += times.user + times.system
         else:
             decode += times.user + times.system

@@ -17,8 +17,8 @@ from PIL import Image
 from tests.worker.media.films import FILMS, make, picture
 from tests.worker.media.mutants import mutant
 from tests.worker.media.test_mutants import read_all
-from worker.media.limits import MediaLimits
-from worker.media.pool import DecoderPool
+from worker.media.decoder.limits import MediaLimits
+from worker.media.decoder_pool import DecoderPool
 
 
 def samples(folder: Path) -> list[bytes]:

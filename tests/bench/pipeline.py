@@ -20,7 +20,7 @@ from tests.bench.decode import RATE, make_film
 from tests.e2e.conftest import NULL_MODEL, Stack
 from tests.support import RedisServer, valkey_binary
 from worker.engine.python import load_python_model
-from worker.media.pool import DecoderPool
+from worker.media.decoder_pool import DecoderPool
 
 CHUNK = 2
 FRAMES, SIZE = 8, 32  # what the paced model takes

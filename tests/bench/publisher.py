@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 
 from shared.assets import Asset
-from shared.errorbus import ErrorBus
+from shared.bus.errorbus import ErrorBus
+from shared.bus.kafka import connect as connect_to_kafka
 from shared.fleet import Model
 from shared.jobs import VideoJob
-from shared.kafka import connect as connect_to_kafka
 from shared.keys import OUTBOX
-from shared.redis import Redis, connect
+from shared.redis.connection import Redis, connect
 from shared.requests import Request, submit
 from shared.results import Result
 from shared.settings import Settings, load
@@ -30,7 +30,7 @@ from tests.brokers import MockCluster
 from tests.support import RedisServer, until, valkey_binary
 from worker.publish.forward import Forwarder
 from worker.publish.messages import build_message
-from worker.publish.results import Publisher
+from worker.publish.publisher import Publisher
 
 TOPIC, PARTITIONS, BARE_WINDOW = "mdx-embed", 6, 1000
 MODEL = Model(

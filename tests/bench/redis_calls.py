@@ -14,7 +14,7 @@ from pathlib import Path
 
 import uvloop
 
-from shared.redis import Redis, connect
+from shared.redis.connection import Redis, connect
 from shared.settings import load
 from tests.support import RedisServer, valkey_binary
 

@@ -15,7 +15,7 @@ import httpx
 from tests.e2e.conftest import Stack
 from tests.e2e.media import colour_film
 from tests.support import RedisServer, valkey_binary
-from worker.film import make_film
+from worker.models.conse.film import make_film
 
 VIDEO_CLIENTS = 8
 

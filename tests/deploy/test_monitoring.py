@@ -9,7 +9,7 @@ import promql_parser
 import pytest
 import yaml
 
-from shared.metrics import EXPOSED
+from shared.telemetry.instruments import EXPOSED
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 MONITORING = DEPLOY / "monitoring"

@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx
 
 from tests.e2e.conftest import Stack
-from worker.health import HUNG
+from worker.watch import HUNG
 
 
 def test_a_hung_engine_is_reported_and_its_job_goes_to_another(stack: Stack, film: Path) -> None:

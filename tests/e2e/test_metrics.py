@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from redis import Redis
 
 from shared import keys
-from shared.metrics import EXPOSED
+from shared.telemetry.instruments import EXPOSED
 from tests.e2e.conftest import Stack
 
 FROM_THE_START = [

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from tests.support import free_port
-from worker.film import SCENES, make_film
+from worker.models.conse.film import SCENES, make_film
 
 RT_EMBED = str(Path(sys.executable).parent / "rt-embed")
 

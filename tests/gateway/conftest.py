@@ -12,18 +12,18 @@ import pytest
 import uvicorn
 
 from gateway.app import create_app
-from gateway.assets import AssetStore
 from gateway.context import Context
+from gateway.store.asset_store import AssetStore
 from shared import keys, requests
 from shared.assets import Asset
 from shared.chunks import SECOND
 from shared.fleet import Model, Worker, announce
 from shared.jobs import from_fields
 from shared.keys import Lane
-from shared.redis import Redis
+from shared.redis.connection import Redis
 from shared.results import Result
 from shared.settings import Settings
-from worker.publish.results import Publisher
+from worker.publish.publisher import Publisher
 
 MODEL = Model(
     id="null", owned_by="tests", api_type="custom", dimension=4, frames=8, supports_text=True, verified=True,

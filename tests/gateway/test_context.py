@@ -12,12 +12,12 @@ from shared import keys
 from shared.errors import ServerBusy, Unavailable
 from shared.fleet import Worker
 from shared.jobs import TextJob
-from shared.redis import Redis
+from shared.redis.connection import Redis
 from shared.requests import CANCELLED, Request, failed, finish
 from shared.results import End, Result
 from shared.settings import Settings, load
 from tests.support import until
-from worker.publish.results import Publisher
+from worker.publish.publisher import Publisher
 
 JOB = TextJob(request="r1", texts=["a", "b"])
 REQUEST = Request(id="r1", lane="text", planned=2)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from shared.assets import Asset
-from shared.redis import Redis
+from shared.redis.connection import Redis
 from shared.settings import Settings
 from tests.gateway.conftest import Gateway, Serve, StandIn
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
-from proto import ext_pb2, nv_pb2
+from shared.messages import ext_pb2, nv_pb2
 from tests.proto import schema
 
 ROOT = Path(__file__).parents[2]

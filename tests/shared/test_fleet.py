@@ -5,7 +5,7 @@ import pytest
 
 from shared import keys
 from shared.fleet import RECORD_TTL, Fleet, Model, Worker, announce, read_fleet, withdraw
-from shared.redis import Redis
+from shared.redis.connection import Redis
 
 MODEL = Model(
     id="m",

@@ -7,7 +7,7 @@ from shared.assets import Asset
 from shared.chunks import Chunk
 from shared.errors import DependencyError, ServerBusy
 from shared.jobs import Job, ProbeJob, TextJob, VideoJob
-from shared.redis import Redis, script
+from shared.redis.connection import Redis, script
 from shared.requests import CANCELLED, Request, failed, finish, queue_limit, request_of, submit
 from shared.results import End, from_fields, unpack
 from shared.settings import Settings, load

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from worker.engine.onnx import OnnxEngine
-from worker.models.conse.recipe import build
+from worker.models.conse.conse_recipe import build
 from worker.models.directory import ModelDirectory
 
 

@@ -19,7 +19,7 @@ from worker.backend import (
     implementation,
     limited,
 )
-from worker.engine.gpu import Gpu
+from worker.engine.gpus import Gpu
 from worker.models.prepare import default_precision
 
 ROOT = Path(__file__).parents[2]

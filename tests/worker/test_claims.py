@@ -11,13 +11,13 @@ from shared.assets import Asset
 from shared.chunks import Chunk
 from shared.errors import DependencyError, ServerBusy
 from shared.jobs import Claim, TextJob, VideoJob
-from shared.redis import Redis, connect, script
+from shared.redis.connection import Redis, connect, script
 from shared.requests import CANCELLED, Request, failed, finish, submit
 from shared.results import End, Result, from_fields, unpack
 from shared.settings import Settings, load
 from tests.support import until
 from worker.claims import Claims
-from worker.publish.results import Publisher
+from worker.publish.publisher import Publisher
 
 
 @pytest.fixture(params=["valkey", "redis62"])

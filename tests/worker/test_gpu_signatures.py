@@ -29,8 +29,8 @@ MODULES = [
     "worker/engine/cache.py",
     "worker/engine/nvml.py",
     "worker/engine/tensorrt.py",
-    "worker/media/nvdec.py",
-    "worker/media/pixels.py",
+    "worker/media/gpu/nvdec.py",
+    "worker/media/gpu/pixels.py",
 ]
 """Each module of ours that uses a GPU package."""
 FOR_RTX_ONLY = {"num_compute_capabilities", "set_compute_capability", "ComputeCapability"}

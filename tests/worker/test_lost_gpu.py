@@ -17,13 +17,13 @@ from shared.errors import DeviceLost
 from shared.fleet import Model
 from shared.jobs import Job, TextJob, VideoJob
 from shared.keys import Lane
-from shared.redis import Redis
+from shared.redis.connection import Redis
 from shared.requests import Request, submit
 from shared.settings import Settings, load
 from tests.e2e.media import colour_film
 from tests.support import until
-from worker.engine.base import Clips, Vectors
-from worker.loading import Loaded
+from worker.compose import Loaded
+from worker.engine.embedding_engine import Clips, Vectors
 from worker.models.directory import ModelInfo
 from worker.service import Service
 

@@ -17,15 +17,15 @@ from shared.chunks import SECOND, Chunk
 from shared.fleet import Model, read_fleet
 from shared.jobs import TextJob, VideoJob
 from shared.keys import Lane
-from shared.redis import Redis, connect
+from shared.redis.connection import Redis, connect
 from shared.requests import CANCELLED, Request, failed, finish, submit
 from shared.results import from_fields
 from shared.settings import Settings, load
 from tests.e2e.media import colour_film
 from tests.support import RedisServer, until, valkey_binary
 from worker.claims import Claims
-from worker.engine.base import Clips, Vectors
-from worker.loading import Loaded
+from worker.compose import Loaded
+from worker.engine.embedding_engine import Clips, Vectors
 from worker.models.directory import ModelInfo
 from worker.service import Service
 

@@ -11,16 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from shared.figures import read_figures
 from shared.fleet import Worker, read_fleet
-from shared.processes import Child
-from shared.redis import Redis
+from shared.redis.connection import Redis
 from shared.settings import Settings, load
+from shared.supervised import Child
+from shared.telemetry.fleet_metrics import read_figures
 from tests.support import until
 from tests.worker.conftest import Driver
-from worker.engine.gpu import Gpu
-from worker.health import HUNG
+from worker.engine.gpus import Gpu
 from worker.supervisor import Supervisor, own_environment, worker_processes
+from worker.watch import HUNG
 
 ROOT = Path(__file__).parents[2]
 GPUS = [Gpu(i, f"GPU-{i}", "NVIDIA L40S", 48 << 30, (8, 9), "580") for i in range(5)]

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import structlog
 
 from shared.errors import DeviceMemoryShort
-from worker.engine.base import Vectors
+from worker.engine.embedding_engine import Vectors
 
 log = structlog.get_logger(__name__)
 

@@ -16,10 +16,10 @@ from onnx.external_data_helper import uses_external_data
 from shared.errors import ModelError
 from worker.engine.arguments import BuilderArguments
 from worker.engine.build import LIBRARY, Built, Tower, build
-from worker.engine.gpu import Gpu
+from worker.engine.gpus import Gpu
 from worker.models.directory import ModelDirectory
 from worker.models.locks import host_lock
-from worker.models.progress import Progress
+from worker.models.preparation_progress import Progress
 
 log = structlog.get_logger(__name__)
 

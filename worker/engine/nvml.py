@@ -7,7 +7,7 @@ import pynvml
 import structlog
 
 from shared.errors import ModelError
-from worker.engine.gpu import Condition, Gpu
+from worker.engine.gpus import Condition, Gpu
 
 log = structlog.get_logger(__name__)
 

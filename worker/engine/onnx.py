@@ -12,7 +12,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from shared.errors import EngineError, ModelError, NotSupported
-from worker.engine.base import Clips, Vectors
+from worker.engine.embedding_engine import Clips, Vectors
 from worker.models.directory import ModelDirectory, ModelInfo
 from worker.models.tokenizer import TextTokenizer
 

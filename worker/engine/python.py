@@ -20,7 +20,7 @@ import structlog
 from numpy.typing import NDArray
 
 from shared.errors import EngineError, ModelError, NotSupported, RtEmbedError, ServerBusy, Unavailable
-from worker.engine.base import Clips, Vectors
+from worker.engine.embedding_engine import Clips, Vectors
 from worker.models.base import Frames, ModelChunk
 from worker.models.directory import ModelInfo
 from worker.models.locks import host_lock

@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 from shared.errors import DeviceLost, EngineError, ModelError, NotSupported
 from shared.settings import Settings
 from worker.engine.arguments import parse_arguments
-from worker.engine.base import Clips, Vectors
 from worker.engine.batches import Batches
 from worker.engine.build import Log, Tower, text_tower, video_tower
 from worker.engine.cache import EngineCache
 from worker.engine.device import device_errors
-from worker.engine.gpu import Gpu
+from worker.engine.embedding_engine import Clips, Vectors
+from worker.engine.gpus import Gpu
 from worker.models.directory import ModelDirectory
-from worker.models.progress import Progress
+from worker.models.preparation_progress import Progress
 from worker.models.reference_vectors import check_engine
 from worker.models.tokenizer import TextTokenizer
 

@@ -9,12 +9,12 @@ from typing import Any, cast
 import msgspec
 
 from shared.chunks import Chunk
-from worker.live.clock import StreamClock
+from worker.live.rtsp.rtp import AccessUnit
 from worker.live.sei import read_sei
-from worker.media.bitstream import Coding, parser
-from worker.media.rtp import AccessUnit
-from worker.media.runs import Run
-from worker.media.select import Coded, Irregular, Sampler, Splitter, Unit
+from worker.live.stream_clock import StreamClock
+from worker.media.decoder.runs import Run
+from worker.media.decoder.selection.bitstream import Coding, parser
+from worker.media.decoder.selection.select import Coded, Irregular, Sampler, Splitter, Unit
 
 LONGEST_GOP = 32 << 20
 """Bytes of packets that wait for the next key frame; of a longer GOP the rest is not embedded."""

@@ -8,28 +8,28 @@ from typing import Any, Literal, cast
 import msgspec
 import structlog
 
-from shared import keys, live
+from shared import keys, live_records
 from shared.assets import Asset
+from shared.bus.errorbus import ErrorBus
 from shared.chunks import SECOND, Chunk
-from shared.errorbus import ErrorBus
 from shared.errors import DecodeError, InvalidFile, RtEmbedError
 from shared.jobs import Claim, LiveJob
-from shared.redis import Redis, RedisError
+from shared.redis.connection import Redis, RedisError
 from shared.requests import finish, request_of
 from shared.results import Result
 from shared.settings import Settings
 from worker.batcher import Batcher
-from worker.live.cameras import Cameras, Feed
+from worker.live.camera_messages import Open, Opened, Taken
+from worker.live.camera_pool import Cameras, Feed
 from worker.live.chunker import Cut
+from worker.live.rtsp.camera_description import CameraError, CameraOptions, address
+from worker.live.rtsp.rtsp_client import probe_camera
 from worker.live.tracing import LiveTrace
-from worker.live.wire import Open, Opened, Taken
-from worker.media.base import Clip, MediaFacts
-from worker.media.camera import CameraError, CameraOptions, address
-from worker.media.pool import DecoderPool
-from worker.media.rtsp import probe_camera
-from worker.metrics import observe_chunk
+from worker.media.clip_source import Clip, MediaFacts
+from worker.media.decoder_pool import DecoderPool
 from worker.models.directory import ModelInfo
-from worker.publish.results import DONE, Publisher
+from worker.publish.publisher import DONE, Publisher
+from worker.worker_metrics import observe_chunk
 
 log = structlog.get_logger(__name__)
 
@@ -66,19 +66,19 @@ class LiveSessions:
 
     async def run(self, claim: Claim, job: LiveJob) -> None:
         """Run the session until its stream ends or it is stopped. Cancelled, it can be taken over."""
-        session = await live.next_chunk(self.redis, job)
+        session = await live_records.next_chunk(self.redis, job)
         if session is None:
             log.info("live session has ended already", stream=job.assets[0].id)
             return
         if session.next:
             log.info("live session goes on", stream=job.assets[0].id, next_chunk=session.next)
-        (login,) = await live.read_logins(self.redis, [job.assets[0].id])
+        (login,) = await live_records.read_logins(self.redis, [job.assets[0].id])
         with LiveTrace(job.request, job.assets[0].id, claim.traceparent) as trace:
             await Session(self, claim, job, session, login, trace=trace).run()
 
     async def probe(self, asset: Asset) -> MediaFacts:
         """Ask a camera for its video. Raises InvalidFile naming what is wrong."""
-        (login,) = await live.read_logins(self.redis, [asset.id])
+        (login,) = await live_records.read_logins(self.redis, [asset.id])
         try:
             where = address(asset.path, login.username, login.password)
             track = await probe_camera(where, camera_options(self.settings))
@@ -141,8 +141,8 @@ class Session:
         shared: LiveSessions,
         claim: Claim,
         job: LiveJob,
-        record: live.Session,
-        login: live.Login,
+        record: live_records.Session,
+        login: live_records.Login,
         *,
         trace: LiveTrace,
     ) -> None:
@@ -153,7 +153,7 @@ class Session:
         self._job = job
         self._asset = job.assets[0]
         self._login = login
-        self._state: live.SessionState = "connecting"
+        self._state: live_records.SessionState = "connecting"
         self._transport = cast("Literal['auto', 'udp', 'tcp']", shared.settings.rtsp_transport)
         self._detail = ""
         self._next = record.next
@@ -361,7 +361,7 @@ class Session:
 
     async def _beat(self) -> Order:
         try:
-            state, stop = await live.beat(
+            state, stop = await live_records.beat(
                 self._shared.redis, self._settings, self._claim, self._shared.owner, self._fields()
             )
         except RedisError:

@@ -6,9 +6,9 @@ from typing import Self
 
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
-from shared import telemetry
 from shared.results import Result
-from shared.telemetry import Names
+from shared.telemetry import export
+from shared.telemetry.export import Names
 
 
 class LiveTrace:
@@ -22,10 +22,10 @@ class LiveTrace:
     def __init__(self, request_id: str, stream_id: str, parent: str) -> None:
         names: Names = {"request_id": request_id, "stream_id": stream_id, "is_live": True}
         self._began = time.monotonic()
-        self._root = telemetry.start_span("Pipeline End-to-End", parent, SpanKind.CONSUMER, names)
-        with telemetry.current(self._root):
-            self._pipeline: Span = telemetry.start_span("VLM Pipeline Latency", "", SpanKind.INTERNAL, names)
-        self._current = telemetry.current(self._pipeline)
+        self._root = export.start_span("Pipeline End-to-End", parent, SpanKind.CONSUMER, names)
+        with export.current(self._root):
+            self._pipeline: Span = export.start_span("VLM Pipeline Latency", "", SpanKind.INTERNAL, names)
+        self._current = export.current(self._pipeline)
         self._totals = {"Decode": 0.0, "VLM": 0.0, "Chunk": 0.0}
         self._taken = self._embedded = 0
         self._error = ""
@@ -60,7 +60,7 @@ class LiveTrace:
     ) -> None:
         ended = time.monotonic()
         for name, milliseconds in self._totals.items():
-            telemetry.record_span(
+            export.record_span(
                 f"Total {name} Latency", self._began, ended,
                 {"operation": name.lower(), "execution_time_ms": round(milliseconds, 3)},
             )  # fmt: skip

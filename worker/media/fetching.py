@@ -12,8 +12,8 @@ from obstore.store import S3Store
 
 from shared import s3
 from shared.settings import Settings
-from worker.media.files import ANSWER, AWAY, BLOCK, MISSING, REQUEST, BlockRequest
-from worker.media.wire import Counts
+from worker.media.decoder.byte_sources import ANSWER, AWAY, BLOCK, MISSING, REQUEST, BlockRequest
+from worker.media.decoder.decoder_messages import Counts
 
 log = structlog.get_logger(__name__)
 

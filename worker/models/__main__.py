@@ -2,7 +2,7 @@
 
 import sys
 
-from worker.models.cli import main
+from worker.models.model_command import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -16,7 +16,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from shared.errors import ModelError
-from worker.models.progress import Progress, watched_folder
+from worker.models.preparation_progress import Progress, watched_folder
 from worker.models.remote import ELSEWHERE, MAKE_ROOM, RemoteFile, check_file, check_room
 
 PAUSES = (0.2, 1.0, 5.0, 15.0)

@@ -12,7 +12,7 @@ from urllib.parse import quote
 import msgspec
 
 from shared.errors import ModelError
-from worker.models.progress import Progress, watched_folder
+from worker.models.preparation_progress import Progress, watched_folder
 from worker.models.remote import ELSEWHERE, MAKE_ROOM, RemoteFile, check_file, check_room, from_base64
 
 TIMEOUT = 60.0  # seconds without a byte

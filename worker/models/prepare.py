@@ -31,7 +31,7 @@ from worker.models.directory import (
     write_model_json,
 )
 from worker.models.locks import host_lock
-from worker.models.progress import Progress, silent
+from worker.models.preparation_progress import Progress, silent
 from worker.models.reference_vectors import (
     ReferenceVectors,
     read_reference_vectors,

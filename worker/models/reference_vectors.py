@@ -7,8 +7,8 @@ import msgspec
 import numpy as np
 
 from shared.errors import ModelError
-from worker.engine.base import Engine, Vectors
-from worker.models.cosmos_embed1.samples import SENTENCES, fixed_clips, lowest_cosine
+from worker.engine.embedding_engine import Engine, Vectors
+from worker.models.cosmos_embed1.verification_samples import SENTENCES, fixed_clips, lowest_cosine
 from worker.models.directory import ModelDirectory
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from worker.models.directory import MODEL_JSON
 from worker.models.hub import Repository, download_repository
 from worker.models.locks import host_lock
 from worker.models.ngc import API, AUTHENTICATION, NgcModel, download_model
-from worker.models.progress import Progress, silent
+from worker.models.preparation_progress import Progress, silent
 
 log = structlog.get_logger(__name__)
 

@@ -13,15 +13,15 @@ from dataclasses import dataclass
 
 import structlog
 
-from shared.errorbus import ErrorBus
+from shared.bus.errorbus import ErrorBus
+from shared.bus.kafka import Producer, connect, reachable, trouble
+from shared.bus.routes import RouteReader, Routes, warn_of_unusable_routes
 from shared.errors import BusError, MessageRefused
-from shared.kafka import Producer, connect, reachable, trouble
-from shared.redis import Redis, RedisError, single_connection
-from shared.routes import RouteReader, Routes, warn_of_unusable_routes
+from shared.redis.connection import Redis, RedisError, single_connection
+from shared.redis.ending import cancelled, uninterrupted
 from shared.settings import Settings
-from shared.tasks import cancelled, uninterrupted
-from worker.metrics import observe_sent
 from worker.publish.outbox import Message, Outbox
+from worker.worker_metrics import observe_sent
 
 log = structlog.get_logger(__name__)
 

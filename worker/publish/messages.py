@@ -9,13 +9,13 @@ from collections.abc import Sequence
 import numpy as np
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from proto.nv_pb2 import LLM, Embedding, Frame, Query, Sensor, VisionLLM
 from shared.assets import Asset
 from shared.chunks import SECOND
 from shared.fleet import Model
 from shared.jobs import LiveJob, TextJob, VideoJob
-from shared.redaction import without_userinfo
+from shared.messages.nv_pb2 import LLM, Embedding, Frame, Query, Sensor, VisionLLM
 from shared.results import Result
+from shared.telemetry.redaction import without_userinfo
 from shared.timestamps import format_timestamp, parse_timestamp
 
 MESSAGE_TYPE = "vision_llm"

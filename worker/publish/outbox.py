@@ -14,7 +14,7 @@ from redis.exceptions import ResponseError
 
 from shared import keys
 from shared.keys import OUTBOX, OUTBOX_COUNTS, OUTBOX_DEAD, PUBLISHERS
-from shared.redis import BLOCK_MS, Redis, script
+from shared.redis.connection import BLOCK_MS, Redis, script
 from shared.settings import Settings
 
 log = structlog.get_logger(__name__)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from shared.errors import EngineError
-from worker.engine.base import Clips, Engine, Vectors
+from worker.engine.embedding_engine import Clips, Engine, Vectors
 from worker.models.directory import ModelDirectory, ModelInfo, load_model_directory, write_model_json
 from worker.models.tokenizer import TextTokenizer, write_tokenizer
 

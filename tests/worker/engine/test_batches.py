@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.errors import DeviceMemoryShort, EngineError
-from worker.engine.base import Vectors
 from worker.engine.batches import PATIENCE, Batches
+from worker.engine.embedding_engine import Vectors
 
 
 class Device:

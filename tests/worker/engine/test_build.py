@@ -12,7 +12,7 @@ from onnx import TensorProto
 from shared.errors import ModelError
 from tests.worker.engine.suite import INFO, text_graph, video_graph, write_tiny_model
 from worker.engine.arguments import BuilderArguments, parse_arguments
-from worker.engine.gpu import Gpu
+from worker.engine.gpus import Gpu
 from worker.engine.library import provide_tensorrt
 from worker.models.directory import ModelDirectory
 

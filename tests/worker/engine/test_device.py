@@ -7,10 +7,10 @@ import pytest
 from shared.chunks import Chunk
 from shared.errors import DeviceLost, DeviceMemoryShort, EngineError
 from shared.fleet import Model
-from worker.engine.base import Clips, Vectors
+from worker.compose import Loaded
 from worker.engine.device import device_errors
-from worker.loading import Loaded
-from worker.media.base import Clip
+from worker.engine.embedding_engine import Clips, Vectors
+from worker.media.clip_source import Clip
 from worker.models.directory import ModelInfo
 from worker.service import clip_engine
 

@@ -20,7 +20,7 @@ from tests.worker.engine.suite import (
     video_graph,
     write_tiny_model,
 )
-from worker.engine.base import Engine
+from worker.engine.embedding_engine import Engine
 from worker.engine.onnx import OnnxEngine
 from worker.models.directory import ModelDirectory, load_model_directory, write_model_json
 

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from shared.chunks import SECOND, frame_targets
 from tests.camera import CLOCK_RATE, Picture, encode
 from worker.live.chunker import Chunker, Cut, needed_share
-from worker.live.clock import StreamClock
-from worker.media.limits import MediaLimits
-from worker.media.rtp import START_CODE, AccessUnit
-from worker.media.runs import decode_runs
+from worker.live.rtsp.rtp import START_CODE, AccessUnit
+from worker.live.stream_clock import StreamClock
+from worker.media.decoder.limits import MediaLimits
+from worker.media.decoder.runs import decode_runs
 
 NOW = 1_800_000_000 * SECOND
 SIZE = 32

@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from shared import keys, live
+from shared import keys, live_records
 from shared.assets import Asset
 from shared.errors import DependencyError, ServerBusy
 from shared.jobs import LiveJob
-from shared.redis import Redis, connect
+from shared.redis.connection import Redis, connect
 from shared.requests import CANCELLED, finish, request_of
 from shared.results import End, Result, from_fields
 from shared.settings import Settings, load
 from worker.claims import Claims
 from worker.live.session import Outage
-from worker.publish.results import Publisher
+from worker.publish.publisher import Publisher
 
 
 @pytest.fixture(params=["valkey", "redis62"])
@@ -54,8 +54,8 @@ async def start(redis: Redis, settings: Settings, number: int = 1, request: str 
     asset = Asset(id=f"s{number}", kind="stream", path="rtsp://h/")
     await redis.hset(keys.asset(asset.id), "id", asset.id)
     request = request or f"r{number}"
-    session = live.Session(request=request, model="null", chunk_duration=10)
-    return await live.start(redis, settings, request, asset, session)
+    session = live_records.Session(request=request, model="null", chunk_duration=10)
+    return await live_records.start(redis, settings, request, asset, session)
 
 
 def job(number: int = 1) -> LiveJob:
@@ -68,7 +68,7 @@ async def test_a_second_start_joins(redis: Redis, settings: Settings) -> None:
     assert await start(redis, settings, request="later") == "r1"
     assert await redis.xlen(keys.jobs("live")) == 1
     assert not await redis.exists(keys.request("later"))
-    (session,) = await live.read_sessions(redis, ["s1"])
+    (session,) = await live_records.read_sessions(redis, ["s1"])
     assert session
     assert (session.request, session.state, session.chunk_duration) == ("r1", "waiting", 10)
 
@@ -78,12 +78,12 @@ async def test_after_its_end_a_session_starts_anew(
 ) -> None:
     await start(redis, settings)
     (claim,) = await workers[0].take_live()
-    await live.beat(redis, settings, claim, workers[0].consumer, {"next": 7, "state": "running"})
+    await live_records.beat(redis, settings, claim, workers[0].consumer, {"next": 7, "state": "running"})
     await finish(redis, settings, request_of(job()), CANCELLED)
-    assert await live.read_sessions(redis, ["s1"]) == [None]
-    assert await live.next_chunk(redis, job()) is None
+    assert await live_records.read_sessions(redis, ["s1"]) == [None]
+    assert await live_records.next_chunk(redis, job()) is None
     assert await start(redis, settings, request="later") == "later"
-    (session,) = await live.read_sessions(redis, ["s1"])
+    (session,) = await live_records.read_sessions(redis, ["s1"])
     assert session
     assert session.next == 0
 
@@ -93,14 +93,14 @@ async def test_no_more_sessions_than_may_be(redis: Redis, settings: Settings) ->
         await start(redis, settings, number)
     with pytest.raises(ServerBusy, match=r"maximum number of live streams \(4\)"):
         await start(redis, settings, 5)
-    assert await live.read_sessions(redis, ["s5"]) == [None]
+    assert await live_records.read_sessions(redis, ["s5"]) == [None]
     assert await start(redis, settings, 3, request="again") == "r3"
 
 
 async def test_a_stream_that_vanished_starts_nothing(redis: Redis, settings: Settings) -> None:
-    session = live.Session(request="r1", chunk_duration=1)
+    session = live_records.Session(request="r1", chunk_duration=1)
     with pytest.raises(DependencyError):
-        await live.start(redis, settings, "r1", Asset(id="gone", kind="stream"), session)
+        await live_records.start(redis, settings, "r1", Asset(id="gone", kind="stream"), session)
     assert await redis.xlen(keys.jobs("live")) == 0
 
 
@@ -162,7 +162,7 @@ async def test_results_are_bounded_ascending_and_never_the_end(redis: Redis, set
     last = (await redis.xrevrange(keys.results("r1"), count=1))[0][1]
     assert from_fields(last) == Result(chunk=449, wall_start=1, wall_end=2)
     assert not await redis.exists(keys.done("r1"))
-    session = await live.next_chunk(redis, job())
+    session = await live_records.next_chunk(redis, job())
     assert session
     assert session.next == 450
     await finish(redis, settings, request_of(job()), End(state="done"))
@@ -177,26 +177,26 @@ async def test_a_beat_tells_of_the_stop_and_of_the_end(
     (claim,) = await one.take_live()
 
     async def beat(worker: Claims) -> tuple[str, bool]:
-        return await live.beat(redis, settings, claim, worker.consumer, {"state": "running"})
+        return await live_records.beat(redis, settings, claim, worker.consumer, {"state": "running"})
 
     assert await beat(one) == ("running", False)
     assert await beat(two) == ("lost", False)
-    (session,) = await live.read_sessions(redis, ["s1"])
+    (session,) = await live_records.read_sessions(redis, ["s1"])
     assert session
     assert session.owner == one.consumer
-    await live.ask_to_stop(redis, "s1")
+    await live_records.ask_to_stop(redis, "s1")
     assert await beat(one) == ("running", True)
     await finish(redis, settings, request_of(job()), CANCELLED)
     assert await beat(one) == ("cancelled", False)
 
 
 async def test_logins_expire_unless_they_are_kept(redis: Redis, settings: Settings) -> None:
-    login = live.Login(username="u", password="hidden-one", place='{"place_name":"x"}')
-    await live.write_login(redis, "s1", login, expires=100)
+    login = live_records.Login(username="u", password="hidden-one", place='{"place_name":"x"}')
+    await live_records.write_login(redis, "s1", login, expires=100)
     assert 0 < await redis.ttl(keys.camera("s1")) <= 100
-    await live.write_login(redis, "s1", login)
+    await live_records.write_login(redis, "s1", login)
     assert await redis.ttl(keys.camera("s1")) == -1
-    assert await live.read_logins(redis, ["s1", "s2"]) == [login, live.Login()]
+    assert await live_records.read_logins(redis, ["s1", "s2"]) == [login, live_records.Login()]
     assert "hidden-one" not in repr(login)
 
 

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from worker.media.orientation import UPRIGHT, Turn
-from worker.media.runs import FrameLook
-from worker.media.slots import Slots
-from worker.media.surface import Coefficients, Picture
+from worker.media.decoder.orientation import UPRIGHT, Turn
+from worker.media.decoder.runs import FrameLook
+from worker.media.gpu.clip_slots import Slots
+from worker.media.gpu.surface import Coefficients, Picture
 
-SOURCE = Path(__file__).parents[3] / "worker" / "media"
+SOURCE = Path(__file__).parents[3] / "worker" / "media" / "gpu"
 DRIVER = """
 #include "pixels.h"
 extern "C" void draw_all(const Picture *picture, const Matrix *matrix, const Turn *turn, unsigned char *out,

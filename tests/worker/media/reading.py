@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.chunks import Chunk
-from worker.media.demux import Source
-from worker.media.limits import MediaLimits
-from worker.media.memory import Arena, ClipMemory
-from worker.media.orientation import orientation, turn
-from worker.media.reader import Reader
-from worker.media.swscale import Scaler
-from worker.media.wire import ClipDone, Counts, Decode, Setup, Spare
+from worker.media.decoder.decoder_messages import ClipDone, Counts, Decode, Setup, Spare
+from worker.media.decoder.demux import Source
+from worker.media.decoder.limits import MediaLimits
+from worker.media.decoder.memory import Arena, ClipMemory
+from worker.media.decoder.orientation import orientation, turn
+from worker.media.decoder.reader import Reader
+from worker.media.decoder.swscale import Scaler
 
 SIZE = 128
 Picture = NDArray[np.uint8]

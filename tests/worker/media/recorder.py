@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from tests.worker.media.kernel import HostSlots, HostSurface, Kernel
 from tests.worker.media.reading import SIZE
-from worker.media.gpu import Device
-from worker.media.runs import DECODERS, padded
-from worker.media.sessions import Kind, Session, Sessions
+from worker.media.decoder.runs import DECODERS, padded
+from worker.media.gpu.gpu_media import Device
+from worker.media.gpu.nvdec_sessions import Kind, Session, Sessions
 
 LAYOUT_OF = {
     "yuv420p": "NV12", "yuvj420p": "NV12", "yuv420p10le": "P016", "yuv422p": "NV16", "yuv444p": "YUV444",

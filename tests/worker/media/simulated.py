@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from tests.worker.media.kernel import Kernel
 from tests.worker.media.recorder import EVERYTHING, Event, Packet, RecordingDecoder
-from worker.media.orientation import Turn
-from worker.media.sessions import CODECS, Kind
-from worker.media.surface import Coefficients, Picture
+from worker.media.decoder.orientation import Turn
+from worker.media.gpu.nvdec_sessions import CODECS, Kind
+from worker.media.gpu.surface import Coefficients, Picture
 
 CAPABILITIES = EVERYTHING | {"num_decoder_engines": 3}
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from shared.chunks import SECOND, Chunk, plan_chunks
 from tests.worker.media.films import FILMS, copy
 from tests.worker.media.reading import Frames, decode_everything, pick, read, same, setup
-from worker.media.demux import Source
-from worker.media.limits import MediaLimits
-from worker.media.reader import Reader
+from worker.media.decoder.demux import Source
+from worker.media.decoder.limits import MediaLimits
+from worker.media.decoder.reader import Reader
 
 FindFilm = Callable[[str], Path]
 
@@ -125,8 +125,8 @@ JUMPING = [
 def test_jumping_over_every_gap_changes_nothing(
     name: str, film: FindFilm, sparse: Reader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.media.selection.SKIP_BYTES", 0)
-    monkeypatch.setattr("worker.media.demux.SEARCH_BYTES", 0)
+    monkeypatch.setattr("worker.media.decoder.selection.units.SKIP_BYTES", 0)
+    monkeypatch.setattr("worker.media.decoder.demux.SEARCH_BYTES", 0)
     path = film(name)
     for count in (1, 2, 3, 5):
         assert_same(sparse, path, [Chunk(0, SECOND // 3, duration(path) * 3 // 4)], count)
@@ -139,7 +139,7 @@ def test_a_gap_is_not_read(
     path = film(name)
     chunks = [Chunk(0, 0, 4 * SECOND)]
     _, read_through = read(sparse, path, chunks, 2)
-    monkeypatch.setattr("worker.media.selection.SKIP_BYTES", 0)
+    monkeypatch.setattr("worker.media.decoder.selection.units.SKIP_BYTES", 0)
     _, jumped = read(sparse, path, chunks, 2)
     assert jumped.packets < read_through.packets * 4 // 5
 
@@ -149,7 +149,7 @@ def test_a_gap_is_not_read(
 def test_threads_change_nothing(
     lanes: int, long_unit: int, film: FindFilm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.media.reader.LONG_UNIT", long_unit)
+    monkeypatch.setattr("worker.media.decoder.reader.LONG_UNIT", long_unit)
     reader = Reader(setup(lanes=lanes))
     assert_same(reader, film("h264-open"), plan_chunks(0, 5 * SECOND, SECOND // 2, 0, None), 8)
     reader.close()

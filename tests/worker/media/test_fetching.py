@@ -22,11 +22,11 @@ from shared.settings import Settings, load
 from tests.buckets import Bucket, Buckets
 from tests.worker.media.films import picture
 from tests.worker.media.reading import SIZE
+from worker.media.decoder.byte_sources import BLOCK, REQUEST, Blocks, ObjectFile, StoreAway
+from worker.media.decoder.decoder_messages import Counts
+from worker.media.decoder_pool import DecoderPool
 from worker.media.fetching import Buckets as Clients
 from worker.media.fetching import Fetching
-from worker.media.files import BLOCK, REQUEST, Blocks, ObjectFile, StoreAway
-from worker.media.pool import DecoderPool
-from worker.media.wire import Counts
 
 FindFilm = Callable[[str], Path]
 BEFORE = msgspec.msgpack.encode({"path": "s3://a/b", "block": -1})

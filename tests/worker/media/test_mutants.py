@@ -7,8 +7,8 @@ from shared.chunks import SECOND, Chunk
 from shared.errors import DecodeError, InvalidFile
 from tests.worker.media.films import FILMS
 from tests.worker.media.mutants import mutant
-from worker.media.limits import MediaLimits
-from worker.media.pool import DecoderPool
+from worker.media.decoder.limits import MediaLimits
+from worker.media.decoder_pool import DecoderPool
 
 FindFilm = Callable[[str], Path]
 MUTANTS = 2 * len(FILMS)

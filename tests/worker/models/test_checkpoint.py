@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from shared.errors import ModelError
-from worker.models.conse.checkpoint import MAGIC, PROTOCOL, read_checkpoint
+from worker.models.conse.torch_checkpoint import MAGIC, PROTOCOL, read_checkpoint
 
 MACHINE = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
 

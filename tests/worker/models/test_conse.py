@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from shared.errors import ModelError
-from worker.engine.base import Clips
+from worker.engine.embedding_engine import Clips
 from worker.engine.onnx import OnnxEngine
-from worker.models.conse import recipe
-from worker.models.conse.checkpoint import Weights, read_checkpoint
+from worker.models.conse import conse_recipe
 from worker.models.conse.minilm import text_graph
+from worker.models.conse.torch_checkpoint import Weights, read_checkpoint
+from worker.models.conse.wheels import wheel_file
 from worker.models.directory import ModelDirectory, load_model_directory, write_model_json
 from worker.models.tokenizer import TextTokenizer
-from worker.wheels import wheel_file
 
 PICTURES = {
     "astronaut.png": "an astronaut in an orange space suit",
@@ -128,7 +128,7 @@ def test_known_classes(weights: Weights) -> None:
 def test_video_is_conse_over_the_unfolded_network(demo_engine: OnnxEngine, weights: Weights) -> None:
     frames = np.stack([picture(name) for name in ("chelsea.png", "rocket.jpg")])
     probabilities = np.mean([first_hundred(softmax(forward(weights, f) / 1.5)) for f in frames], axis=0)
-    expected = probabilities @ demo_engine.embed_text(recipe.label_sentences())
+    expected = probabilities @ demo_engine.embed_text(conse_recipe.label_sentences())
     expected /= np.linalg.norm(expected)
     vector = demo_engine.embed_video(np.repeat(frames, 4, axis=0)[None])[0]
     np.testing.assert_allclose(vector, expected, atol=1e-5)
@@ -237,7 +237,7 @@ def test_graphs_are_valid(demo_model: ModelDirectory) -> None:
 
 
 def test_one_sentence_per_class() -> None:
-    sentences = recipe.label_sentences()
+    sentences = conse_recipe.label_sentences()
     assert len(sentences) == 1000
     assert sentences[0] == "a photo of a tench"
     assert sentences[285] == "a photo of a Egyptian cat"
@@ -245,10 +245,10 @@ def test_one_sentence_per_class() -> None:
 
 
 def test_cached_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = recipe.cached(tmp_path / "cache")
+    first = conse_recipe.cached(tmp_path / "cache")
     made = first.video.stat()
-    monkeypatch.setattr(recipe, "_write", None)  # whoever makes it again fails
-    assert recipe.cached(tmp_path / "cache") == first
+    monkeypatch.setattr(conse_recipe, "_write", None)  # whoever makes it again fails
+    assert conse_recipe.cached(tmp_path / "cache") == first
     assert first.video.stat() == made
     assert [path.name for path in (tmp_path / "cache").iterdir() if not path.name.startswith(".")] == [
         first.path.name
@@ -259,14 +259,14 @@ def test_cached_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_damaged_cache_is_made_again(
     tmp_path: Path, demo_model: ModelDirectory, monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:
-    cache = tmp_path / f"{recipe.MODEL_ID}-{recipe.RECIPE}"
+    cache = tmp_path / f"{conse_recipe.MODEL_ID}-{conse_recipe.RECIPE}"
     shutil.copytree(demo_model.path, cache)
-    assert recipe.cached(tmp_path).path == cache
+    assert conse_recipe.cached(tmp_path).path == cache
     (cache / damage).unlink()
     monkeypatch.setattr(
-        recipe, "_write", lambda part: shutil.copytree(demo_model.path, part, dirs_exist_ok=True)
+        conse_recipe, "_write", lambda part: shutil.copytree(demo_model.path, part, dirs_exist_ok=True)
     )
-    assert recipe.cached(tmp_path).path == cache
+    assert conse_recipe.cached(tmp_path).path == cache
     assert (cache / damage).read_bytes() == (demo_model.path / damage).read_bytes()
 
 
@@ -277,16 +277,16 @@ def test_model_of_another_recipe_is_made_again(
     shutil.copytree(demo_model.path, path)
     write_model_json(path, msgspec.structs.replace(demo_model.info, revision="0"))
     monkeypatch.setattr(
-        recipe, "_write", lambda part: shutil.copytree(demo_model.path, part, dirs_exist_ok=True)
+        conse_recipe, "_write", lambda part: shutil.copytree(demo_model.path, part, dirs_exist_ok=True)
     )
-    assert recipe.build(path).info == demo_model.info
+    assert conse_recipe.build(path).info == demo_model.info
 
 
 def test_what_a_killed_process_left_is_no_hindrance(tmp_path: Path, demo_model: ModelDirectory) -> None:
     (tmp_path / ".demo.part").mkdir()
     (tmp_path / ".demo.part" / "video.onnx").write_bytes(b"half")
     (tmp_path / ".demo.lock").touch()
-    assert recipe.build(tmp_path / "demo").video.read_bytes() == demo_model.video.read_bytes()
+    assert conse_recipe.build(tmp_path / "demo").video.read_bytes() == demo_model.video.read_bytes()
     assert not (tmp_path / ".demo.part").exists()
 
 
@@ -297,31 +297,33 @@ def test_several_processes_make_it_once(tmp_path: Path) -> None:
 
 
 def inode_of_cached(cache: Path) -> tuple[int, int]:
-    model = recipe.cached(cache)
+    model = conse_recipe.cached(cache)
     return model.path.stat().st_ino, model.video.stat().st_ino
 
 
 def test_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recipe, "LABELS", tmp_path / "nothing.txt")
+    monkeypatch.setattr(conse_recipe, "LABELS", tmp_path / "nothing.txt")
     with pytest.raises(ModelError, match=r"cannot make the model directory .*/demo: .*nothing\.txt"):
-        recipe.build(tmp_path / "demo")
+        conse_recipe.build(tmp_path / "demo")
     assert [path.name for path in tmp_path.iterdir()] == [".demo.lock"]
 
 
 def test_missing_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    missing = msgspec.structs.replace(recipe.MINILM, package="not_installed_here")
-    monkeypatch.setattr(recipe, "MINILM", missing)
+    missing = msgspec.structs.replace(conse_recipe.MINILM, package="not_installed_here")
+    monkeypatch.setattr(conse_recipe, "MINILM", missing)
     with pytest.raises(
         ModelError, match=r"needs the package not_installed_here: pip install 'rt-embed\[demo\]'"
     ):
-        recipe.build(tmp_path / "demo")
+        conse_recipe.build(tmp_path / "demo")
 
 
 def test_another_file_than_expected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    other = msgspec.structs.replace(recipe.MINILM, name="__init__.py")
-    monkeypatch.setattr(recipe, "MINILM", other)
-    with pytest.raises(ModelError, match=rf"__init__\.py has the SHA-256 .* expected {recipe.MINILM.sha256}"):
-        recipe.build(tmp_path / "demo")
+    other = msgspec.structs.replace(conse_recipe.MINILM, name="__init__.py")
+    monkeypatch.setattr(conse_recipe, "MINILM", other)
+    with pytest.raises(
+        ModelError, match=rf"__init__\.py has the SHA-256 .* expected {conse_recipe.MINILM.sha256}"
+    ):
+        conse_recipe.build(tmp_path / "demo")
 
 
 def test_graph_that_is_not_minilm(tmp_path: Path, demo_model: ModelDirectory) -> None:

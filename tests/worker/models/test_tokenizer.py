@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from shared.errors import ModelError
+from worker.models.conse.wheels import wheel_file
 from worker.models.tokenizer import (
     BERT_BASE_UNCASED_SHA256,
     TextTokenizer,
     read_vocabulary,
     write_tokenizer,
 )
-from worker.wheels import wheel_file
 
 CLS, SEP, UNK = 101, 102, 100
 

@@ -9,17 +9,17 @@ from dataclasses import replace
 import pytest
 
 from shared.assets import Asset
+from shared.bus.errorbus import ErrorBus
 from shared.chunks import SECOND, Chunk
-from shared.errorbus import ErrorBus
 from shared.fleet import Model
 from shared.jobs import VideoJob
-from shared.redis import Redis
+from shared.redis.connection import Redis
 from shared.requests import Request, submit
 from shared.results import Result
 from shared.settings import Settings
 from tests.brokers import MockCluster, Tansu
 from worker.publish.forward import Forwarder
-from worker.publish.results import Publisher
+from worker.publish.publisher import Publisher
 
 TOPIC = "mdx-embed"
 MODEL = Model(

@@ -4,15 +4,15 @@ import asyncio
 import struct
 
 from shared.assets import Asset
+from shared.bus.errorbus import ErrorBus
 from shared.chunks import SECOND, Chunk
-from shared.errorbus import ErrorBus
 from shared.fleet import Model
 from shared.jobs import VideoJob
-from shared.redis import connect
+from shared.redis.connection import connect
 from shared.results import Result
 from shared.settings import Settings
 from worker.publish.forward import Forwarder
-from worker.publish.results import Publisher
+from worker.publish.publisher import Publisher
 
 MODEL = Model(
     id="m", owned_by="o", api_type="a", dimension=1, frames=1, supports_text=True, verified=True, created=0

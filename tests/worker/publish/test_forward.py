@@ -12,11 +12,11 @@ import msgspec
 import pytest
 
 from shared import keys
-from shared.errorbus import ErrorBus
+from shared.bus.errorbus import ErrorBus
+from shared.bus.routes import Switch, switch_routes
 from shared.errors import BusError
 from shared.keys import OUTBOX, OUTBOX_COUNTS, OUTBOX_DEAD, PUBLISHERS
-from shared.redis import Redis, connect
-from shared.routes import Switch, switch_routes
+from shared.redis.connection import Redis, connect
 from shared.settings import Settings
 from tests.brokers import (
     INIT_PRODUCER_ID,

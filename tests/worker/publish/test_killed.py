@@ -6,7 +6,7 @@ import random
 from multiprocessing.process import BaseProcess
 
 from shared.keys import OUTBOX, results
-from shared.redis import Redis
+from shared.redis.connection import Redis
 from shared.requests import Request, submit
 from shared.settings import Settings
 from tests.brokers import MockCluster, Reader

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from shared.keys import OUTBOX, OUTBOX_COUNTS, OUTBOX_DEAD, PUBLISHERS
-from shared.redis import Redis, connect, single_connection
+from shared.redis.connection import Redis, connect, single_connection
 from shared.settings import Settings
 from tests.support import RedisServer, until
 from worker.publish.outbox import Message, Outbox

@@ -11,7 +11,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from worker.models.conse.checkpoint import Weights
+from worker.models.conse.torch_checkpoint import Weights
 
 OPSET = 18
 IR_VERSION = 10

@@ -12,7 +12,7 @@ from worker.models.cosmos_embed1.graph import PRECISIONS, Graph, Precision
 from worker.models.cosmos_embed1.network import TextNetwork, VideoNetwork
 from worker.models.cosmos_embed1.recipe import Recipe
 from worker.models.directory import ModelDirectory, ModelInfo
-from worker.models.progress import Progress, silent
+from worker.models.preparation_progress import Progress, silent
 from worker.models.tokenizer import write_tokenizer
 
 ARCHITECTURE = "cosmos-embed1"

@@ -11,10 +11,10 @@ import pytest
 from shared.errors import ModelError, SettingsError
 from shared.settings import load
 from worker.engine.onnx import OnnxEngine
-from worker.models import cli
+from worker.models import model_command
 from worker.models.cosmos_embed1.convert import recipe_of
 from worker.models.cosmos_embed1.recipe import Recipe
-from worker.models.cosmos_embed1.samples import SENTENCES, fixed_clips
+from worker.models.cosmos_embed1.verification_samples import SENTENCES, fixed_clips
 from worker.models.cosmos_embed1.verify import missing_for_reference
 from worker.models.directory import load_model_directory, write_model_json
 from worker.models.prepare import checkpoint_of, obtain, obtain_files, prepare, require_verified
@@ -283,10 +283,10 @@ def run(monkeypatch, capsys, cache, miniature):
     """run(*arguments) -> (exit code, standard output, standard error) of `rt-embed model`."""
     monkeypatch.setenv("NGC_MODEL_CACHE", str(cache))
     monkeypatch.setenv("MODEL_PATH", str(miniature.path))
-    monkeypatch.setattr("worker.models.cli.logs.configure", lambda settings: None)
+    monkeypatch.setattr("worker.models.model_command.logs.configure", lambda settings: None)
 
     def call(*arguments):
-        code = cli.main([str(argument) for argument in arguments])
+        code = model_command.main([str(argument) for argument in arguments])
         output = capsys.readouterr()
         return code, output.out, output.err
 
@@ -295,7 +295,7 @@ def run(monkeypatch, capsys, cache, miniature):
 
 def test_prepare_says_what_it_made_and_that_it_is_not_verified(run, cache):
     code, out, err = run("prepare", "--python", NOWHERE, "--precision", "fp32")
-    assert code == cli.UNVERIFIED
+    assert code == model_command.UNVERIFIED
     assert out.splitlines()[-1].startswith(
         "cosmos-embed1-mini  fp32  48 dimensions  42 px  0.02 GB  not verified"
     )
@@ -320,7 +320,7 @@ def test_prepare_and_verify(run, cache):
 def test_verify_without_the_extra(run):
     _, out, _ = run("prepare", "--python", NOWHERE)
     code, _, err = run("verify", out.split()[-1], "--python", NOWHERE)
-    assert code == cli.FAILED
+    assert code == model_command.FAILED
     assert f"{NOWHERE} cannot run the checkpoint's own code: [Errno 2]" in err
 
 
@@ -350,10 +350,10 @@ def test_inspect(run, miniature):
 
 def test_errors_are_lines_and_not_traces(run, tmp_path):
     code, out, err = run("prepare", tmp_path / "nowhere")
-    assert (code, out) == (cli.FAILED, "")
+    assert (code, out) == (model_command.FAILED, "")
     assert err.startswith(f"rt-embed model prepare: MODEL_PATH={tmp_path}/nowhere is not a folder")
     code, _, err = run("inspect", tmp_path)
-    assert code == cli.FAILED
+    assert code == model_command.FAILED
     assert "holds no model" in err
 
 

@@ -10,7 +10,7 @@ from worker.engine.onnx import OnnxEngine
 from worker.models.cosmos_embed1.checkpoint import open_checkpoint
 from worker.models.cosmos_embed1.convert import convert, model_info
 from worker.models.cosmos_embed1.recipe import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, Recipe
-from worker.models.cosmos_embed1.samples import SENTENCES, fixed_clips, lowest_cosine
+from worker.models.cosmos_embed1.verification_samples import SENTENCES, fixed_clips, lowest_cosine
 from worker.models.cosmos_embed1.verify import SAME, embed_texts, missing_for_reference, run_reference, verify
 from worker.models.directory import load_model_directory, write_model_json
 from worker.models.tokenizer import TextTokenizer

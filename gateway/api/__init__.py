@@ -1,0 +1,1 @@
+"""Request and answer types, their validation, and the OpenAPI document."""

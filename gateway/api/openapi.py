@@ -1,0 +1,233 @@
+"""The API described in OpenAPI 3.1, from the same types that validate requests.
+
+`OPERATIONS` in `gateway.api.operations` lists what there is; this module turns it into the document.
+`python -m gateway.api.openapi` prints it, and `gateway/api/openapi.json` keeps it.
+"""
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from functools import cache
+from inspect import cleandoc
+from typing import Any
+
+import msgspec
+
+from gateway.api.description import PATH_PARAMETERS, TAGS, Answer, Operation
+from gateway.api.operations import OPERATIONS
+from gateway.api.schemas import Error, Response
+from shared.errors import InvalidParameters, RtEmbedError
+
+Schema = dict[str, Any]
+
+TITLE = "RTVI Embed Microservice API"
+DESCRIPTION = (
+    "Vectors for video, images and text, in one space. Files are uploaded or fetched from a URL, and each "
+    "chunk of a video becomes one vector."
+)
+_REFERENCE = "#/components/schemas/{name}"
+
+
+@cache
+def openapi_document() -> dict[str, Any]:
+    """The whole document, as JSON-ready objects."""
+    schemas, components = msgspec.json.schema_components(_types(), ref_template=_REFERENCE)
+    reference = dict(zip(_types(), map(_published, schemas), strict=True))
+    components = {name: _published(schema) for name, schema in components.items()}
+    for type_ in _answers(Response):
+        if type_.__name__ in components and not type_.__struct_config__.omit_defaults:
+            _require_all(components[type_.__name__])
+    paths: dict[str, dict[str, Any]] = defaultdict(dict)
+    for operation in OPERATIONS:
+        paths[operation.path][operation.method.lower()] = _operation(operation, reference, components)
+    for name in {operation.form.__name__ for operation in OPERATIONS if operation.form}:
+        components[name]["properties"] = _optional(components[name]["properties"])
+    for name in {operation.query.__name__ for operation in OPERATIONS if operation.query}:
+        del components[name]
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": TITLE, "version": "v1", "description": DESCRIPTION},
+        "servers": [{"url": "/"}],
+        "security": [{"Token": []}, {}],
+        "tags": [{"name": name, "description": text} for name, text in TAGS.items()],
+        "paths": dict(paths),
+        "components": {
+            "schemas": components,
+            "securitySchemes": {"Token": {"type": "http", "scheme": "bearer"}},
+        },
+    }
+
+
+def _types() -> list[type[msgspec.Struct]]:
+    found: dict[type[msgspec.Struct], None] = {Error: None}
+    for operation in OPERATIONS:
+        named = (operation.query, operation.form, operation.body)
+        answered = (type_ for answer in operation.answers for type_ in answer.types())
+        found.update(dict.fromkeys(type_ for type_ in (*named, *answered) if type_ is not None))
+    return list(found)
+
+
+def _answers(base: type[Response]) -> Iterable[type[Response]]:
+    for type_ in base.__subclasses__():
+        yield type_
+        yield from _answers(type_)
+
+
+def _require_all(schema: Schema) -> None:
+    """Answers have every field, also those with a default."""
+    schema["required"] = list(schema["properties"])
+    for field in schema["properties"].values():
+        field.pop("default", None)
+
+
+def _published(schema: Any) -> Any:
+    """A schema with patterns in the dialect of JSON Schema, and no pattern where the format says it."""
+    if isinstance(schema, list):
+        return [_published(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    result = {key: _published(value) for key, value in schema.items()}
+    if isinstance(result.get("description"), str):
+        result["description"] = cleandoc(result["description"])
+    if isinstance(result.get("pattern"), str):
+        result["pattern"] = result["pattern"].replace(r"\Z", "$")
+        if result.get("format") == "uuid":
+            del result["pattern"]
+    return result
+
+
+def _operation(operation: Operation, reference: dict[type, Schema], components: Schema) -> Schema:
+    result: Schema = {
+        "operationId": operation.name,
+        "tags": [operation.tag],
+        "summary": operation.summary,
+        "responses": {
+            **{str(answer.status): _answer(answer, reference) for answer in operation.answers},
+            **_errors(operation),
+        },
+    }
+    if operation.description:
+        result["description"] = operation.description
+    queried = _query_parameters(operation, reference, components)
+    if parameters := [*_path_parameters(operation), *queried, *_header_parameters(operation)]:
+        result["parameters"] = parameters
+    if operation.body:
+        content = {"application/json": _content(operation.body, operation.body_example, reference)}
+        result["requestBody"] = {"required": True, "content": content}
+    if operation.form:
+        content = {"multipart/form-data": {"schema": reference[operation.form]}}
+        result["requestBody"] = {"required": True, "content": content}
+    return result
+
+
+def _path_parameters(operation: Operation) -> Iterable[Schema]:
+    for name in re.findall(r"\{(\w+)\}", operation.path):
+        schema = {"type": "string", "format": "uuid", "minLength": 36, "maxLength": 36}
+        yield {
+            "name": name,
+            "in": "path",
+            "required": True,
+            "description": PATH_PARAMETERS[name],
+            "schema": schema,
+        }
+
+
+def _query_parameters(
+    operation: Operation, reference: dict[type, Schema], components: Schema
+) -> Iterable[Schema]:
+    if operation.query is None:
+        return
+    schema = components[operation.query.__name__]
+    for name, field in _optional(schema["properties"]).items():
+        parameter = {"name": name, "in": "query", "required": name in schema.get("required", ())}
+        if "description" in field:
+            parameter["description"] = field.pop("description")
+        yield {**parameter, "schema": field}
+
+
+def _header_parameters(operation: Operation) -> Iterable[Schema]:
+    for name, meaning in operation.headers.items():
+        yield {
+            "name": name,
+            "in": "header",
+            "required": False,
+            "description": meaning,
+            "schema": {"type": "string"},
+        }
+
+
+def _optional(properties: Schema) -> Schema:
+    """Forms and queries have no null: a field is there or it is not."""
+    return {name: _without_null(schema) for name, schema in properties.items()}
+
+
+def _without_null(schema: Schema) -> Schema:
+    some = [member for member in schema.get("anyOf", ()) if member != {"type": "null"}]
+    if len(some) != 1:
+        return dict(schema)
+    outer = {k: v for k, v in schema.items() if k != "anyOf" and (k, v) != ("default", None)}
+    return {**some[0], **outer}
+
+
+def _content(
+    type_: type[msgspec.Struct], example: msgspec.Struct | None, reference: dict[type, Schema]
+) -> Schema:
+    content: Schema = {"schema": reference[type_]}
+    if example is not None:
+        content["example"] = msgspec.to_builtins(example)
+    return content
+
+
+def _answer(answer: Answer, reference: dict[type, Schema]) -> Schema:
+    content: Schema = {}
+    if answer.json is not None:
+        content["application/json"] = _content(answer.json, answer.example, reference)
+    if answer.others:
+        shapes = [reference[type_] for type_ in (answer.json, *answer.others) if type_]
+        content["application/json"]["schema"] = {"anyOf": shapes}
+    for media_type, example in answer.texts.items():
+        content[media_type] = {"schema": _text(media_type), "example": example}
+    for media_type in answer.binaries:
+        content[media_type] = {"schema": {"type": "string", "format": "binary"}}
+    return {"description": answer.description, **({"content": content} if content else {})}
+
+
+def _text(media_type: str) -> Schema:
+    """Events are no one string to every tool, so their schema only says what they hold."""
+    if media_type == "text/event-stream":
+        return {"description": "Server-sent events; `data` is JSON or `[DONE]`, `id` a place to go on from."}
+    return {"type": "string"}
+
+
+def _errors(operation: Operation) -> Schema:
+    """One response per status, saying which codes it may carry and when."""
+    by_status: dict[int, list[type[RtEmbedError]]] = defaultdict(list)
+    for error in operation.all_errors():
+        by_status[error.status].append(error)
+    return {str(status): _error(by_status[status], operation) for status in sorted(by_status)}
+
+
+def _error(errors: list[type[RtEmbedError]], operation: Operation) -> Schema:
+    meanings = {error: " ".join((error.__doc__ or "").split()) for error in errors}
+    if RtEmbedError in meanings:
+        meanings[RtEmbedError] = "Something unexpected, which the service's log explains."
+    first = errors[0]
+    message = operation.misfit if first is InvalidParameters else meanings[first]
+    content = {
+        "schema": {"$ref": _REFERENCE.format(name="Error")},
+        "example": {"code": first.code, "message": message},
+    }
+    return {
+        "description": "\n\n".join(f"`{error.code}`: {meaning}" for error, meaning in meanings.items()),
+        "content": {"application/json": content},
+    }
+
+
+def main() -> None:
+    """Print the document as it is checked in."""
+    print(json.dumps(openapi_document(), indent=2, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    main()

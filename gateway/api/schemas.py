@@ -1,0 +1,569 @@
+"""What clients send and what they get: the types that validate requests and describe the API.
+
+`Annotated[..., Meta(...)]` holds the rule, its meaning and an example; `gateway.api.validation` enforces them
+and `gateway.api.openapi` publishes them. Patterns end in `\\Z` because Python's `$` would let a final newline
+pass; the published form ends in `$`.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, dataclass_transform
+
+import msgspec
+from msgspec import Meta
+
+from shared.timestamps import parse_timestamp
+
+TIMESTAMP = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{3})?Z\Z"
+FILE_NAME = r"^[A-Za-z0-9_.\- ]*\Z"
+PATH = r"^[A-Za-z0-9_.\-/ ]*\Z"
+DESCRIPTION = r"""^[A-Za-z0-9_.\-"' ,]*\Z"""
+VERSION = r"^[0-9]+\.[0-9]+\.[0-9]+(-[A-Za-z0-9\-\.]+)?(\+[A-Za-z0-9\-\.]+)?\Z"
+CHUNK_TIME = r"^[0-9\.\-TZ:]+\Z"
+HTTP_URL = re.compile(r"https?://[A-Za-z0-9_.\-/:%?#&=+~,]+")
+S3_URL = re.compile(
+    r"s3://(?=[^/]+/)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*"
+    r"/[A-Za-z0-9_.\-/:%#&=+~,()\[\]@!$'*;]+"
+)
+FILE_URL = re.compile(r"file://[A-Za-z0-9_.\-/ ]+")
+DATA_HEADER = re.compile(
+    r"data:(?P<type>[A-Za-z]+/[A-Za-z0-9+.\-]+)(;(?!base64(=|;|\Z))[A-Za-z0-9\-]+(=[A-Za-z0-9\-]+)?)*"
+    r"(?P<base64>;base64)?"
+)
+_DATA_HEADER_LENGTH = 1024
+_BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="
+TEXT_PAYLOAD = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789%-._~:/?#[]@!$&'()*+,;="
+
+Uuid = Annotated[
+    str,
+    Meta(
+        pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z",
+        extra={"form": "uuid"},
+        extra_json_schema={"format": "uuid", "minLength": 36, "maxLength": 36},
+        examples=["123e4567-e89b-12d3-a456-426614174000"],
+    ),
+]
+Timestamp = Annotated[
+    str,
+    Meta(min_length=24, max_length=24, pattern=TIMESTAMP, examples=["2024-06-09T18:32:11.123Z"]),
+]
+MediaType = Literal["video", "image"]
+Second = Annotated[int, Meta(ge=0, le=4_000_000_000)]
+ModelId = Annotated[
+    str, Meta(max_length=256, description="Id of the loaded model, exactly.", examples=["cosmos-embed1-448p"])
+]
+EncodingFormat = Literal["float", "base64"]
+Encoding = Annotated[
+    EncodingFormat,
+    Meta(description="How vectors are answered: numbers, or base64 of little-endian float32. An extension."),
+]
+Numbers = Annotated[list[float], Meta(max_length=10_000, examples=[[0.0123, -0.0456]])]
+Base64 = Annotated[str, Meta(description="Little-endian float32, if `encoding_format` is `base64`.")]
+Embedding = Numbers | Base64
+
+
+class _ModelMeta(msgspec.StructMeta):
+    """Keyword-only by default, also in subclasses, where msgspec itself forgets it."""
+
+    def __new__(mcls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **config: Any) -> Any:
+        return super().__new__(mcls, name, bases, namespace, **{"kw_only": True, **config})
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(msgspec.field,))
+class Model(msgspec.Struct, frozen=True, kw_only=True, metaclass=_ModelMeta):
+    """What all types here have in common."""
+
+
+class Request(Model, forbid_unknown_fields=True):
+    """A JSON body: fields it does not name are refused."""
+
+
+class Parameters(Model):
+    """A query string or a form: what it does not name is ignored."""
+
+
+class Response(Model):
+    """A JSON answer: every field is present, absent values are null."""
+
+
+class Error(Response):
+    """Why a request was refused or failed."""
+
+    code: Annotated[str, Meta(max_length=128, pattern=r"^[A-Za-z]*\Z", examples=["InvalidParameters"])]
+    message: Annotated[str, Meta(examples=["('body', 'model'): Field required"])]
+
+
+# Health and description -------------------------------------------------------------------------------
+
+
+class HealthQuery(Parameters):
+    """How much to say about health."""
+
+    detailed: Annotated[bool, Meta(description="Answer with every check, as JSON.")] = False
+
+
+class HealthCheck(Response):
+    """One thing that was looked at."""
+
+    healthy: bool
+    message: Annotated[str, Meta(examples=["alive"])]
+    component: Annotated[str, Meta(examples=["redis"])]
+    timestamp: Annotated[float, Meta(description="Unix time of the check, seconds.")]
+
+
+class Health(Response):
+    """Healthy when every check is."""
+
+    healthy: bool
+    timestamp: Annotated[float, Meta(description="Unix time of the answer, seconds.")]
+    uptime_seconds: Annotated[float, Meta(ge=0)]
+    checks: list[HealthCheck]
+
+
+class AssetStatistics(Response):
+    """What the asset store holds."""
+
+    asset_count: Annotated[int, Meta(ge=0, description="Files, registered paths and live streams.")]
+    asset_count_with_storage: Annotated[int, Meta(ge=0, description="Those that occupy the asset store.")]
+    aged_out_count: Annotated[int, Meta(ge=0)]
+    oldest_asset_age_hours: Annotated[float, Meta(ge=0, examples=[1.25])]
+    max_storage_usage_gb: Annotated[int | None, Meta(description="Cap; null for none.")]
+    max_asset_age_hours: Annotated[float | None, Meta(description="Time to live; null for ever.")]
+
+
+class ServiceVersion(Response):
+    """The release."""
+
+    version: Annotated[str, Meta(max_length=64, pattern=VERSION, examples=["3.2.0"])]
+
+
+class Version(Response):
+    """The release, and the version of the API description format."""
+
+    release: Annotated[str, Meta(max_length=64, examples=["3.2.0"])]
+    api: Annotated[str, Meta(max_length=64, examples=["3.1.0"])]
+
+
+class Manifest(Response):
+    """The release and the model it runs."""
+
+    version: Annotated[str, Meta(max_length=64, examples=["3.2.0"])]
+    model: Annotated[str, Meta(max_length=256, examples=["cosmos-embed1-448p"])]
+
+
+class ModelDescription(Response):
+    """A loaded model."""
+
+    id: ModelId
+    created: Annotated[Second, Meta(description="Unix time at which a worker loaded it.")]
+    object: Literal["model"] = "model"
+    owned_by: Annotated[str, Meta(max_length=256, pattern=DESCRIPTION, examples=["nvidia"])]
+    api_type: Annotated[str, Meta(max_length=32, pattern=r"^[A-Za-z]*\Z", examples=["custom"])]
+    verified: Annotated[
+        bool, Meta(description="Whether its vectors were compared with those of another implementation.")
+    ]
+
+
+class ModelList(Response):
+    """The loaded model."""
+
+    object: Literal["list"] = "list"
+    data: Annotated[list[ModelDescription], Meta(max_length=5)]
+    audio_support: bool = False
+
+
+# Files ------------------------------------------------------------------------------------------------
+
+
+class UploadForm(Parameters):
+    """An upload, or the registration of a file that the server can already read."""
+
+    # `file` is the upload's own name once the form was read; its bytes are in the asset store then.
+
+    purpose: Annotated[Literal["vision"], Meta(description="What the file is for.")]
+    media_type: Annotated[MediaType, Meta(description="What the file must turn out to be.")]
+    file: Annotated[
+        str | None,
+        Meta(
+            description="The file. Give this or `filename`. Its name may have letters, digits, space, `_.-`.",
+            extra_json_schema={"format": "binary", "maxLength": 100_000_000_000},
+        ),
+    ] = None
+    filename: Annotated[
+        str,
+        Meta(
+            max_length=256,
+            pattern=PATH,
+            description="Path of a file on the server, used in place. Give this or `file`.",
+            examples=["/data/camera-1.mp4"],
+        ),
+    ] = ""
+    creation_time: Annotated[
+        Timestamp | None, Meta(description="When the recording began (UTC): chunk times are then absolute.")
+    ] = None
+    id: Annotated[Uuid | None, Meta(description="Id to use; a random one if absent.")] = None
+    sensor_name: Annotated[str, Meta(max_length=256, description="Any text; repeated in answers.")] = ""
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """What the fields cannot say alone."""
+        if self.creation_time is not None and not _is_date(self.creation_time):
+            yield "creation_time", f"{self.creation_time} is no date that exists"
+        if self.file is None and not self.filename:
+            yield "file", "Give either a file or a filename"
+        if self.file is not None and self.filename:
+            yield "file", "Give a file or a filename, not both"
+
+
+class FilesQuery(Parameters):
+    """Which files to list."""
+
+    purpose: Annotated[
+        str,
+        Meta(
+            max_length=36,
+            pattern=r"^[a-zA-Z]*\Z",
+            description="`vision` lists all files; any other purpose has none.",
+            examples=["vision"],
+        ),
+    ]
+
+
+class File(Response):
+    """A stored or registered file."""
+
+    id: Uuid
+    bytes: Annotated[int, Meta(ge=0, le=100_000_000_000, examples=[2_000_000])]
+    filename: Annotated[str, Meta(max_length=256, examples=["myfile.mp4"])]
+    creation_time: Timestamp | None
+    purpose: Literal["vision"] = "vision"
+    sensor_name: Annotated[str, Meta(max_length=256)] = ""
+
+
+class TypedFile(File):
+    """A stored or registered file, with its kind."""
+
+    media_type: MediaType
+
+
+class FileList(Response):
+    """All files."""
+
+    data: Annotated[list[TypedFile], Meta(max_length=1_000_000)]
+    object: Literal["list"] = "list"
+
+
+class DeletedFile(Response):
+    """The file is gone."""
+
+    id: Uuid
+    object: Literal["file"] = "file"
+    deleted: bool = True
+
+
+# Embeddings -------------------------------------------------------------------------------------------
+
+Text = Annotated[str, Meta(max_length=1000, examples=["a forklift moving pallets"])]
+
+
+class TextRequest(Request):
+    """Texts to embed."""
+
+    text_input: Annotated[
+        Text | Annotated[list[Text], Meta(max_length=100)],
+        Meta(description="One text, or up to 100. The answer keeps their order."),
+    ]
+    model: ModelId
+    encoding_format: Encoding = "float"
+
+
+class TextEmbedding(Response):
+    """One text's vector."""
+
+    text_input: Text
+    embeddings: Embedding
+
+
+class TextResponse(Response):
+    """The vectors, in the order of the texts."""
+
+    id: Uuid
+    created: Annotated[Second, Meta(description="Unix time at which processing began.")]
+    model: ModelId
+    data: list[TextEmbedding]
+
+
+class StreamOptions(Request):
+    """How to stream."""
+
+    include_usage: Annotated[
+        bool, Meta(description="Send usage in the events, and once more at the end.")
+    ] = False
+
+
+class MediaRange(Request):
+    """Which part of a file to embed, in seconds from its start."""
+
+    type: Literal["offset"]
+    start_offset: Annotated[Second | None, Meta(description="From here; the start if absent.")] = None
+    end_offset: Annotated[Second | None, Meta(description="To here; the end if absent.")] = None
+
+
+HeaderValue = Annotated[str, Meta(max_length=8192, pattern=r"^[^\r\n]*\Z", extra={"secret": True})]
+
+
+def check_url(url: str) -> None:
+    """ValueError unless `url` is an http, https, s3, file or data URL of the accepted form."""
+    scheme = url[:8].partition(":")[0]
+    if scheme == "data":
+        _check_data_url(url)
+        return
+    form = {"http": HTTP_URL, "https": HTTP_URL, "s3": S3_URL, "file": FILE_URL}.get(scheme)
+    if form is None:
+        raise ValueError("Must be an http, https, s3, file or data URL")
+    if not form.fullmatch(url):
+        raise ValueError(f"Not a valid {scheme} URL, or one with characters that are not accepted")
+
+
+def _check_data_url(url: str) -> None:
+    comma = url.find(",", 0, _DATA_HEADER_LENGTH)
+    if comma < 0:
+        raise ValueError("A data URL needs a comma after its header")
+    header = DATA_HEADER.fullmatch(url, 0, comma)
+    if header is None:
+        raise ValueError("A data URL must begin with data:<type>/<subtype>[;name=value...][;base64],")
+    allowed = _BASE64 if header["base64"] else TEXT_PAYLOAD
+    # In pieces: the payload may be gigabytes, and deleting what is allowed is the fastest look at it.
+    for start in range(comma + 1, len(url), 1 << 20):
+        if url[start : start + (1 << 20)].encode("utf-8", "replace").translate(None, allowed):
+            raise ValueError("The data URL's payload has characters that are not accepted")
+
+
+class VideoRequest(Request):
+    """Video, images or a live stream to embed."""
+
+    id: Annotated[
+        Uuid | Annotated[list[Uuid], Meta(max_length=50)],
+        Meta(description="A file, a live stream, or up to 50 images. With `url`, the id of the new asset."),
+    ]
+    model: ModelId
+    stream: Annotated[bool, Meta(description="Answer with server-sent events.")] = False
+    stream_options: StreamOptions | None = None
+    chunk_duration: Annotated[
+        int, Meta(ge=0, le=3600, description="Seconds per chunk; 0 makes the whole file one chunk.")
+    ] = 0
+    chunk_overlap_duration: Annotated[
+        int, Meta(ge=-3600, le=3600, description="Seconds shared by neighbouring chunks; negative for gaps.")
+    ] = 0
+    media_info: Annotated[MediaRange | None, Meta(description="Part of the file; ignored for live.")] = None
+    url: Annotated[
+        Annotated[str, Meta(max_length=4 * 1024**3)] | None,
+        Meta(
+            extra={"check": check_url},
+            description="Media to fetch first: http, https, s3, file or data URL.",
+            examples=["https://example.com/warehouse.mp4"],
+        ),
+    ] = None
+    url_headers: Annotated[
+        dict[str, HeaderValue] | None,
+        Meta(description="Headers for fetching `url` over https.", examples=[{"Authorization": "Bearer x"}]),
+    ] = None
+    media_type: Annotated[MediaType | None, Meta(description="What `url` leads to.")] = "video"
+    creation_time: Annotated[
+        Timestamp | None, Meta(description="When the recording behind `url` began (UTC).")
+    ] = None
+    encoding_format: Encoding = "float"
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """What the fields cannot say alone."""
+        if self.url is not None and self.media_type is None:
+            yield "media_type", "Must be 'video' or 'image' when url is given"
+        if self.url is not None and self.creation_time is not None and not _is_date(self.creation_time):
+            yield "creation_time", f"{self.creation_time} is no date that exists"
+
+
+def _is_date(text: str) -> bool:
+    try:
+        parse_timestamp(text)
+    except ValueError:
+        return False
+    return True
+
+
+class OffsetRange(Response, tag_field="type", tag="offset"):
+    """Seconds from the start of the file."""
+
+    start_offset: Annotated[int, Meta(examples=[0])]
+    end_offset: Annotated[int, Meta(examples=[130])]
+
+
+class TimestampRange(Response, tag_field="type", tag="timestamp"):
+    """Absolute times."""
+
+    start_timestamp: Timestamp
+    end_timestamp: Timestamp
+
+
+class Usage(Response):
+    """What a request took."""
+
+    query_processing_time: Annotated[int, Meta(ge=0, description="Seconds.", examples=[2])]
+    total_chunks_processed: Annotated[int, Meta(ge=0, examples=[3])]
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    total_tokens: int | None = None
+
+
+Latency = Annotated[float, Meta(ge=0, examples=[41.2])]
+ChunkTime = Annotated[str, Meta(max_length=50, pattern=CHUNK_TIME, examples=["60.0"])]
+
+
+class ChunkEmbedding(Response):
+    """One chunk's vector. Times are seconds from the start, or absolute where the beginning is known."""
+
+    start_time: ChunkTime
+    end_time: ChunkTime
+    embeddings: Embedding
+    decode_latency_ms: Latency | None = None
+    inference_latency_ms: Latency | None = None
+    chunk_latency_ms: Annotated[Latency | None, Meta(description="Decoding began to vector ready.")] = None
+    queue_time_s: Annotated[Latency | None, Meta(description="Accepted to decoding began.")] = None
+    processing_latency_s: Annotated[Latency | None, Meta(description="Decoding began to vector ready.")] = (
+        None
+    )
+    frame_count: Annotated[
+        Annotated[int, Meta(ge=0, le=2_147_483_647)] | None, Meta(description="Frames sampled.")
+    ] = None
+
+
+class VideoResponse(Response):
+    """The vectors, sorted by time."""
+
+    id: Uuid
+    created: Annotated[Second, Meta(description="Unix time at which the request was accepted.")]
+    model: ModelId
+    media_info: OffsetRange | TimestampRange
+    usage: Usage | None
+    chunk_responses: Annotated[list[ChunkEmbedding], Meta(max_length=10_000)]
+
+
+class EventChunk(ChunkEmbedding, omit_defaults=True):
+    """A chunk in an event: what was not measured is left out."""
+
+
+class ChunkEvent(Response):
+    """A finished chunk."""
+
+    id: Uuid
+    model: ModelId
+    created: Second
+    media_info: OffsetRange | TimestampRange
+    chunk_responses: Annotated[list[EventChunk], Meta(min_length=1, max_length=1)]
+    usage: Usage | None
+
+
+class UsageEvent(Response):
+    """The last event but `[DONE]`, when usage was asked for."""
+
+    id: Uuid
+    model: ModelId
+    created: Second
+    media_info: None = None
+    usage: Usage
+
+
+class FailureEvent(Response):
+    """The request failed; nothing more will come."""
+
+    id: Uuid
+    model: ModelId
+    created: Second
+    usage: None = None
+
+
+# Requests that are answered later ---------------------------------------------------------------------
+
+
+class RequestStatus(Response):
+    """A request that was accepted, and how far it is."""
+
+    id: Uuid
+    object: Literal["request"] = "request"
+    kind: Annotated[Literal["text", "video", "live"], Meta(description="What it embeds.")]
+    status: Literal["running", "done", "failed", "cancelled"]
+    model: ModelId
+    created: Annotated[Second, Meta(description="Unix time at which the request was accepted.")]
+    finished: Annotated[Second | None, Meta(description="Unix time at which it ended.")] = None
+    chunks_planned: Annotated[int, Meta(ge=0, examples=[3])]
+    chunks_done: Annotated[int, Meta(ge=0, examples=[1])]
+    error: Error | None = None
+
+
+# In OpenAI's shape ------------------------------------------------------------------------------------
+
+INPUTS = 2048
+MEDIA_INPUTS = 16
+LONGEST_TEXT = 8192
+
+
+def _check_input(given: str | list[str]) -> None:
+    inputs = [given] if isinstance(given, str) else given
+    if sum(map(is_media, inputs)) > MEDIA_INPUTS:
+        raise ValueError(f"Must have at most {MEDIA_INPUTS} pictures and videos")
+    for item in inputs:
+        if not item:
+            raise ValueError("Must not be empty")
+        if is_media(item):
+            check_url(item)
+        elif len(item) > LONGEST_TEXT:
+            raise ValueError(f"A text must have at most {LONGEST_TEXT} characters")
+
+
+def is_media(item: str) -> bool:
+    """Whether an input is a picture or a video, by its `data:` or http address, rather than a text."""
+    return item.startswith(("data:image/", "data:video/")) or HTTP_URL.fullmatch(item) is not None
+
+
+class EmbeddingsRequest(Model):
+    """Texts, pictures and videos to embed, in the shape of OpenAI's API; other fields are ignored."""
+
+    input: Annotated[
+        str | Annotated[list[str], Meta(min_length=1, max_length=INPUTS)],
+        Meta(
+            extra={"check": _check_input},
+            description=(
+                "One input or several. An http(s) URL and a `data:` URL of a picture or a video is embedded "
+                "as what it leads to, a video as one chunk; anything else is a text."
+            ),
+            examples=[["a forklift", "https://example.com/warehouse.mp4"]],
+        ),
+    ]
+    model: ModelId
+    encoding_format: Encoding = "float"
+    dimensions: Annotated[
+        Annotated[int, Meta(ge=1)] | None, Meta(description="Only the model's own number is possible.")
+    ] = None
+    user: str | None = None
+
+
+class OneEmbedding(Response):
+    """One input's vector."""
+
+    object: Literal["embedding"] = "embedding"
+    index: Annotated[int, Meta(ge=0, description="The input's place in the request.")]
+    embedding: Embedding
+
+
+class TokenUsage(Response):
+    """Always 0: tokens are not counted."""
+
+    prompt_tokens: int = 0
+    total_tokens: int = 0
+
+
+class EmbeddingsResponse(Response):
+    """The vectors, in the order of the inputs."""
+
+    object: Literal["list"] = "list"
+    data: list[OneEmbedding]
+    model: ModelId
+    usage: TokenUsage

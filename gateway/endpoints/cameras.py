@@ -1,0 +1,250 @@
+"""Cameras, as the RTVI-CV and VIOS services announce them: added, embedded if they say how, removed."""
+
+import uuid
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+from urllib.parse import unquote, urlsplit
+
+import msgspec
+import structlog
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway.api.stream_schemas import (
+    AddCamera,
+    AddedCamera,
+    CameraInfo,
+    CameraList,
+    CameraMetadata,
+    CameraStatusChange,
+    RemoveCamera,
+    RemovedCamera,
+)
+from gateway.api.validation import problem, validate, validate_json
+from gateway.context import Context, context, json, read_body
+from gateway.endpoints.streams import register_stream, remove_stream, split_login, streams
+from gateway.video.live_streams import start_session
+from shared import keys
+from shared.assets import Asset
+from shared.errors import BadRequest, DuplicateCameraId, NotFound, RtEmbedError
+from shared.telemetry.redaction import without_userinfo
+from shared.timestamps import parse_timestamp
+
+log = structlog.get_logger(__name__)
+
+ADD = {"camera_add", "add", "camera_streaming"}
+REMOVE = {"camera_remove", "remove"}
+STATUS_CHANGE = "camera_status_change"
+DEFAULT_CHUNK_DURATION = 10
+VIOS_FILE = "vios_file.mp4"
+
+
+class NewCamera(NamedTuple):
+    """A camera to add, from either envelope."""
+
+    id: str
+    name: str
+    url: str
+    kind: str
+    metadata: CameraMetadata
+    headers: Mapping[str, str]
+    creation_time: str
+
+
+async def add_camera(request: Request) -> Response:
+    """Register a camera, and embed it if its metadata names a model."""
+    ctx = context(request)
+    body = await read_body(request)
+    if _is_event(body):
+        return json(await _add_event(ctx, validate_json(body, CameraStatusChange)))
+    wanted = validate_json(body, AddCamera)
+    _check_change(wanted.value.change, ADD)
+    headers = wanted.headers.url_headers if wanted.headers else None
+    value = wanted.value
+    camera = NewCamera(
+        id=value.camera_id,
+        name=value.camera_name or "",
+        url=value.camera_url,
+        kind=value.camera_type or "",
+        metadata=value.metadata or CameraMetadata(),
+        headers=headers or {},
+        creation_time="",
+    )
+    return json(await _add(ctx, camera))
+
+
+def _is_event(body: bytes) -> bool:
+    """Whether the body is in VIOS's envelope."""
+    try:
+        data = msgspec.json.decode(body)
+    except msgspec.MsgspecError:
+        return False
+    return isinstance(data, dict) and ("event" in data or "alert_type" in data)
+
+
+def _check_change(change: str, allowed: set[str]) -> None:
+    if change not in allowed:
+        raise BadRequest(f"change {change!r} is not supported here; give one of {', '.join(sorted(allowed))}")
+
+
+def _check_event(wanted: CameraStatusChange, allowed: set[str]) -> None:
+    if wanted.alert_type != STATUS_CHANGE:
+        raise BadRequest(f"alert_type {wanted.alert_type!r} is not supported; give {STATUS_CHANGE}")
+    _check_change(wanted.event.change, allowed)
+
+
+async def _add_event(ctx: Context, wanted: CameraStatusChange) -> AddedCamera:
+    event = wanted.event
+    _check_event(wanted, ADD)
+    if event.camera_url is None:
+        raise problem(("body", "event", "camera_url"), "Field required")
+    if not event.camera_url:
+        if event.change != "camera_add":
+            raise BadRequest(f"camera {event.camera_id} has no URL")
+        return AddedCamera(camera_id=event.camera_id, asset_id="", status="added", inference=False)
+    given = event.metadata or {}
+    known = {name: given[name] for name in CameraMetadata.__struct_fields__ if name in given}
+    url = event.camera_url
+    camera = NewCamera(
+        id=event.camera_id,
+        name=event.camera_name or "",
+        url=f"file://{url}" if url.startswith("/") else url,
+        kind=event.camera_type or "",
+        metadata=validate(CameraMetadata, known, ("body", "event", "metadata")),
+        headers=(event.headers.url_headers if event.headers else None) or {},
+        creation_time=_creation_time(given.get("file_start_time") or wanted.created_at),
+    )
+    return await _add(ctx, camera)
+
+
+def _creation_time(text: Any) -> str:
+    """A time in the form of assets, or nothing if it is none."""
+    full = text if not isinstance(text, str) or "." in text else text.replace("Z", ".000Z")
+    try:
+        parse_timestamp(full)
+    except (ValueError, TypeError):
+        return ""
+    return str(full)
+
+
+async def _add(ctx: Context, camera: NewCamera) -> AddedCamera:
+    scheme = camera.url.partition(":")[0].lower()
+    is_file = scheme == "file" or camera.kind == "file" or (scheme != "rtsp" and camera.kind != "rtsp")
+    if scheme not in ("rtsp", "file", "http", "https") or is_file == (scheme == "rtsp"):
+        raise problem(("body", "camera_url"), f"a {camera.kind or 'camera'} cannot be at {scheme}://")
+    asset_id = str(uuid.uuid4())
+    if not await ctx.redis.hsetnx(keys.CAMERAS, camera.id, asset_id):
+        raise DuplicateCameraId(f"the camera {camera.id} is already registered")
+    try:
+        asset = await (_file if is_file else _stream)(ctx, camera, asset_id)
+    except BaseException:
+        await ctx.redis.hdel(keys.CAMERAS, camera.id)
+        raise
+    inference = not is_file and await _embed(ctx, asset, camera.metadata)
+    return AddedCamera(
+        camera_id=camera.id,
+        asset_id=asset.id,
+        status="processing" if inference else "added",
+        inference=inference,
+    )
+
+
+async def _stream(ctx: Context, camera: NewCamera, asset_id: str) -> Asset:
+    """The camera as a live stream; a dead address is accepted, it may come to life."""
+    url, login = split_login(camera.url)
+    asset = Asset(
+        id=asset_id,
+        kind="stream",
+        path=url,
+        filename=url,
+        description=camera.name or camera.id,
+        camera_id=camera.id,
+    )
+    return await register_stream(ctx, asset, login, verify=False)
+
+
+async def _file(ctx: Context, camera: NewCamera, asset_id: str) -> Asset:
+    """What a camera has recorded, as a file."""
+    url = (
+        f"file://{unquote(camera.url.removeprefix('file://'))}"
+        if camera.url.startswith("file:")
+        else camera.url
+    )
+    source = await ctx.downloads.locate(url)
+    async with ctx.assets.incoming() as folder:
+        fetched = await ctx.downloads.fetch(source, folder, headers=camera.headers)
+        asset = Asset(
+            id=asset_id,
+            path=fetched.path,
+            filename=fetched.filename if urlsplit(url).path.rpartition("/")[2] else VIOS_FILE,
+            size=fetched.size,
+            creation_time=camera.creation_time,
+            description=camera.name or camera.id,
+            camera_id=camera.id,
+            url=without_userinfo(url) if url.startswith("http") else "",
+        )
+        return await (ctx.assets.keep(asset) if fetched.ours else ctx.assets.register(asset))
+
+
+async def _embed(ctx: Context, asset: Asset, metadata: CameraMetadata) -> bool:
+    """Start embedding if the metadata says how; what prevents it does not prevent the registration."""
+    if metadata.model is None:
+        return False
+    duration = DEFAULT_CHUNK_DURATION if metadata.chunk_duration is None else metadata.chunk_duration
+    try:
+        model = ctx.view.require_model(metadata.model)
+        await start_session(ctx, asset, model, duration, metadata.chunk_overlap_duration or 0)
+    except RtEmbedError as error:
+        log.warning("camera not embedded", asset=asset.id, camera=asset.camera_id, error=error.message)
+        ctx.errors.emit(f"Failed to generate video embeddings: {error.message}", stream_id=asset.id)
+        return False
+    return True
+
+
+async def remove_camera(request: Request) -> Response:
+    """Stop a camera and forget it."""
+    ctx = context(request)
+    body = await read_body(request)
+    if _is_event(body):
+        wanted = validate_json(body, CameraStatusChange)
+        _check_event(wanted, REMOVE)
+        asset_id = await _remove(ctx, wanted.event.camera_id)
+        return json(RemovedCamera(camera_id=wanted.event.camera_id, asset_id=asset_id))
+    gone = validate_json(body, RemoveCamera).value
+    _check_change(gone.change, REMOVE)
+    asset_id = await _remove(ctx, gone.camera_id)
+    if not asset_id:
+        raise NotFound(f"No such camera {gone.camera_id}")
+    return json(RemovedCamera(camera_id=gone.camera_id, asset_id=asset_id))
+
+
+async def _remove(ctx: Context, camera_id: str) -> str:
+    """Remove the camera; the id of its asset, or nothing if there was none."""
+    found: Any = await ctx.redis.hget(keys.CAMERAS, camera_id)
+    asset = await ctx.assets.find(found.decode()) if found else None
+    if asset is None:
+        await ctx.redis.hdel(keys.CAMERAS, camera_id)
+        return ""
+    if asset.kind == "stream":
+        await remove_stream(ctx, asset, ctx.settings.drain_timeout)
+    else:
+        await ctx.assets.delete(asset)
+        await ctx.redis.hdel(keys.CAMERAS, camera_id)
+    return asset.id
+
+
+async def get_camera_info(request: Request) -> Response:
+    """All live streams, however they were added."""
+    listed = [
+        CameraInfo(
+            camera_id=asset.camera_id or asset.id,
+            camera_name=asset.description or asset.sensor_name or None,
+            camera_url=asset.path,
+            asset_id=asset.id,
+            inference_active=session is not None,
+            chunk_duration=session.chunk_duration if session else 0,
+            chunk_overlap_duration=session.chunk_overlap_duration if session else 0,
+        )
+        for asset, session in zip(*await streams(context(request)), strict=True)
+    ]
+    return json(CameraList(stream_count=len(listed), stream_list=listed))

@@ -1,0 +1,104 @@
+"""Embeddings in the shape of OpenAI's API: texts, pictures and videos in one request."""
+
+import asyncio
+import uuid
+from collections.abc import Coroutine, Sequence
+from contextlib import AsyncExitStack
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway.api.schemas import (
+    EmbeddingsRequest,
+    EmbeddingsResponse,
+    MediaType,
+    OneEmbedding,
+    TokenUsage,
+    VideoRequest,
+    is_media,
+)
+from gateway.api.validation import validate_json
+from gateway.context import (
+    ClientGone,
+    Context,
+    collect,
+    context,
+    json,
+    read_body,
+    require_service,
+    until_gone,
+)
+from gateway.endpoints.text import text_vectors
+from gateway.endpoints.video import planned
+from gateway.results.vectors import encoded
+from shared.errors import BadParameters, NotSupported, RtEmbedError
+from shared.redis.connection import RedisError
+
+TEXTS_PER_REQUEST = 100
+MEDIA_AT_ONCE = 4
+
+
+async def create_embeddings(request: Request) -> Response:
+    """One vector per input, in their order."""
+    ctx = context(request)
+    body = validate_json(await read_body(request), EmbeddingsRequest)
+    model = ctx.view.require_model(body.model)
+    if body.dimensions not in (None, model.dimension):
+        raise BadParameters(f"The model {model.id} makes vectors of {model.dimension} numbers only")
+    inputs = [body.input] if isinstance(body.input, str) else body.input
+    if not model.supports_text and not all(map(is_media, inputs)):
+        raise NotSupported(f"the model {model.id} embeds no text")
+    require_service(ctx)
+    vectors = await until_gone(request, _vectors(ctx, request, inputs, model.id))
+    data = [
+        OneEmbedding(index=index, embedding=encoded(vector, body.encoding_format))
+        for index, vector in enumerate(vectors)
+    ]
+    return json(EmbeddingsResponse(data=data, model=model.id, usage=TokenUsage()))
+
+
+async def _vectors(ctx: Context, request: Request, inputs: Sequence[str], model: str) -> list[bytes]:
+    """The inputs' vectors; texts many at a time, media a few at a time."""
+    vectors: dict[int, bytes] = {}
+    texts = [index for index, item in enumerate(inputs) if not is_media(item)]
+    seats = asyncio.Semaphore(MEDIA_AT_ONCE)
+
+    async def embed_texts(places: Sequence[int]) -> None:
+        with ctx.reported():
+            _, found = await text_vectors(ctx, [inputs[place] for place in places], model)
+        vectors.update(zip(places, found, strict=True))
+
+    async def embed_media(place: int) -> None:
+        async with seats:
+            vectors[place] = await _media_vector(ctx, request, inputs[place], model)
+
+    parts = [texts[start : start + TEXTS_PER_REQUEST] for start in range(0, len(texts), TEXTS_PER_REQUEST)]
+    media = [index for index, item in enumerate(inputs) if is_media(item)]
+    await _all([*map(embed_texts, parts), *map(embed_media, media)])
+    return [vectors[index] for index in range(len(inputs))]
+
+
+async def _all(work: list[Coroutine[None, None, None]]) -> None:
+    """Do everything at once; the first failure ends the rest, and is raised."""
+    failure: Exception | None = None
+    try:
+        async with asyncio.TaskGroup() as group:
+            for part in work:
+                group.create_task(part)
+    except* (RtEmbedError, RedisError, ClientGone) as failures:
+        failure = failures.exceptions[0]
+    if failure:
+        raise failure
+
+
+async def _media_vector(ctx: Context, request: Request, url: str, model: str) -> bytes:
+    media_type: MediaType = "image" if url.startswith("data:image/") else "video"
+    body = VideoRequest(id=str(uuid.uuid4()), model=model, url=url, media_type=media_type)
+    async with AsyncExitStack() as held:
+        plan = await planned(ctx, request, body, held)
+        if not plan.jobs:
+            raise BadParameters(f"{url[:256]} has no frames")
+        with ctx.reported(plan.assets[0].id):
+            async with ctx.submitted(plan.request, plan.jobs) as (_, follower):
+                (result,) = await collect(follower, plan.planned)
+    return result.vector

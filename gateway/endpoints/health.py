@@ -1,0 +1,88 @@
+"""Health: whether a request sent now would be served. `live` is about this process alone."""
+
+import time
+
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+
+from gateway.api.schemas import Health, HealthCheck, HealthQuery
+from gateway.api.validation import validate_query
+from gateway.context import Context, context, json
+from shared.fleet import Worker
+
+STARTED = time.time()
+
+
+async def ready(request: Request) -> Response:
+    """Redis answers, at least one worker is ready, and the asset store could once be written to.
+
+    A store that is away later does not count, though it is shown: texts are still served, and files answered
+    with the reason.
+    """
+    ctx = context(request)
+    checks = [_redis_check(ctx), _check("asset store", ctx.assets.problem), *_worker_checks(ctx)]
+    return _answer(request, checks, healthy=not _problem(ctx))
+
+
+async def live(request: Request) -> Response:
+    """This process makes progress: it answers."""
+    return _answer(request, [_check("gateway", "")], healthy=True)
+
+
+async def startup(request: Request) -> Response:
+    """What the service is doing until its first worker is ready; always 200, as clients expect."""
+    problem = _problem(context(request))
+    return PlainTextResponse(
+        f"Service is not ready yet: {problem}" if problem else "Service is ready to serve requests."
+    )
+
+
+def _answer(request: Request, checks: list[HealthCheck], *, healthy: bool) -> Response:
+    query = validate_query(request.query_params, HealthQuery)
+    status = 200 if healthy else 503
+    if not query.detailed:
+        text = "Service is healthy" if healthy else "Service is not healthy"
+        return PlainTextResponse(text, status)
+    now = time.time()
+    return json(Health(healthy=healthy, timestamp=now, uptime_seconds=now - STARTED, checks=checks), status)
+
+
+def _problem(ctx: Context) -> str:
+    """Why no request is served now; empty if they are."""
+    return ctx.view.problem or ("" if ctx.assets.seen else ctx.assets.problem)
+
+
+def _redis_check(ctx: Context) -> HealthCheck:
+    return _check("redis", ctx.view.redis_problem)
+
+
+def _worker_checks(ctx: Context) -> list[HealthCheck]:
+    workers = ctx.view.fleet.workers
+    if not workers:
+        return [_check("workers", "no worker is running")]
+    return [
+        _check(
+            f"worker {w.name}",
+            "" if w.state == "ready" and w.healthy else f"{w.state}: {w.detail}".rstrip(": "),
+            running_on(w),
+        )
+        for w in workers
+    ]
+
+
+def running_on(worker: Worker) -> str:
+    """What a worker runs its model on, and why no GPU if it uses none."""
+    if worker.gpu:
+        text = f"running on {worker.gpu}, driver {worker.driver}"
+        return f"{text}, engine {worker.engine}" if worker.engine else text
+    if not worker.backend_reason:
+        return "running"
+    wanted = f"RTEMBED_BACKEND={worker.backend_wanted}"
+    reason = worker.backend_reason
+    return f"running on the CPU: {reason if reason.startswith(wanted) else f'{wanted}, but {reason}'}"
+
+
+def _check(component: str, problem: str, well: str = "running") -> HealthCheck:
+    return HealthCheck(
+        healthy=not problem, message=problem or well, component=component, timestamp=time.time()
+    )

@@ -1,0 +1,242 @@
+"""Live streams: register, list, stop, delete."""
+
+import asyncio
+import time
+import uuid
+from urllib.parse import unquote
+
+import msgspec
+import structlog
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway.api.stream_schemas import (
+    AddedStream,
+    AddedStreams,
+    AddStreams,
+    DeletedStreams,
+    DeleteStreams,
+    KeptStream,
+    NewStream,
+    RefusedStream,
+    StreamInfo,
+)
+from gateway.api.validation import validate_json, validate_uuid
+from gateway.context import Context, context, json, read_body, require_service
+from gateway.intake.probing import probe
+from gateway.video.live_streams import stop_session
+from shared import keys, live_records
+from shared.assets import Asset
+from shared.errors import (
+    BadParameter,
+    DuplicateAssetId,
+    DuplicateStreamId,
+    InvalidParameter,
+    InvalidParameters,
+    RtEmbedError,
+)
+from shared.live_records import Login
+from shared.telemetry.instruments import stream_delete_drain_latency, stream_delete_latency
+from shared.telemetry.redaction import without_userinfo
+
+log = structlog.get_logger(__name__)
+
+LOGIN_TTL = 180
+"""Seconds that a login is kept for a camera that is being looked at."""
+SCHEME = "rtsp://"
+INTERNAL_ERROR = "InternalError"
+
+
+class Place(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a camera stands, as the client gave it."""
+
+    place_name: str | None = ""
+    place_type: str | None = ""
+    place_lat: float | None = None
+    place_lon: float | None = None
+    place_alt: float | None = None
+    place_coordinate_x: float | None = None
+    place_coordinate_y: float | None = None
+
+
+async def add_streams(request: Request) -> Response:
+    """Register streams one after another, each after a worker has reached its camera."""
+    ctx = context(request)
+    body = validate_json(await read_body(request), AddStreams)
+    if not ctx.settings.skip_media_verification:
+        require_service(ctx)
+    results: list[AddedStream] = []
+    errors: list[RefusedStream] = []
+    for index, stream in enumerate(body.streams):
+        shown = without_userinfo(stream.live_stream_url)
+        try:
+            asset = await _add(ctx, stream)
+            results.append(AddedStream(id=asset.id))
+        except RtEmbedError as error:
+            log.warning("stream refused", url=shown, code=error.code, error=error.message)
+            ctx.errors.emit(f"Failed to add live stream {shown}")
+            code = error.code if error.status != 500 else INTERNAL_ERROR
+            errors.append(
+                RefusedStream(
+                    index=index, url=shown, error=error.message, error_code=code, status_code=error.status
+                )
+            )
+    return json(AddedStreams(results=results, errors=errors))
+
+
+async def _add(ctx: Context, stream: NewStream) -> Asset:
+    url, login = _login(stream)
+    place = Place(**{name: getattr(stream, name) for name in Place.__struct_fields__})
+    login = msgspec.structs.replace(login, place=msgspec.json.encode(place).decode())
+    asset = Asset(
+        id=stream.id or str(uuid.uuid4()),
+        kind="stream",
+        path=url,
+        filename=url,
+        description=stream.description,
+        sensor_name=stream.sensor_name,
+    )
+    return await register_stream(ctx, asset, login, verify=not ctx.settings.skip_media_verification)
+
+
+def _login(stream: NewStream) -> tuple[str, Login]:
+    """The address without credentials, and the credentials. Raises InvalidParameters."""
+    url, login = split_login(stream.live_stream_url)
+    if bool(stream.username) != bool(stream.password):
+        raise InvalidParameters("username and password are given together or not at all")
+    if not stream.username:
+        return url, login
+    if url != stream.live_stream_url:
+        raise InvalidParameters("credentials are given in liveStreamUrl and beside it; give them once")
+    return url, Login(username=stream.username, password=stream.password)
+
+
+def split_login(address: str) -> tuple[str, Login]:
+    """An RTSP address without its credentials, and those."""
+    url = without_userinfo(address)
+    removed = address[len(SCHEME) : len(SCHEME) + len(address) - len(url)].removesuffix("@")
+    username, _, password = removed.partition(":")
+    return url, Login(username=unquote(username), password=unquote(password))
+
+
+async def register_stream(ctx: Context, asset: Asset, login: Login, *, verify: bool) -> Asset:
+    """Record a stream; `verify` lets a worker look at its camera first.
+
+    Raises DuplicateStreamId, and InvalidFile if the camera cannot be reached or has no video.
+    """
+    if await ctx.assets.find(asset.id):
+        raise DuplicateStreamId(f"the id {asset.id} is already in use")
+    await live_records.write_login(ctx.redis, asset.id, login, expires=LOGIN_TTL)
+    try:
+        found = await probe(ctx, asset) if verify else asset
+        kept = await ctx.assets.register(found)
+    except DuplicateAssetId as error:
+        raise DuplicateStreamId(error.message) from error
+    except BaseException:
+        await asyncio.shield(ctx.redis.delete(keys.camera(asset.id)))
+        raise
+    await live_records.write_login(ctx.redis, asset.id, login)
+    log.info("stream added", asset=asset.id, url=asset.path, codec=kept.codec)
+    return kept
+
+
+async def get_stream_info(request: Request) -> Response:
+    """All live streams, and how each is being embedded."""
+    ctx = context(request)
+    assets, sessions = await streams(ctx)
+    logins = await live_records.read_logins(ctx.redis, [asset.id for asset in assets])
+    return json(
+        [
+            StreamInfo(
+                id=asset.id,
+                live_stream_url=asset.path,
+                description=asset.description,
+                chunk_duration=session.chunk_duration if session else 0,
+                chunk_overlap_duration=session.chunk_overlap_duration if session else 0,
+                state=session.state if session else "idle",
+                chunks_dropped=session.dropped if session else 0,
+                chunks_failed=session.failed if session else 0,
+                **msgspec.structs.asdict(msgspec.json.decode(login.place, type=Place)),
+            )
+            for asset, session, login in zip(assets, sessions, logins, strict=True)
+        ]
+    )
+
+
+async def streams(ctx: Context) -> tuple[list[Asset], list[live_records.Session | None]]:
+    """Every live stream with its running session."""
+    assets = [asset for asset in await ctx.assets.all() if asset.kind == "stream"]
+    return assets, await live_records.read_sessions(ctx.redis, [asset.id for asset in assets])
+
+
+async def stop_embedding(request: Request) -> Response:
+    """Stop embedding a stream; it stays registered."""
+    ctx = context(request)
+    stream_id = validate_uuid(request.path_params["stream_id"], ("path", "stream_id"))
+    try:
+        asset = await find_stream(ctx, stream_id)
+    except InvalidParameter as error:
+        ctx.errors.emit(f"Stop live stream: {error.message}", stream_id=stream_id)
+        raise
+    await stop_session(ctx, asset, ctx.settings.drain_timeout)
+    return Response()
+
+
+async def delete_stream(request: Request) -> Response:
+    """Stop a stream and forget it."""
+    ctx = context(request)
+    stream_id = validate_uuid(request.path_params["stream_id"], ("path", "stream_id"))
+    try:
+        await remove_stream(ctx, await find_stream(ctx, stream_id), ctx.settings.drain_timeout)
+    except RtEmbedError as error:
+        ctx.errors.emit(error.message, stream_id=stream_id)
+        raise
+    return Response()
+
+
+async def delete_streams(request: Request) -> Response:
+    """Stop and forget many streams at once."""
+    ctx = context(request)
+    body = validate_json(await read_body(request), DeleteStreams)
+    timeout = body.drain_timeout_seconds
+    if timeout is None:
+        timeout = ctx.settings.blocking_drain_timeout if body.blocking else ctx.settings.drain_timeout
+    outcomes = await asyncio.gather(*(_delete(ctx, stream_id, timeout) for stream_id in body.stream_ids))
+    return json(
+        DeletedStreams(
+            deleted=[o for o in outcomes if isinstance(o, str)],
+            errors=[o for o in outcomes if isinstance(o, KeptStream)],
+        )
+    )
+
+
+async def _delete(ctx: Context, stream_id: str, timeout: float) -> str | KeptStream:
+    try:
+        await remove_stream(ctx, await find_stream(ctx, stream_id), timeout)
+        return stream_id
+    except RtEmbedError as error:
+        ctx.errors.emit(error.message, stream_id=stream_id)
+        code = error.code if error.status != 500 else INTERNAL_ERROR
+        return KeptStream(stream_id=stream_id, error=error.message, error_code=code, status_code=error.status)
+
+
+async def find_stream(ctx: Context, stream_id: str) -> Asset:
+    """A registered stream. Raises BadParameter for an unknown id, InvalidParameter for that of a file."""
+    asset = await ctx.assets.find(stream_id)
+    if asset is None:
+        raise BadParameter(f"No such resource {stream_id}")
+    if asset.kind != "stream":
+        raise InvalidParameter(f"No such live-stream {stream_id}")
+    return asset
+
+
+async def remove_stream(ctx: Context, asset: Asset, timeout: float) -> None:
+    """Stop a stream and forget it. Raises ResourceInUse, BadParameter if it is gone already."""
+    began = time.monotonic()
+    await stop_session(ctx, asset, timeout)
+    stream_delete_drain_latency.record(time.monotonic() - began)
+    await ctx.assets.delete(asset)
+    await ctx.redis.delete(keys.camera(asset.id), keys.live(asset.id), keys.reader(asset.id))
+    if asset.camera_id:
+        await ctx.redis.hdel(keys.CAMERAS, asset.camera_id)
+    stream_delete_latency.record(time.monotonic() - began)

@@ -1,0 +1,136 @@
+"""Video and image embeddings: one JSON answer, one event per chunk, or an answer to come back for."""
+
+import time
+from contextlib import AsyncExitStack
+
+import structlog
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway.api.schemas import VideoRequest, VideoResponse
+from gateway.api.validation import problem
+from gateway.context import Context, FailedEnd, collect, context, json, require_service, until_gone
+from gateway.endpoints.deferred import accept, prefers_async
+from gateway.intake.ingestion import ingested
+from gateway.intake.inline_media import Inline, read_video_request
+from gateway.intake.probing import probe
+from gateway.results.answers import video_response
+from gateway.results.events import Telling, client_of, resume
+from gateway.results.reader_lease import reading, start_reading
+from gateway.results.sse import EventStream
+from gateway.video.live_streams import find_live, live_events, remembered
+from gateway.video.planning import Plan, plan_video
+from gateway.video.request_progress import Progress
+from shared.assets import Asset
+from shared.chunks import SECOND
+from shared.errors import BadParameters, FailedRequest
+
+log = structlog.get_logger(__name__)
+
+
+async def generate_video_embeddings(request: Request) -> Response:
+    """Embed a file chunk by chunk, or a list of images as one clip."""
+    ctx = context(request)
+    async with AsyncExitStack() as held:
+        body, inline = await read_video_request(ctx, request, held)
+        if body.stream and (seen := request.headers.get("last-event-id")):
+            return await resume(ctx, body, seen, remembered)
+        if stream := await find_live(ctx, body):
+            with ctx.reported(stream.id):
+                return await live_events(ctx, body, stream)
+        progress = held.enter_context(Progress(request))
+        plan = await planned(ctx, request, body, held, inline)
+        with ctx.reported(plan.assets[0].id):
+            if body.stream:
+                return await _events(ctx, plan, body, progress, held)
+            if prefers_async(request):
+                return await accept(ctx, plan.request, plan.jobs, request.headers.get("traceparent", ""))
+            return json(await until_gone(request, _answer(ctx, plan, progress)))
+
+
+async def planned(
+    ctx: Context, request: Request, body: VideoRequest, held: AsyncExitStack, inline: Inline | None = None
+) -> Plan:
+    """What is to be done for `body`. A URL's media is fetched, unless it lies `inline` already, and goes when
+    `held` is left.
+
+    Raises whatever the request may be refused with; then nothing was accepted.
+    """
+    ids = [body.id] if isinstance(body.id, str) else body.id
+    taken = (inline.path, inline.size) if inline else ()
+    source = await ctx.downloads.locate(body.url, *taken) if body.url is not None else None
+    if source and len(ids) != 1:
+        raise BadParameters(f"A url becomes one asset; give one id for it, not {len(ids)}")
+    assets = [] if source else await _assets(ctx, ids)
+    model = ctx.view.require_model(body.model)
+    require_service(ctx)
+    with ctx.reported(ids[0]):
+        if source:
+            ingestion = held.enter_async_context(ingested(ctx, body, ids[0], source))
+            assets = [await until_gone(request, ingestion)]
+        assets = await _openable(ctx, assets)
+    request_id = ctx.notices.new_id()
+    structlog.contextvars.bind_contextvars(request_id=request_id)
+    plan = plan_video(request_id, body, assets, model, ctx.settings.max_file_minutes * 60 * SECOND)
+    log.info("video request", assets=plan.request.assets, chunks=plan.planned, jobs=len(plan.jobs))
+    return plan
+
+
+async def _assets(ctx: Context, ids: list[str]) -> list[Asset]:
+    """The assets named. Raises BadParameter for an unknown one, BadParameters unless several are images."""
+    if not ids:
+        raise problem(("body", "id"), "Give at least one id")
+    assets = []
+    for asset_id in ids:
+        with ctx.reported(asset_id):
+            assets.append(await ctx.assets.get(asset_id))
+    for asset in assets:
+        if len(assets) > 1 and asset.media_type != "image":
+            name = asset.filename or asset.id
+            raise BadParameters(f"Several ids may only name images; {name} is not an image")
+    return assets
+
+
+async def _openable(ctx: Context, assets: list[Asset]) -> list[Asset]:
+    """The assets with what their files are. Those accepted unopened are opened now."""
+    return [asset if asset.probed else await _open(ctx, asset) for asset in assets]
+
+
+async def _open(ctx: Context, asset: Asset) -> Asset:
+    try:
+        found = await probe(ctx, asset)
+    except FailedEnd as error:
+        if error.status >= 500:
+            raise
+        raise FailedRequest(f"the file of {asset.id} cannot be opened: {error.message}") from error
+    await ctx.assets.update(found)
+    return found
+
+
+async def _answer(ctx: Context, plan: Plan, progress: Progress) -> VideoResponse:
+    began = time.monotonic()
+    if not plan.jobs:
+        return video_response(plan.outline, int(time.time()), 0, [])
+    parent = progress.planned(plan)
+    async with ctx.submitted(plan.request, plan.jobs, traceparent=parent) as (created, follower):
+        results = await collect(follower, plan.planned, progress.chunk)
+    return video_response(plan.outline, created, time.monotonic() - began, results)
+
+
+async def _events(
+    ctx: Context, plan: Plan, body: VideoRequest, progress: Progress, held: AsyncExitStack
+) -> EventStream:
+    """The stream, which holds what `held` does. A client that disconnects does not end the request, whose
+    results stay readable. A request that is refused never becomes a stream."""
+    client, asset = client_of(ctx, plan.request.id), plan.assets[0]
+    await start_reading(ctx.redis, asset.id, client)
+    replaced = await held.enter_async_context(reading(ctx.redis, asset.id, client))
+    created, entries = int(time.time()), None
+    if plan.jobs:
+        parent = progress.planned(plan)
+        submission = ctx.submitted(plan.request, plan.jobs, detached=True, traceparent=parent)
+        created, follower = await held.enter_async_context(submission)
+        entries = follower.entries(stored=False)
+    include_usage = body.stream_options is not None and body.stream_options.include_usage
+    telling = Telling(plan.outline, created, include_usage=include_usage)
+    return EventStream(telling.events(entries, progress), held.pop_all(), replaced.wait)

@@ -1,0 +1,141 @@
+"""GET /v1/metrics: the whole fleet in one place, whichever gateway is asked."""
+
+import asyncio
+import time
+from contextlib import suppress
+from typing import Any
+
+import structlog
+from prometheus_client import CollectorRegistry, Metric
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway.fleet_view import FleetView
+from shared import keys
+from shared.keys import GROUP, LANES
+from shared.redis.connection import Redis, RedisError
+from shared.telemetry import instruments
+from shared.telemetry.fleet_metrics import Figures, exposition, is_fact, read_figures
+
+log = structlog.get_logger(__name__)
+
+INTERVAL = 2.0
+STATES = ("starting", "ready", "stopping", "unhealthy")
+SWITCHED_OFF = b"# telemetry is switched off by OTEL_TRACES_EXPORTER\n"
+
+
+async def metrics_page(request: Request) -> Response:
+    """The text format of Prometheus; while Redis is away, what was last known of the others."""
+    page = await request.app.state.context.measured.page()
+    return Response(page, media_type="text/plain; charset=utf-8")
+
+
+class Measured:
+    """This gateway's figures on their way to the fleet's, and the fleet's on their way to whoever asks."""
+
+    def __init__(self, redis: Redis, view: FleetView, registry: CollectorRegistry | None) -> None:
+        self._redis = redis
+        self._view = view
+        self._registry = registry
+        self._figures = Figures(redis, registry, "gateway")
+        self._fleet: list[Metric] = []
+        self._ended: dict[tuple[str, str], int] = {}
+        self._one_at_a_time = asyncio.Lock()
+        self._started = time.monotonic()
+
+    async def run(self) -> None:
+        """Publish and refresh until cancelled."""
+        try:
+            while self._registry is not None:
+                await self._refresh()
+                await asyncio.sleep(INTERVAL)
+        finally:
+            with suppress(RedisError):
+                await self._figures.publish()
+
+    async def page(self) -> bytes:
+        """The fleet's figures as they are now."""
+        if self._registry is None:
+            return SWITCHED_OFF
+        await self._refresh()
+        known = {family.name for family in self._fleet}
+        own = [f for f in self._registry.collect() if is_fact(f) or f.name not in known]
+        return exposition([*own, *self._fleet])
+
+    async def _refresh(self) -> None:
+        instruments.uptime.set(time.monotonic() - self._started)
+        async with self._one_at_a_time:
+            try:
+                began = time.monotonic()
+                await self._redis.ping()
+                instruments.redis_round_trip.record(time.monotonic() - began)
+                await self._figures.publish()
+                self._fleet = await read_figures(self._redis)
+                await self._count_requests()
+                await self._look_at_queues()
+                instruments.redis_up.set(1)
+            except RedisError as error:
+                instruments.redis_up.set(0)
+                log.warning("figures of the fleet are not up to date", error=str(error))
+        self._look_at_workers()
+        instruments.average_chunk_latency.set(_mean(self._fleet, "chunk_latency_seconds"))
+        instruments.average_live_chunk_latency.set(_mean(self._fleet, "live_stream_chunk_latency_seconds"))
+
+    async def _count_requests(self) -> None:
+        counts: Any = await self._redis.hgetall(keys.REQUEST_COUNTS)
+        processed = 0
+        for field, count in counts.items():
+            lane, _, state = field.decode().partition(":")
+            ended = int(count)
+            instruments.requests_ended.add(
+                max(0, ended - self._ended.get((lane, state), 0)), {"lane": lane, "state": state}
+            )
+            self._ended[lane, state] = ended
+            processed += ended if lane == "video" else 0
+        instruments.files_processed.set(processed)
+        seconds, _ = await self._redis.time()
+        for lane, gauge in (("video", instruments.files_pending), ("live", instruments.live_streams)):
+            await self._redis.zremrangebyscore(keys.running(lane), "-inf", seconds)
+            gauge.set(await self._redis.zcard(keys.running(lane)))
+
+    async def _look_at_queues(self) -> None:
+        for lane in LANES:
+            length = await self._redis.xlen(keys.jobs(lane))
+            groups: Any = await self._redis.xinfo_groups(keys.jobs(lane)) if length else []
+            group = next((g for g in groups if g["name"] == GROUP.encode()), None)
+            running = group["pending"] if group else 0
+            instruments.lane_jobs.set(running, {"lane": lane, "state": "running"})
+            instruments.lane_jobs.set(max(0, length - running), {"lane": lane, "state": "waiting"})
+            after = group["last-delivered-id"].decode() if group else "0-0"
+            instruments.lane_oldest.set(await self._age(keys.jobs(lane), f"({after}"), {"lane": lane})
+        instruments.dead_jobs.set(await self._redis.xlen(keys.JOBS_DEAD))
+        instruments.outbox_messages.set(await self._redis.xlen(keys.OUTBOX))
+        instruments.outbox_oldest.set(await self._age(keys.OUTBOX, "-"))
+
+    async def _age(self, stream: str, first: str) -> float:
+        """Seconds since the first entry from `first` on was added; 0 if there is none."""
+        entries: Any = await self._redis.xrange(stream, min=first, count=1)
+        if not entries:
+            return 0.0
+        seconds, microseconds = await self._redis.time()
+        added = int(entries[0][0].partition(b"-")[0]) / 1000
+        return max(0.0, float(seconds + microseconds / 1e6 - added))
+
+    def _look_at_workers(self) -> None:
+        found = [w.state if w.healthy else "unhealthy" for w in self._view.fleet.workers]
+        for state in STATES:
+            instruments.workers.set(found.count(state), {"state": state})
+        if model := self._view.fleet.model:
+            instruments.model_verified.set(int(model.verified), {"model": model.id})
+
+
+def _mean(families: list[Metric], name: str) -> float:
+    """The mean of a histogram's observations; 0 without any."""
+    totals = {"sum": 0.0, "count": 0.0}
+    for family in families:
+        if family.name == name:
+            for sample in family.samples:
+                kind = sample.name.rpartition("_")[2]
+                if kind in totals:
+                    totals[kind] += sample.value
+    return totals["sum"] / totals["count"] if totals["count"] else 0.0

@@ -1,0 +1,79 @@
+"""The fleet as the gateway last saw it: whether a request sent now would be served, and by which model."""
+
+import asyncio
+import time
+
+import structlog
+
+from shared.errors import BadParameters, Unavailable
+from shared.fleet import Fleet, Model, read_fleet
+from shared.redis.connection import Redis, RedisError
+
+log = structlog.get_logger(__name__)
+
+INTERVAL = 0.5
+STALE = 3.0
+"""Seconds without an answer from Redis after which it counts as away."""
+
+
+class FleetView:
+    """Refreshed in the background, read without waiting."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self._seen = -STALE
+        self._trouble = "no answer yet"
+        self.fleet = Fleet()
+
+    async def run(self) -> None:
+        """Refresh until cancelled."""
+        while True:
+            await self.refresh()
+            await asyncio.sleep(INTERVAL)
+
+    async def refresh(self) -> None:
+        """Look at the fleet now."""
+        try:
+            async with asyncio.timeout(STALE):
+                self.fleet = await read_fleet(self._redis)
+        except (RedisError, TimeoutError) as error:
+            if not self._trouble:
+                log.error("redis is away", error=str(error) or "no answer in time")
+            self._trouble = str(error) or "no answer in time"
+            return
+        if self._trouble and self._seen > 0:
+            log.info("redis is back")
+        self._trouble, self._seen = "", time.monotonic()
+
+    @property
+    def redis_problem(self) -> str:
+        """Why Redis counts as away; empty while it answers."""
+        if time.monotonic() - self._seen < STALE:
+            return ""
+        return self._trouble or "no answer in time"
+
+    @property
+    def problem(self) -> str:
+        """Why a request sent now would not be served; empty when it would."""
+        if self.redis_problem:
+            return f"redis is away: {self.redis_problem}"
+        if self.fleet.ready:
+            return ""
+        if not self.fleet.workers:
+            return "no worker is running"
+        return "no worker is ready: " + ", ".join(
+            f"{w.name} is {w.detail or w.state}" for w in self.fleet.workers
+        )
+
+    def model(self) -> Model:
+        """The loaded model, or the last one known. Raises Unavailable when none ever was."""
+        if self.fleet.model is None:
+            raise Unavailable(self.problem or "no model was ever loaded")
+        return self.fleet.model
+
+    def require_model(self, wanted: str) -> Model:
+        """The loaded model, which must be `wanted`. Raises BadParameters if it is another."""
+        model = self.model()
+        if wanted != model.id:
+            raise BadParameters(f"No such model {wanted}; the loaded model is {model.id}")
+        return model

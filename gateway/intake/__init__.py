@@ -1,0 +1,1 @@
+"""Bytes coming in: uploads, downloads, and the rules for addresses."""

@@ -1,0 +1,150 @@
+"""Media behind a URL, brought to the asset store: http(s), s3, data, or a file that is already here.
+
+Bytes go to the disk as they come; no more than a piece of them is in memory.
+"""
+
+import re
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+import msgspec
+import structlog
+
+from gateway.api.validation import problem
+from gateway.intake import data_source, s3_source
+from gateway.intake.http_source import HttpSource, Network
+from gateway.store.asset_store import AssetStore
+from gateway.store.storage import Writer
+from shared.errors import Forbidden, InvalidParameters, MissingFile
+from shared.settings import Settings
+from shared.telemetry.instruments import (
+    asset_download_bytes,
+    asset_download_duration,
+    asset_download_requests,
+)
+
+log = structlog.get_logger(__name__)
+
+FILE_NAME = "input_file.mp4"
+MEASURED = {"http", "https", "s3"}
+_KNOWN_NAME = re.compile(
+    r"[A-Za-z0-9_\- ][A-Za-z0-9_.\- ]{0,200}\.(mp4|avi|mov|jpg|jpeg|png|webm)", re.IGNORECASE
+)
+
+
+class Source(msgspec.Struct, frozen=True):
+    """A URL that may be fetched; `addresses` are those of its host, which is not looked up again. What a
+    data: URL holds may lie in the file `inline` already."""
+
+    url: str
+    addresses: list[str] = []
+    inline: str | None = None
+    inline_size: int = 0
+
+
+class Fetched(msgspec.Struct, frozen=True):
+    """A file, its name for clients, and its bytes. `ours` says whether it lies in the asset store, so may be
+    moved and deleted."""
+
+    path: str
+    filename: str
+    size: int
+    ours: bool
+
+
+class Downloads:
+    """Fetches what URLs name."""
+
+    def __init__(self, settings: Settings, store: AssetStore, network: Network | None = None) -> None:
+        self._settings = settings
+        self._store = store
+        self._http = HttpSource(settings, network or Network())
+        self.limit = int(settings.download_limit_gb * (1 << 30))
+
+    async def locate(self, url: str, inline: str | None = None, inline_size: int = 0) -> Source:
+        """Resolve the URL's host, once; a data: URL may lie decoded in the file `inline`.
+
+        Raises InvalidParameters if the host must not be asked.
+        """
+        if inline is not None:
+            return Source(url, inline=inline, inline_size=inline_size)
+        if url.partition(":")[0] in ("file", "data", "s3"):
+            return Source(url)
+        try:
+            return Source(url, await self._http.resolve(url))
+        except InvalidParameters as error:
+            raise problem(("body", "url"), error.message) from error
+
+    async def fetch(
+        self,
+        source: Source,
+        folder: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        media_type: Literal["video", "image"] = "video",
+    ) -> Fetched:
+        """Bring the file behind `source` into `folder`; a `file://` one is used where it is.
+
+        `headers` go to the URL's own host over https. `media_type` decides the name of a data URL's file
+        where its own type does not. Raises InvalidParameters, RedirectNotAllowed, DownloadFailed and
+        FileTooLarge (http), InvalidReference and RtEmbedError (s3), InvalidDataUrl and FileTooLarge (data),
+        Forbidden and MissingFile (file).
+        """
+        scheme = source.url.partition(":")[0]
+        if scheme == "file":
+            return await self._store.in_thread(lambda: self._in_place(source.url))
+        began = time.monotonic()
+        name = _file_name(source.url, media_type)
+        path = f"{folder}/{name}"
+        if source.inline:
+            path = await self._store.bring(source.inline, path)
+            return Fetched(path, name, source.inline_size, ours=True)
+        writer = self._store.writer(path)
+        status = "failure"
+        try:
+            async with writer:
+                await self._copy(source, headers or {}, writer)
+            status = "success"
+        finally:
+            seconds = time.monotonic() - began
+            _measure(scheme, status, seconds, writer.size)
+        log.info("url fetched", scheme=scheme, filename=name, bytes=writer.size, seconds=round(seconds, 3))
+        return Fetched(path, name, writer.size, ours=True)
+
+    async def _copy(self, source: Source, headers: Mapping[str, str], writer: Writer) -> None:
+        match source.url.partition(":")[0]:
+            case "data":
+                await data_source.copy(source.url, self.limit, writer.write)
+            case "s3":
+                await s3_source.copy(self._settings, source.url, writer.write)
+            case _:
+                await self._http.copy(source.url, source.addresses, headers, self.limit, writer.write)
+
+    def _in_place(self, url: str) -> Fetched:
+        named = Path(url.removeprefix("file://"))
+        path = named.resolve()
+        allowed = [Path(folder).resolve() for folder in self._settings.file_url_dirs]
+        if not named.is_absolute() or not any(path.is_relative_to(folder) for folder in allowed):
+            raise Forbidden(f"{url[:256]} is in no folder that file:// URLs may name")
+        if not path.is_file():
+            raise MissingFile(f"{url[:256]} is not an existing regular file")
+        return Fetched(str(path), path.name, path.stat().st_size, ours=False)
+
+
+def _file_name(url: str, media_type: str) -> str:
+    """The URL's own name if it is plain and of a known kind."""
+    scheme = url.partition(":")[0]
+    if scheme == "data":
+        return data_source.file_name(url, media_type)
+    name = urlsplit(url).path.rpartition("/")[2] if scheme != "s3" else ""
+    return name if _KNOWN_NAME.fullmatch(name) else FILE_NAME
+
+
+def _measure(scheme: str, status: str, seconds: float, size: int) -> None:
+    labels = {"source": scheme if scheme in MEASURED else "unknown", "status": status}
+    asset_download_requests.add(1, labels)
+    asset_download_duration.record(seconds, labels)
+    asset_download_bytes.add(size, labels)

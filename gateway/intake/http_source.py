@@ -1,0 +1,223 @@
+"""Files behind http and https URLs: redirects, credentials and limits by the service's rules."""
+
+import asyncio
+import re
+import ssl
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from urllib.parse import SplitResult, quote, urljoin, urlsplit
+
+import certifi
+import httpcore
+import structlog
+
+from gateway.api.validation import problem
+from gateway.intake.ssrf import Lookup, PinnedBackend, resolve, system_lookup
+from shared.errors import DownloadFailed, FileTooLarge, InvalidParameters, RedirectNotAllowed
+from shared.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+Write = Callable[[bytes], Awaitable[None]]
+
+USER_AGENT = "NVIDIA-RTVI/1.0"
+REDIRECTS = {301, 302, 303, 307, 308}
+PASSED_HEADERS = {"authorization", "x-api-key", "x-jfrog-art-api", "cookie", "accept", "accept-language"}
+"""Those of the client's headers that go to the host of its URL."""
+PIECE = 1 << 20
+"""How many bytes are collected before they are written."""
+_HEADER_VALUE = re.compile(r"([\x21-\x7e]([\t\x20-\x7e]*[\x21-\x7e])?)?")
+_FAILURES = (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, OSError)
+
+
+def _verified() -> ssl.SSLContext:
+    """The system's authorities and Mozilla's: a container may lack the first."""
+    context = ssl.create_default_context()
+    context.load_verify_locations(certifi.where())
+    return context
+
+
+@dataclass(frozen=True)
+class Network:
+    """How the outside is reached: names, connections, trust."""
+
+    lookup: Lookup = system_lookup
+    backend: httpcore.AsyncNetworkBackend = field(default_factory=httpcore.AnyIOBackend)
+    tls: ssl.SSLContext = field(default_factory=_verified)
+
+
+class HttpSource:
+    """Fetches over http and https, from addresses that were judged before."""
+
+    def __init__(self, settings: Settings, network: Network) -> None:
+        self._settings = settings
+        self._network = network
+
+    async def resolve(self, url: str) -> list[str]:
+        """The addresses of the URL's host. Raises InvalidParameters if it must not be asked."""
+        try:
+            parts = urlsplit(url)
+            port = parts.port or (443 if parts.scheme == "https" else 80)
+        except ValueError as error:
+            raise InvalidParameters("The URL has no valid host and port") from error
+        if parts.scheme not in ("http", "https"):
+            raise InvalidParameters(
+                f"The URL leads to {parts.scheme[:32]!r}, which is neither http nor https"
+            )
+        block = self._settings.block_private_networks
+        host = parts.hostname or ""
+        try:
+            async with asyncio.timeout(self._settings.download_connect_timeout):
+                return await resolve(host, port, block_private=block, lookup=self._network.lookup)
+        except TimeoutError as error:
+            raise InvalidParameters(f"The host {host[:256]} does not resolve in time") from error
+
+    async def copy(
+        self, url: str, addresses: list[str], headers: Mapping[str, str], limit: int, write: Write
+    ) -> None:
+        """Write what `url` leads to, at most `limit` bytes.
+
+        Raises InvalidParameters (where it leads), RedirectNotAllowed, DownloadFailed, FileTooLarge.
+        """
+        given = passed_headers(headers) if headers else None
+        seconds = self._settings.download_timeout
+        try:
+            async with asyncio.timeout(seconds):
+                await self._follow(url, addresses, given, limit, write)
+        except TimeoutError as error:
+            raise DownloadFailed(f"{shown(url)} was not fetched within {seconds} s") from error
+        except _FAILURES as error:
+            log.warning("download failed", url=shown(url), error=repr(error))
+            raise DownloadFailed(f"{shown(url)} could not be fetched") from error
+
+    async def _follow(
+        self, url: str, addresses: list[str], given: dict[str, str] | None, limit: int, write: Write
+    ) -> None:
+        origin = urlsplit(url).hostname
+        hops = self._settings.download_redirects
+        while True:
+            parts = urlsplit(url)
+            headers = self._headers(parts, given if parts.hostname == origin else None)
+            location = await self._get(parts, addresses, headers, limit, write)
+            if location is None:
+                return
+            if hops == 0:
+                allowed = self._settings.download_redirects
+                raise RedirectNotAllowed(f"{shown(url)} redirects; {allowed} redirects are followed")
+            hops -= 1
+            url = _joined(url, location)
+            addresses = await self.resolve(url)
+
+    async def _get(
+        self, url: SplitResult, addresses: list[str], headers: dict[str, str], limit: int, write: Write
+    ) -> str | None:
+        """Write what is there, or return where it says that it is."""
+        host = url.hostname or ""
+        target = httpcore.URL(scheme=url.scheme, host=host, port=url.port, target=_target(url))
+        timeout = {"connect": self._settings.download_connect_timeout}
+        tls = self._network.tls if self._verifies(host) else _unverified()
+        backend = PinnedBackend(addresses, self._network.backend)
+        pool = httpcore.AsyncConnectionPool(ssl_context=tls, network_backend=backend)
+        async with (
+            pool,
+            pool.stream(
+                "GET", target, headers=[*headers.items()], extensions={"timeout": timeout}
+            ) as response,
+        ):
+            received = {name.lower(): value for name, value in response.headers}
+            if response.status in REDIRECTS:
+                return _location(received, url)
+            _check(response.status, received, url, limit)
+            size = 0
+            async for piece in _collected(response.aiter_stream()):
+                size += len(piece)
+                if size > limit:
+                    raise too_large(limit)
+                await write(piece)
+        return None
+
+    def _headers(self, url: SplitResult, given: dict[str, str] | None) -> dict[str, str]:
+        """What this host is sent: credentials only over https, the client's own instead of a token."""
+        host = url.netloc.rpartition("@")[2]
+        headers = {"Host": host, "User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
+        if url.scheme != "https":
+            return headers
+        if given is not None:
+            return headers | given
+        tokens = (value for host, value in self._settings.download_tokens if host == url.hostname)
+        token = next(tokens, None)
+        return headers | ({"Authorization": token} if token else {})
+
+    def _verifies(self, host: str) -> bool:
+        return host not in map(str.lower, self._settings.download_unverified_hosts)
+
+
+def passed_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """Those of the client's headers that may be sent. Raises InvalidParameters for a value that cannot be."""
+    passed = {
+        name.lower(): value.strip() for name, value in headers.items() if name.lower() in PASSED_HEADERS
+    }
+    if dropped := sorted({name.lower()[:64] for name in headers} - PASSED_HEADERS):
+        log.warning("url headers dropped", names=dropped)
+    for name, value in passed.items():
+        if not _HEADER_VALUE.fullmatch(value):
+            raise problem(("body", "url_headers", name), "Must be printable ASCII characters")
+    return passed
+
+
+def shown(url: str) -> str:
+    """A URL for messages and logs: without its query, which may hold a token."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.hostname}{parts.path}"[:256]
+
+
+def too_large(limit: int) -> FileTooLarge:
+    """The failure of a file of more than `limit` bytes."""
+    return FileTooLarge(f"The file is larger than {limit} bytes")
+
+
+def _target(url: SplitResult) -> str:
+    query = f"?{url.query}" if url.query else ""
+    return quote(f"{url.path or '/'}{query}", safe="/%:=&?~+!$,;'@()*[]|")
+
+
+def _joined(url: str, location: str) -> str:
+    try:
+        return urljoin(url, location)
+    except ValueError as error:
+        raise InvalidParameters("The URL redirects to something that is no URL") from error
+
+
+def _check(status: int, headers: Mapping[bytes, bytes], url: SplitResult, limit: int) -> None:
+    if status != 200:
+        raise DownloadFailed(f"{shown(url.geturl())} answered with status {status}")
+    if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+        raise DownloadFailed(f"{shown(url.geturl())} answered in an encoding that was not asked for")
+    if int(headers.get(b"content-length", b"0")) > limit:
+        raise too_large(limit)
+
+
+def _location(headers: Mapping[bytes, bytes], url: SplitResult) -> str:
+    location = headers.get(b"location", b"").decode("utf-8", "replace").strip()
+    if not location:
+        raise DownloadFailed(f"{shown(url.geturl())} redirects nowhere")
+    return location
+
+
+async def _collected(stream: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+    piece = bytearray()
+    async for data in stream:
+        piece += data
+        if len(piece) >= PIECE:
+            yield bytes(piece)
+            piece.clear()
+    yield bytes(piece)
+
+
+@cache
+def _unverified() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context

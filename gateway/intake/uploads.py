@@ -1,0 +1,181 @@
+"""Reading a form from the network: fields into memory, bounded; one file straight into the asset store."""
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from urllib.parse import parse_qsl
+
+import msgspec
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from gateway.api.schemas import FILE_NAME
+from gateway.store.asset_store import AssetStore
+from gateway.store.storage import Writer
+from shared.errors import BadParameters, FileTooLarge, InvalidParameters
+
+FILE_NAME_FORM = re.compile(FILE_NAME)
+MAX_NAME = 255
+MAX_FIELDS = 1000
+MAX_FIELD_BYTES = 1 << 20
+"""Of all fields that are no file, together."""
+WRITE_BYTES = 1 << 20
+"""How much of a file is collected before it is written."""
+
+
+class TooManyFields(HTTPException):
+    """A form with more than MAX_FIELDS fields."""
+
+
+class Form(msgspec.Struct):
+    """The fields of a form; `file` is the client's name for an uploaded file and `size` its bytes."""
+
+    fields: dict[str, str]
+    size: int = 0
+
+
+async def read_form(request: Request, store: AssetStore, folder: str, limit: int) -> Form:
+    """Read a form; the part named `file` is written to `folder` under its own name as it arrives.
+
+    Raises BadParameters for a file name that is not allowed, FileTooLarge beyond `limit` bytes,
+    InvalidParameters for a body that is no form, TooManyFields.
+    """
+    kind, options = parse_options_header(request.headers.get("content-type"))
+    if kind == b"multipart/form-data" and b"boundary" in options:
+        return await _MultipartReader(store, folder, limit, options[b"boundary"]).read(request.stream())
+    if kind == b"application/x-www-form-urlencoded":
+        fields = dict(parse_qsl((await _small_body(request)).decode("utf-8", "replace")))
+        if "file" in fields:
+            raise _no_file()
+        return Form(fields)
+    raise InvalidParameters("('body',): Send multipart/form-data or application/x-www-form-urlencoded")
+
+
+async def _small_body(request: Request) -> bytes:
+    body = bytearray()
+    async for data in request.stream():
+        body += data
+        if len(body) > MAX_FIELD_BYTES:
+            raise FileTooLarge(f"a form without a file may have at most {MAX_FIELD_BYTES} bytes")
+    return bytes(body)
+
+
+def _no_file() -> InvalidParameters:
+    return InvalidParameters("('body', 'file'): Must be an uploaded file with a name")
+
+
+class _MultipartReader:
+    """Collects the parser's events of one piece of the body, then acts on them in order."""
+
+    def __init__(self, store: AssetStore, folder: str, limit: int, boundary: bytes) -> None:
+        self._store, self._folder, self._limit = store, folder, limit
+        self._parser = MultipartParser(
+            boundary,
+            {
+                "on_part_begin": lambda: self._events.append(("begin", b"")),
+                "on_header_field": lambda data, a, b: self._events.append(("name", data[a:b])),
+                "on_header_value": lambda data, a, b: self._events.append(("value", data[a:b])),
+                "on_header_end": lambda: self._events.append(("header", b"")),
+                "on_headers_finished": lambda: self._events.append(("headers", b"")),
+                "on_part_data": lambda data, a, b: self._events.append(("data", data[a:b])),
+                "on_part_end": lambda: self._events.append(("end", b"")),
+                "on_end": lambda: self._events.append(("finish", b"")),
+            },
+        )
+        self._events: list[tuple[str, bytes]] = []
+        self._header_name, self._header_value = b"", b""
+        self._disposition: dict[bytes, bytes] = {}
+        self._data = bytearray()
+        self._held = AsyncExitStack()
+        self._writer: Writer | None = None
+        self._fields_size = 0
+        self._complete = False
+        self.form = Form({})
+
+    async def read(self, stream: AsyncIterator[bytes]) -> Form:
+        async with self._held:
+            try:
+                async for piece in stream:
+                    self._parser.write(piece)
+                    for event, data in self._events:
+                        await self._handle(event, data)
+                    self._events.clear()
+            except FormParserError as error:
+                raise InvalidParameters(f"('body',): The multipart form cannot be read: {error}") from error
+            if not self._complete:
+                raise InvalidParameters("('body',): The multipart form ends in the middle")
+        return self.form
+
+    async def _handle(self, event: str, data: bytes) -> None:
+        match event:
+            case "begin":
+                self._disposition, self._data = {}, bytearray()
+            case "name":
+                self._header_name += data
+            case "value":
+                self._header_value += data
+            case "header":
+                if self._header_name.lower() == b"content-disposition":
+                    self._disposition = parse_options_header(self._header_value)[1]
+                self._header_name, self._header_value = b"", b""
+            case "headers":
+                await self._begin_part()
+            case "data":
+                self._data += data
+                await self._take_data()
+            case "end":
+                await self._end_part()
+            case "finish":
+                self._complete = True
+
+    @property
+    def _name(self) -> str:
+        return self._disposition.get(b"name", b"").decode("utf-8", "replace")
+
+    @property
+    def _is_file(self) -> bool:
+        return self._name == "file" and bool(self._disposition.get(b"filename"))
+
+    async def _begin_part(self) -> None:
+        if len(self.form.fields) >= MAX_FIELDS:
+            raise TooManyFields(400, f"Too many fields. Maximum number of fields is {MAX_FIELDS}.")
+        if not self._is_file:
+            if self._name == "file":
+                raise _no_file()
+            return
+        if self._writer:
+            raise BadParameters("only one file can be uploaded at a time")
+        name = self._disposition[b"filename"].decode("utf-8", "replace")
+        if not FILE_NAME_FORM.fullmatch(name) or name in {".", ".."} or len(name) > MAX_NAME:
+            raise BadParameters(
+                f"the file name {name[:256]!r} may only have up to {MAX_NAME} letters, digits, spaces and _.-"
+            )
+        self.form.fields["file"] = name
+        self._writer = await self._held.enter_async_context(self._store.writer(f"{self._folder}/{name}"))
+
+    async def _take_data(self) -> None:
+        if not self._is_file:
+            if self._fields_size + len(self._data) > MAX_FIELD_BYTES:
+                raise InvalidParameters(
+                    f"('body', {self._name!r}): The fields are longer than {MAX_FIELD_BYTES} bytes"
+                )
+            return
+        if len(self._data) >= WRITE_BYTES:
+            await self._write()
+
+    async def _end_part(self) -> None:
+        if self._is_file:
+            await self._write()
+        else:
+            self._fields_size += len(self._data)
+            self.form.fields[self._name] = self._data.decode("utf-8", "replace")
+
+    async def _write(self) -> None:
+        assert self._writer is not None  # noqa: S101 - for the type checker: a file part has a writer
+        if self._writer.size + len(self._data) > self._limit:
+            raise FileTooLarge(f"the file is larger than {self._limit} bytes")
+        await self._writer.write(bytes(self._data))
+        self.form.size = self._writer.size
+        self._data.clear()

@@ -1,0 +1,1 @@
+"""Results going out: following a request, JSON answers, server-sent events, vectors."""

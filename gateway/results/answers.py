@@ -1,0 +1,115 @@
+"""Results as clients see them: JSON answers and events."""
+
+from typing import Literal, TypeVar
+
+import msgspec
+
+from gateway.api.schemas import (
+    ChunkEmbedding,
+    ChunkEvent,
+    EncodingFormat,
+    EventChunk,
+    OffsetRange,
+    TimestampRange,
+    Usage,
+    VideoResponse,
+)
+from gateway.results.vectors import encoded
+from shared.chunks import SECOND
+from shared.results import Result
+from shared.timestamps import format_offset, format_timestamp, parse_timestamp
+
+Chunk = TypeVar("Chunk", bound=ChunkEmbedding)
+
+
+class Outline(msgspec.Struct, frozen=True, kw_only=True):
+    """What answers repeat of their request. It is kept with the request, so that any gateway can answer.
+
+    `start` and `end` are the nanoseconds of the range that was asked for, even beyond the file's end. Of a
+    `live` stream failed chunks are told, too: they do not end it.
+    """
+
+    request: str
+    model: str
+    media_type: Literal["video", "image"] = "video"
+    creation_time: str = ""
+    start: int = 0
+    end: int = 0
+    encoding_format: EncodingFormat = "float"
+    live: bool = False
+
+
+def video_response(outline: Outline, created: int, seconds: float, results: list[Result]) -> VideoResponse:
+    """The whole answer, sorted by start time."""
+    ordered = sorted(results, key=lambda result: (result.start, result.chunk))
+    return VideoResponse(
+        id=outline.request,
+        created=created,
+        model=outline.model,
+        media_info=media_range(outline, outline.start, outline.end),
+        usage=usage(len(results), seconds),
+        chunk_responses=[chunk_embedding(ChunkEmbedding, outline, result) for result in ordered],
+    )
+
+
+def chunk_event(outline: Outline, created: int, result: Result, so_far: Usage | None) -> ChunkEvent:
+    """One finished chunk as an event."""
+    return ChunkEvent(
+        id=outline.request,
+        model=outline.model,
+        created=created,
+        media_info=chunk_range(outline, result),
+        chunk_responses=[chunk_embedding(EventChunk, outline, result)],
+        usage=so_far,
+    )
+
+
+def usage(chunks: int, seconds: float) -> Usage:
+    """What the request took so far."""
+    return Usage(query_processing_time=int(seconds), total_chunks_processed=chunks)
+
+
+def chunk_embedding(kind: type[Chunk], outline: Outline, result: Result) -> Chunk:
+    """One chunk of an answer."""
+    return kind(
+        start_time=chunk_time(outline, result.start, result.wall_start),
+        end_time=chunk_time(outline, result.end, result.wall_end),
+        embeddings=encoded(result.vector, outline.encoding_format),
+        decode_latency_ms=result.decode_latency_ms,
+        inference_latency_ms=result.inference_latency_ms,
+        chunk_latency_ms=result.chunk_latency_ms,
+        queue_time_s=result.queue_time_s,
+        processing_latency_s=result.processing_latency_s,
+        frame_count=len(result.frame_times),
+    )
+
+
+def chunk_time(outline: Outline, ns: int, wall: int | None = None) -> str:
+    """The absolute time where camera or asset tells it, or else seconds from the start of the file."""
+    if wall is not None:
+        return format_timestamp(wall)
+    if outline.media_type == "image" or not outline.creation_time:
+        return format_offset(ns)
+    return _absolute(outline, ns)
+
+
+def chunk_range(outline: Outline, result: Result) -> OffsetRange | TimestampRange:
+    """What one chunk covers."""
+    if result.wall_start is None or result.wall_end is None:
+        return media_range(outline, result.start, result.end)
+    return TimestampRange(
+        start_timestamp=format_timestamp(result.wall_start), end_timestamp=format_timestamp(result.wall_end)
+    )
+
+
+def media_range(outline: Outline, start: int, end: int) -> OffsetRange | TimestampRange:
+    """A range of the asset, in the form that fits it."""
+    if outline.creation_time:
+        return TimestampRange(
+            start_timestamp=_absolute(outline, start), end_timestamp=_absolute(outline, end)
+        )
+    return OffsetRange(start_offset=start // SECOND, end_offset=end // SECOND)
+
+
+def _absolute(outline: Outline, ns: int) -> str:
+    return format_timestamp(parse_timestamp(outline.creation_time) + ns)

@@ -1,0 +1,154 @@
+"""A request's results as server-sent events, from the first or from where a client had come to.
+
+The id of an event is the request's and the entry's in its stream of results, so a client that comes back with
+it (`Last-Event-ID`) gets what it missed from any gateway.
+"""
+
+import re
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AsyncExitStack, aclosing
+from typing import Any
+
+import structlog
+
+from gateway.api.schemas import FailureEvent, UsageEvent, VideoRequest
+from gateway.context import Context
+from gateway.endpoints.deferred import Record, find_record
+from gateway.results.answers import Outline, chunk_event, usage
+from gateway.results.reader_lease import reading, start_reading
+from gateway.results.sse import DONE, EventStream, event
+from gateway.video.request_progress import Progress
+from shared import keys
+from shared.errors import BadParameters, InvalidParameters, NotFound
+from shared.results import End, Entry, Result
+
+log = structlog.get_logger(__name__)
+
+BEGINNING = "0-0"
+PAGE = 500
+_EVENT_ID = re.compile(r"(?P<request>[0-9a-f-]{36})/(?P<entry>[0-9]{1,19}-[0-9]{1,19})")
+
+Entries = AsyncGenerator[tuple[str, Entry], None]
+
+
+class Telling:
+    """One client's stream of events about one request."""
+
+    def __init__(self, outline: Outline, created: int, *, include_usage: bool, chunks: int = 0) -> None:
+        self._outline, self._created = outline, created
+        self._include_usage = include_usage
+        self._chunks = chunks
+        self._began = time.monotonic()
+        self._last = ""
+
+    def since(self, seconds: float) -> None:
+        """The request began so many seconds ago."""
+        self._began -= seconds
+
+    async def events(
+        self, entries: Entries | None, progress: Progress | None = None
+    ) -> AsyncGenerator[bytes, None]:
+        """One event per chunk; then usage, if asked for, and the terminator. No `entries`: no chunks."""
+        async with aclosing(entries or _none()) as told:
+            async for entry_id, entry in told:
+                self._last = f"{self._outline.request}/{entry_id}"
+                match entry:
+                    case Result(error=error) if not error or self._outline.live:
+                        self._chunks += 1
+                        if progress:
+                            progress.chunk(entry)
+                        so_far = self._usage() if self._include_usage else None
+                        yield event(chunk_event(self._outline, self._created, entry, so_far), self._last)
+                    case End(state=state) if state != "done":
+                        log.warning("video request failed", state=state, error=entry.error)
+                        failure = FailureEvent(
+                            id=self._outline.request, model=self._outline.model, created=self._created
+                        )
+                        yield event(failure, self._last)
+        if self._include_usage:
+            final = UsageEvent(
+                id=self._outline.request,
+                model=self._outline.model,
+                created=self._created,
+                usage=self._usage(),
+            )
+            yield event(final, self._last)
+        yield event(DONE)
+
+    def _usage(self) -> Any:
+        return usage(self._chunks, time.monotonic() - self._began)
+
+
+async def _none() -> Entries:
+    return
+    yield  # makes this a generator
+
+
+Remember = Callable[[Context, str, str, Entries], Entries]
+"""Passes on the entries of a stream (its id, then its request's), keeping how far its reader has come."""
+
+
+async def resume(ctx: Context, body: VideoRequest, seen: str, remember: Remember) -> EventStream:
+    """The events after the one whose id is `seen`.
+
+    Raises InvalidParameters if it is no event's id, NotFound if its request is known no longer, BadParameters
+    if that embeds something else than the body names, Conflict if another client reads.
+    """
+    match = _EVENT_ID.fullmatch(seen)
+    if match is None:
+        raise InvalidParameters("('header', 'last-event-id'): Must be the id of an event")
+    request_id, after = match["request"], match["entry"]
+    record = await find_record(ctx.redis, request_id)
+    outline = _outline(request_id, record, body) if record else None
+    if record is None or outline is None:
+        raise NotFound(f"No such request {request_id}, or its results have expired")
+    if record.assets != ([body.id] if isinstance(body.id, str) else body.id):
+        raise BadParameters(f"The request {request_id} embeds other assets than id names")
+    log.info("client came back for its events", request_id=request_id, after=after)
+    include_usage = body.stream_options is not None and body.stream_options.include_usage
+    chunks = await _chunks_until(ctx, request_id, after) if include_usage else 0
+    telling = Telling(outline, record.created, include_usage=include_usage, chunks=chunks)
+    telling.since(record.age)
+    async with AsyncExitStack() as held:
+        client = client_of(ctx, request_id)
+        await start_reading(ctx.redis, record.assets[0], client, replaces=f"{request_id}:")
+        replaced = await held.enter_async_context(reading(ctx.redis, record.assets[0], client))
+        follower = await held.enter_async_context(ctx.notices.subscribe(request_id))
+        entries: Entries | None = None
+        if await _goes_on(ctx, record, request_id, after):
+            entries = follower.entries(after)
+            if outline.live:
+                entries = remember(ctx, record.assets[0], request_id, entries)
+        return EventStream(telling.events(entries), held.pop_all(), replaced.wait)
+
+
+def _outline(request_id: str, record: Record, body: VideoRequest) -> Outline | None:
+    if record.kind != "live":
+        return record.outline
+    return Outline(request=request_id, model=record.model, live=True, encoding_format=body.encoding_format)
+
+
+def client_of(ctx: Context, request_id: str) -> str:
+    """The name of a client that reads this request's events."""
+    return f"{request_id}:{ctx.notices.new_id()}"
+
+
+async def _goes_on(ctx: Context, record: Record, request_id: str, after: str) -> bool:
+    """Whether anything comes after that entry: always, until the request has ended."""
+    return record.state == "running" or bool(
+        await ctx.redis.xrange(keys.results(request_id), min=f"({after}", count=1)
+    )
+
+
+async def _chunks_until(ctx: Context, request_id: str, last: str) -> int:
+    count, start = 0, BEGINNING
+    while page := await _page(ctx, request_id, start, last):
+        count += len(page)
+        start = page[-1][0].decode()
+    return count
+
+
+async def _page(ctx: Context, request_id: str, after: str, last: str) -> list[Any]:
+    found: Any = await ctx.redis.xrange(keys.results(request_id), f"({after}", last, count=PAGE)
+    return list(found)

@@ -1,0 +1,180 @@
+"""Following a request's results: subscribe, read what is stored, then listen; read again after any break.
+
+One pub/sub connection serves all requests of this process. A notification only saves a read: whatever
+happens to it, the entry is in the stream.
+"""
+
+import asyncio
+import uuid
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import structlog
+
+from shared import keys, results
+from shared.errors import Unavailable
+from shared.redis.connection import Redis, RedisError, channels
+from shared.results import End, Entry
+from shared.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+READ_AGAIN = 5.0
+"""Seconds of silence after which a follower looks at the stream itself."""
+RETRY_INTERVAL = 0.2
+PAGE = 100
+IDS_AHEAD = 64
+"""Ids of requests to come whose channels are subscribed to already: saves each request a round trip."""
+
+Entries = list[tuple[str, Entry]]
+Notice = Entries | None
+"""Entries with their stream ids, or None: something may have been missed."""
+
+
+class Notices:
+    """The process's pub/sub connection. `run` must be running while anyone follows."""
+
+    def __init__(self, redis: Redis, settings: Settings) -> None:
+        self._redis = redis
+        self._timeout = settings.redis_timeout
+        self._queues: dict[bytes, list[asyncio.Queue[Notice]]] = {}
+        self._ahead: deque[str] = deque()
+        self._coming: dict[bytes, str] = {}
+        self._open: set[bytes] = set()
+        self._left: set[bytes] = set()
+        self._channels = channels(settings, self._heard)
+
+    async def run(self) -> None:
+        """Receive until cancelled. After a lost connection every follower reads its stream again."""
+        while True:
+            try:
+                self._think_ahead()
+                await self._channels.listen(self._wanted)
+            except RedisError as error:
+                self._open.clear()
+                self._left.clear()
+                log.warning("notifications interrupted", error=str(error))
+                await asyncio.sleep(RETRY_INTERVAL)
+
+    def _wanted(self) -> set[bytes]:
+        return {*self._coming, *map(channel_of, self._ahead), *self._queues}
+
+    def _think_ahead(self) -> None:
+        """Subscribe for requests to come, many at a time."""
+        if len(self._ahead) + len(self._coming) <= IDS_AHEAD // 2:
+            coming = {channel_of(request_id): request_id for request_id in _new_ids(IDS_AHEAD)}
+            self._coming |= coming
+            self._channels.subscribe(*coming)
+
+    def _leave(self, channel: bytes) -> None:
+        """Unsubscribe from requests that are over, many at a time."""
+        self._left.add(channel)
+        if len(self._left) >= IDS_AHEAD:
+            left, self._left = self._left, set()
+            self._open -= left
+            self._channels.unsubscribe(*left)
+
+    def _heard(self, kind: bytes, channel: bytes, payload: Any) -> None:
+        if kind == b"message":
+            self._tell(channel, results.unpack(payload))
+        elif kind == b"subscribe":
+            self._open.add(channel)
+            if channel in self._coming:
+                self._ahead.append(self._coming.pop(channel))
+            self._tell(channel, None)
+
+    def _tell(self, channel: bytes, notice: Notice) -> None:
+        for queue in self._queues.get(channel, ()):
+            queue.put_nowait(notice)
+
+    def new_id(self) -> str:
+        """An id for a request that is about to be submitted; most often one already subscribed to."""
+        self._think_ahead()
+        return self._ahead.popleft() if self._ahead else str(uuid.uuid4())
+
+    @asynccontextmanager
+    async def subscribe(self, request_id: str) -> AsyncIterator["Follower"]:
+        """Listen for a request's entries from now on. Raises RedisError, or Unavailable without an answer."""
+        channel = channel_of(request_id)
+        queue: asyncio.Queue[Notice] = asyncio.Queue()
+        queues = self._queues.setdefault(channel, [])
+        queues.append(queue)
+        try:
+            self._left.discard(channel)
+            if channel not in self._open:
+                await self._open_channel(channel, queue)
+            yield Follower(self._redis, request_id, queue)
+        finally:
+            queues.remove(queue)
+            if not queues:
+                del self._queues[channel]
+                self._leave(channel)
+
+    async def _open_channel(self, channel: bytes, queue: asyncio.Queue[Notice]) -> None:
+        self._channels.subscribe(channel)
+        try:
+            async with asyncio.timeout(self._timeout):
+                await queue.get()
+        except TimeoutError as error:
+            raise Unavailable("redis does not confirm a subscription") from error
+
+
+class Follower:
+    """Reads one request's entries, each once, in order."""
+
+    def __init__(self, redis: Redis, request_id: str, queue: asyncio.Queue[Notice]) -> None:
+        self._redis = redis
+        self._stream = keys.results(request_id)
+        self._queue = queue
+
+    async def entries(
+        self, after: str = "0-0", *, stored: bool = True
+    ) -> AsyncGenerator[tuple[str, Entry], None]:
+        """Entries after the stream id `after`, up to and including the end entry.
+
+        `stored` False skips the first look at the stream, for a request that was not submitted when the
+        subscription began.
+        """
+        notice = None if stored else await self._next()
+        while True:
+            found = await self._read(after) if notice is None else notice
+            for entry_id, entry in found:
+                if _position(entry_id) > _position(after):
+                    after = entry_id
+                    yield entry_id, entry
+                    if isinstance(entry, End):
+                        return
+            more_stored = notice is None and len(found) == PAGE
+            notice = None if more_stored else await self._next()
+
+    async def _next(self) -> Notice:
+        try:
+            async with asyncio.timeout(READ_AGAIN):
+                return await self._queue.get()
+        except TimeoutError:
+            return None
+
+    async def _read(self, after: str) -> Entries:
+        try:
+            entries: Any = await self._redis.xrange(self._stream, min=f"({after}", count=PAGE)
+        except RedisError as error:
+            log.warning("results not readable now", stream=self._stream, error=str(error))
+            await asyncio.sleep(RETRY_INTERVAL)
+            return []
+        return [(entry_id.decode(), results.from_fields(fields)) for entry_id, fields in entries]
+
+
+def _new_ids(count: int) -> list[str]:
+    return [str(uuid.uuid4()) for _ in range(count)]
+
+
+def channel_of(request_id: str) -> bytes:
+    """The channel on which a request's entries are announced."""
+    return keys.notify(request_id).encode()
+
+
+def _position(entry_id: str) -> tuple[int, int]:
+    milliseconds, _, sequence = entry_id.partition("-")
+    return int(milliseconds), int(sequence)

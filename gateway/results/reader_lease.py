@@ -1,0 +1,63 @@
+"""One client reads the events of a file or stream at a time."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import structlog
+
+from shared import keys
+from shared.errors import Conflict
+from shared.redis.connection import Redis, RedisError, script
+
+log = structlog.get_logger(__name__)
+
+READER_TTL_MS = 3000
+READER_RENEWAL = 1.0
+
+
+async def start_reading(redis: Redis, asset_id: str, client: str, replaces: str = "") -> None:
+    """Become the client that reads the asset's events.
+
+    Raises Conflict if there is another, unless its name begins with what this one `replaces`.
+    """
+    if not await _claim(redis, asset_id, client, replaces):
+        raise Conflict(f"another client is reading the events of {asset_id}")
+
+
+@asynccontextmanager
+async def reading(redis: Redis, asset_id: str, client: str) -> AsyncIterator[asyncio.Event]:
+    """Stay that client, and give it up on exit. The event is set if another has taken its place."""
+    replaced = asyncio.Event()
+
+    async def renew() -> None:
+        while not replaced.is_set():
+            await asyncio.sleep(READER_RENEWAL)
+            try:
+                if not await _claim(redis, asset_id, client):
+                    replaced.set()
+            except RedisError as error:
+                log.warning("reader not renewed", asset=asset_id, error=str(error))
+
+    renewing = asyncio.create_task(renew())
+    try:
+        yield replaced
+    finally:
+        renewing.cancel()
+        await asyncio.gather(renewing, return_exceptions=True)
+        await stop_reading(redis, asset_id, client)
+
+
+async def stop_reading(redis: Redis, asset_id: str, client: str) -> None:
+    """Make place for another client."""
+    try:
+        await script(redis, "release_reader")(keys=[keys.reader(asset_id)], args=[client])
+    except RedisError as error:  # the claim expires by itself
+        log.warning("reader not released", asset=asset_id, error=str(error))
+
+
+async def _claim(redis: Redis, asset_id: str, client: str, replaces: str = "") -> bool:
+    claimed = await script(redis, "claim_reader")(
+        keys=[keys.reader(asset_id)], args=[client, READER_TTL_MS, replaces]
+    )
+    return bool(claimed)

@@ -1,0 +1,1 @@
+"""Bytes kept: asset records, the folder or bucket, the storage quota."""

@@ -1,0 +1,1 @@
+"""What a video request needs between intake and results."""

@@ -1,1 +1,0 @@
-"""The message schema and its generated code."""

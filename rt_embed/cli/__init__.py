@@ -1,0 +1,1 @@
+"""`rt-embed`: one module per group of sub-commands."""

@@ -1,0 +1,1 @@
+"""The message bus: Kafka, routes of messages, error events."""

@@ -1,0 +1,149 @@
+"""Where embedding messages and error events go: as configured, until the whole fleet is switched at run time.
+
+The switch is a hash in Redis, so it also outlives restarts. Nobody is told of it: whoever is about to send
+reads it first.
+"""
+
+import re
+from typing import Any, Literal
+
+import msgspec
+import structlog
+
+from shared import keys
+from shared.bus.kafka import create_topic
+from shared.errors import BadRequest, BusError
+from shared.redis.connection import Redis, RedisError
+from shared.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+Bus = Literal["kafka", "redis", "off"]
+DEFAULT_TOPIC = "mdx-embed"
+
+
+class Routes(msgspec.Struct, frozen=True, kw_only=True):
+    """A topic is one of Kafka, a Redis stream (messages) or a Redis channel (events)."""
+
+    message_bus: Bus = "off"
+    message_topic: str = ""
+    error_bus: Bus = "off"
+    error_topic: str = ""
+
+
+def configured_routes(settings: Settings) -> Routes:
+    """The routes that the settings give, in both of their spellings; Kafka without brokers is off."""
+    wanted = settings.message_bus or ("kafka" if settings.kafka_enabled else "off")
+    errors = settings.error_bus
+    if errors is None:
+        errors = "redis" if settings.redis_errors else "kafka" if wanted == "kafka" else "off"
+    fallback = settings.kafka_topic if wanted == "kafka" else DEFAULT_TOPIC
+    return Routes(
+        message_bus=_usable(settings, wanted),
+        message_topic=settings.message_topic or fallback,
+        error_bus=_usable(settings, errors or "off"),
+        error_topic=settings.error_topic,
+    )
+
+
+def _usable(settings: Settings, bus: str) -> Bus:
+    if bus == "kafka":
+        return "kafka" if settings.kafka_servers else "off"
+    return "redis" if bus == "redis" else "off"
+
+
+def warn_of_unusable_routes(settings: Settings) -> None:
+    """Say at start what is configured but cannot work."""
+    if settings.kafka_servers:
+        return
+    if settings.kafka_enabled or "kafka" in {settings.message_bus, settings.error_bus}:
+        log.warning("kafka is off: KAFKA_BOOTSTRAP_SERVERS is empty")
+
+
+async def read_routes(redis: Redis, settings: Settings) -> Routes:
+    """The routes as they are now. Raises RedisError."""
+    changed: Any = await redis.hgetall(keys.ROUTES)
+    configured = msgspec.structs.asdict(configured_routes(settings))
+    return msgspec.convert(configured | {k.decode(): v.decode() for k, v in changed.items()}, Routes)
+
+
+class RouteReader:
+    """Reads the routes; while Redis is away, they are as last seen."""
+
+    def __init__(self, redis: Redis, settings: Settings) -> None:
+        self._redis = redis
+        self._settings = settings
+        self._last = configured_routes(settings)
+
+    async def current(self) -> Routes:
+        """The routes as they are now."""
+        try:
+            self._last = await read_routes(self._redis, self._settings)
+        except RedisError as error:
+            log.warning("routes not readable now", error=str(error))
+        return self._last
+
+
+class Switch(msgspec.Struct, frozen=True, kw_only=True):
+    """A change of the routes: the messages' always, the events' where given. `partitions` are those of a
+    topic that is to be created."""
+
+    message_bus: Bus
+    message_topic: str
+    error_bus: Bus | None = None
+    error_topic: str | None = None
+    create_topic: bool = False
+    partitions: int = 1
+
+
+async def switch_routes(redis: Redis, settings: Settings, switch: Switch) -> tuple[Routes, list[str]]:
+    """Switch the whole fleet, from the next message and event on; what waits in the outbox goes the new way.
+
+    Returns the routes afterwards and warnings. Raises BadRequest if a bus or a topic cannot be used,
+    RedisError if nothing was changed.
+    """
+    _check(settings, switch.message_bus, switch.message_topic)
+    before = await read_routes(redis, settings)
+    _check(settings, switch.error_bus or before.error_bus, switch.error_topic or before.error_topic)
+    changes: dict[Any, Any] = {
+        "message_bus": switch.message_bus,
+        "message_topic": switch.message_topic,
+        **({"error_bus": switch.error_bus} if switch.error_bus else {}),
+        **({"error_topic": switch.error_topic} if switch.error_topic else {}),
+    }
+    warnings = await _create(settings, switch) if switch.create_topic else []
+    await redis.hset(keys.ROUTES, mapping=changes)
+    routes = await read_routes(redis, settings)
+    log.info("routes switched", **msgspec.structs.asdict(routes))
+    if (busy := await _jobs_running(redis)) and routes != before:
+        warnings.append(f"the route changed while {busy} jobs were waiting or running")
+    return routes, warnings
+
+
+def _check(settings: Settings, bus: Bus, topic: str) -> None:
+    if bus == "off":
+        return
+    if not topic.strip():
+        raise BadRequest("the topic is empty")
+    if bus == "kafka" and not settings.kafka_servers:
+        raise BadRequest("Kafka is not available: KAFKA_BOOTSTRAP_SERVERS is empty")
+    if bus == "kafka" and not re.fullmatch(r"[A-Za-z0-9._-]{1,249}", topic):
+        raise BadRequest(f"{topic!r} is not a Kafka topic: letters, digits, '.', '_' and '-', at most 249")
+    if bus == "redis" and topic.startswith(keys.PREFIX):
+        raise BadRequest(f"{topic!r} is not usable: {keys.PREFIX} is the service's own part of Redis")
+
+
+async def _create(settings: Settings, switch: Switch) -> list[str]:
+    """Create the Kafka topics that are named; what fails is a warning."""
+    named = [(switch.message_bus, switch.message_topic), (switch.error_bus, switch.error_topic)]
+    warnings = []
+    for topic in [topic for bus, topic in named if bus == "kafka" and topic]:
+        try:
+            await create_topic(settings, topic, switch.partitions)
+        except BusError as error:
+            warnings.append(f"topic {topic} was not created: {error.message}")
+    return warnings
+
+
+async def _jobs_running(redis: Redis) -> int:
+    return sum([await redis.xlen(keys.jobs(lane)) for lane in keys.LANES])

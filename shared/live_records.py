@@ -1,0 +1,156 @@
+"""Live sessions: what is known of the embedding of one camera, and how it is started and stopped.
+
+The job on `jobs:live` is the lease: the worker that holds it runs the session, and if it dies another takes
+the job over. The record beside it tells the successor where to go on, and everyone how the session fares.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import msgspec
+
+from shared import keys
+from shared.assets import Asset
+from shared.jobs import Claim, LiveJob
+from shared.redis.connection import Redis, script
+from shared.requests import Request, submit_session
+from shared.settings import Settings
+
+SessionState = Literal["waiting", "connecting", "running", "reconnecting", "ended"]
+
+
+class Session(msgspec.Struct, frozen=True, kw_only=True):
+    """One stream's session. `next` is the index of the next chunk, `dropped` how many were not embedded
+    because the service was too slow, `failed` how many could not be, `read` the entry that a client read
+    last."""
+
+    request: str
+    model: str = ""
+    chunk_duration: int = 0
+    """Seconds."""
+    chunk_overlap_duration: int = 0
+    """As asked for; live chunks never overlap."""
+    created: int = 0
+    state: SessionState = "waiting"
+    owner: str = ""
+    detail: str = ""
+    transport: str = ""
+    next: int = 0
+    dropped: int = 0
+    failed: int = 0
+    reconnections: int = 0
+    read: str = "0-0"
+
+
+class Login(msgspec.Struct, frozen=True, kw_only=True):
+    """What a camera is registered with beside its asset: credentials, which only workers read, and its place,
+    a JSON object as the client gave it."""
+
+    username: str = ""
+    password: str = ""
+    place: str = "{}"
+
+    def __repr__(self) -> str:
+        return "Login(...)"
+
+
+async def write_login(redis: Redis, asset_id: str, login: Login, expires: int | None = None) -> None:
+    """Keep a camera's login, for `expires` seconds or until it is removed."""
+    fields: Any = msgspec.structs.asdict(login)
+    async with redis.pipeline() as pipe:
+        pipe.hset(keys.camera(asset_id), mapping=fields)
+        if expires is None:
+            pipe.persist(keys.camera(asset_id))
+        else:
+            pipe.expire(keys.camera(asset_id), expires)
+        await pipe.execute()
+
+
+async def read_logins(redis: Redis, asset_ids: Sequence[str]) -> list[Login]:
+    """The logins of cameras, in order; an empty one where there is none."""
+    async with redis.pipeline(transaction=False) as pipe:
+        for asset_id in asset_ids:
+            pipe.hgetall(keys.camera(asset_id))
+        records = await pipe.execute()
+    return [msgspec.convert(_texts(record), Login) for record in records]
+
+
+async def start(redis: Redis, settings: Settings, request_id: str, asset: Asset, session: Session) -> str:
+    """Start a session, or join the one that runs; returns the request that embeds the stream.
+
+    Raises ServerBusy when as many sessions run as may, DependencyError when the stream was deleted meanwhile.
+    """
+    request = Request(
+        id=request_id,
+        lane="live",
+        planned=0,
+        model=session.model,
+        assets=[asset.id],
+        options=msgspec.json.encode({"chunk_duration": session.chunk_duration}).decode(),
+        kept=settings.live_results,
+    )
+    job = LiveJob(
+        request=request_id, assets=[asset], chunk_duration=session.chunk_duration, model=session.model
+    )
+    record = [str(part) for pair in msgspec.structs.asdict(session).items() for part in pair]
+    return await submit_session(
+        redis, settings, request, job, session=keys.live(asset.id), first=msgspec.json.encode(record)
+    )
+
+
+async def read_sessions(redis: Redis, asset_ids: Sequence[str]) -> list[Session | None]:
+    """The running sessions of streams, in order; None for one that is not embedded now."""
+    async with redis.pipeline(transaction=False) as pipe:
+        for asset_id in asset_ids:
+            pipe.hgetall(keys.live(asset_id))
+        records = await pipe.execute()
+    found = [msgspec.convert(_texts(r), Session, strict=False) if r else None for r in records]
+    async with redis.pipeline(transaction=False) as pipe:
+        for session in found:
+            pipe.hget(keys.request(session.request if session else ""), "state")
+        states = await pipe.execute()
+    return [s if state == b"running" else None for s, state in zip(found, states, strict=True)]
+
+
+async def ask_to_stop(redis: Redis, asset_id: str) -> None:
+    """Let the worker that runs the session finish what is in flight, and end it."""
+    await redis.hset(keys.live(asset_id), "stop", "1")
+
+
+async def beat(
+    redis: Redis, settings: Settings, claim: Claim, owner: str, fields: dict[str, Any]
+) -> tuple[str, bool]:
+    """Write how the session fares; returns its request's state and whether it is to stop.
+
+    The state is `lost` where the worker `owner` holds the session's job no longer.
+    """
+    job = claim.job
+    assert isinstance(job, LiveJob)  # noqa: S101 - for the type checker
+    asset = job.assets[0].id
+    told = [part for pair in fields.items() for part in pair]
+    answer = await script(redis, "beat_live")(
+        keys=[
+            keys.request(job.request),
+            keys.live(asset),
+            keys.results(job.request),
+            keys.running("live"),
+            keys.asset_users(asset),
+            keys.jobs("live"),
+        ],
+        args=[job.request, settings.request_ttl, keys.GROUP, owner, claim.id, *told],
+    )
+    return answer[0].decode(), bool(answer[1])
+
+
+async def next_chunk(redis: Redis, job: LiveJob) -> Session | None:
+    """The session as its last worker left it, its `next` after every chunk that has a result; None if it has
+    ended or is another request's."""
+    (session,) = await read_sessions(redis, [job.assets[0].id])
+    if session is None or session.request != job.request:
+        return None
+    last: Any = await redis.hget(keys.request(job.request), "last")
+    return msgspec.structs.replace(session, next=max(session.next, int(last if last is not None else -1) + 1))
+
+
+def _texts(record: dict[bytes, bytes]) -> dict[str, str]:
+    return {name.decode(): value.decode() for name, value in record.items()}

@@ -1,0 +1,544 @@
+"""Media on a GPU, with FFmpeg in the place of NVDEC and the kernel compiled for the CPU: packets, ends of
+streams, reconfigurations, lifetimes, and what goes to the CPU."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from shared.chunks import SECOND, Chunk, plan_chunks
+from shared.errors import DecodeError
+from tests.support import until
+from tests.worker.media.decoder.test_handover import UNSUITED, choose
+from tests.worker.media.films import FILMS, make
+from tests.worker.media.kernel import HostSurface, Kernel
+from tests.worker.media.reading import SIZE, Frames, read, setup
+from tests.worker.media.recorder import Packet, Recorder, RecordingDecoder, planes_of
+from worker.media.clip_source import Clip
+from worker.media.decoder.decoder_messages import Chosen
+from worker.media.decoder.limits import MediaLimits
+from worker.media.decoder.reader import Reader
+from worker.media.decoder.runs import Run
+from worker.media.decoder_job import Job, SharedClip
+from worker.media.gpu.clip_slots import DeviceClip
+from worker.media.gpu.gpu_media import GpuMedia, Unsuited
+
+FindFilm = Callable[[str], Path]
+CHUNKS = plan_chunks(0, 3 * SECOND, SECOND, 0, None)
+
+
+@pytest.fixture(scope="module")
+def kernel(tmp_path_factory: pytest.TempPathFactory) -> Kernel:
+    return Kernel(tmp_path_factory.mktemp("kernel"))
+
+
+@pytest.fixture(scope="module")
+def reader() -> Iterator[Reader]:
+    reader = Reader(setup())
+    yield reader
+    reader.close()
+
+
+@asynccontextmanager
+async def running(recorder: Recorder, slots: int = 1, **options: Any) -> AsyncIterator[GpuMedia]:
+    media = GpuMedia(recorder.device, slots, ahead=options.pop("ahead", 4), **options)
+    try:
+        yield media
+    finally:
+        await media.close()
+
+
+async def collect(media: GpuMedia, path: Path, chunks: list[Chunk], frames: int = 8) -> list[Frames]:
+    """The chunks' frames, copied, each clip released at once."""
+    clips = []
+    async with aclosing(media.clips(path, chunks, frames, SIZE)) as decoding:
+        async for clip in decoding:
+            assert clip.decode_start <= clip.decode_end
+            clips.append(list(zip(clip.times, clip.frames.copy(), strict=True)))
+            clip.release()
+    return clips
+
+
+def assert_close(ours: list[Frames], theirs: list[Frames]) -> None:
+    """The same times, and the same pictures but for rounding."""
+    assert [[when for when, _ in clip] for clip in ours] == [[when for when, _ in clip] for clip in theirs]
+    for mine, other in zip(ours, theirs, strict=True):
+        for (_, here), (_, there) in zip(mine, other, strict=True):
+            difference = np.abs(here.astype(int) - there)
+            assert difference.max() <= 2  # sharp edges of made-up pictures; real ones stay within 1
+            assert (difference <= 1).mean() > 0.999
+
+
+ON_GPU = sorted(FILMS.keys() - UNSUITED)
+
+
+@pytest.mark.parametrize("name", ON_GPU)
+async def test_clips_are_those_of_the_cpu(name: str, film: FindFilm, reader: Reader, kernel: Kernel) -> None:
+    recorder, path = Recorder(kernel), film(name)
+    async with running(recorder) as media:
+        clips = await collect(media, path, CHUNKS)
+        assert not media.fallbacks
+    assert_close(clips, read(reader, path, CHUNKS, 8)[0])
+    messages, counts = choose(reader, path, CHUNKS, 8)
+    sent = [message.run for message in messages if isinstance(message, Chosen)]
+    decoded = recorder.runs()
+    assert len(decoded) == len(sent)
+    assert sorted(map(told, sent)) == sorted([(event.time, event.data) for event in run] for run in decoded)
+    assert media.counts.frames_decoded == counts.frames_decoded
+    assert media.counts.frames_used == counts.frames_used
+    created = [event for event in recorder.events if event.what == "create"]
+    assert 1 <= len(created) <= 2
+    assert_ended(recorder)
+
+
+def told(run: Run) -> list[tuple[int, bytes]]:
+    """What a decoder is to be told of a run: parameter sets come with the first packet."""
+    (time, data), *others = run.packets
+    return [(time, run.parameters + data), *others]
+
+
+def assert_ended(recorder: Recorder) -> None:
+    """Every decoder was waited for, then closed, and nothing happened to it afterwards."""
+    for session in recorder.sessions:
+        happened = [event.what for event in recorder.events if event.decoder == session.number]
+        assert happened[0] == "create"
+        assert happened[-2:] == ["wait", "close"]
+        assert happened.count("close") == 1
+        assert "packet" not in happened or happened[-3] == "end"
+
+
+async def test_decoders_are_used_again_and_reconfigured_for_another_size(
+    kernel: Kernel, tmp_path: Path, reader: Reader
+) -> None:
+    recorder = Recorder(kernel, engines=1)
+    small, middle, large = (
+        make(tmp_path / f"{size[0]}.mp4", FILMS["h264-gop30"], size)
+        for size in [(128, 96), (192, 160), (320, 240)]
+    )
+    async with running(recorder) as media:
+        for path in (small, middle, large, small):
+            assert_close(await collect(media, path, CHUNKS[:2]), read(reader, path, CHUNKS[:2], 8)[0])
+        assert not media.fallbacks
+    assert [e.size for e in recorder.events if e.what == "create"] == [(128, 96)]
+    sizes = [e.size for e in recorder.events if e.what == "reconfigure"]
+    assert sizes == [(192, 160), (320, 240), (128, 96)]
+    assert_ended(recorder)
+
+
+@pytest.mark.parametrize(
+    "second",
+    [("hevc-gop30", (128, 96)), ("h264-444-10-bit", (128, 96)), ("h264-gop30", (128, 90))],
+    ids=["another codec", "another format", "the same coded size"],
+)
+async def test_what_cannot_be_reconfigured_gets_a_new_decoder(
+    second: tuple[str, tuple[int, int]], film: FindFilm, kernel: Kernel, tmp_path: Path, reader: Reader
+) -> None:
+    """With one engine the old decoder has gone before the new one comes."""
+    recorder = Recorder(kernel, engines=1)
+    name, size = second
+    path = make(tmp_path / "second.mp4", FILMS[name], size)
+    async with running(recorder) as media:
+        await collect(media, film("h264-gop30"), CHUNKS[:1])
+        assert_close(await collect(media, path, CHUNKS[:1]), read(reader, path, CHUNKS[:1], 8)[0])
+    happened = [(e.decoder, e.what) for e in recorder.events if e.what in ("create", "reconfigure", "close")]
+    assert happened == [(0, "create"), (0, "close"), (1, "create"), (1, "close")]
+
+
+async def test_a_larger_video_than_a_decoder_was_made_for_gets_a_new_one(
+    film: FindFilm, kernel: Kernel, tmp_path: Path
+) -> None:
+    recorder = Recorder(kernel, engines=1, room=(160, 128))
+    large = make(tmp_path / "large.mp4", FILMS["h264-gop30"], (320, 240))
+    async with running(recorder) as media:
+        for path in (film("h264-gop30"), large, film("h264-gop30")):
+            await collect(media, path, CHUNKS[:1])
+    happened = [(e.what, e.size) for e in recorder.events if e.what in ("create", "reconfigure", "close")]
+    assert happened == [
+        ("create", (128, 96)),
+        ("close", (0, 0)),
+        ("create", (320, 240)),
+        ("reconfigure", (128, 96)),
+        ("close", (0, 0)),
+    ]
+
+
+async def test_without_reuse_each_run_has_a_decoder_of_its_own(film: FindFilm, kernel: Kernel) -> None:
+    recorder = Recorder(kernel, reuse=False)
+    async with running(recorder) as media:
+        await collect(media, film("h264-gop30"), CHUNKS)
+    assert len(recorder.sessions) == len(recorder.runs()) > 1
+    assert_ended(recorder)
+
+
+async def test_the_gpu_is_used_even_if_the_cpu_is_to_decode_everything(
+    film: FindFilm, kernel: Kernel
+) -> None:
+    async with running(Recorder(kernel), sparse=False) as media:
+        await collect(media, film("h264-gop30"), CHUNKS)
+        assert not media.fallbacks
+
+
+async def test_no_more_decoders_than_engines(film: FindFilm, kernel: Kernel) -> None:
+    recorder = Recorder(kernel, engines=2, slots=40)
+    names = ["h264-gop30", "hevc-gop30", "vp9", "mpeg4", "av1"]
+    async with running(recorder, slots=3) as media:
+        await asyncio.gather(*(collect(media, film(name), CHUNKS) for name in names))
+        assert not media.fallbacks
+    alive = most = 0
+    for event in recorder.events:
+        alive += (event.what == "create") - (event.what == "close")
+        most = max(most, alive)
+    assert most == 2
+    assert_ended(recorder)
+
+
+async def test_frames_for_two_clips_are_decoded_once(film: FindFilm, kernel: Kernel, reader: Reader) -> None:
+    recorder, path = Recorder(kernel), film("h264-gop250")
+    chunks = plan_chunks(0, 6 * SECOND, 2 * SECOND, SECOND, None)
+    async with running(recorder) as media:
+        clips = await collect(media, path, chunks)
+    assert_close(clips, read(reader, path, chunks, 8)[0])
+    assert len(recorder.runs()) == 1
+
+
+async def test_a_gop_may_fill_more_clips_than_are_free(
+    film: FindFilm, kernel: Kernel, reader: Reader
+) -> None:
+    """Decoding waits in the middle of a run until clips are released, and then goes on."""
+    recorder, path = Recorder(kernel, slots=4), film("h264-gop250")
+    chunks = plan_chunks(0, 8 * SECOND, SECOND // 2, 0, None)
+    async with running(recorder, ahead=3) as media:
+        held: list[Clip] = []
+        taken = []
+        async with aclosing(media.clips(path, chunks, 8, SIZE)) as decoding:
+            async for clip in decoding:
+                taken.append(list(zip(clip.times, clip.frames.copy(), strict=True)))
+                held.append(clip)
+                if len(held) == 3:
+                    held.pop(0).release()
+        for clip in held:
+            clip.release()
+        await until(lambda: media._stock.free == 4)
+    assert_close(taken, read(reader, path, chunks, 8)[0])
+    assert len(recorder.runs()) == 1
+
+
+async def test_a_process_that_leaves_a_clip_out_holds_nobody_up(
+    film: FindFilm, kernel: Kernel, reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a decoder process says is not to be trusted: a file may have taken it over."""
+    receive = Job.receive
+
+    async def lie(job: Job) -> Any:
+        message = await receive(job)
+        if isinstance(message, Chosen):
+            return msgspec.structs.replace(message, places=[[(2, 0)] for _ in message.places])
+        return message
+
+    monkeypatch.setattr(Job, "receive", lie)
+    async with running(Recorder(kernel), limits=MediaLimits(seconds=0.5)) as media:
+        clips = await collect(media, film("h264-gop30"), CHUNKS)
+        await until(lambda: media._stock.free == 16)
+    assert_close(clips, read(reader, film("h264-gop30"), CHUNKS, 8)[0])
+
+
+async def test_slots_come_back_when_a_caller_goes_away(film: FindFilm, kernel: Kernel) -> None:
+    recorder = Recorder(kernel, slots=6)
+    async with running(recorder, ahead=3) as media:
+        decoding = media.clips(film("h264-gop250"), plan_chunks(0, 8 * SECOND, SECOND // 2, 0, None), 8, SIZE)
+        kept = await anext(decoding)
+        await decoding.aclose()
+        await until(lambda: media._stock.free == 5)
+        assert isinstance(kept, DeviceClip)
+        kept.release()
+        kept.release()
+        await until(lambda: media._stock.free == 6)
+        assert len(await collect(media, film("h264-gop30"), CHUNKS)) == 3
+    assert_ended(recorder)
+
+
+async def test_a_cancelled_job_leaves_nothing_behind(film: FindFilm, kernel: Kernel) -> None:
+    recorder = Recorder(kernel, slots=6)
+    async with running(recorder, ahead=3) as media:
+        waiting = asyncio.Event()
+
+        async def take() -> None:
+            async with aclosing(media.clips(film("h264-gop250"), CHUNKS, 8, SIZE)) as decoding:
+                async for _ in decoding:
+                    waiting.set()
+                    await asyncio.Event().wait()
+
+        job = asyncio.create_task(take())
+        await waiting.wait()
+        job.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await job
+        del job
+        assert media.busy == 0
+        assert len(await collect(media, film("h264-gop30"), CHUNKS)) == 3
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("nvdec")]
+    assert_ended(recorder)
+
+
+# What goes to the CPU -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        ("h264-gop30", {"supported": 0}, "this GPU decodes no h264 with yuv420p pixels"),
+        ("h264-gop30", {"width_max": 100}, "this GPU decodes h264 from 48x16 to 100x4096, not 128x96"),
+        ("h264-gop30", {"height_min": 200}, "this GPU decodes h264 from 48x200 to 4096x4096, not 128x96"),
+        ("h264-gop30", {"mb_num_max": 47}, "this GPU decodes h264 from 48x16 to 4096x4096, not 128x96"),
+        ("mpeg2-ts", {}, "packets of mpeg2video are not handed over"),
+        ("h264-b-avi", {}, "no frames can be chosen from the packets of this h264 file"),
+    ],
+)
+async def test_what_the_gpu_cannot_decode_goes_to_the_cpu(
+    case: tuple[str, dict[str, int], str], film: FindFilm, kernel: Kernel, reader: Reader
+) -> None:
+    name, can, cause = case
+    recorder, path = Recorder(kernel, **can), film(name)
+    async with running(recorder) as media:
+        for _ in range(2):
+            async with aclosing(media.clips(path, CHUNKS, 8, SIZE)) as decoding:
+                clips = [clip async for clip in decoding]
+            assert all(isinstance(clip, SharedClip) for clip in clips)
+            ours = [list(zip(clip.times, clip.frames.copy(), strict=True)) for clip in clips]
+            for clip in clips:
+                clip.release()
+            assert all(
+                np.array_equal(a[1], b[1])
+                for mine, theirs in zip(ours, read(reader, path, CHUNKS, 8)[0], strict=True)
+                for a, b in zip(mine, theirs, strict=True)
+            )
+        assert media.fallbacks == {cause: 2}
+        assert media.counts.fallbacks == 2
+    assert not recorder.events
+
+
+async def test_av1_goes_to_the_cpu_where_that_is_wished(film: FindFilm, kernel: Kernel) -> None:
+    recorder = Recorder(kernel)
+    recorder.device = recorder.device._replace(software_av1=True)
+    async with running(recorder) as media:
+        await collect(media, film("av1"), CHUNKS[:1])
+        assert media.fallbacks == {"FORCE_SW_AV1_DECODER": 1}
+        await collect(media, film("vp9"), CHUNKS[:1])
+    assert {session.kind.codec for session in recorder.sessions} == {"vp9"}
+
+
+async def test_a_video_of_odd_size_goes_to_the_cpu(kernel: Kernel, tmp_path: Path) -> None:
+    path = make(tmp_path / "odd.webm", FILMS["vp8"], (127, 95))
+    recorder = Recorder(kernel)
+    async with running(recorder) as media:
+        assert len(await collect(media, path, CHUNKS[:1])) == 1
+        assert media.fallbacks == {"127x95 is odd, where PyNvVideoCodec cuts chroma off": 1}
+
+
+async def test_a_decoder_that_fails_is_ended_and_the_cpu_goes_on(
+    film: FindFilm, kernel: Kernel, reader: Reader
+) -> None:
+    recorder, path = Recorder(kernel), film("h264-gop30")
+    recorder.failure = RuntimeError("HandleVideoSequence : CUDA_ERROR_OUT_OF_MEMORY")
+    async with running(recorder) as media:
+        clips = await collect(media, path, CHUNKS)
+        cause = "NVDEC failed: RuntimeError: HandleVideoSequence : CUDA_ERROR_OUT_OF_MEMORY"
+        assert media.fallbacks == {cause: 1}
+        await until(lambda: media._stock.free == 16)
+        assert not media._device.sessions._idle
+    assert_close(clips, read(reader, path, CHUNKS, 8)[0])
+    assert_ended(recorder)
+
+
+async def test_frames_that_do_not_come_out_are_had_from_the_cpu(
+    film: FindFilm, kernel: Kernel, reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the first clip on that lacks one; those before it are not decoded again."""
+    recorder, path = Recorder(kernel), film("h264-gop30")
+    monkeypatch.setattr(
+        "tests.worker.media.kernel.HostSurface.getPTS",
+        lambda surface: -5 if surface._time > SECOND else surface._time,
+    )
+    async with running(recorder) as media:
+        clips, kinds = [], []
+        async with aclosing(media.clips(path, CHUNKS, 8, SIZE)) as decoding:
+            async for clip in decoding:
+                kinds.append(type(clip))
+                clips.append(list(zip(clip.times, clip.frames.copy(), strict=True)))
+                clip.release()
+        assert media.fallbacks == {"NVDEC left out frames of h264 that were asked for": 1}
+    assert kinds == [DeviceClip, SharedClip, SharedClip]
+    assert_close(clips, read(reader, path, CHUNKS, 8)[0])
+
+
+async def test_a_decoder_that_hangs_is_told_of(
+    film: FindFilm, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing can end its thread, so that the worker must be replaced."""
+    hangs, go_on = threading.Event(), threading.Event()
+    decode = RecordingDecoder.Decode
+
+    def hang(decoder: RecordingDecoder, told: Packet, /) -> Any:
+        hangs.set()
+        assert go_on.wait(10)
+        return decode(decoder, told)
+
+    monkeypatch.setattr(RecordingDecoder, "Decode", hang)
+    async with running(Recorder(kernel), limits=MediaLimits(seconds=0.05)) as media:
+        assert media.trouble == ""
+        job = asyncio.create_task(collect(media, film("h264-gop30"), CHUNKS[:1]))
+        await asyncio.to_thread(hangs.wait, 10)
+        await until(lambda: media.trouble)
+        assert media.trouble.startswith("NVDEC has not answered for ")
+        go_on.set()
+        await job
+        await until(lambda: not media.trouble)
+
+
+async def test_a_broken_file_fails_as_on_the_cpu(kernel: Kernel, tmp_path: Path) -> None:
+    path = tmp_path / "broken.mp4"
+    path.write_bytes(b"\0" * 5000)
+    async with running(Recorder(kernel)) as media:
+        with pytest.raises(DecodeError, match=r"not a readable video file|supported kind"):
+            await collect(media, path, CHUNKS)
+        assert not media.fallbacks
+
+
+async def test_images_are_read_by_the_cpu(kernel: Kernel, tmp_path: Path) -> None:
+    from PIL import Image
+
+    path = tmp_path / "grey.png"
+    Image.new("RGB", (50, 40), (10, 200, 30)).save(path)
+    async with running(Recorder(kernel)) as media:
+        clip = await media.images([path], SIZE)
+        assert isinstance(clip, SharedClip)
+        assert np.abs(clip.frames[0].mean((1, 2)) - [10, 200, 30]).max() < 1
+        clip.release()
+
+
+# Live streams ---------------------------------------------------------------------------------------------
+
+
+def live_runs(reader: Reader, path: Path, count: int) -> tuple[str, list[Run]]:
+    messages, _ = choose(reader, path, [Chunk(0, 0, 2 * SECOND)], count)
+    chosen = [message for message in messages if isinstance(message, Chosen)]
+    return chosen[0].look.codec, [message.run for message in chosen]
+
+
+@pytest.mark.parametrize("name", ["h264-gop30", "hevc-open", "vp8", "h264-444-10-bit"])
+async def test_live_chunks_are_decoded_from_their_runs(
+    name: str, film: FindFilm, kernel: Kernel, reader: Reader
+) -> None:
+    recorder, path, chunk = Recorder(kernel), film(name), Chunk(7, 0, 2 * SECOND)
+    codec, runs = live_runs(reader, path, 8)
+    async with running(recorder) as media:
+        for _ in range(2):
+            clip = await media.runs(chunk, codec, runs, 8, SIZE)
+            assert clip.chunk is chunk
+            ours = [list(zip(clip.times, clip.frames.copy(), strict=True))]
+            assert_close(ours, read(reader, path, [Chunk(0, 0, 2 * SECOND)], 8)[0])
+            clip.release()
+        assert media.counts.frames_decoded == 2 * sum(len(run.packets) for run in runs)
+        assert media.counts.frames_used == 16
+        await until(lambda: media._stock.free == 16)
+    assert sorted(map(told, runs * 2)) == sorted([(e.time, e.data) for e in run] for run in recorder.runs())
+    assert len(recorder.sessions) <= 2
+    assert_ended(recorder)
+
+
+async def test_a_live_frame_that_packets_are_missing_for_is_left_out(
+    film: FindFilm, kernel: Kernel, reader: Reader
+) -> None:
+    codec, runs = live_runs(reader, film("h264-gop1"), 8)
+    lost = Run(runs[3].parameters, [(when, b"\0\0\0\1\x09\x10") for when in runs[3].wanted], runs[3].wanted)
+    async with running(Recorder(kernel)) as media:
+        clip = await media.runs(Chunk(0, 0, 2 * SECOND), codec, [*runs[:3], lost, *runs[4:]], 8, SIZE)
+        assert clip.times == [when for run in (*runs[:3], *runs[4:]) for when in run.wanted]
+        assert len(clip.times) == len(clip.frames) == 7
+        clip.release()
+        assert not media.fallbacks
+
+
+async def test_a_live_chunk_that_gives_nothing_is_tried_by_the_cpu(
+    film: FindFilm, kernel: Kernel, reader: Reader
+) -> None:
+    codec, runs = live_runs(reader, film("h264-gop30"), 4)
+    recorder = Recorder(kernel)
+    recorder.failure = RuntimeError("no")
+    async with running(recorder) as media:
+        clip = await media.runs(Chunk(0, 0, 2 * SECOND), codec, runs, 4, SIZE)
+        assert isinstance(clip, SharedClip)
+        assert len(clip.times) == 4
+        clip.release()
+        assert media.fallbacks == {"NVDEC failed: RuntimeError: no": 1}
+        garbage = [Run(b"", [(0, b"\0\0\0\1\x65 nothing")], [0])]
+        with pytest.raises(DecodeError):
+            await media.runs(Chunk(1, 0, SECOND), codec, garbage, 4, SIZE)
+        assert len(media.fallbacks) == 2
+        await until(lambda: media._stock.free == 16)
+
+
+async def test_a_cancelled_live_chunk_gives_its_slot_back_when_it_is_drawn(
+    film: FindFilm, kernel: Kernel, reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codec, runs = live_runs(reader, film("h264-gop30"), 4)
+    recorder, drawing, go_on = Recorder(kernel), threading.Event(), threading.Event()
+    draw = recorder.slots._draw
+
+    def slow(*arguments: Any) -> None:
+        drawing.set()
+        assert go_on.wait(10)
+        draw(*arguments)
+
+    monkeypatch.setattr(recorder.slots, "_draw", slow)
+    async with running(recorder) as media:
+        job = asyncio.create_task(media.runs(Chunk(0, 0, 2 * SECOND), codec, runs, 4, SIZE))
+        await asyncio.to_thread(drawing.wait, 10)
+        job.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await job
+        assert media._stock.free == 15
+        go_on.set()
+        await until(lambda: media._stock.free == 16)
+
+
+async def test_a_camera_is_looked_at_once(film: FindFilm, kernel: Kernel, reader: Reader) -> None:
+    recorder = Recorder(kernel)
+    asked = []
+    async with running(recorder) as media:
+        lease = media._lease
+        media._lease = lambda *path: asked.append(path) or lease(*path)  # type: ignore[method-assign]
+        for name in ("h264-gop30", "vp8"):
+            codec, runs = live_runs(reader, film(name), 4)
+            for index in range(3):
+                (await media.runs(Chunk(index, 0, 2 * SECOND), codec, runs, 4, SIZE)).release()
+            if name == "h264-gop30":
+                assert len(asked) == 1
+    assert len(asked) > 3  # VP8 tells its size in its pictures only
+
+
+async def test_a_size_that_changes_unannounced_is_noticed(
+    kernel: Kernel, tmp_path: Path, reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """VP8 and VP9 may change it at any key frame, and have no parameter sets that tell."""
+    told = []
+    for width in (128, 160):
+        path = make(tmp_path / f"{width}.webm", FILMS["vp8"], (width, 96))
+        message = choose(reader, path, CHUNKS[:1], 2)[0][0]
+        assert isinstance(message, Chosen)
+        told.append(message)
+    monkeypatch.setattr(
+        RecordingDecoder,
+        "_surface",
+        lambda _, frame: HostSurface("NV12", planes_of(frame), frame.pts),
+    )
+    async with running(Recorder(kernel)) as media:
+        with pytest.raises(Unsuited, match="vp8 frames of 160x96, where 128x96 was stated"):
+            list(media._frames(told[0].look, told[1].run))
+        assert not media._device.sessions._idle

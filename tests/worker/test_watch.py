@@ -1,0 +1,92 @@
+"""A worker that is stuck is seen, says why, and ends to be replaced."""
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+from prometheus_client import CollectorRegistry
+
+from shared.errors import DecodeError, InvalidFile
+from shared.redis.ending import end
+from worker.media.decoder_pool import DecoderPool
+from worker.watch import HUNG, HealthPage, Watch
+
+BLOCKED_LOOP = """
+import asyncio, time
+from worker.watch import Watch
+
+async def main():
+    watch = Watch(lambda: None, patience=0, loop_timeout=3)
+    task = asyncio.create_task(watch.run())
+    await asyncio.sleep(1.5)
+    print("well", repr(watch.problem), flush=True)
+    time.sleep(60)
+
+asyncio.run(main())
+"""
+
+
+def test_a_blocked_event_loop_ends_the_process() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", BLOCKED_LOOP], check=False, capture_output=True, text=True, timeout=30
+    )
+    assert done.stdout.splitlines()[0] == "well ''"
+    assert done.returncode == HUNG
+    assert "the event loop stands still" in done.stdout
+
+
+def test_a_page_says_what_is_wrong() -> None:
+    trouble = ""
+    page = HealthPage(CollectorRegistry(), lambda: trouble, lambda: "starting: loading the model")
+    port, close = page.serve("127.0.0.1", 0)
+    try:
+        assert httpx.get(f"http://127.0.0.1:{port}/live").status_code == 200
+        trouble = "stuck"
+        assert (httpx.get(f"http://127.0.0.1:{port}/live").status_code, page.answer("/live")[1]) == (
+            503,
+            b"stuck",
+        )
+        assert httpx.get(f"http://127.0.0.1:{port}/ready").text == "starting: loading the model"
+    finally:
+        close()
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"http://127.0.0.1:{port}/live")
+
+
+async def test_decoders_that_cannot_be_started_are_a_problem(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pool = DecoderPool(slots=1)
+    await pool.start()
+    try:
+        assert pool.trouble == ""
+        with monkeypatch.context() as broken:
+            broken.setattr(sys, "executable", "/nowhere/python")
+            for slot in (*pool._slots, pool._prober):
+                await slot.drop()
+            with pytest.raises(DecodeError):
+                await pool.probe(tmp_path / "film.mp4")
+            assert "no decoder process could be started" in pool.trouble
+        with pytest.raises(InvalidFile):
+            await pool.probe(tmp_path / "film.mp4")
+        assert pool.trouble == ""
+    finally:
+        await pool.close()
+
+
+async def test_what_a_check_says_stops_the_worker() -> None:
+    said: list[str] = []
+    told = asyncio.Event()
+    watch = Watch(told.set, patience=3600)  # then it would end this process
+    watch.ask(lambda: "")
+    watch.ask(lambda: "".join(said))
+    running = asyncio.create_task(watch.run())
+    await asyncio.sleep(1.5)
+    assert (watch.problem, told.is_set()) == ("", False)
+    said.append("the decoders are gone")
+    await asyncio.wait_for(told.wait(), 10)
+    assert watch.problem == "the decoders are gone"
+    await end([running])

@@ -1,0 +1,214 @@
+"""From settings to what a worker works with: its model, its engine, its media reader."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+
+from shared.errors import DeviceLost, EngineError, ModelError
+from shared.fleet import Model
+from shared.settings import Settings
+from worker.backend import CPU_PRECISION, Backend, choose_backend, implementation
+from worker.cores import cores
+from worker.engine.device import device_errors
+from worker.engine.embedding_engine import Engine
+from worker.engine.python import inference_file, load_python_model, run_repository_script
+from worker.media.decoder.limits import MediaLimits
+from worker.media.decoder_pool import DecoderPool
+from worker.media.fetching import Buckets
+from worker.media.gpu.gpu_media import Device, GpuMedia, open_device
+from worker.models.directory import ModelInfo
+from worker.models.preparation_progress import Progress
+from worker.models.prepare import obtain, obtain_files
+
+log = structlog.get_logger(__name__)
+
+LEAST_CLIPS_AHEAD, MOST_CLIPS_AHEAD = 4, 16
+"""Per job; a clip of 448 pixels is 5 MB of shared memory."""
+CLIPS_SHARE = 16
+"""Which part of a GPU's memory clips may take."""
+MODEL_REPOSITORY = Path("/tmp/triton_model_repo")  # noqa: S108 - what RT-Embed passes to such scripts
+
+
+class Loaded(msgspec.Struct, frozen=True):
+    """A model and the engine that runs it."""
+
+    info: ModelInfo
+    engine: Engine
+    backend: str
+    """cpu, cuda, or python: a model in Python chooses by itself where it runs."""
+    batch_size: int
+    model: Model
+    runs_on: Backend = Backend("cpu", "cpu")
+    engine_files: tuple[str, ...] = ()
+
+    def told(self) -> dict[str, str]:
+        """What the log and the worker's record say of where the model runs."""
+        gpu = self.runs_on.gpu
+        return {
+            "backend": self.backend,
+            "backend_wanted": self.runs_on.wanted,
+            "backend_reason": self.runs_on.reason,
+            "gpu": gpu.name if gpu else "",
+            "driver": gpu.driver if gpu else "",
+            "engine": ", ".join(self.engine_files),
+        }
+
+
+def load(settings: Settings, progress: Progress) -> Loaded:
+    """Find the model and make its engine. Blocks, for minutes at a first start; `progress` hears how far
+    it is.
+
+    Raises ModelError saying what to do.
+    """
+    runs_on = choose_backend(settings)
+    batch_size = runs_on.batch_size(settings)
+    files: tuple[str, ...] = ()
+    if own := implementation(settings):
+        info, engine = own_model(settings, own, batch_size, progress)
+        backend = "python"
+    else:
+        info, engine, files = built_in_model(settings, runs_on, batch_size, progress)
+        backend = runs_on.active
+    model = Model(
+        id=info.id,
+        owned_by=info.owned_by,
+        api_type=info.api_type,
+        dimension=info.dimension,
+        frames=info.frames,
+        supports_text=engine.supports_text,
+        verified=info.verified,
+        created=int(time.time()),
+    )
+    loaded = Loaded(info, engine, backend, batch_size, model, runs_on, files)
+    log.info("model loaded", model=info.id, batch_size=batch_size, **loaded.told())
+    return loaded
+
+
+def built_in_model(
+    settings: Settings, runs_on: Backend, batch_size: int, progress: Progress
+) -> tuple[ModelInfo, Engine, tuple[str, ...]]:
+    """The model directory that MODEL_PATH names, its engine, and the names of the files that were built for
+    it. Raises ModelError."""
+    if not runs_on.gpu:
+        return *cpu_model(settings, progress), ()
+    from worker.engine.tensorrt import open_engine  # noqa: PLC0415 - needs the extra [gpu]
+
+    model = obtain(settings, settings.precision, progress)
+    engine = open_engine(model, runs_on.gpu, batch_size, settings, progress)
+    return model.info, engine, tuple(engine.files)
+
+
+def cpu_model(settings: Settings, progress: Progress) -> tuple[ModelInfo, Engine]:
+    """The model directory that MODEL_PATH names, run by ONNX Runtime. Raises ModelError."""
+    try:
+        from worker.engine.onnx import OnnxEngine  # noqa: PLC0415 - a worker with a GPU may lack it
+        from worker.models.conse import conse_recipe as conse  # noqa: PLC0415 - likewise
+    except ImportError as error:
+        raise ModelError(f"no GPU is used, and the extra [cpu] is not installed ({error})") from error
+    if settings.model_path == "demo":
+        model = conse.cached(settings.model_cache)
+    else:
+        model = obtain(settings, CPU_PRECISION, progress)
+    return model.info, OnnxEngine(model, settings.engine_threads or cores())
+
+
+def own_model(
+    settings: Settings, implementation: Path, batch_size: int, progress: Progress
+) -> tuple[ModelInfo, Engine]:
+    """The model that `implementation` brings, with the files that MODEL_PATH names, after the script that
+    prepares them. Raises ModelError."""
+    inference_file(implementation)  # said before anything is downloaded
+    model_path = obtain_files(settings, progress)
+    if script := settings.model_repository_script:
+        run_repository_script(script, model_path, MODEL_REPOSITORY, batch_size)
+    return load_python_model(implementation, model_path, batch_size, warm_up=not settings.skip_warmup)
+
+
+def decode_slots(settings: Settings) -> int:
+    """How many files this worker decodes at a time."""
+    return settings.decode_slots or cores()
+
+
+def media_limits(settings: Settings) -> MediaLimits:
+    """What media may cost."""
+    return MediaLimits(
+        pixels=settings.max_frame_pixels,
+        image_pixels=settings.max_image_pixels,
+        duration=settings.max_duration,
+        memory=settings.decoder_memory_mb << 20,
+        seconds=settings.decode_timeout,
+    )
+
+
+def decoding_gpu(settings: Settings, loaded: Loaded, clips: int, **options: bool) -> Device:
+    """The worker's GPU as a decoder, with memory for `clips` clips. Raises ModelError."""
+    info = loaded.info
+    try:
+        with device_errors("the GPU"):
+            return open_device(
+                clips,
+                info.frames,
+                info.resolution,
+                **options,
+                reuse=not settings.decoder_reuse_disabled,
+                software_av1=settings.software_av1,
+            )
+    except (EngineError, DeviceLost) as error:
+        raise ModelError(f"the GPU cannot decode: {error}") from error
+
+
+def live_decoders(settings: Settings, loaded: Loaded) -> DecoderPool:
+    """The decoders of cameras: others than those of files, for which a camera cannot wait. Each is started
+    when it is first needed. Blocks while a GPU is prepared."""
+    slots, limits = decode_slots(settings), media_limits(settings)
+    if loaded.backend != "cuda":
+        return DecoderPool(slots, limits=limits, niceness=0)
+    clips = max(1, min(settings.live_slots, 4 * loaded.batch_size))  # each session has one at a time
+    device = decoding_gpu(settings, loaded, clips, low_latency=True)
+    return GpuMedia(device, slots, ahead=1, limits=limits, niceness=0)
+
+
+@asynccontextmanager
+async def open_media(settings: Settings, loaded: Loaded) -> AsyncIterator[DecoderPool]:
+    """The media reader of this worker, with its decoders running."""
+    options: dict[str, Any] = {
+        "limits": media_limits(settings),
+        "attempts": settings.decode_attempts,
+        "sparse": settings.sparse_decoding,
+        "reuse": not settings.decoder_reuse_disabled,
+        "ahead": min(clips_ahead(loaded.batch_size), MOST_CLIPS_AHEAD),
+        "buckets": Buckets(settings),
+    }
+    slots, gpu = decode_slots(settings), loaded.runs_on.gpu
+    if loaded.backend == "cuda" and gpu:
+        info, ahead = loaded.info, options["ahead"]
+        slots = files_on_gpu(info, gpu.memory, slots, ahead, loaded.batch_size)
+        clips = slots * ahead + 2 * loaded.batch_size  # the last of a file may still wait for the engine
+        device = await asyncio.to_thread(decoding_gpu, settings, loaded, clips)
+        pool: DecoderPool = GpuMedia(device, slots, **options)
+    else:
+        pool = DecoderPool(slots, **options)
+    await pool.start()
+    try:
+        yield pool
+    finally:
+        await pool.close()
+
+
+def clips_ahead(batch_size: int) -> int:
+    """How many clips of a job may be decoded and not embedded yet: two batches, and no fewer than let the
+    decoder go on while a small batch is embedded."""
+    return max(LEAST_CLIPS_AHEAD, 2 * batch_size)
+
+
+def files_on_gpu(info: ModelInfo, memory: int, files: int, ahead: int, batch_size: int) -> int:
+    """How many of `files` can be decoded at a time if their clips, and two batches, are to take no more than
+    a sixteenth of the GPU's `memory` bytes; at least one."""
+    clip = info.frames * 3 * info.resolution**2
+    return max(1, min(files, (memory // CLIPS_SHARE // clip - 2 * batch_size) // ahead))

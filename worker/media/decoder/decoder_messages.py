@@ -1,0 +1,246 @@
+"""What a worker and its decoder processes say to each other: length-prefixed MessagePack over a socket."""
+
+import struct
+from fractions import Fraction
+from typing import Any, Literal
+
+import msgspec
+
+from shared.chunks import Chunk
+from worker.media.clip_source import MediaFacts
+from worker.media.decoder.limits import MediaLimits
+from worker.media.decoder.runs import FrameLook, Run
+
+HEADER = struct.Struct("<I")
+
+
+class Counts(msgspec.Struct):
+    """What one job, or a whole pool, has read and decoded.
+
+    `packets` were demuxed, of which `packets_dropped` never reached a decoder; `frames_decoded` did, of which
+    `frames_used` are in clips and `decode_errors` could not be decoded. `dense_chunks` were decoded whole,
+    because selection was not possible or not wanted; `bytes_fetched` came from a bucket; `retries` and
+    `restarts` count second attempts and replaced decoder processes. `fallbacks` are files and live chunks
+    that the CPU decoded because the GPU could not.
+    """
+
+    packets: int = 0
+    packets_dropped: int = 0
+    frames_decoded: int = 0
+    frames_used: int = 0
+    decode_errors: int = 0
+    bytes_read: int = 0
+    bytes_fetched: int = 0
+    dense_chunks: int = 0
+    retries: int = 0
+    restarts: int = 0
+    fallbacks: int = 0
+
+    def add(self, other: "Counts") -> None:
+        """Add the other's counts to these."""
+        for name in self.__struct_fields__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+
+# From the worker ----------------------------------------------------------------------------------------
+
+
+class Setup(msgspec.Struct, tag=True, frozen=True):
+    """The first message to a decoder process."""
+
+    limits: MediaLimits
+    lanes: int
+    sparse: bool
+    reuse: bool
+
+
+class Probe(msgspec.Struct, tag=True, frozen=True):
+    """Say what the file is."""
+
+    path: str
+
+
+class Decode(msgspec.Struct, tag=True, frozen=True):
+    """Decode `chunks` of one file: up to `lanes` GOPs at a time, and on up to `threads` threads each where
+    nothing else is left to do.
+
+    `arena` is the size of the shared memory now, `offsets` the regions of it that may be written, one per
+    clip; more come with Grant."""
+
+    path: str
+    chunks: list[Chunk]
+    frames: int
+    size: int
+    lanes: int
+    threads: int
+    arena: int
+    offsets: list[int]
+
+
+class Choose(msgspec.Struct, tag=True, frozen=True):
+    """Decode nothing: tell which packets make up `chunks` of one file, for a decoder that is elsewhere."""
+
+    path: str
+    chunks: list[Chunk]
+    frames: int
+
+
+class Look(msgspec.Struct, tag=True, frozen=True):
+    """Tell what the frames of these packets look like, by the first of them."""
+
+    codec: str
+    run: Run
+
+
+class Images(msgspec.Struct, tag=True, frozen=True):
+    """Decode images into the region at `offset`."""
+
+    paths: list[str]
+    size: int
+    arena: int
+    offset: int
+
+
+class DecodeRuns(msgspec.Struct, tag=True, frozen=True):
+    """Decode packets that the worker has, into the region at `offset`, up to `frames` frames."""
+
+    codec: str
+    runs: list[Run]
+    frames: int
+    size: int
+    arena: int
+    offset: int
+
+
+class Grant(msgspec.Struct, tag=True, frozen=True):
+    """One more region that the running job may write a clip to."""
+
+    arena: int
+    offset: int
+
+
+class Cancel(msgspec.Struct, tag=True, frozen=True):
+    """Stop the running job, and say so."""
+
+
+Request = Probe | Decode | Choose | Look | Images | DecodeRuns
+ToDecoder = Setup | Request | Grant | Cancel
+
+
+def paths(request: Request) -> list[str]:
+    """The files that the job reads."""
+    match request:
+        case Probe() | Decode() | Choose():
+            return [request.path]
+        case Images():
+            return request.paths
+    return []
+
+
+# From a decoder process ---------------------------------------------------------------------------------
+
+
+class Ready(msgspec.Struct, tag=True, frozen=True):
+    """The process is set up. `sandbox` tells what isolates it."""
+
+    sandbox: str
+
+
+class Found(msgspec.Struct, tag=True, frozen=True):
+    """The answer to Probe."""
+
+    facts: MediaFacts
+
+
+class ClipDone(msgspec.Struct, tag=True, frozen=True):
+    """The frames of `chunks[position]` lie at `offset`. Times as in Clip."""
+
+    position: int
+    offset: int
+    times: list[int]
+    start: float
+    end: float
+
+
+class Spare(msgspec.Struct, tag=True, frozen=True):
+    """The job has no work for all of its lanes, or no more."""
+
+
+class Chosen(msgspec.Struct, tag=True, frozen=True):
+    """Packets to decode one after the other. The frame at `run.wanted[i]` goes into the clips `places[i]`:
+    (position of the chunk in the job, index in the clip)."""
+
+    look: FrameLook
+    run: Run
+    places: list[list[tuple[int, int]]]
+
+
+class Planned(msgspec.Struct, tag=True, frozen=True):
+    """The clip of `chunks[position]` has frames at these times (ns), all of which are chosen. `start` as in
+    Clip."""
+
+    position: int
+    times: list[int]
+    start: float
+
+
+class Looked(msgspec.Struct, tag=True, frozen=True):
+    """The answer to Look."""
+
+    look: FrameLook
+
+
+class Finished(msgspec.Struct, tag=True, frozen=True):
+    """The job is done, after its last ClipDone."""
+
+    counts: Counts
+
+
+class Failed(msgspec.Struct, tag=True, frozen=True):
+    """The job ended here. `invalid`: the file is no usable media; `refused`: a limit forbids it; `decode`:
+    decoding went wrong and may be tried again; `away`: the file's bytes could not be fetched; `cancelled`: as
+    asked; `unsuited`: its packets cannot be chosen from or handed over, but they can be decoded here."""
+
+    kind: Literal["invalid", "refused", "decode", "cancelled", "away", "unsuited"]
+    detail: str
+    counts: Counts
+
+
+FromDecoder = Ready | Found | ClipDone | Spare | Chosen | Planned | Looked | Finished | Failed
+
+
+def _encode_fraction(value: Any) -> Any:
+    if isinstance(value, Fraction):
+        return str(value)
+    raise NotImplementedError(type(value))
+
+
+def _decode_fraction(kind: type, value: Any) -> Any:
+    if kind is Fraction:
+        return Fraction(value)
+    raise NotImplementedError(kind)
+
+
+_encoder = msgspec.msgpack.Encoder(enc_hook=_encode_fraction)
+_to_decoder: msgspec.msgpack.Decoder[ToDecoder] = msgspec.msgpack.Decoder(
+    ToDecoder, dec_hook=_decode_fraction
+)
+_from_decoder: msgspec.msgpack.Decoder[FromDecoder] = msgspec.msgpack.Decoder(
+    FromDecoder, dec_hook=_decode_fraction
+)
+
+
+def pack(message: ToDecoder | FromDecoder) -> bytes:
+    """One message with its length before it."""
+    body = _encoder.encode(message)
+    return HEADER.pack(len(body)) + body
+
+
+def for_decoder(body: bytes) -> ToDecoder:
+    """The message to a decoder process in `body`."""
+    return _to_decoder.decode(body)
+
+
+def from_decoder(body: bytes) -> FromDecoder:
+    """The message of a decoder process in `body`."""
+    return _from_decoder.decode(body)

@@ -1,0 +1,222 @@
+"""A decoder process, started by its worker.
+
+    python -m worker.media.decoder.decoder_process SOCKET ARENA NICENESS [BLOCKS]
+
+It takes one job at a time. A thread listens to the worker, so that a job can be cancelled and so that the
+process ends at once when the worker goes away, whatever the decoder is doing.
+"""
+
+import os
+import queue
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Literal
+
+import av.logging
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.errors import DecodeError, InvalidFile
+from worker.media.clip_source import MediaFacts
+from worker.media.decoder.byte_sources import Blocks, Files, StoreAway
+from worker.media.decoder.decoder_messages import (
+    HEADER,
+    Cancel,
+    Choose,
+    ClipDone,
+    Counts,
+    Decode,
+    DecodeRuns,
+    Failed,
+    Finished,
+    Found,
+    FromDecoder,
+    Grant,
+    Images,
+    Look,
+    Looked,
+    Probe,
+    Ready,
+    Request,
+    Setup,
+    ToDecoder,
+    for_decoder,
+    pack,
+)
+from worker.media.decoder.demux import Refused, Source
+from worker.media.decoder.images import image_facts, image_format, read_image
+from worker.media.decoder.memory import Arena, Cancelled, ClipMemory
+from worker.media.decoder.reader import Reader
+from worker.media.decoder.runs import decode_runs, look_at
+from worker.media.decoder.sandbox import enter
+from worker.media.decoder.selection.select import Irregular
+from worker.media.decoder.swscale import Scaler
+
+IDLE_SECONDS = 5.0  # a file that nobody reads any more must not be kept, nor the memory of its decoders
+
+_KINDS: dict[type[Exception], Literal["invalid", "refused", "cancelled", "unsuited", "away"]] = {
+    Cancelled: "cancelled",
+    InvalidFile: "invalid",
+    Irregular: "unsuited",
+    Refused: "refused",
+    StoreAway: "away",
+}
+
+
+class Child:
+    """The state of a decoder process."""
+
+    def __init__(self, connection: socket.socket, arena: Arena, setup: Setup, files: Files) -> None:
+        self._connection = connection
+        self._sending = threading.Lock()
+        self._arena = arena
+        self._limits = setup.limits
+        self._files = files
+        self._reader = Reader(setup, files)
+        self._jobs: queue.SimpleQueue[tuple[Request, ClipMemory]] = queue.SimpleQueue()
+        self._running: tuple[Request, ClipMemory] | None = None
+
+    def serve(self) -> None:
+        """Do jobs until the process is ended."""
+        threading.Thread(target=self._listen, daemon=True).start()
+        while True:
+            try:
+                request, memory = self._jobs.get(timeout=IDLE_SECONDS)
+            except queue.Empty:
+                self._reader.close()
+                continue
+            self._send(self._answer(request, memory))
+
+    def _listen(self) -> None:
+        """Read messages; the end of the connection is the end of the process."""
+        try:
+            while (message := _receive(self._connection)) is not None:
+                self._dispatch(message)
+        finally:
+            os._exit(0)
+
+    def _dispatch(self, message: ToDecoder) -> None:
+        match message:
+            case Grant(arena, offset) if self._running:
+                request, memory = self._running
+                memory.grant(offset, lambda at: self._region(request, arena, at))
+            case Cancel() if self._running:
+                self._running[1].cancel()
+            case Probe() | Decode() | Choose() | Look() | Images() | DecodeRuns() as request:
+                arena = request.arena if isinstance(request, Decode) else 0
+                offsets = request.offsets if isinstance(request, Decode) else []
+                memory = ClipMemory(lambda at: self._region(request, arena, at), offsets)
+                self._running = request, memory
+                self._jobs.put(self._running)
+
+    def _answer(self, request: Request, memory: ClipMemory) -> FromDecoder:
+        counts = Counts()
+        try:
+            return self._do(request, memory, counts)
+        except Exception as error:  # a bad file must not end the process, whatever it provoked
+            return Failed(_KINDS.get(type(error), "decode"), self._detail(error), counts)
+
+    def _detail(self, error: Exception) -> str:
+        match error:
+            case DecodeError():
+                return error.detail
+            case InvalidFile():
+                return error.message
+            case Irregular() | StoreAway():
+                return str(error)
+            case MemoryError():
+                return f"more than {self._limits.memory >> 20} MiB of memory needed"
+        return f"{type(error).__name__}: {error}"
+
+    def _do(self, request: Request, memory: ClipMemory, counts: Counts) -> FromDecoder:
+        match request:
+            case Probe(path):
+                return Found(self._probe(path))
+            case Look(codec, run):
+                return Looked(look_at(codec, run, self._limits))
+            case DecodeRuns():
+                return self._decode_runs(request)
+            case Decode():
+                self._reader.run(request, memory, self._send, counts)
+            case Choose():
+                self._reader.choose(request, memory, self._send, counts)
+            case Images():
+                self._read_images(request)
+        return Finished(counts)
+
+    def _decode_runs(self, request: DecodeRuns) -> FromDecoder:
+        shape = (request.frames, 3, request.size, request.size)
+        out = self._arena.region(request.arena, request.offset, shape)
+        start = time.monotonic()
+        times = decode_runs(request.codec, request.runs, self._limits, request.size, out)
+        self._send(ClipDone(0, request.offset, times, start, time.monotonic()))
+        return Finished(Counts(frames_decoded=sum(len(run.packets) for run in request.runs)))
+
+    def _probe(self, path: str) -> MediaFacts:
+        try:
+            kind = image_format(self._files.read(path, 32))
+        except OSError as error:
+            raise InvalidFile(f"cannot read {Path(path).name}: {error.strerror}") from error
+        if kind is not None:
+            return image_facts(path, kind, self._limits, self._files)
+        source = Source(path, self._limits, self._files)
+        try:
+            return source.facts()
+        finally:
+            source.close()
+
+    def _read_images(self, request: Images) -> None:
+        shape = (len(request.paths), 3, request.size, request.size)
+        out = self._arena.region(request.arena, request.offset, shape)
+        scaler = Scaler(request.size)
+        try:
+            for path, picture in zip(request.paths, out, strict=True):
+                read_image(path, scaler, self._limits, picture, self._files)
+        finally:
+            scaler.close()
+
+    def _region(self, request: Request, arena: int, offset: int) -> NDArray[np.uint8]:
+        if not isinstance(request, Decode):
+            raise TypeError(type(request))
+        return self._arena.region(arena, offset, (request.frames, 3, request.size, request.size))
+
+    def _send(self, message: FromDecoder) -> None:
+        with self._sending:
+            self._connection.sendall(pack(message))
+
+
+def _receive(connection: socket.socket) -> ToDecoder | None:
+    """The next message, or None at the end of the connection."""
+    head = connection.recv(HEADER.size, socket.MSG_WAITALL)
+    if len(head) < HEADER.size:
+        return None
+    (length,) = HEADER.unpack(head)
+    return for_decoder(connection.recv(length, socket.MSG_WAITALL))
+
+
+def silence_ffmpeg() -> None:
+    """Keep FFmpeg from logging, and from PyAV's callback, for which its threads wait for Python."""
+    av.logging.set_libav_level(av.logging.PANIC)
+    av.logging.restore_default_callback()
+
+
+def main() -> None:
+    """Set up, then serve the worker at the other end of the socket."""
+    socket_fd, arena_fd, niceness, *blocks_fd = map(int, sys.argv[1:])
+    connection = socket.socket(fileno=socket_fd)
+    setup = _receive(connection)
+    if not isinstance(setup, Setup):
+        raise SystemExit(f"expected Setup, got {setup!r}")
+    silence_ffmpeg()
+    isolation = enter(setup.limits.memory, setup.limits.open_files, niceness)
+    files = Files(Blocks(socket.socket(fileno=blocks_fd[0])) if blocks_fd else None)
+    child = Child(connection, Arena(arena_fd), setup, files)
+    connection.sendall(pack(Ready(isolation)))
+    child.serve()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""Handing chosen packets over to a decoder that is elsewhere: on a GPU, in the worker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from typing import Protocol
+
+from shared.errors import DecodeError
+from worker.media.decoder.collector import Wanted
+from worker.media.decoder.decoder_messages import Chosen, Counts, Planned
+from worker.media.decoder.memory import ClipMemory
+from worker.media.decoder.runs import FrameLook, Run, frame_look, padded
+from worker.media.decoder.selection.bitstream import VideoPacket, annex_b, header
+from worker.media.decoder.selection.select import Irregular, Unit
+from worker.media.decoder.selection.units import ParsedFile, Selection
+from worker.media.decoder.software import SoftwareDecoder
+
+CODECS = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4")
+VOP = b"\0\0\1\xb6"  # ISO/IEC 14496-2, 6.2.1
+NOT_SHOWN = -1
+"""The time of a packet whose frame has none: no chunk can want it."""
+
+
+class DecodableFile(ParsedFile, Protocol):
+    """An open file with decoders."""
+
+    chooses: bool
+    looks: dict[tuple[bytes, ...], FrameLook]
+
+    def decoder(self) -> SoftwareDecoder:
+        """A decoder that nobody else is using."""
+
+
+class Handover:
+    """Sends the packets that a job needs, unit by unit."""
+
+    def __init__(
+        self,
+        file: DecodableFile,
+        selection: Selection,
+        emit: Callable[[Chosen | Planned], None],
+        counts: Counts,
+    ) -> None:
+        self._file = file
+        self._selection = selection
+        self._emit = emit
+        self._counts = counts
+        self._codec = file.source.stream.codec_context.codec.canonical_name
+        self._extradata = file.source.stream.codec_context.extradata or b""
+
+    def run(self, memory: ClipMemory) -> None:
+        """Send until every chunk is done. Raises Irregular where packets cannot be chosen or cut out."""
+        collector = self._selection.collector
+        if self._codec not in CODECS:
+            raise Irregular(f"packets of {self._codec} are not handed over")
+        if not self._file.chooses:
+            raise Irregular(f"no frames can be chosen from the packets of this {self._codec} file")
+        while collector.first < collector.last:
+            stop = self._selection.stop()
+            for unit, wanted in self._selection.units(stop):
+                if wanted:
+                    self._send(unit, wanted)
+                memory.check()
+            collector.close(stop)
+
+    def _send(self, unit: Unit[VideoPacket], wanted: Wanted) -> None:
+        entry = unit.packets[0]
+        extradata = self._extradata
+        if entry.packet.has_sidedata("new_extradata"):
+            extradata = bytes(entry.packet.get_sidedata("new_extradata"))
+        parameters = header(self._codec, extradata)
+        look = self._look(entry.packet, (parameters, *entry.coding.parameters))
+        packets = [self._cut_out(packet, extradata) for packet in unit.needed(wanted)]
+        self._counts.frames_decoded += len(packets)
+        times = sorted(wanted)
+        self._emit(Chosen(look, Run(parameters, packets, times), [wanted[when] for when in times]))
+        for when in times:
+            self._selection.collector.placed(wanted[when])
+
+    def _look(self, entry: VideoPacket, key: tuple[bytes, ...]) -> FrameLook:
+        """What the unit's frames look like: parameter sets say, so one key frame for each is decoded."""
+        if key not in self._file.looks:
+            with closing(self._file.decoder().decode([_alone(entry)])) as frames:
+                frame = next(frames, None)
+            if frame is None:
+                raise DecodeError("the key frame cannot be decoded")
+            self._file.looks[key] = frame_look(self._codec, frame)
+        return self._file.looks[key]
+
+    def _cut_out(self, packet: VideoPacket, extradata: bytes) -> tuple[int, bytes]:
+        time = NOT_SHOWN if packet.pts is None else self._file.source.time(packet.pts)
+        data = annex_b(self._codec, extradata, packet)
+        if self._codec == "mpeg4" and data.count(VOP) > 1:
+            raise Irregular("packets hold two pictures each (packed B-frames)")
+        return time, data
+
+
+def _alone(packet: VideoPacket) -> VideoPacket:
+    """A copy of the packet that gives a frame even if an edit list hides it."""
+    copy = padded(bytes(packet))
+    copy.pts, copy.time_base = packet.pts, packet.time_base
+    if packet.has_sidedata("new_extradata"):
+        copy.set_sidedata(packet.get_sidedata("new_extradata"))
+    return copy

@@ -1,0 +1,322 @@
+"""Reading one video file inside a decoder process: chunks in, clips or chosen packets out."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from av.video.frame import VideoFrame
+
+from worker.media.decoder.byte_sources import LOCAL, Files
+from worker.media.decoder.collector import Collector, Wanted
+from worker.media.decoder.decoder_messages import (
+    Choose,
+    Chosen,
+    ClipDone,
+    Counts,
+    Decode,
+    Planned,
+    Setup,
+    Spare,
+)
+from worker.media.decoder.demux import Source, decoding_context
+from worker.media.decoder.handover import Handover
+from worker.media.decoder.limits import MediaLimits
+from worker.media.decoder.memory import ClipMemory
+from worker.media.decoder.orientation import orientation, turn
+from worker.media.decoder.runs import FrameLook
+from worker.media.decoder.selection.bitstream import VideoPacket, parse_keys, parser
+from worker.media.decoder.selection.select import Coded, Irregular
+from worker.media.decoder.selection.units import Selection
+from worker.media.decoder.software import SoftwareDecoder
+from worker.media.decoder.swscale import Scaler
+
+BYTES_PER_PIXEL, FRAMES_PER_DECODER = 3, 20  # about the most that a decoder keeps of reference frames
+LONG_UNIT = 60  # packets from which several threads pay for one unit
+HELD_BACK = 16 << 20  # bytes that are read to know the last units as such, before decoding begins
+
+Portion = tuple[list[VideoPacket], Wanted]
+"""What is decoded of one unit, and what is wanted of that."""
+
+
+class MissingFrame(Exception):
+    """A wanted frame did not come out of the packets that were to give it."""
+
+
+class Lane:
+    """A decoder and a scaler, used by one unit at a time."""
+
+    def __init__(self, decoder: SoftwareDecoder, threads: int, size: int) -> None:
+        self.decoder = decoder
+        self.threads = threads
+        self.scaler = Scaler(size)
+
+
+class OpenFile:
+    """A file with its decoders."""
+
+    def __init__(self, path: str, size: int, setup: Setup, files: Files) -> None:
+        self.key = file_key(path, size)
+        self.source = Source(path, setup.limits, files)
+        self._limits = setup.limits
+        self._size = size
+        self._idle: list[Lane] = []
+        self._lock = threading.Lock()
+        context = self.source.stream.codec_context
+        parse = parser(context.codec.canonical_name, context.extradata)
+        self.parse = parse or parse_keys
+        decoder = context.width * context.height * BYTES_PER_PIXEL * FRAMES_PER_DECODER
+        self.most_lanes = max(1, min(setup.lanes, setup.limits.memory // 2 // decoder))
+        self.chooses = parse is not None and self.source.orders
+        self.selects = setup.sparse and self.chooses
+        self.looks: dict[tuple[bytes, ...], FrameLook] = {}
+
+    def decoder(self) -> SoftwareDecoder:
+        """A decoder for somebody who has no lane."""
+        return SoftwareDecoder(decoding_context(self.source, self._limits), self._limits)
+
+    def lane(self, threads: int) -> Lane:
+        """An idle lane whose decoder has so many threads, or a new one. Give it back with `put`."""
+        with self._lock:
+            for lane in self._idle:
+                if lane.threads == threads:
+                    self._idle.remove(lane)
+                    return lane
+        context = decoding_context(self.source, self._limits)
+        return Lane(SoftwareDecoder(context, self._limits, threads), threads, self._size)
+
+    def put(self, lane: Lane) -> None:
+        """The lane is idle."""
+        with self._lock:
+            self._idle.append(lane)
+
+    def close(self) -> None:
+        """Close the file and its decoders."""
+        self.source.close()
+        while self._idle:
+            self._idle.pop().scaler.close()
+
+
+class Reader:
+    """Decodes jobs. The last file and its decoders stay open for the next job, unless one has failed."""
+
+    def __init__(self, setup: Setup, files: Files = LOCAL) -> None:
+        self._setup = setup
+        self._files = files
+        self._file: OpenFile | None = None
+        self._threads = ThreadPoolExecutor(setup.lanes, "decode")
+
+    def run(
+        self, job: Decode, memory: ClipMemory, emit: Callable[[ClipDone | Spare], None], counts: Counts
+    ) -> None:
+        """Decode the job's chunks, in order. Raises InvalidFile, DecodeError, Cancelled."""
+
+        def done(position: int, times: list[int], start: float) -> None:
+            emit(ClipDone(position, memory.finish(position), times, start, time.monotonic()))
+
+        collector = Collector(job, done, counts)
+        with self._open(job.path, job.size, counts) as file:
+            Pass(
+                file,
+                job,
+                collector,
+                memory,
+                counts,
+                spare=lambda: emit(Spare()),
+                executor=self._threads,
+                limits=self._setup.limits,
+            ).run()
+
+    def choose(
+        self, job: Choose, memory: ClipMemory, emit: Callable[[Chosen | Planned], None], counts: Counts
+    ) -> None:
+        """Hand over the packets that the job's chunks need, in order, without decoding them. `memory` tells
+        of cancellation. Raises InvalidFile, DecodeError, Cancelled, and Irregular where it cannot."""
+
+        def planned(position: int, times: list[int], start: float) -> None:
+            emit(Planned(position, times, start))
+
+        collector = Collector(job, planned, counts)
+        with self._open(job.path, 0, counts) as file:
+            Handover(file, Selection(file, collector, counts, self._setup.limits), emit, counts).run(memory)
+
+    def close(self) -> None:
+        """Close the file that is kept open."""
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
+
+    @contextmanager
+    def _open(self, path: str, size: int, counts: Counts) -> Iterator[OpenFile]:
+        try:
+            if self._file is None or self._file.key != file_key(path, size):
+                self.close()
+                self._file = OpenFile(path, size, self._setup, self._files)
+            yield self._file
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            counts.packets_dropped += counts.packets - counts.frames_decoded
+            if not self._setup.reuse:
+                self.close()
+
+
+def file_key(path: str, size: int) -> tuple[object, ...]:
+    """What must be the same for an open file to serve another job."""
+    try:
+        status = Path(path).stat()
+    except OSError:
+        return (path, size)
+    return path, size, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+class Pass:
+    """Takes a job through its file: by selection where that is possible, else by decoding everything."""
+
+    def __init__(
+        self,
+        file: OpenFile,
+        job: Decode,
+        collector: Collector,
+        memory: ClipMemory,
+        counts: Counts,
+        *,
+        spare: Callable[[], None],
+        executor: ThreadPoolExecutor,
+        limits: MediaLimits,
+    ) -> None:
+        self._file = file
+        self._collector = collector
+        self._memory = memory
+        self._counts = counts
+        self._spare = spare
+        self._executor = executor
+        self._lanes = min(job.lanes, file.most_lanes)
+        self._threads = min(job.threads, file.most_lanes)
+        self._selection = Selection(file, collector, counts, limits)
+
+    def run(self) -> None:
+        """Decode until every chunk is done."""
+        selects = self._file.selects
+        while self._collector.first < self._collector.last:
+            stop = self._selection.stop()
+            try:
+                if selects:
+                    self._select(stop)
+                else:
+                    self._decode_all(stop)
+            except Irregular:
+                selects = False
+                self._collector.restart()
+            except MissingFrame:
+                self._collector.restart()
+                self._decode_all(self._collector.first + 1)
+
+    def _select(self, stop: int) -> None:
+        """Decode what chunks before position `stop` need, several units at a time.
+
+        One thread for each costs least, as long as there are units for all lanes; so the last units are held
+        back until they are known to be the last.
+        """
+        pending: deque[Future[None]] = deque()
+        last: deque[Portion] = deque()
+        try:
+            for unit, wanted in self._selection.units(stop):
+                if wanted:
+                    last.append((unit.needed(wanted), wanted))
+                if len(last) > self._lanes or (len(last) > 1 and _size(last) > HELD_BACK):
+                    if len(pending) > 2 * self._lanes:  # short and long ones take turns, so some must wait
+                        pending.popleft().result()
+                    pending.append(self._submit(*last.popleft(), threads=1))
+                self._memory.check()
+            for packets, wanted in last:
+                threads = self._threads if len(packets) >= LONG_UNIT else 1
+                pending.append(self._submit(packets, wanted, threads))
+            self._finish(pending, last=stop == self._collector.last)
+            self._collector.close(stop)
+        except BaseException:
+            self._memory.interrupt(on=True)
+            wait(pending)
+            self._memory.interrupt(on=False)
+            raise
+
+    def _finish(self, pending: Iterable[Future[None]], *, last: bool) -> None:
+        """Wait for what is pending; in the last pass, tell when a lane has nothing more to do."""
+        left = set(pending)
+        while left:
+            if last and len(left) < self._lanes:
+                self._spare()
+                last = False
+            done, left = wait(left, return_when=FIRST_COMPLETED)
+            for future in done:
+                future.result()
+
+    def _submit(self, packets: list[VideoPacket], wanted: Wanted, threads: int) -> Future[None]:
+        self._counts.frames_decoded += len(packets)
+        return self._executor.submit(self._decode_unit, packets, wanted, threads)
+
+    def _decode_unit(self, packets: Iterable[VideoPacket], wanted: Wanted, threads: int) -> None:
+        left = deque(sorted(wanted))
+        for when, frame, lane in self._frames(packets, threads):
+            if when == left[0]:
+                self._place(frame, wanted[left.popleft()], lane.scaler)
+                if not left:
+                    return
+            elif when in wanted and when > left[0]:
+                break
+        raise MissingFrame(left[0])
+
+    def _decode_all(self, stop: int) -> None:
+        """Decode every frame from the chunks' start on, by one decoder."""
+        self._spare()
+        before = self._collector.first
+        packets = self._selection.everything(stop)
+        for when, frame, lane in self._frames(self._counted(packets), self._threads):
+            wanted = self._collector.choose([when], stop)
+            if when in wanted:
+                self._place(frame, wanted[when], lane.scaler)
+            if self._collector.next_target(stop) is None:
+                break
+        self._collector.close(stop)
+        self._counts.dense_chunks += self._collector.first - before
+
+    def _place(self, frame: VideoFrame, places: Sequence[tuple[int, int]], scaler: Scaler) -> None:
+        """Scale the frame into its clips."""
+        first = None
+        for position, index in places:
+            out = self._memory.take(position)[index]
+            if first is None:
+                scaler.scale(frame, out)
+                turn(out, orientation(frame))
+                first = out
+            else:
+                out[...] = first
+        self._collector.placed(places)
+
+    def _counted(self, packets: Iterable[Coded[VideoPacket]]) -> Iterator[VideoPacket]:
+        for coded in packets:
+            self._counts.frames_decoded += 1
+            yield coded.packet
+
+    def _frames(self, packets: Iterable[VideoPacket], threads: int) -> Iterator[tuple[int, VideoFrame, Lane]]:
+        """The frames of `packets` that have a time, with it and with the lane that decoded them."""
+        lane = self._file.lane(threads)
+        try:
+            with closing(lane.decoder.decode(packets)) as frames:
+                for frame in frames:
+                    self._memory.check()
+                    if frame.pts is not None:
+                        yield self._file.source.time(frame.pts), frame, lane
+        finally:
+            self._counts.decode_errors += lane.decoder.errors
+            self._file.put(lane)
+
+
+def _size(portions: Iterable[Portion]) -> int:
+    return sum(packet.size for packets, _ in portions for packet in packets)

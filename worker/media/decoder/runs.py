@@ -1,0 +1,135 @@
+"""Runs of packets that somebody else has read and chosen: what a live stream's chunk is decoded from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from fractions import Fraction
+from typing import TYPE_CHECKING, cast
+
+import av
+import msgspec
+import numpy as np
+from av.packet import Packet
+from av.video.codeccontext import VideoCodecContext
+from numpy.typing import NDArray
+
+from shared.chunks import SECOND
+from shared.errors import DecodeError
+from worker.media.decoder.limits import MediaLimits
+from worker.media.decoder.orientation import Turn, orientation, turn
+from worker.media.decoder.software import SoftwareDecoder
+from worker.media.decoder.swscale import Scaler, is_full_range, matrix_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
+
+TIME_BASE = Fraction(1, SECOND)
+DECODERS = {"av1": "libdav1d"}  # FFmpeg's own decoder of that name needs hardware
+
+
+class Run(msgspec.Struct, frozen=True, array_like=True):
+    """Packets to decode one after the other, from a key frame on: (time in ns, Annex B data), and the times
+    of the frames that are wanted of them. `parameters` are the parameter sets in force, Annex B."""
+
+    parameters: bytes
+    packets: list[tuple[int, bytes]]
+    wanted: list[int]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all packets."""
+        return sum(len(data) for _, data in self.packets)
+
+
+class FrameLook(msgspec.Struct, frozen=True):
+    """What the frames of a stream look like: FFmpeg's name of their pixel format, size in pixels, one of the
+    matrices of `swscale`, range, and how they must be turned to stand upright."""
+
+    codec: str
+    pixels: str
+    width: int
+    height: int
+    matrix: int
+    full_range: bool
+    turn: Turn
+
+
+def look_at(codec: str, run: Run, limits: MediaLimits) -> FrameLook:
+    """What the frames of `run` look like, by its key frame. Raises DecodeError if that cannot be decoded,
+    Refused if it has more pixels than the limit."""
+    decoder = _decoder(codec, run.parameters, limits)
+    with closing(decoder.decode(_packets(msgspec.structs.replace(run, packets=run.packets[:1])))) as frames:
+        frame = next(frames, None)
+        if frame is None:
+            raise DecodeError("the key frame cannot be decoded")
+        return frame_look(codec, frame)
+
+
+def frame_look(codec: str, frame: VideoFrame) -> FrameLook:
+    """What `frame` looks like."""
+    return FrameLook(
+        codec=codec,
+        pixels=frame.format.name,
+        width=frame.width,
+        height=frame.height,
+        matrix=matrix_of(frame),
+        full_range=bool(is_full_range(frame)),
+        turn=orientation(frame),
+    )
+
+
+def decode_runs(
+    codec: str, runs: Sequence[Run], limits: MediaLimits, size: int, out: NDArray[np.uint8]
+) -> list[int]:
+    """Decode to `out`, uint8 [frames, 3, size, size]; returns the times (ns) of the frames that came out.
+
+    A wanted frame that cannot be decoded, because packets were lost on the way, is left out. Raises
+    DecodeError where none is left, Refused for a frame of more pixels than the limit.
+    """
+    times: list[int] = []
+    scaler = Scaler(size)
+    try:
+        decoder, parameters = _decoder(codec, runs[0].parameters, limits), runs[0].parameters
+        for run in runs:
+            if run.parameters != parameters:
+                decoder, parameters = _decoder(codec, run.parameters, limits), run.parameters
+            left = set(run.wanted)
+            with closing(decoder.decode(_packets(run))) as frames:
+                for frame in frames:
+                    if frame.pts in left and len(times) < len(out):
+                        left.discard(frame.pts)
+                        scaler.scale(frame, out[len(times)])
+                        turn(out[len(times)], orientation(frame))
+                        times.append(frame.pts)
+                    if not left:
+                        break
+    finally:
+        scaler.close()
+    if not times:
+        raise DecodeError("decoded 0 frame(s), required at least 1")
+    return times
+
+
+def _decoder(codec: str, parameters: bytes, limits: MediaLimits) -> SoftwareDecoder:
+    context = cast("VideoCodecContext", av.CodecContext.create(DECODERS.get(codec, codec), "r"))
+    context.extradata = parameters or None
+    return SoftwareDecoder(context, limits)
+
+
+def _packets(run: Run) -> Iterator[Packet[VideoStream]]:
+    for time, data in run.packets:
+        packet = padded(data)
+        packet.pts, packet.time_base = time, TIME_BASE
+        yield packet
+
+
+def padded(data: bytes) -> Packet[VideoStream]:
+    """A packet with `data`. FFmpeg's decoders read a little beyond a packet's end. Where PyAV makes one of
+    bytes there is nothing to read, and MPEG-4 comes out wrong."""
+    packet = cast("Packet[VideoStream]", Packet(len(data)))
+    packet.update(data)
+    return packet

@@ -1,0 +1,1 @@
+"""Which packets must be decoded to obtain the wanted frames."""

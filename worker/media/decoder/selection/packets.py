@@ -1,0 +1,91 @@
+"""The packets of a file as selection sees them, and getting to the right place among them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain
+
+from av.packet import PacketSideData
+
+from shared.chunks import SECOND
+from worker.media.decoder.decoder_messages import Counts
+from worker.media.decoder.demux import Source
+from worker.media.decoder.selection.bitstream import Coding, Parser, VideoPacket, parameter_sets
+from worker.media.decoder.selection.select import Coded, Irregular
+
+STEPS_BACK = (0, 2, 10, 60)  # seconds before the time sought from which an entry is looked for
+
+
+class PacketReader:
+    """Reads the packets of a source with what their bits say about them.
+
+    A decoder that starts in the middle must know the parameter sets in force there. Those beside the stream
+    it has; those inside must come with every entry, once one of them is new, or the stream is Irregular and
+    reading it raises that, as long as `strict`.
+    """
+
+    def __init__(self, source: Source, parse: Parser, counts: Counts) -> None:
+        self.source = source
+        self.last: VideoPacket | None = None
+        self.strict = True
+        self._parse = parse
+        self._counts = counts
+        context = source.stream.codec_context
+        self._known = parameter_sets(context.codec.canonical_name, context.extradata)
+        self._inband = False
+        self._extradata: PacketSideData | None = None
+
+    def start(self, time: int) -> Iterator[Coded[VideoPacket]]:
+        """The packets from the last entry at or before `time` (ns), or else from the start of the file."""
+        for back in STEPS_BACK:
+            if time - back * SECOND <= 0:
+                break
+            self.source.seek(time - back * SECOND)
+            packets = self._read(first_is_entry=False)
+            entry = next((coded for coded in packets if coded.coding.entry), None)
+            if entry is not None and entry.time is not None and entry.time <= time:
+                return chain((entry,), packets)
+        self.source.rewind()
+        self.last = None
+        return self._read(first_is_entry=True)
+
+    def is_after(self, packet: VideoPacket) -> bool:
+        """Whether the packet last read comes after `packet` in the file."""
+        if self.last is None or self.last.dts is None or packet.dts is None:
+            return False
+        return self.last.dts > packet.dts
+
+    def _read(self, *, first_is_entry: bool) -> Iterator[Coded[VideoPacket]]:
+        entry = first_is_entry
+        for packet in self.source.packets():
+            coding = self._parse(packet)
+            if entry:
+                coding = coding._replace(entry=True, closed=True)
+                entry = False
+            if packet.is_discard:
+                coding = coding._replace(shown=False)
+            if self.strict:
+                self._watch_parameters(coding)
+            self._keep_extradata(packet)
+            self._counts.packets += 1
+            self._counts.bytes_read += packet.size
+            self.last = packet
+            time = None if packet.pts is None else self.source.time(packet.pts)
+            yield Coded(time, coding, packet, packet.size)
+
+    def _watch_parameters(self, coding: Coding) -> None:
+        new = [nal for nal in coding.parameters if nal not in self._known]
+        if coding.entry:
+            self._known.update(new)
+            self._inband = self._inband or bool(new)
+            if self._inband and not coding.parameters:
+                raise Irregular("parameter sets that changed are not repeated")
+        elif new:
+            raise Irregular("parameter sets change between key frames")
+
+    def _keep_extradata(self, packet: VideoPacket) -> None:
+        """MP4 announces a change of the sample description once; whoever starts later needs it too."""
+        if packet.has_sidedata("new_extradata"):
+            self._extradata = packet.get_sidedata("new_extradata")
+        elif self._extradata is not None and packet.is_keyframe:
+            packet.set_sidedata(self._extradata)

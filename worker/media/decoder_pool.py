@@ -1,0 +1,287 @@
+"""Media for a worker, read in processes of its own, so that no file can hurt the worker."""
+
+import asyncio
+import signal
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from pathlib import Path, PurePosixPath
+from weakref import WeakValueDictionary
+
+import structlog
+
+from shared.chunks import SECOND, Chunk
+from shared.errors import DecodeError, InvalidFile, Unavailable
+from worker.cores import cores
+from worker.media.clip_source import Clip, MediaFacts
+from worker.media.decoder.decoder_messages import (
+    ClipDone,
+    Counts,
+    Decode,
+    DecodeRuns,
+    Finished,
+    Found,
+    Images,
+    Probe,
+    Setup,
+    Spare,
+)
+from worker.media.decoder.limits import MediaLimits
+from worker.media.decoder.runs import Run
+from worker.media.decoder_client import DecoderDied
+from worker.media.decoder_job import Job, JobFailed, SharedClip
+from worker.media.fetching import Buckets, Fetching
+from worker.media.process_slot import Slot
+
+log = structlog.get_logger(__name__)
+
+FOREIGN_KILLS = 3
+
+
+class DecoderPool:
+    """Reads media in `slots` decoder processes, and probes in one more.
+
+    A chunk that cannot be decoded is tried `attempts` times, by a rebuilt decoder. `sparse` decodes only what
+    the wanted frames need; `reuse` keeps a file and its decoders open for the next job. `lanes` threads (0:
+    one per core) are shared out among the files being decoded when a job starts, at least one to each. Jobs
+    of one file begin one after the other, each when the one before has lanes to spare, so that clips come in
+    order and the first is soon there. At most `ahead` clips of one `clips` call are unreleased at a time: it
+    waits for a release before it goes on. `counts` tells what has been done so far. Without `buckets` it
+    reads no objects.
+    """
+
+    def __init__(
+        self,
+        slots: int = 2,
+        *,
+        limits: MediaLimits | None = None,
+        attempts: int = 2,
+        sparse: bool = True,
+        reuse: bool = True,
+        lanes: int = 0,
+        ahead: int = 4,
+        niceness: int = 5,
+        buckets: Buckets | None = None,
+    ) -> None:
+        self.counts = Counts()
+        self._limits = limits or MediaLimits()
+        self._attempts = attempts
+        self._ahead = ahead
+        self._lanes = lanes or cores()
+        setup = Setup(limits=self._limits, lanes=self._lanes, sparse=sparse, reuse=reuse)
+        fetching = (lambda: Fetching(buckets, self.counts)) if buckets else None
+        self._idle = [Slot(setup, niceness, self.counts, fetching) for _ in range(slots)]
+        self._slots = list(self._idle)
+        self._room = asyncio.Semaphore(slots)
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._jobs = 0
+        self._prober = Slot(setup, 0, self.counts, fetching)
+        self._probing = asyncio.Lock()
+        self._closed = False
+
+    @property
+    def slots(self) -> int:
+        """How many files can be decoded at a time."""
+        return len(self._slots)
+
+    @property
+    def busy(self) -> int:
+        """How many files are being decoded now."""
+        return len(self._slots) - len(self._idle)
+
+    @property
+    def trouble(self) -> str:
+        """Why a decoder process could not be started; empty while all could."""
+        return next((slot.trouble for slot in (*self._slots, self._prober) if slot.trouble), "")
+
+    async def start(self) -> None:
+        """Start the processes. Raises DecodeError."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for slot in (*self._slots, self._prober):
+                    group.create_task(slot.ready())
+        except* DecodeError as errors:
+            await self.close()
+            raise errors.exceptions[0] from None
+        isolation = self._prober.process.sandbox if self._prober.process else ""
+        log.info("decoders started", slots=len(self._slots), isolation=isolation)
+
+    async def close(self) -> None:
+        """End every process."""
+        self._closed = True
+        for slot in (*self._slots, self._prober):
+            await slot.drop()
+
+    async def probe(self, path: str | Path) -> MediaFacts:
+        """What the file is. Raises InvalidFile naming what is wrong with it, and Unavailable if the bucket
+        that it lies in is away."""
+        try:
+            async with self._probing, self._job(self._prober, (0,), self._limits.seconds) as job:
+                message = await job.ask(Probe(str(path)))
+        except DecoderDied as error:
+            raise InvalidFile(f"the file cannot be read: {error}") from error
+        except TimeoutError as error:
+            raise InvalidFile(f"the file could not be read within {self._limits.seconds:g} s") from error
+        except JobFailed as failed:
+            if failed.kind == "away":
+                raise Unavailable(failed.detail) from failed
+            raise InvalidFile(failed.detail) from failed
+        if not isinstance(message, Found):
+            raise TypeError(message)
+        return message.facts
+
+    async def clips(
+        self, path: str | Path, chunks: Sequence[Chunk], frames: int, size: int
+    ) -> AsyncGenerator[Clip, None]:
+        """The clips of `chunks`, in order. Raises DecodeError at the first that cannot be had."""
+        left = list(chunks)
+        attempts = _Attempts(self._attempts, self.counts)
+        while left:
+            try:
+                async with (
+                    self._turn(str(path)) as turn,
+                    self._lease(str(path)) as slot,
+                    aclosing(self._decode(slot, left, frames, size, turn)) as clips,
+                ):
+                    async for clip in clips:
+                        left = left[1:]
+                        attempts.reset()
+                        yield clip
+                return
+            except (DecoderDied, JobFailed, TimeoutError) as error:
+                attempts.failed(error)
+                log.warning(
+                    "decoding again", file=PurePosixPath(path).name, chunk=left[0].index, reason=str(error)
+                )
+
+    async def images(self, paths: Sequence[str | Path], size: int) -> Clip:
+        """One clip with one frame per image. Raises DecodeError."""
+        shape = (len(paths), 3, size, size)
+        attempts = _Attempts(self._attempts, self.counts)
+        while True:
+            try:
+                async with self._lease() as slot, self._job(slot, shape, self._limits.seconds) as job:
+                    start, offset = time.monotonic(), job.take()
+                    request = Images([str(path) for path in paths], size, job.process.memory.size, offset)
+                    await job.ask(request)
+                    done = ClipDone(0, offset, [0] * len(paths), start, time.monotonic())
+                    return job.clip(Chunk(0, 0, 0), done)
+            except (DecoderDied, JobFailed, TimeoutError) as error:
+                attempts.failed(error)
+
+    async def runs(self, chunk: Chunk, codec: str, runs: Sequence[Run], frames: int, size: int) -> Clip:
+        """The clip of a chunk whose packets are at hand. Raises DecodeError."""
+        shape = (frames, 3, size, size)
+        try:
+            async with self._lease() as slot, self._job(slot, shape, self._limits.seconds) as job:
+                offset = job.take()
+                job.send(DecodeRuns(codec, list(runs), frames, size, job.process.memory.size, offset))
+                done = await job.receive()
+                if not isinstance(done, ClipDone):
+                    raise TypeError(done)
+                await job.receive()
+                return job.clip(chunk, done)
+        except (DecoderDied, JobFailed, TimeoutError) as error:
+            raise DecodeError(_detail(error)) from error
+
+    async def _decode(
+        self, slot: Slot, chunks: Sequence[Chunk], frames: int, size: int, turn: AsyncExitStack
+    ) -> AsyncGenerator[SharedClip]:
+        span = max(chunk.end - chunk.start for chunk in chunks) / SECOND
+        limit = self._limits.seconds + self._limits.pace * span
+        async with self._job(slot, (frames, 3, size, size), limit) as job:
+            offsets = [job.take() for _ in range(self._ahead)]
+            lanes, threads = self._shares()
+            arena = job.process.memory.size
+            job.send(Decode(slot.path, list(chunks), frames, size, lanes, threads, arena, offsets))
+            while not isinstance(message := await job.receive(), Finished):
+                match message:
+                    case ClipDone():
+                        yield job.clip(chunks[message.position], message)
+                    case Spare():
+                        await turn.aclose()
+                    case _:
+                        raise TypeError(message)
+
+    def _shares(self) -> tuple[int, int]:
+        """How many GOPs at a time a job that begins may decode, beside the other files in their turn; and on
+        how many threads each, beside all jobs, those that wait included."""
+        files = min(self.busy, sum(turn.locked() for turn in self._turns.values()))
+        return max(1, self._lanes // files), max(1, self._lanes // min(self._jobs, self.slots))
+
+    @asynccontextmanager
+    async def _turn(self, path: str) -> AsyncIterator[AsyncExitStack]:
+        """A job's turn among those of its file: the next one's begins when this is left, or what it gives is
+        closed. A caller who does not ask for clips keeps his turn: he has enough of them."""
+        async with AsyncExitStack() as turn:
+            self._jobs += 1
+            try:
+                await turn.enter_async_context(self._turns.setdefault(path, asyncio.Lock()))
+                yield turn
+            finally:
+                self._jobs -= 1
+
+    @asynccontextmanager
+    async def _lease(self, path: str = "") -> AsyncIterator[Slot]:
+        """A free slot, if possible the one that has `path` open already."""
+        async with self._room:
+            slot = next((slot for slot in self._idle if slot.path == path), self._idle[0])
+            self._idle.remove(slot)
+            slot.path = path
+            try:
+                yield slot
+            finally:
+                self._idle.append(slot)
+
+    @asynccontextmanager
+    async def _job(self, slot: Slot, shape: tuple[int, ...], limit: float) -> AsyncIterator[Job]:
+        """A job for the slot's process. When it is left early, the process stops working on it."""
+        if self._closed:
+            raise DecodeError("the decoders are closed")
+        job = Job(await slot.ready(), shape, limit, self.counts)
+        try:
+            yield job
+        except (DecoderDied, TimeoutError):
+            job.running = False
+            await slot.drop()
+            raise
+        finally:
+            if job.running and not await job.stop():
+                await slot.drop()
+            job.end()
+
+
+class _Attempts:
+    """How often one thing has been tried."""
+
+    def __init__(self, most: int, counts: Counts) -> None:
+        self._most = most
+        self._counts = counts
+        self.reset()
+
+    def reset(self) -> None:
+        """Start again: something else is being tried."""
+        self._failures = 0
+        self._kills = 0
+
+    def failed(self, error: DecoderDied | JobFailed | TimeoutError) -> None:
+        """Return if it is worth another attempt, else raise DecodeError.
+
+        It is not after a refusal, and not after a hang, which takes too long. A process that somebody else
+        has killed says nothing about the file, up to a point.
+        """
+        foreign = isinstance(error, DecoderDied) and error.signal == signal.SIGKILL
+        if foreign and self._kills < FOREIGN_KILLS:
+            self._kills += 1
+        else:
+            self._failures += 1
+        again = isinstance(error, DecoderDied) or (
+            isinstance(error, JobFailed) and error.kind in ("decode", "away")
+        )
+        if self._failures >= self._most or not again:
+            raise DecodeError(_detail(error)) from error
+        self._counts.retries += 1
+
+
+def _detail(error: Exception) -> str:
+    return "the decoder did not answer in time" if isinstance(error, TimeoutError) else str(error)

@@ -1,0 +1,1 @@
+"""Decoding on an NVIDIA GPU: NVDEC sessions, surfaces, the CuPy kernel."""

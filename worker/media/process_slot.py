@@ -1,0 +1,52 @@
+"""Room for one decoder process."""
+
+from collections.abc import Callable
+
+from shared.errors import DecodeError
+from worker.media.decoder.decoder_messages import Counts, Setup
+from worker.media.decoder_client import DecoderDied, DecoderProcess
+from worker.media.fetching import Fetching
+
+
+class Slot:
+    """Room for one decoder process, which is started when it is needed and is not there."""
+
+    def __init__(
+        self,
+        setup: Setup,
+        niceness: int,
+        counts: Counts,
+        fetching: Callable[[], Fetching] | None = None,
+    ) -> None:
+        self.path = ""
+        self.process: DecoderProcess | None = None
+        self.trouble = ""
+        """Why the last process could not be started; empty if it could."""
+        self._setup = setup
+        self._niceness = niceness
+        self._counts = counts
+        self._fetching = fetching
+        self._started = False
+
+    async def ready(self) -> DecoderProcess:
+        """The running process. Raises DecodeError if none can be started."""
+        if self.process is not None and self.process.alive:
+            return self.process
+        await self.drop()
+        if self._started:
+            self._counts.restarts += 1
+        try:
+            fetching = self._fetching() if self._fetching else None
+            self.process = await DecoderProcess.start(self._setup, self._niceness, fetching)
+        except (OSError, TimeoutError, DecoderDied) as error:
+            self.trouble = f"no decoder process could be started: {error}"
+            raise DecodeError(self.trouble) from error
+        self.trouble = ""
+        self._started = True
+        return self.process
+
+    async def drop(self) -> None:
+        """End the process."""
+        process, self.process = self.process, None
+        if process is not None:
+            await process.kill()

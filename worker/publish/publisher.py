@@ -1,0 +1,177 @@
+"""Storing what was computed: every call is one atomic step in Redis, and repeating it changes nothing."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import msgspec
+import structlog
+from redis.exceptions import ConnectionError, TimeoutError  # noqa: A004 - redis-py's names
+
+from shared import keys, results
+from shared.bus.errorbus import ErrorBus
+from shared.bus.routes import configured_routes
+from shared.fleet import Model
+from shared.jobs import Job, LiveJob, ProbeJob, TextJob, VideoJob
+from shared.redis.connection import Redis, script
+from shared.requests import end_arguments, end_keys, finish, request_of
+from shared.results import End, Result
+from shared.settings import Settings
+from shared.telemetry.export import traceparent
+from worker.publish.messages import MESSAGE_TYPE, build_message, message_key
+
+T = TypeVar("T")
+
+log = structlog.get_logger(__name__)
+
+DONE = End(state="done")
+PATIENCE = 30.0
+RETRY_INTERVAL = 0.5
+ALARM_INTERVAL = 10.0
+"""Seconds between two error events about a full outbox."""
+
+
+@dataclass
+class Counts:
+    """What this worker's publisher did, since it started."""
+
+    messages_stored: int = 0
+    messages_dropped: int = 0
+    messages_not_built: int = 0
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """The request's state after a call, the results that were new, and what became of their messages."""
+
+    state: str
+    stored: int
+    queued: int
+    dropped: int
+
+
+class Publisher:
+    """Publishes the results of jobs, and their messages where a bus wants them.
+
+    `publish` and `fail` return the request's state afterwards: `running`, `done`, `failed`, `cancelled`, or
+    `gone` when Redis knows the request no longer. Messages name `model`, so set it before the first result.
+    """
+
+    model: Model | None = None
+
+    def __init__(self, redis: Redis, settings: Settings, errors: ErrorBus | None = None) -> None:
+        self._redis = redis
+        self._settings = settings
+        self._errors = errors
+        self._configured = self._messages_wanted = configured_routes(settings).message_bus != "off"
+        self._next_alarm = 0.0
+        self.counts = Counts()
+
+    async def publish(self, job: Job, finished: Sequence[Result], end: End = DONE) -> str:
+        """Store and announce results. The request ends with `end` after its last chunk, or at once if
+        `end` is a failure."""
+        while (outcome := await self._store(job, finished, end)) is None:
+            self._messages_wanted = not self._messages_wanted
+        self.counts.messages_stored += outcome.queued
+        self.counts.messages_dropped += outcome.dropped
+        if outcome.dropped:
+            self._alarm(job, outcome.dropped)
+        if outcome.stored and not isinstance(job, ProbeJob):
+            for result in finished:
+                if result.error:
+                    self._emit(result.error, job)
+        return outcome.state
+
+    async def _store(self, job: Job, finished: Sequence[Result], end: End) -> Outcome | None:
+        """None, with nothing done, if messages were switched on or off since this publisher last heard."""
+        groups: list[bytes | str | int] = []
+        for result in finished:
+            fields = results.to_fields(result)
+            message = self._message(job, result)
+            groups += [result.chunk, results.pack(fields), len(fields), *fields, len(message), *message]
+        request = request_of(job)
+        arguments = [
+            *end_arguments(self._settings, request, end),
+            self._settings.request_ttl,
+            *(keys.OUTBOX, keys.OUTBOX_COUNTS, self._settings.outbox_limit, keys.ROUTES),
+            int(self._configured),
+            int(self._messages_wanted),
+            len(finished),
+            *groups,
+        ]
+
+        async def call() -> Outcome | None:
+            answer: Any = await script(self._redis, "publish", "end")(keys=end_keys(request), args=arguments)
+            state, *numbers = answer
+            return Outcome(state.decode(), *numbers) if numbers else None
+
+        return await _persist(call)
+
+    def _message(self, job: Job, result: Result) -> list[bytes | str]:
+        """The fields of the result's entry in the outbox; none if it gets no message."""
+        if not self._messages_wanted or self.model is None or isinstance(job, ProbeJob):
+            return []
+        if isinstance(job, TextJob) and not self._settings.text_messages:
+            return []
+        try:
+            value = build_message(self.model, job, result)
+        except (ValueError, OverflowError, TypeError) as error:
+            self.counts.messages_not_built += 1
+            reason = f"Failed to build VisionLLM protobuf for chunk {result.chunk}: {error}"
+            log.error("message not built", request_id=job.request, chunk=result.chunk, error=str(error))
+            self._emit(reason, job)
+            return []
+        key = message_key(job.request, result.chunk)
+        fields: list[bytes | str] = ["key", key, "type", MESSAGE_TYPE, "stream", _stream(job), "value", value]
+        parent = traceparent()
+        return [*fields, "traceparent", parent] if parent else fields
+
+    def _alarm(self, job: Job, dropped: int) -> None:
+        """Log what did not fit into the outbox, and tell the error bus now and then."""
+        limit = self._settings.outbox_limit
+        log.error(
+            "messages dropped: the outbox is full", request_id=job.request, dropped=dropped, limit=limit
+        )
+        if time.monotonic() >= self._next_alarm:
+            self._next_alarm = time.monotonic() + ALARM_INTERVAL
+            self._emit(f"Embedding messages are dropped: {limit} messages wait for their bus", job)
+
+    def _emit(self, event: str, job: Job) -> None:
+        if self._errors:
+            self._errors.emit(event, stream_id=_stream(job))
+
+    async def fail(self, job: Job, end: End) -> str:
+        """End the request without a result."""
+        return await _persist(lambda: finish(self._redis, self._settings, request_of(job), end))
+
+    async def state(self, job: Job) -> str:
+        """The request's state now. Those who ask get their answers in the order in which they asked."""
+        state: Any = await self._redis.multiplexed.call("HGET", keys.request(job.request), "state")
+        return state.decode() if state else "gone"
+
+    async def chunks_done(self, job: VideoJob) -> set[int]:
+        """Which of the job's chunks have their result stored, by an earlier delivery of the job."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for chunk in job.chunks:
+                pipe.getbit(keys.done(job.request), chunk.index)
+            bits = await pipe.execute()
+        return {chunk.index for chunk, bit in zip(job.chunks, bits, strict=True) if bit}
+
+
+def _stream(job: Job) -> str:
+    """The id of the file or stream that the job is about; empty for texts."""
+    return job.assets[0].id if isinstance(job, VideoJob | LiveJob) else ""
+
+
+async def _persist(store: Callable[[], Awaitable[T]]) -> T:
+    """Try again while Redis is away, for PATIENCE seconds: what was computed is worth a wait."""
+    give_up = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return await store()
+        except (ConnectionError, TimeoutError) as error:
+            if time.monotonic() > give_up:
+                raise
+            log.warning("result not stored yet: redis is away", error=str(error))
+            await asyncio.sleep(RETRY_INTERVAL)

@@ -1,0 +1,29 @@
+"""Redis's clock, as this process sees it: times between processes are Redis's."""
+
+import time
+
+from shared.redis.connection import Redis
+from shared.telemetry.instruments import redis_round_trip
+
+
+class RedisClock:
+    """Translates `time.monotonic()` into Redis's time, by the offset last measured."""
+
+    def __init__(self) -> None:
+        self._offset = 0.0
+
+    async def measure(self, redis: Redis) -> None:
+        """Measure the offset; off by at most half a round trip."""
+        before = time.monotonic()
+        seconds, microseconds = await redis.time()
+        after = time.monotonic()
+        redis_round_trip.record(after - before)
+        self._offset = seconds + microseconds / 1e6 - (before + after) / 2
+
+    def at(self, monotonic: float) -> float:
+        """The moment in seconds since 1970 by Redis's clock."""
+        return round(monotonic + self._offset, 3)
+
+    def since(self, redis_ms: int, monotonic: float) -> float:
+        """Seconds from `redis_ms`, milliseconds on Redis's clock, to `monotonic`; never negative."""
+        return round(max(0.0, monotonic + self._offset - redis_ms / 1000), 3)

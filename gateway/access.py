@@ -21,7 +21,7 @@ FREE = frozenset({"/v1/ready", "/v1/live", "/v1/startup", "/v1/metrics", "/opena
 FREE_FOLDER = "/docs/"
 
 
-class Access:
+class AccessMiddleware:
     """Lets requests through that bring a key, where keys are set, and do not come too often."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:

@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.access import Access
+from gateway.access import AccessMiddleware
 from gateway.api.schemas import Error
 from gateway.context import ClientGone, Context, json, refusal
 from gateway.endpoints import (
@@ -113,7 +113,7 @@ def create_app(settings: Settings, telemetry: Telemetry = SWITCHED_OFF) -> Starl
     return Starlette(
         routes=[*routes(), *docs.routes()],
         lifespan=lifespan,
-        middleware=[Middleware(RequestLog), Middleware(Access, settings=settings)],
+        middleware=[Middleware(RequestLog), Middleware(AccessMiddleware, settings=settings)],
         exception_handlers={
             RtEmbedError: _refused,
             HTTPException: _http_error,

@@ -12,10 +12,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.api.schemas import Error
-from gateway.fleet_metrics_page import Measured
+from gateway.fleet_metrics_page import MetricsPublisher
 from gateway.fleet_view import FleetView
 from gateway.intake.downloads import Downloads
-from gateway.results.follow import Follower, Notices
+from gateway.results.follow import Follower, ResultListener
 from gateway.store.asset_store import AssetStore
 from gateway.video.profiling import Profiler
 from shared import requests
@@ -40,9 +40,9 @@ class Context:
     def __init__(self, settings: Settings, registry: CollectorRegistry | None = None) -> None:
         self.settings = settings
         self.redis: Redis = connect(settings)
-        self.notices = Notices(self.redis, settings)
+        self.notices = ResultListener(self.redis, settings)
         self.view = FleetView(self.redis)
-        self.measured = Measured(self.redis, self.view, registry)
+        self.measured = MetricsPublisher(self.redis, self.view, registry)
         self.errors = ErrorBus(self.redis, settings)
         self.assets = AssetStore(self.redis, settings)
         self.downloads = Downloads(settings, self.assets)

@@ -30,7 +30,7 @@ async def metrics_page(request: Request) -> Response:
     return Response(page, media_type="text/plain; charset=utf-8")
 
 
-class Measured:
+class MetricsPublisher:
     """This gateway's figures on their way to the fleet's, and the fleet's on their way to whoever asks."""
 
     def __init__(self, redis: Redis, view: FleetView, registry: CollectorRegistry | None) -> None:

@@ -6,7 +6,7 @@ import time
 import structlog
 
 from shared.errors import BadParameters, Unavailable
-from shared.fleet import Fleet, Model, read_fleet
+from shared.fleet import Fleet, ServedModel, read_fleet
 from shared.redis.connection import Redis, RedisError
 
 log = structlog.get_logger(__name__)
@@ -65,13 +65,13 @@ class FleetView:
             f"{w.name} is {w.detail or w.state}" for w in self.fleet.workers
         )
 
-    def model(self) -> Model:
+    def model(self) -> ServedModel:
         """The loaded model, or the last one known. Raises Unavailable when none ever was."""
         if self.fleet.model is None:
             raise Unavailable(self.problem or "no model was ever loaded")
         return self.fleet.model
 
-    def require_model(self, wanted: str) -> Model:
+    def require_model(self, wanted: str) -> ServedModel:
         """The loaded model, which must be `wanted`. Raises BadParameters if it is another."""
         model = self.model()
         if wanted != model.id:

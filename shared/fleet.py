@@ -21,7 +21,7 @@ TEXTS = {
 """Fields of a record that are kept as they are."""
 
 
-class Model(msgspec.Struct, frozen=True, kw_only=True):
+class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
     """What a client may know of the loaded model. `created` is the second at which it was loaded."""
 
     id: str
@@ -57,7 +57,7 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True):
     """Where it serves /metrics, /live and /ready; 0: nowhere."""
     started: int = 0
     healthy: bool = True
-    model: Model | None = None
+    model: ServedModel | None = None
     jobs_running: int = 0
     jobs_done: int = 0
 
@@ -66,7 +66,7 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True):
     """All workers that are alive, and the last model known, which outlives them."""
 
     workers: list[Worker] = []
-    model: Model | None = None
+    model: ServedModel | None = None
 
     @property
     def ready(self) -> bool:
@@ -108,9 +108,9 @@ async def read_fleet(redis: Redis) -> Fleet:
     )
 
 
-def _model(record: bytes | None) -> Model | None:
+def _model(record: bytes | None) -> ServedModel | None:
     try:
-        return msgspec.json.decode(record or b"null", type=Model | None)
+        return msgspec.json.decode(record or b"null", type=ServedModel | None)
     except msgspec.MsgspecError:
         return None
 

@@ -19,7 +19,7 @@ from shared.settings import Settings
 SessionState = Literal["waiting", "connecting", "running", "reconnecting", "ended"]
 
 
-class Session(msgspec.Struct, frozen=True, kw_only=True):
+class LiveRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One stream's session. `next` is the index of the next chunk, `dropped` how many were not embedded
     because the service was too slow, `failed` how many could not be, `read` the entry that a client read
     last."""
@@ -42,7 +42,7 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     read: str = "0-0"
 
 
-class Login(msgspec.Struct, frozen=True, kw_only=True):
+class CameraLogin(msgspec.Struct, frozen=True, kw_only=True):
     """What a camera is registered with beside its asset: credentials, which only workers read, and its place,
     a JSON object as the client gave it."""
 
@@ -54,7 +54,7 @@ class Login(msgspec.Struct, frozen=True, kw_only=True):
         return "Login(...)"
 
 
-async def write_login(redis: Redis, asset_id: str, login: Login, expires: int | None = None) -> None:
+async def write_login(redis: Redis, asset_id: str, login: CameraLogin, expires: int | None = None) -> None:
     """Keep a camera's login, for `expires` seconds or until it is removed."""
     fields: Any = msgspec.structs.asdict(login)
     async with redis.pipeline() as pipe:
@@ -66,16 +66,16 @@ async def write_login(redis: Redis, asset_id: str, login: Login, expires: int | 
         await pipe.execute()
 
 
-async def read_logins(redis: Redis, asset_ids: Sequence[str]) -> list[Login]:
+async def read_logins(redis: Redis, asset_ids: Sequence[str]) -> list[CameraLogin]:
     """The logins of cameras, in order; an empty one where there is none."""
     async with redis.pipeline(transaction=False) as pipe:
         for asset_id in asset_ids:
             pipe.hgetall(keys.camera(asset_id))
         records = await pipe.execute()
-    return [msgspec.convert(_texts(record), Login) for record in records]
+    return [msgspec.convert(_texts(record), CameraLogin) for record in records]
 
 
-async def start(redis: Redis, settings: Settings, request_id: str, asset: Asset, session: Session) -> str:
+async def start(redis: Redis, settings: Settings, request_id: str, asset: Asset, session: LiveRecord) -> str:
     """Start a session, or join the one that runs; returns the request that embeds the stream.
 
     Raises ServerBusy when as many sessions run as may, DependencyError when the stream was deleted meanwhile.
@@ -98,13 +98,13 @@ async def start(redis: Redis, settings: Settings, request_id: str, asset: Asset,
     )
 
 
-async def read_sessions(redis: Redis, asset_ids: Sequence[str]) -> list[Session | None]:
+async def read_sessions(redis: Redis, asset_ids: Sequence[str]) -> list[LiveRecord | None]:
     """The running sessions of streams, in order; None for one that is not embedded now."""
     async with redis.pipeline(transaction=False) as pipe:
         for asset_id in asset_ids:
             pipe.hgetall(keys.live(asset_id))
         records = await pipe.execute()
-    found = [msgspec.convert(_texts(r), Session, strict=False) if r else None for r in records]
+    found = [msgspec.convert(_texts(r), LiveRecord, strict=False) if r else None for r in records]
     async with redis.pipeline(transaction=False) as pipe:
         for session in found:
             pipe.hget(keys.request(session.request if session else ""), "state")
@@ -142,7 +142,7 @@ async def beat(
     return answer[0].decode(), bool(answer[1])
 
 
-async def next_chunk(redis: Redis, job: LiveJob) -> Session | None:
+async def next_chunk(redis: Redis, job: LiveJob) -> LiveRecord | None:
     """The session as its last worker left it, its `next` after every chunk that has a result; None if it has
     ended or is another request's."""
     (session,) = await read_sessions(redis, [job.assets[0].id])

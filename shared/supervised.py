@@ -21,7 +21,7 @@ STEADY = 30.0
 PR_SET_PDEATHSIG = 1
 
 
-class Child:
+class SupervisedProcess:
     """A process that is started again, ever more slowly, when it ends by itself."""
 
     def __init__(

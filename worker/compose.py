@@ -11,7 +11,7 @@ import msgspec
 import structlog
 
 from shared.errors import DeviceLost, EngineError, ModelError
-from shared.fleet import Model
+from shared.fleet import ServedModel
 from shared.settings import Settings
 from worker.backend import CPU_PRECISION, Backend, choose_backend, implementation
 from worker.cores import cores
@@ -43,7 +43,7 @@ class Loaded(msgspec.Struct, frozen=True):
     backend: str
     """cpu, cuda, or python: a model in Python chooses by itself where it runs."""
     batch_size: int
-    model: Model
+    model: ServedModel
     runs_on: Backend = Backend("cpu", "cpu")
     engine_files: tuple[str, ...] = ()
 
@@ -75,7 +75,7 @@ def load(settings: Settings, progress: Progress) -> Loaded:
     else:
         info, engine, files = built_in_model(settings, runs_on, batch_size, progress)
         backend = runs_on.active
-    model = Model(
+    model = ServedModel(
         id=info.id,
         owned_by=info.owned_by,
         api_type=info.api_type,

@@ -41,7 +41,7 @@ from worker.publish.forward import Forwarder
 from worker.publish.publisher import Publisher
 from worker.redis_clock import RedisClock
 from worker.watch import HealthPage, Watch
-from worker.worker_metrics import Measured, measure_gpus
+from worker.worker_metrics import WorkerMetrics, measure_gpus
 
 log = structlog.get_logger(__name__)
 
@@ -90,7 +90,7 @@ class Service:
         self.publisher = Publisher(self.redis, settings, self.errors)
         self.forwarder = Forwarder(self.redis, settings, self.claims.consumer, self.errors)
         self.clock = RedisClock()
-        self.measured = Measured(Figures(self.redis, registry, self.claims.consumer))
+        self.measured = WorkerMetrics(Figures(self.redis, registry, self.claims.consumer))
         self.measured.follow_publisher(self.publisher)
         sent = self.forwarder.counts
         self.measured.follow(lambda: sent.refused, dropped, cause="message_refused")

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import structlog
 
 from shared.settings import Settings
-from shared.supervised import Child
+from shared.supervised import SupervisedProcess
 from worker.engine.gpus import Gpu
 
 log = structlog.get_logger(__name__)
@@ -25,7 +25,7 @@ STARTING_TO_STOP = 10.0
 class Supervisor:
     """Keeps `children` running until `stop` is called, or until none of them can be started."""
 
-    def __init__(self, children: Sequence[Child], again: float = AGAIN) -> None:
+    def __init__(self, children: Sequence[SupervisedProcess], again: float = AGAIN) -> None:
         self._children = children
         self._again = again
         self._failed: dict[str, int] = {}
@@ -47,7 +47,7 @@ class Supervisor:
             await asyncio.gather(*(child.stop() for child in self._children))
         return max(self._failed.values()) if len(self._failed) == len(self._children) else 0
 
-    async def _keep(self, child: Child) -> None:
+    async def _keep(self, child: SupervisedProcess) -> None:
         while True:
             status = await child.run()
             self._failed[child.name] = status
@@ -60,12 +60,12 @@ class Supervisor:
 
 def worker_processes(
     settings: Settings, gpus: Sequence[Gpu], environment: Mapping[str, str], command: Sequence[str]
-) -> list[Child]:
+) -> list[SupervisedProcess]:
     """A worker process for each NUM_GPUS_PER_VLM_PROC of `gpus`; what is left over stays unused."""
     size = settings.gpus_per_worker
     groups = [gpus[start : start + size] for start in range(0, len(gpus) - size + 1, size)]
     return [
-        Child(
+        SupervisedProcess(
             f"worker on GPU {', '.join(str(gpu.index) for gpu in group)}",
             command,
             {**environment, **own_environment(settings, group, position)},

@@ -38,7 +38,7 @@ class _Followed(msgspec.Struct):
         self.seen = now
 
 
-class Measured:
+class WorkerMetrics:
     """The figures of one worker on their way to the fleet's."""
 
     def __init__(self, figures: Figures) -> None:

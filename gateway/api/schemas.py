@@ -70,19 +70,19 @@ class _ModelMeta(msgspec.StructMeta):
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(msgspec.field,))
-class Model(msgspec.Struct, frozen=True, kw_only=True, metaclass=_ModelMeta):
+class ApiType(msgspec.Struct, frozen=True, kw_only=True, metaclass=_ModelMeta):
     """What all types here have in common."""
 
 
-class Request(Model, forbid_unknown_fields=True):
+class ApiRequest(ApiType, forbid_unknown_fields=True):
     """A JSON body: fields it does not name are refused."""
 
 
-class Parameters(Model):
+class Parameters(ApiType):
     """A query string or a form: what it does not name is ignored."""
 
 
-class Response(Model):
+class Response(ApiType):
     """A JSON answer: every field is present, absent values are null."""
 
 
@@ -265,7 +265,7 @@ class DeletedFile(Response):
 Text = Annotated[str, Meta(max_length=1000, examples=["a forklift moving pallets"])]
 
 
-class TextRequest(Request):
+class TextRequest(ApiRequest):
     """Texts to embed."""
 
     text_input: Annotated[
@@ -292,7 +292,7 @@ class TextResponse(Response):
     data: list[TextEmbedding]
 
 
-class StreamOptions(Request):
+class StreamOptions(ApiRequest):
     """How to stream."""
 
     include_usage: Annotated[
@@ -300,7 +300,7 @@ class StreamOptions(Request):
     ] = False
 
 
-class MediaRange(Request):
+class MediaRange(ApiRequest):
     """Which part of a file to embed, in seconds from its start."""
 
     type: Literal["offset"]
@@ -338,7 +338,7 @@ def _check_data_url(url: str) -> None:
             raise ValueError("The data URL's payload has characters that are not accepted")
 
 
-class VideoRequest(Request):
+class VideoRequest(ApiRequest):
     """Video, images or a live stream to embed."""
 
     id: Annotated[
@@ -523,7 +523,7 @@ def is_media(item: str) -> bool:
     return item.startswith(("data:image/", "data:video/")) or HTTP_URL.fullmatch(item) is not None
 
 
-class EmbeddingsRequest(Model):
+class EmbeddingsRequest(ApiType):
     """Texts, pictures and videos to embed, in the shape of OpenAI's API; other fields are ignored."""
 
     input: Annotated[

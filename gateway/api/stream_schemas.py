@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from gateway.api.schemas import DESCRIPTION, HeaderValue, Model, Request, Response, Uuid
+from gateway.api.schemas import DESCRIPTION, ApiRequest, ApiType, HeaderValue, Response, Uuid
 
 RTSP_URL = r"^rtsp://"
 CV_URL = r"^(rtsp://|file://|https?://)"
@@ -24,7 +24,7 @@ ChunkOverlap = Annotated[
 # Streams ----------------------------------------------------------------------------------------------
 
 
-class NewStream(Request):
+class NewStream(ApiRequest):
     """An RTSP stream to register."""
 
     live_stream_url: Annotated[
@@ -44,7 +44,7 @@ class NewStream(Request):
     sensor_name: Name = ""
 
 
-class AddStreams(Request):
+class AddStreams(ApiRequest):
     """Streams to register, one after another."""
 
     streams: Annotated[list[NewStream], Meta(min_length=1, max_length=256)]
@@ -98,7 +98,7 @@ class StreamInfo(Response):
     place_coordinate_y: float | None = None
 
 
-class DeleteStreams(Request):
+class DeleteStreams(ApiRequest):
     """Streams to stop and remove, in parallel."""
 
     stream_ids: Annotated[list[Uuid], Meta(min_length=1, max_length=256)]
@@ -130,7 +130,7 @@ class DeletedStreams(Response):
 # Cameras ----------------------------------------------------------------------------------------------
 
 
-class CameraMetadata(Request):
+class CameraMetadata(ApiRequest):
     """How to embed a camera. A `model` starts it; what concerns only captions is accepted and ignored."""
 
     model: Annotated[Name | None, Meta(description="Its presence starts embedding.")] = None
@@ -160,7 +160,7 @@ class CameraMetadata(Request):
     stream: bool | None = None
 
 
-class CameraHeaders(Request):
+class CameraHeaders(ApiRequest):
     """Where the event came from."""
 
     source: Name | None = None
@@ -170,7 +170,7 @@ class CameraHeaders(Request):
     ] = None
 
 
-class Camera(Request):
+class Camera(ApiRequest):
     """A camera to add."""
 
     camera_id: CameraId
@@ -186,7 +186,7 @@ class Camera(Request):
     tags: Annotated[str, Meta(max_length=1024)] | None = None
 
 
-class AddCamera(Request):
+class AddCamera(ApiRequest):
     """A camera to add, in the envelope of the RTVI-CV service."""
 
     key: Annotated[Name, Meta(examples=["sensor"])]
@@ -194,7 +194,7 @@ class AddCamera(Request):
     headers: CameraHeaders | None = None
 
 
-class GoneCamera(Request):
+class GoneCamera(ApiRequest):
     """A camera to remove."""
 
     camera_id: CameraId
@@ -207,7 +207,7 @@ class GoneCamera(Request):
     tags: Annotated[str, Meta(max_length=1024)] | None = None
 
 
-class RemoveCamera(Request):
+class RemoveCamera(ApiRequest):
     """A camera to remove, in the envelope of the RTVI-CV service."""
 
     key: Annotated[Name, Meta(examples=["sensor"])]
@@ -215,13 +215,13 @@ class RemoveCamera(Request):
     headers: CameraHeaders | None = None
 
 
-class EventHeaders(Model):
+class EventHeaders(ApiType):
     """What an event says of itself; anything else is ignored."""
 
     url_headers: dict[str, HeaderValue] | None = None
 
 
-class CameraEvent(Model):
+class CameraEvent(ApiType):
     """A camera whose status changed."""
 
     camera_id: CameraId
@@ -240,7 +240,7 @@ class CameraEvent(Model):
     headers: EventHeaders | None = None
 
 
-class CameraStatusChange(Model):
+class CameraStatusChange(ApiType):
     """A camera to add or remove, in the envelope of the VIOS service; other fields are ignored."""
 
     alert_type: Annotated[str, Meta(max_length=128, examples=["camera_status_change"])]
@@ -294,7 +294,7 @@ Bus = Literal["kafka", "redis"]
 Topic = Annotated[str, Meta(min_length=1, max_length=256, examples=["mdx-embed"])]
 
 
-class Routing(Request):
+class Routing(ApiRequest):
     """Where messages go from now on."""
 
     messagingbus: Bus
@@ -313,7 +313,7 @@ class Routing(Request):
     )
 
 
-class RoutingEvent(Request):
+class RoutingEvent(ApiRequest):
     """A change of routing."""
 
     camera_id: Name = ""
@@ -324,7 +324,7 @@ class RoutingEvent(Request):
     headers: CameraHeaders | None = None
 
 
-class Configuration(Request):
+class Configuration(ApiRequest):
     """A change of routing, in the envelope of the VIOS service."""
 
     alert_type: Annotated[str, Meta(max_length=128, examples=["config"])]

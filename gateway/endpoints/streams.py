@@ -35,7 +35,7 @@ from shared.errors import (
     InvalidParameters,
     RtEmbedError,
 )
-from shared.live_records import Login
+from shared.live_records import CameraLogin
 from shared.telemetry.instruments import stream_delete_drain_latency, stream_delete_latency
 from shared.telemetry.redaction import without_userinfo
 
@@ -99,7 +99,7 @@ async def _add(ctx: Context, stream: NewStream) -> Asset:
     return await register_stream(ctx, asset, login, verify=not ctx.settings.skip_media_verification)
 
 
-def _login(stream: NewStream) -> tuple[str, Login]:
+def _login(stream: NewStream) -> tuple[str, CameraLogin]:
     """The address without credentials, and the credentials. Raises InvalidParameters."""
     url, login = split_login(stream.live_stream_url)
     if bool(stream.username) != bool(stream.password):
@@ -108,18 +108,18 @@ def _login(stream: NewStream) -> tuple[str, Login]:
         return url, login
     if url != stream.live_stream_url:
         raise InvalidParameters("credentials are given in liveStreamUrl and beside it; give them once")
-    return url, Login(username=stream.username, password=stream.password)
+    return url, CameraLogin(username=stream.username, password=stream.password)
 
 
-def split_login(address: str) -> tuple[str, Login]:
+def split_login(address: str) -> tuple[str, CameraLogin]:
     """An RTSP address without its credentials, and those."""
     url = without_userinfo(address)
     removed = address[len(SCHEME) : len(SCHEME) + len(address) - len(url)].removesuffix("@")
     username, _, password = removed.partition(":")
-    return url, Login(username=unquote(username), password=unquote(password))
+    return url, CameraLogin(username=unquote(username), password=unquote(password))
 
 
-async def register_stream(ctx: Context, asset: Asset, login: Login, *, verify: bool) -> Asset:
+async def register_stream(ctx: Context, asset: Asset, login: CameraLogin, *, verify: bool) -> Asset:
     """Record a stream; `verify` lets a worker look at its camera first.
 
     Raises DuplicateStreamId, and InvalidFile if the camera cannot be reached or has no video.
@@ -163,7 +163,7 @@ async def get_stream_info(request: Request) -> Response:
     )
 
 
-async def streams(ctx: Context) -> tuple[list[Asset], list[live_records.Session | None]]:
+async def streams(ctx: Context) -> tuple[list[Asset], list[live_records.LiveRecord | None]]:
     """Every live stream with its running session."""
     assets = [asset for asset in await ctx.assets.all() if asset.kind == "stream"]
     return assets, await live_records.read_sessions(ctx.redis, [asset.id for asset in assets])

@@ -15,7 +15,7 @@ from gateway.intake.ingestion import ingested
 from gateway.intake.inline_media import Inline, read_video_request
 from gateway.intake.probing import probe
 from gateway.results.answers import video_response
-from gateway.results.events import Telling, client_of, resume
+from gateway.results.events import EventWriter, client_of, resume
 from gateway.results.reader_lease import reading, start_reading
 from gateway.results.sse import EventStream
 from gateway.video.live_streams import find_live, live_events, remembered
@@ -132,5 +132,5 @@ async def _events(
         created, follower = await held.enter_async_context(submission)
         entries = follower.entries(stored=False)
     include_usage = body.stream_options is not None and body.stream_options.include_usage
-    telling = Telling(plan.outline, created, include_usage=include_usage)
+    telling = EventWriter(plan.outline, created, include_usage=include_usage)
     return EventStream(telling.events(entries, progress), held.pop_all(), replaced.wait)

@@ -15,7 +15,7 @@ import structlog
 
 from gateway.api.validation import problem
 from gateway.intake import data_source, s3_source
-from gateway.intake.http_source import HttpSource, Network
+from gateway.intake.http_source import HttpNetwork, HttpSource
 from gateway.store.asset_store import AssetStore
 from gateway.store.storage import Writer
 from shared.errors import Forbidden, InvalidParameters, MissingFile
@@ -35,7 +35,7 @@ _KNOWN_NAME = re.compile(
 )
 
 
-class Source(msgspec.Struct, frozen=True):
+class Location(msgspec.Struct, frozen=True):
     """A URL that may be fetched; `addresses` are those of its host, which is not looked up again. What a
     data: URL holds may lie in the file `inline` already."""
 
@@ -45,7 +45,7 @@ class Source(msgspec.Struct, frozen=True):
     inline_size: int = 0
 
 
-class Fetched(msgspec.Struct, frozen=True):
+class Downloaded(msgspec.Struct, frozen=True):
     """A file, its name for clients, and its bytes. `ours` says whether it lies in the asset store, so may be
     moved and deleted."""
 
@@ -58,34 +58,34 @@ class Fetched(msgspec.Struct, frozen=True):
 class Downloads:
     """Fetches what URLs name."""
 
-    def __init__(self, settings: Settings, store: AssetStore, network: Network | None = None) -> None:
+    def __init__(self, settings: Settings, store: AssetStore, network: HttpNetwork | None = None) -> None:
         self._settings = settings
         self._store = store
-        self._http = HttpSource(settings, network or Network())
+        self._http = HttpSource(settings, network or HttpNetwork())
         self.limit = int(settings.download_limit_gb * (1 << 30))
 
-    async def locate(self, url: str, inline: str | None = None, inline_size: int = 0) -> Source:
+    async def locate(self, url: str, inline: str | None = None, inline_size: int = 0) -> Location:
         """Resolve the URL's host, once; a data: URL may lie decoded in the file `inline`.
 
         Raises InvalidParameters if the host must not be asked.
         """
         if inline is not None:
-            return Source(url, inline=inline, inline_size=inline_size)
+            return Location(url, inline=inline, inline_size=inline_size)
         if url.partition(":")[0] in ("file", "data", "s3"):
-            return Source(url)
+            return Location(url)
         try:
-            return Source(url, await self._http.resolve(url))
+            return Location(url, await self._http.resolve(url))
         except InvalidParameters as error:
             raise problem(("body", "url"), error.message) from error
 
     async def fetch(
         self,
-        source: Source,
+        source: Location,
         folder: str,
         *,
         headers: Mapping[str, str] | None = None,
         media_type: Literal["video", "image"] = "video",
-    ) -> Fetched:
+    ) -> Downloaded:
         """Bring the file behind `source` into `folder`; a `file://` one is used where it is.
 
         `headers` go to the URL's own host over https. `media_type` decides the name of a data URL's file
@@ -101,7 +101,7 @@ class Downloads:
         path = f"{folder}/{name}"
         if source.inline:
             path = await self._store.bring(source.inline, path)
-            return Fetched(path, name, source.inline_size, ours=True)
+            return Downloaded(path, name, source.inline_size, ours=True)
         writer = self._store.writer(path)
         status = "failure"
         try:
@@ -112,9 +112,9 @@ class Downloads:
             seconds = time.monotonic() - began
             _measure(scheme, status, seconds, writer.size)
         log.info("url fetched", scheme=scheme, filename=name, bytes=writer.size, seconds=round(seconds, 3))
-        return Fetched(path, name, writer.size, ours=True)
+        return Downloaded(path, name, writer.size, ours=True)
 
-    async def _copy(self, source: Source, headers: Mapping[str, str], writer: Writer) -> None:
+    async def _copy(self, source: Location, headers: Mapping[str, str], writer: Writer) -> None:
         match source.url.partition(":")[0]:
             case "data":
                 await data_source.copy(source.url, self.limit, writer.write)
@@ -123,7 +123,7 @@ class Downloads:
             case _:
                 await self._http.copy(source.url, source.addresses, headers, self.limit, writer.write)
 
-    def _in_place(self, url: str) -> Fetched:
+    def _in_place(self, url: str) -> Downloaded:
         named = Path(url.removeprefix("file://"))
         path = named.resolve()
         allowed = [Path(folder).resolve() for folder in self._settings.file_url_dirs]
@@ -131,7 +131,7 @@ class Downloads:
             raise Forbidden(f"{url[:256]} is in no folder that file:// URLs may name")
         if not path.is_file():
             raise MissingFile(f"{url[:256]} is not an existing regular file")
-        return Fetched(str(path), path.name, path.stat().st_size, ours=False)
+        return Downloaded(str(path), path.name, path.stat().st_size, ours=False)
 
 
 def _file_name(url: str, media_type: str) -> str:

@@ -39,7 +39,7 @@ def _verified() -> ssl.SSLContext:
 
 
 @dataclass(frozen=True)
-class Network:
+class HttpNetwork:
     """How the outside is reached: names, connections, trust."""
 
     lookup: Lookup = system_lookup
@@ -50,7 +50,7 @@ class Network:
 class HttpSource:
     """Fetches over http and https, from addresses that were judged before."""
 
-    def __init__(self, settings: Settings, network: Network) -> None:
+    def __init__(self, settings: Settings, network: HttpNetwork) -> None:
         self._settings = settings
         self._network = network
 

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 from gateway.api.schemas import VideoRequest
 from gateway.context import Context
-from gateway.intake.downloads import Fetched, Source
+from gateway.intake.downloads import Downloaded, Location
 from shared.assets import Asset
 from shared.errors import AssetAlreadyExists, DuplicateAssetId
 
@@ -16,7 +16,7 @@ LEASE_MARGIN = 60
 
 
 @asynccontextmanager
-async def ingested(ctx: Context, body: VideoRequest, asset_id: str, source: Source) -> AsyncIterator[Asset]:
+async def ingested(ctx: Context, body: VideoRequest, asset_id: str, source: Location) -> AsyncIterator[Asset]:
     """The asset behind `source`. It is removed on exit, or when the request that holds it then has ended.
 
     Raises AssetAlreadyExists, and what fetching raises (`Downloads.fetch`).
@@ -43,7 +43,7 @@ async def _recorded(ctx: Context, asset: Asset, *, ours: bool) -> Asset:
         raise _taken(asset.id) from error
 
 
-def _asset(body: VideoRequest, asset_id: str, fetched: Fetched) -> Asset:
+def _asset(body: VideoRequest, asset_id: str, fetched: Downloaded) -> Asset:
     url = body.url or ""
     return Asset(
         id=asset_id,

@@ -32,7 +32,7 @@ _EVENT_ID = re.compile(r"(?P<request>[0-9a-f-]{36})/(?P<entry>[0-9]{1,19}-[0-9]{
 Entries = AsyncGenerator[tuple[str, Entry], None]
 
 
-class Telling:
+class EventWriter:
     """One client's stream of events about one request."""
 
     def __init__(self, outline: Outline, created: int, *, include_usage: bool, chunks: int = 0) -> None:
@@ -108,7 +108,7 @@ async def resume(ctx: Context, body: VideoRequest, seen: str, remember: Remember
     log.info("client came back for its events", request_id=request_id, after=after)
     include_usage = body.stream_options is not None and body.stream_options.include_usage
     chunks = await _chunks_until(ctx, request_id, after) if include_usage else 0
-    telling = Telling(outline, record.created, include_usage=include_usage, chunks=chunks)
+    telling = EventWriter(outline, record.created, include_usage=include_usage, chunks=chunks)
     telling.since(record.age)
     async with AsyncExitStack() as held:
         client = client_of(ctx, request_id)

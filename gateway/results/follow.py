@@ -33,7 +33,7 @@ Notice = Entries | None
 """Entries with their stream ids, or None: something may have been missed."""
 
 
-class Notices:
+class ResultListener:
     """The process's pub/sub connection. `run` must be running while anyone follows."""
 
     def __init__(self, redis: Redis, settings: Settings) -> None:

@@ -18,7 +18,7 @@ from starlette.responses import Response
 from gateway.store.bucket import Objects
 from gateway.store.folder import Disk, Folder
 from gateway.store.quota import Room
-from gateway.store.storage import Storage, Writer, vanished
+from gateway.store.storage import AssetStorage, Writer, vanished
 from shared import keys
 from shared.assets import Asset
 from shared.errors import BadParameter, DuplicateAssetId, ResourceInUse, Unavailable
@@ -50,7 +50,7 @@ class AssetStore:
     def __init__(self, redis: Redis, settings: Settings) -> None:
         self._redis = redis
         self._disk = Disk()
-        self._storage: Storage = (
+        self._storage: AssetStorage = (
             Objects(redis, settings, self._directories)
             if settings.asset_store
             else Folder(settings.asset_dir, self._disk)

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 from redis.exceptions import LockError
 
-from gateway.store.storage import Home, Storage
+from gateway.store.storage import AssetStorage, Home
 from shared import keys
 from shared.errors import ServerBusy, Unavailable
 from shared.redis.connection import Redis, RedisError
@@ -34,7 +34,7 @@ Evict = Callable[[str], Awaitable[bool]]
 class Room:
     """Keeps the store below its cap, and its assets younger than their greatest age."""
 
-    def __init__(self, redis: Redis, storage: Storage, settings: Settings, evict: Evict) -> None:
+    def __init__(self, redis: Redis, storage: AssetStorage, settings: Settings, evict: Evict) -> None:
         self._redis = redis
         self._storage = storage
         self._evict = evict

@@ -60,7 +60,7 @@ class Writer(Protocol):
         """Give the file up, unless it is finished already."""
 
 
-class Storage(Protocol):
+class AssetStorage(Protocol):
     """Where bytes lie. Whatever it cannot do because the place is away raises Unavailable."""
 
     async def check(self) -> None:

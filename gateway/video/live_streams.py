@@ -11,14 +11,14 @@ import structlog
 from gateway.api.schemas import VideoRequest
 from gateway.context import Context
 from gateway.results.answers import Outline
-from gateway.results.events import BEGINNING, Telling, client_of
+from gateway.results.events import BEGINNING, EventWriter, client_of
 from gateway.results.reader_lease import reading, start_reading, stop_reading
 from gateway.results.sse import EventStream
 from shared import keys, live_records
 from shared.assets import Asset
 from shared.chunks import SECOND
 from shared.errors import BadParameter, BadParameters
-from shared.fleet import Model
+from shared.fleet import ServedModel
 from shared.requests import Request, finish
 from shared.results import End, Entry, Result
 from shared.telemetry.instruments import live_captions_latency, live_captions_latency_latest
@@ -29,14 +29,14 @@ DRAIN_POLL = 0.1
 STOPPED = End(state="done")
 
 
-async def start_session(ctx: Context, asset: Asset, model: Model, duration: int, overlap: int) -> str:
+async def start_session(ctx: Context, asset: Asset, model: ServedModel, duration: int, overlap: int) -> str:
     """Embed the stream, unless it is embedded already; returns the id of the request that does.
 
     Raises BadParameter for a chunk duration of 0, ServerBusy at the limit of live streams.
     """
     if duration <= 0:
         raise BadParameter("chunk_duration must be greater than 0")
-    session = live_records.Session(
+    session = live_records.LiveRecord(
         request=ctx.notices.new_id(),
         model=model.id,
         chunk_duration=duration,
@@ -87,7 +87,7 @@ async def live_events(ctx: Context, body: VideoRequest, asset: Asset) -> EventSt
                 request=request_id, model=model.id, live=True, encoding_format=body.encoding_format
             )
             include_usage = body.stream_options is not None and body.stream_options.include_usage
-            telling = Telling(outline, created, include_usage=include_usage)
+            telling = EventWriter(outline, created, include_usage=include_usage)
             entries = remembered(ctx, asset.id, request_id, follower.entries(after))
             return EventStream(telling.events(entries), held.pop_all(), replaced.wait)
     except BaseException:

@@ -9,7 +9,7 @@ from gateway.results.answers import Outline
 from shared.assets import Asset
 from shared.chunks import SECOND, Chunk, job_runs, plan_chunks
 from shared.errors import BadParameter, BadParameters
-from shared.fleet import Model
+from shared.fleet import ServedModel
 from shared.jobs import Job, VideoJob
 from shared.requests import Request
 from shared.timestamps import format_timestamp, parse_timestamp
@@ -31,7 +31,7 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 def plan_video(
-    request_id: str, body: VideoRequest, assets: Sequence[Asset], model: Model, longest: int = 0
+    request_id: str, body: VideoRequest, assets: Sequence[Asset], model: ServedModel, longest: int = 0
 ) -> Plan:
     """Plan the chunks of one video, or the one clip of a list of images.
 

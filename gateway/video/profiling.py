@@ -151,7 +151,7 @@ class Profiler:
         seconds, microseconds = await self._redis.time()
         clock = seconds + microseconds / 1e6 - time.monotonic()
         samples = await self._samples(profile.began + clock, profile.ended + clock)
-        files = Files(self._folder, profile.plan.request.id)
+        files = ProfileFiles(self._folder, profile.plan.request.id)
         await asyncio.to_thread(files.write_usage, profile, samples, profile.began + clock)
         plots = await self._draw(files)
         metrics = self._metrics(profile, samples, profile.began + clock, files, plots)
@@ -165,7 +165,7 @@ class Profiler:
         )
         return [sample for entry_id, fields in entries for sample in from_fields(entry_id, fields)]
 
-    async def _draw(self, files: "Files") -> list[Path]:
+    async def _draw(self, files: "ProfileFiles") -> list[Path]:
         """Draw the charts; those that are there afterwards."""
         if not find_spec("matplotlib"):
             return []
@@ -184,7 +184,12 @@ class Profiler:
         return await asyncio.to_thread(lambda: [path for path in files.plots if path.exists()])
 
     def _metrics(
-        self, profile: Profile, samples: Sequence[Sample], start: float, files: "Files", plots: list[Path]
+        self,
+        profile: Profile,
+        samples: Sequence[Sample],
+        start: float,
+        files: "ProfileFiles",
+        plots: list[Path],
     ) -> Metrics:
         plan, workers = profile.plan, [w for w in self._view.fleet.workers if w.state == "ready"]
         names = [name for _, name in gpus_of(samples)] or [w.gpu for w in workers if w.gpu]
@@ -224,7 +229,7 @@ def gpus_of(samples: Iterable[Sample]) -> list[tuple[tuple[str, int], str]]:
     return sorted({((s.host, s.index), s.name) for s in samples})
 
 
-class Files:
+class ProfileFiles:
     """The files of one request."""
 
     def __init__(self, folder: Path, request_id: str) -> None:
@@ -253,7 +258,7 @@ class Files:
     def _remove_oldest(self) -> None:
         known = sorted(self._folder.glob("request_metrics_*.json"), key=lambda path: path.stat().st_mtime)
         for metrics in known[: max(0, len(known) - KEPT + 1)]:
-            old = Files(self._folder, metrics.stem.removeprefix("request_metrics_"))
+            old = ProfileFiles(self._folder, metrics.stem.removeprefix("request_metrics_"))
             for path in (old.answers, *old.usage, *old.plots, old.metrics):
                 path.unlink(missing_ok=True)
 

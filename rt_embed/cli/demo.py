@@ -28,7 +28,7 @@ QUERIES = ("a person", "an animal", "a vehicle", "a building", "food on a table"
 """What is asked of a film of the user's own."""
 
 
-class Chunk(msgspec.Struct, frozen=True):
+class FoundChunk(msgspec.Struct, frozen=True):
     """One chunk of the film: its times in seconds, as text, and its vector."""
 
     start: str
@@ -128,7 +128,7 @@ async def upload(client: httpx.AsyncClient, video: Path) -> str:
     return str(_checked(answer)["id"])
 
 
-async def embed(client: httpx.AsyncClient, file_id: str, model: str) -> AsyncIterator[Chunk]:
+async def embed(client: httpx.AsyncClient, file_id: str, model: str) -> AsyncIterator[FoundChunk]:
     """The chunks as the events bring them, with a progress bar."""
     body = {"id": file_id, "model": model, "stream": True, "chunk_duration": CHUNK_SECONDS}
     columns = (TextColumn("Embedding"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -143,7 +143,7 @@ async def embed(client: httpx.AsyncClient, file_id: str, model: str) -> AsyncIte
                     continue
                 for chunk in msgspec.json.decode(line.removeprefix("data: ")).get("chunk_responses", []):
                     progress.advance(bar)
-                    yield Chunk(chunk["start_time"], chunk["end_time"], chunk["embeddings"])
+                    yield FoundChunk(chunk["start_time"], chunk["end_time"], chunk["embeddings"])
 
 
 async def embed_texts(client: httpx.AsyncClient, texts: list[str], model: str) -> list[list[float]]:
@@ -152,7 +152,7 @@ async def embed_texts(client: httpx.AsyncClient, texts: list[str], model: str) -
     return [item["embeddings"] for item in _checked(answer)["data"]]
 
 
-def chunk_table(chunks: list[Chunk]) -> Table:
+def chunk_table(chunks: list[FoundChunk]) -> Table:
     """Times and first values of every chunk."""
     table = Table("chunk", "from (s)", "to (s)", "dimensions", "first values")
     for index, chunk in enumerate(chunks):
@@ -161,7 +161,7 @@ def chunk_table(chunks: list[Chunk]) -> Table:
     return table
 
 
-def answer_table(queries: list[str], vectors: list[list[float]], chunks: list[Chunk]) -> Table:
+def answer_table(queries: list[str], vectors: list[list[float]], chunks: list[FoundChunk]) -> Table:
     """The best chunk for each query, by the dot product of unit vectors."""
     table = Table("query", "best chunk (s)", "score")
     for query, vector in zip(queries, vectors, strict=True):

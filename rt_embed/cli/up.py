@@ -25,7 +25,7 @@ import structlog
 from shared import settings
 from shared.errors import SettingsError
 from shared.settings import Settings
-from shared.supervised import Child
+from shared.supervised import SupervisedProcess
 from shared.telemetry import logs
 
 log = structlog.get_logger(__name__)
@@ -40,7 +40,7 @@ async def up(configuration: Settings, workers: int) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     environment = _environment(configuration, folder)
     python = [sys.executable, "-m"]
-    start = partial(Child, environment=environment, patience=PATIENCE + 5)
+    start = partial(SupervisedProcess, environment=environment, patience=PATIENCE + 5)
     children = [start("gateway", [*python, "gateway"])]
     children += [start(f"worker {i + 1}", [*python, "worker"]) for i in range(workers)]
     if "REDIS_URL" not in os.environ and "REDIS_HOST" not in os.environ:

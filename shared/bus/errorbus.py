@@ -46,7 +46,7 @@ class ErrorEvent(msgspec.Struct, frozen=True, rename="camel"):
 
 
 @dataclass
-class Counts:
+class ErrorBusCounts:
     """What this process's error bus did, since it started."""
 
     sent: int = 0
@@ -68,7 +68,7 @@ class ErrorBus:
         self._added = asyncio.Event()
         self._producer: Producer | None = None
         self._complained = -COMPLAINT_INTERVAL
-        self.counts = Counts()
+        self.counts = ErrorBusCounts()
 
     def emit(self, event: str, type: EventType = "functional", stream_id: str = "") -> None:  # noqa: A002 - the field's public name
         """Queue an event about the stream or asset `stream_id`, without the credentials in its text.

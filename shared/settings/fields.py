@@ -18,7 +18,7 @@ from shared.settings.setting_types import (
     TEXT,
     TOPIC,
     IPNetwork,
-    Kind,
+    SettingType,
     between,
     choice,
     lenient,
@@ -34,7 +34,7 @@ from shared.settings.setting_types import (
 
 
 def setting(
-    variable: str, kind: Kind, default: Any, meaning: str, *, secret: bool = False, empty: bool = False
+    variable: str, kind: SettingType, default: Any, meaning: str, *, secret: bool = False, empty: bool = False
 ) -> Any:
     """A field of Settings. `default` None means: unset; `empty`: an empty variable is a value too."""
     metadata = {"variable": variable, "kind": kind, "meaning": meaning, "secret": secret, "empty": empty}
@@ -75,7 +75,7 @@ class Settings:
     # Telemetry
     metrics_port: int | None = setting(
         "RTEMBED_METRICS_PORT",
-        Kind(lambda text: None if text == "off" else between(int, 0, 65535)(text), "a port, 0 or off"),
+        SettingType(lambda text: None if text == "off" else between(int, 0, 65535)(text), "a port, 0 or off"),
         0,
         "Port on which a worker serves /metrics, /live and /ready; 0: a free one, told in its record",
     )
@@ -97,7 +97,7 @@ class Settings:
     )
     otlp_endpoint: str = setting(
         "OTEL_EXPORTER_OTLP_ENDPOINT",
-        Kind(matching(r"https?://.+"), "an http or https URL"),
+        SettingType(matching(r"https?://.+"), "an http or https URL"),
         "http://localhost:4318",
         "Collector of traces and metrics, OTLP over HTTP",
     )
@@ -129,7 +129,7 @@ class Settings:
     # Redis
     redis_url: str | None = setting(
         "REDIS_URL",
-        Kind(redis_url, "redis://, rediss:// or unix:// URL"),
+        SettingType(redis_url, "redis://, rediss:// or unix:// URL"),
         None,
         "Whole address of Redis, TLS and credentials included; wins over the four variables below",
         secret=True,
@@ -154,7 +154,7 @@ class Settings:
     )
     asset_store: str = setting(
         "RTEMBED_ASSET_STORE",
-        Kind(
+        SettingType(
             matching(r"s3://[a-z0-9][a-z0-9.\-]{1,61}[a-z0-9](/[A-Za-z0-9_.\-/]*)?"),
             "s3://BUCKET or s3://BUCKET/PREFIX, the prefix of letters, digits and _.-/",
         ),
@@ -163,7 +163,7 @@ class Settings:
     )
     skip_media_verification: bool = setting(
         "VSS_SKIP_INPUT_MEDIA_VERIFICATION",
-        Kind(bool, "any text"),
+        SettingType(bool, "any text"),
         False,
         "Any non-empty value, even 0 or false: an upload is not opened before it is accepted",
     )
@@ -229,13 +229,13 @@ class Settings:
     )
     download_redirects: int = setting(
         "ASSET_DOWNLOAD_MAX_REDIRECTS",
-        lenient(Kind(lambda text: min(max(int(text), 0), 10), "a whole number, taken as 0 to 10"), 0),
+        lenient(SettingType(lambda text: min(max(int(text), 0), 10), "a whole number, taken as 0 to 10"), 0),
         0,
         "Redirects that are followed",
     )
     download_tokens: tuple[tuple[str, str], ...] = setting(
         "ASSET_DOWNLOAD_AUTH_TOKENS",
-        Kind(pairs, "domain=value, separated by ;"),
+        SettingType(pairs, "domain=value, separated by ;"),
         (),
         "Authorization header per host, sent over https only",
         secret=True,
@@ -254,7 +254,7 @@ class Settings:
     )
     rtsp_networks: tuple[IPNetwork, ...] = setting(
         "RTEMBED_RTSP_ALLOWED_NETWORKS",
-        Kind(networks, "networks such as 10.0.0.0/8, separated by ,"),
+        SettingType(networks, "networks such as 10.0.0.0/8, separated by ,"),
         (),
         "Networks that cameras may be in; empty: any but link-local ones and metadata services",
     )
@@ -350,7 +350,9 @@ class Settings:
     # Worker
     worker_name: str = setting(
         "RTEMBED_WORKER_NAME",
-        Kind(matching(r"[A-Za-z0-9_.\-]{1,128}"), "1 to 128 letters, digits, dots, hyphens, underscores"),
+        SettingType(
+            matching(r"[A-Za-z0-9_.\-]{1,128}"), "1 to 128 letters, digits, dots, hyphens, underscores"
+        ),
         "",
         "Name of the worker in Redis; empty: host name and process id",
     )
@@ -640,7 +642,7 @@ class Settings:
     )
     hf_endpoint: str = setting(
         "HF_ENDPOINT",
-        Kind(matching(r"https?://.+"), "an http or https URL"),
+        SettingType(matching(r"https?://.+"), "an http or https URL"),
         "https://huggingface.co",
         "Address of the Hugging Face hub or of a mirror",
     )
@@ -719,7 +721,7 @@ def load(environment: Mapping[str, str] | None = None, **overrides: Any) -> Sett
         text = source.get(variable, "").strip()
         if not text and not (field.metadata["empty"] and variable in source):
             continue
-        kind: Kind = field.metadata["kind"]
+        kind: SettingType = field.metadata["kind"]
         try:
             values[field.name] = kind.parse(text)
         except ValueError:
@@ -740,7 +742,7 @@ def table() -> str:
     rows = ["| variable | default | allowed | meaning |", "| --- | --- | --- | --- |"]
     for field in dataclasses.fields(Settings):
         default = "" if field.default is None else str(field.default).replace(str(Path.home()), "~")
-        kind: Kind = field.metadata["kind"]
+        kind: SettingType = field.metadata["kind"]
         cells = (f"`{field.metadata['variable']}`", default, kind.allowed, field.metadata["meaning"])
         rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(rows)

@@ -16,7 +16,7 @@ _FALSE = {"0", "false", "no", "off"}
 
 
 @dataclasses.dataclass(frozen=True)
-class Kind:
+class SettingType:
     """How a variable's text becomes a value; `parse` raises ValueError, `allowed` says what would do."""
 
     parse: Callable[[str], Any]
@@ -69,23 +69,23 @@ def matching(pattern: str) -> Callable[[str], str]:
     return parse
 
 
-BOOLEAN = Kind(_boolean, "true or false")
-TEXT = Kind(str, "any text")
-PATH = Kind(_path, "a path")
+BOOLEAN = SettingType(_boolean, "true or false")
+TEXT = SettingType(str, "any text")
+PATH = SettingType(_path, "a path")
 
 
-def whole(low: int, high: int) -> Kind:
+def whole(low: int, high: int) -> SettingType:
     """A whole number from `low` to `high`."""
-    return Kind(between(int, low, high), f"a whole number from {low} to {high}")
+    return SettingType(between(int, low, high), f"a whole number from {low} to {high}")
 
 
-def number(low: float, high: float = math.inf) -> Kind:
+def number(low: float, high: float = math.inf) -> SettingType:
     """A number from `low` to `high`."""
     upper = f"from {low:g} to {high:g}" if high < math.inf else f"of at least {low:g}"
-    return Kind(between(float, low, high), f"a number {upper}")
+    return SettingType(between(float, low, high), f"a number {upper}")
 
 
-def choice(*values: str) -> Kind:
+def choice(*values: str) -> SettingType:
     """One of `values`, in any case."""
 
     def parse(text: str) -> str:
@@ -93,10 +93,10 @@ def choice(*values: str) -> Kind:
             raise ValueError(text)
         return text.lower()
 
-    return Kind(parse, "one of " + ", ".join(v or "(empty)" for v in values))
+    return SettingType(parse, "one of " + ", ".join(v or "(empty)" for v in values))
 
 
-def lenient(kind: Kind, default: Any) -> Kind:
+def lenient(kind: SettingType, default: Any) -> SettingType:
     """As `kind`, but what it does not allow means the default."""
 
     def parse(text: str) -> Any:
@@ -105,16 +105,16 @@ def lenient(kind: Kind, default: Any) -> Kind:
         except ValueError:
             return default
 
-    return Kind(parse, f"{kind.allowed}; anything else means the default")
+    return SettingType(parse, f"{kind.allowed}; anything else means the default")
 
 
-def listed(separator: str) -> Kind:
+def listed(separator: str) -> SettingType:
     """Texts between separators; blanks around them and empty ones are dropped."""
 
     def parse(text: str) -> tuple[str, ...]:
         return tuple(part.strip() for part in text.split(separator) if part.strip())
 
-    return Kind(parse, f"texts separated by {separator!r}")
+    return SettingType(parse, f"texts separated by {separator!r}")
 
 
 def pairs(text: str) -> tuple[tuple[str, str], ...]:
@@ -136,13 +136,13 @@ def _foreign(text: str) -> str:
     return text
 
 
-TOPIC = Kind(_foreign, "any text that does not begin with rtembed:")
+TOPIC = SettingType(_foreign, "any text that does not begin with rtembed:")
 
 
-def limit(default: int) -> Kind:
+def limit(default: int) -> SettingType:
     """A bound on a queue, where every text that is no positive whole number means the default."""
 
     def parse(text: str) -> int:
         return int(text) if re.fullmatch(r"0*[1-9][0-9]*", text) else default
 
-    return Kind(parse, "a whole number from 1; anything else means the default")
+    return SettingType(parse, "a whole number from 1; anything else means the default")

@@ -32,7 +32,7 @@ from tests.worker.models.cosmos_embed1.conftest import (
     write_config,
     write_vocabulary,
 )
-from worker.models.cosmos_embed1.checkpoint import Layout, expected_shapes, open_checkpoint
+from worker.models.cosmos_embed1.checkpoint import ModelSizes, expected_shapes, open_checkpoint
 from worker.models.cosmos_embed1.convert import convert, model_info
 from worker.models.cosmos_embed1.network import VideoNetwork
 from worker.models.cosmos_embed1.recipe import Recipe
@@ -89,7 +89,7 @@ def write_weights(options: argparse.Namespace) -> None:
     """A checkpoint of full size: the real names, shapes, shards and types, with random values; and the code
     of the tests' miniature, which serves any size, for `rt-embed model prepare`."""
     resolution, dimension, rows = VARIANTS[options.variant]
-    layout = Layout(1408, 39, 6144, 768, 12, 3072, 32, 30523, 512, dimension, rows, (0, 2, 4, 6, 8, 10))
+    layout = ModelSizes(1408, 39, 6144, 768, 12, 3072, 32, 30523, 512, dimension, rows, (0, 2, 4, 6, 8, 10))
     shutil.rmtree(options.folder, ignore_errors=True)
     options.folder.mkdir(parents=True)
     shapes = {**expected_shapes(layout), **unused_shapes(layout), TEMPORAL_KEY: (8, 1408)}
@@ -124,7 +124,7 @@ def write_shards(folder: Path, tensors: Iterable[tuple[str, np.ndarray]], dtype:
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
 
 
-def unused_shapes(layout: Layout) -> dict[str, tuple[int, ...]]:
+def unused_shapes(layout: ModelSizes) -> dict[str, tuple[int, ...]]:
     head = "qformer.cls.predictions"
     return {
         f"{head}.bias": (layout.vocabulary,),

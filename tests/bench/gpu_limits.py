@@ -14,7 +14,7 @@ import msgspec
 
 from shared.chunks import SECOND, plan_chunks
 from tests.worker.media.films import Film, make, x264
-from worker.media.decoder.decoder_messages import Choose, Counts, Setup
+from worker.media.decoder.decoder_messages import Choose, DecodeCounts, Setup
 from worker.media.decoder.limits import MediaLimits
 from worker.media.decoder.memory import ClipMemory
 from worker.media.decoder.reader import Reader
@@ -52,7 +52,7 @@ FILMS: dict[str, Film] = {
 
 def share_decoded(path: Path, chunk: int, frames: int) -> float:
     """Which part of a file's packets is decoded for `frames` frames of every `chunk` seconds."""
-    reader, counts = Reader(Setup(limits=MediaLimits(), lanes=1, sparse=True, reuse=False)), Counts()
+    reader, counts = Reader(Setup(limits=MediaLimits(), lanes=1, sparse=True, reuse=False)), DecodeCounts()
     chunks = plan_chunks(0, SECONDS * SECOND, chunk * SECOND, 0, None)
     memory = ClipMemory(lambda _: NotImplemented, [])
     reader.choose(Choose(str(path), chunks, frames), memory, lambda _: None, counts)

@@ -19,7 +19,7 @@ import numpy as np
 from shared.assets import Asset
 from shared.bus.errorbus import ErrorBus
 from shared.bus.kafka import connect as connect_to_kafka
-from shared.fleet import Model
+from shared.fleet import ServedModel
 from shared.jobs import VideoJob
 from shared.keys import OUTBOX
 from shared.redis.connection import Redis, connect
@@ -33,7 +33,7 @@ from worker.publish.messages import build_message
 from worker.publish.publisher import Publisher
 
 TOPIC, PARTITIONS, BARE_WINDOW = "mdx-embed", 6, 1000
-MODEL = Model(
+MODEL = ServedModel(
     id="cosmos-embed1-448p", owned_by="nvidia", api_type="custom", dimension=768, frames=8,
     supports_text=True, verified=True, created=0,
 )  # fmt: skip

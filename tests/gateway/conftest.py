@@ -17,7 +17,7 @@ from gateway.store.asset_store import AssetStore
 from shared import keys, requests
 from shared.assets import Asset
 from shared.chunks import SECOND
-from shared.fleet import Model, Worker, announce
+from shared.fleet import ServedModel, Worker, announce
 from shared.jobs import from_fields
 from shared.keys import Lane
 from shared.redis.connection import Redis
@@ -25,7 +25,7 @@ from shared.results import Result
 from shared.settings import Settings
 from worker.publish.publisher import Publisher
 
-MODEL = Model(
+MODEL = ServedModel(
     id="null", owned_by="tests", api_type="custom", dimension=4, frames=8, supports_text=True, verified=True,
     created=1767000000,
 )  # fmt: skip

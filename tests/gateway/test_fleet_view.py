@@ -8,12 +8,12 @@ from gateway import fleet_view as module
 from gateway.fleet_view import FleetView
 from shared import keys
 from shared.errors import BadParameters, Unavailable
-from shared.fleet import Model, Worker, announce, withdraw
+from shared.fleet import ServedModel, Worker, announce, withdraw
 from shared.redis.connection import Redis, connect
 from shared.settings import load
 from tests.support import RedisServer, until, valkey_binary
 
-MODEL = Model(
+MODEL = ServedModel(
     id="m",
     owned_by="t",
     api_type="custom",

@@ -4,10 +4,10 @@ import msgspec
 import pytest
 
 from shared import keys
-from shared.fleet import RECORD_TTL, Fleet, Model, Worker, announce, read_fleet, withdraw
+from shared.fleet import RECORD_TTL, Fleet, ServedModel, Worker, announce, read_fleet, withdraw
 from shared.redis.connection import Redis
 
-MODEL = Model(
+MODEL = ServedModel(
     id="m",
     owned_by="tests",
     api_type="custom",

@@ -14,7 +14,7 @@ from shared import keys
 from shared.assets import Asset
 from shared.chunks import SECOND, Chunk
 from shared.errors import DeviceLost
-from shared.fleet import Model
+from shared.fleet import ServedModel
 from shared.jobs import Job, TextJob, VideoJob
 from shared.keys import Lane
 from shared.redis.connection import Redis
@@ -30,7 +30,7 @@ from worker.service import Service
 DELIVERIES = 2
 LOST = "NVIDIA L40S (GPU-1) is lost to this process: cudaErrorIllegalAddress"
 INFO = ModelInfo(id="m", architecture="t", dimension=2, frames=4, resolution=16, max_text_tokens=0)
-MODEL = Model(
+MODEL = ServedModel(
     id="m", owned_by="t", api_type="custom", dimension=2, frames=4, supports_text=True, verified=True,
     created=1,
 )  # fmt: skip

@@ -14,7 +14,7 @@ import pytest
 from shared import keys
 from shared.assets import Asset
 from shared.chunks import SECOND, Chunk
-from shared.fleet import Model, read_fleet
+from shared.fleet import ServedModel, read_fleet
 from shared.jobs import TextJob, VideoJob
 from shared.keys import Lane
 from shared.redis.connection import Redis, connect
@@ -73,7 +73,7 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Asset:
 def start(settings: Settings, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Start:
     """Run a worker with one decoder until the block ends."""
     info = ModelInfo(id="m", architecture="t", dimension=2, frames=4, resolution=16, max_text_tokens=0)
-    model = Model(
+    model = ServedModel(
         id="m",
         owned_by="t",
         api_type="custom",

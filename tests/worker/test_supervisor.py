@@ -14,7 +14,7 @@ import pytest
 from shared.fleet import Worker, read_fleet
 from shared.redis.connection import Redis
 from shared.settings import Settings, load
-from shared.supervised import Child
+from shared.supervised import SupervisedProcess
 from shared.telemetry.fleet_metrics import read_figures
 from tests.support import until
 from tests.worker.conftest import Driver
@@ -40,8 +40,10 @@ while True:
 DEAF = PERSISTENT.replace("(signal.SIGTERM, end)", "(signal.SIGTERM, signal.SIG_IGN)")
 
 
-def child(name: str, program: str, folder: Path, patience: float = 10) -> Child:
-    return Child(name, [sys.executable, "-c", program, str(folder), name], dict(os.environ), patience)
+def child(name: str, program: str, folder: Path, patience: float = 10) -> SupervisedProcess:
+    return SupervisedProcess(
+        name, [sys.executable, "-c", program, str(folder), name], dict(os.environ), patience
+    )
 
 
 def pids(folder: Path, name: str) -> list[int]:

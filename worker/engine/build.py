@@ -25,7 +25,7 @@ LIBRARY = "tensorrt_rtx" if trt.__name__.startswith("tensorrt_rtx") else "tensor
 Shape = tuple[int, ...]
 
 
-class Tensor(msgspec.Struct, frozen=True):
+class TowerValue(msgspec.Struct, frozen=True):
     """An input or output of a tower. -1 in `shape` is a dimension that the caller chooses."""
 
     name: str
@@ -39,8 +39,8 @@ class Tower(msgspec.Struct, frozen=True):
 
     name: str
     graph: Path
-    inputs: tuple[Tensor, ...]
-    output: Tensor
+    inputs: tuple[TowerValue, ...]
+    output: TowerValue
     profile: Mapping[str, tuple[Shape, Shape, Shape]]
 
 
@@ -52,8 +52,8 @@ def video_tower(model: ModelDirectory, batch: int) -> Tower:
         "video",
         model.video,
         # The number of frames may be open in the graph; here it never is.
-        (Tensor("videos", "UINT8", (-1, *clip)),),
-        Tensor("video_embeddings", "FLOAT", (-1, info.dimension)),
+        (TowerValue("videos", "UINT8", (-1, *clip)),),
+        TowerValue("video_embeddings", "FLOAT", (-1, info.dimension)),
         {"videos": ((1, *clip), (max(1, batch // 2), *clip), (batch, *clip))},
     )
 
@@ -66,8 +66,8 @@ def text_tower(info: ModelInfo, graph: Path, batch: int) -> Tower:
     return Tower(
         "text",
         graph,
-        tuple(Tensor(name, "INT64", (-1, -1)) for name in names),
-        Tensor("text_embeddings", "FLOAT", (-1, info.dimension)),
+        tuple(TowerValue(name, "INT64", (-1, -1)) for name in names),
+        TowerValue("text_embeddings", "FLOAT", (-1, info.dimension)),
         dict.fromkeys(names, shapes),
     )
 

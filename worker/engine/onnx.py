@@ -25,7 +25,7 @@ STILLS = ("stills", "one_frame")
 Feeds = Mapping[str, NDArray[np.generic]]
 
 
-class Tensor(msgspec.Struct, frozen=True):
+class GraphValue(msgspec.Struct, frozen=True):
     """What a graph must take or give. A None in `shape` is a dimension that the caller chooses."""
 
     name: str
@@ -108,22 +108,24 @@ def is_still(clips: Clips) -> bool:
     return bool((clips[:, 1:] == clips[:, :1]).all())
 
 
-def _video_tensors(info: ModelInfo) -> tuple[list[Tensor], Tensor]:
+def _video_tensors(info: ModelInfo) -> tuple[list[GraphValue], GraphValue]:
     clip = (None, info.frames, 3, info.resolution, info.resolution)
     return (
-        [Tensor("videos", "tensor(uint8)", clip)],
-        Tensor("video_embeddings", "tensor(float)", (None, info.dimension)),
+        [GraphValue("videos", "tensor(uint8)", clip)],
+        GraphValue("video_embeddings", "tensor(float)", (None, info.dimension)),
     )
 
 
-def _text_tensors(info: ModelInfo) -> tuple[list[Tensor], Tensor]:
+def _text_tensors(info: ModelInfo) -> tuple[list[GraphValue], GraphValue]:
     return (
-        [Tensor(name, "tensor(int64)", (None, None)) for name in ("input_ids", "attention_mask")],
-        Tensor("text_embeddings", "tensor(float)", (None, info.dimension)),
+        [GraphValue(name, "tensor(int64)", (None, None)) for name in ("input_ids", "attention_mask")],
+        GraphValue("text_embeddings", "tensor(float)", (None, info.dimension)),
     )
 
 
-def _open_session(path: Path, threads: int, inputs: Sequence[Tensor], output: Tensor) -> ort.InferenceSession:
+def _open_session(
+    path: Path, threads: int, inputs: Sequence[GraphValue], output: GraphValue
+) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
@@ -138,7 +140,7 @@ def _open_session(path: Path, threads: int, inputs: Sequence[Tensor], output: Te
     return session
 
 
-def _check_tensors(path: Path, role: str, found: Sequence[ort.NodeArg], wanted: Sequence[Tensor]) -> None:
+def _check_tensors(path: Path, role: str, found: Sequence[ort.NodeArg], wanted: Sequence[GraphValue]) -> None:
     names = {arg.name for arg in found}
     if names != {tensor.name for tensor in wanted}:
         expected = ", ".join(tensor.name for tensor in wanted)

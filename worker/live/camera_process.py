@@ -39,7 +39,7 @@ BACKLOG = 64 << 20
 """Bytes that may wait for a worker that does not read; beyond, chunks are dropped."""
 
 
-class Camera:
+class PlayedCamera:
     """One camera that is being played."""
 
     def __init__(self, order: Open, send: "Sender") -> None:
@@ -142,7 +142,7 @@ async def serve(connection: socket.socket) -> None:
     """Follow the worker's orders until it goes away."""
     reader, writer = await asyncio.open_unix_connection(sock=connection)
     send = Sender(writer)
-    cameras: dict[int, tuple[Camera, asyncio.Task[None]]] = {}
+    cameras: dict[int, tuple[PlayedCamera, asyncio.Task[None]]] = {}
     async with asyncio.TaskGroup() as group:
         pulse = group.create_task(_pulse(send))
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
@@ -150,7 +150,7 @@ async def serve(connection: socket.socket) -> None:
                 (length,) = HEADER.unpack(await reader.readexactly(HEADER.size))
                 match for_cameras(await reader.readexactly(length)):
                     case Open() as order:
-                        camera = Camera(order, send)
+                        camera = PlayedCamera(order, send)
                         cameras[order.camera] = camera, group.create_task(camera.run())
                     case Close(number) if number in cameras:
                         cameras.pop(number)[1].cancel()

@@ -74,7 +74,7 @@ class LiveSessions:
             log.info("live session goes on", stream=job.assets[0].id, next_chunk=session.next)
         (login,) = await live_records.read_logins(self.redis, [job.assets[0].id])
         with LiveTrace(job.request, job.assets[0].id, claim.traceparent) as trace:
-            await Session(self, claim, job, session, login, trace=trace).run()
+            await LiveSession(self, claim, job, session, login, trace=trace).run()
 
     async def probe(self, asset: Asset) -> MediaFacts:
         """Ask a camera for its video. Raises InvalidFile naming what is wrong."""
@@ -133,7 +133,7 @@ class Outage:
         self._since, self.attempts = None, 0
 
 
-class Session:
+class LiveSession:
     """The session of one stream, as long as this worker holds it."""
 
     def __init__(
@@ -141,8 +141,8 @@ class Session:
         shared: LiveSessions,
         claim: Claim,
         job: LiveJob,
-        record: live_records.Session,
-        login: live_records.Login,
+        record: live_records.LiveRecord,
+        login: live_records.CameraLogin,
         *,
         trace: LiveTrace,
     ) -> None:

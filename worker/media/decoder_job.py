@@ -12,7 +12,7 @@ from worker.media.clip_source import Clip
 from worker.media.decoder.decoder_messages import (
     Cancel,
     ClipDone,
-    Counts,
+    DecodeCounts,
     Failed,
     Finished,
     Found,
@@ -56,7 +56,9 @@ class SharedClip(Clip):
 class Job:
     """One request to a decoder process, and the regions of shared memory that go to and fro for it."""
 
-    def __init__(self, process: DecoderProcess, shape: tuple[int, ...], limit: float, counts: Counts) -> None:
+    def __init__(
+        self, process: DecoderProcess, shape: tuple[int, ...], limit: float, counts: DecodeCounts
+    ) -> None:
         self._counts = counts
         self.process = process
         self.shape = shape

@@ -16,8 +16,8 @@ from worker.cores import cores
 from worker.media.clip_source import Clip, MediaFacts
 from worker.media.decoder.decoder_messages import (
     ClipDone,
-    Counts,
     Decode,
+    DecodeCounts,
     DecodeRuns,
     Finished,
     Found,
@@ -63,7 +63,7 @@ class DecoderPool:
         niceness: int = 5,
         buckets: Buckets | None = None,
     ) -> None:
-        self.counts = Counts()
+        self.counts = DecodeCounts()
         self._limits = limits or MediaLimits()
         self._attempts = attempts
         self._ahead = ahead
@@ -254,7 +254,7 @@ class DecoderPool:
 class _Attempts:
     """How often one thing has been tried."""
 
-    def __init__(self, most: int, counts: Counts) -> None:
+    def __init__(self, most: int, counts: DecodeCounts) -> None:
         self._most = most
         self._counts = counts
         self.reset()

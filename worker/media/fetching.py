@@ -13,7 +13,7 @@ from obstore.store import S3Store
 from shared import s3
 from shared.settings import Settings
 from worker.media.decoder.byte_sources import ANSWER, AWAY, BLOCK, MISSING, REQUEST, BlockRequest
-from worker.media.decoder.decoder_messages import Counts
+from worker.media.decoder.decoder_messages import DecodeCounts
 
 log = structlog.get_logger(__name__)
 
@@ -44,7 +44,7 @@ class Buckets:
 class Fetching:
     """Answers one decoder process, which may only have the objects that it was `allowed`."""
 
-    def __init__(self, buckets: Buckets, counts: Counts) -> None:
+    def __init__(self, buckets: Buckets, counts: DecodeCounts) -> None:
         self._buckets = buckets
         self._counts = counts
         self._allowed: set[str] = set()

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from shared.errors import DecodeError
-from worker.media.decoder.decoder_messages import Counts, Setup
+from worker.media.decoder.decoder_messages import DecodeCounts, Setup
 from worker.media.decoder_client import DecoderDied, DecoderProcess
 from worker.media.fetching import Fetching
 
@@ -15,7 +15,7 @@ class Slot:
         self,
         setup: Setup,
         niceness: int,
-        counts: Counts,
+        counts: DecodeCounts,
         fetching: Callable[[], Fetching] | None = None,
     ) -> None:
         self.path = ""

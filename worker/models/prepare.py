@@ -37,7 +37,7 @@ from worker.models.reference_vectors import (
     read_reference_vectors,
     write_reference_vectors,
 )
-from worker.models.sources import Access, Fetched, access_by, fetch, find_model, parse_model_path
+from worker.models.sources import Hubs, ModelFiles, access_by, fetch, find_model, parse_model_path
 
 log = structlog.get_logger(__name__)
 
@@ -73,7 +73,7 @@ def prepare(
     model_path: str,
     cache: Path,
     precision: str,
-    access: Access,
+    access: Hubs,
     *,
     python: str = sys.executable,
     progress: Progress = silent,
@@ -106,7 +106,7 @@ def prepare(
 
 
 def build(
-    fetched: Fetched, checkpoint: Checkpoint, target: Path, precision: Precision, progress: Progress
+    fetched: ModelFiles, checkpoint: Checkpoint, target: Path, precision: Precision, progress: Progress
 ) -> ModelDirectory:
     """Convert by the likeliest recipe into the new folder `target`, which appears when it is whole."""
     part = target.with_name(f".{target.name}.part")

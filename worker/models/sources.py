@@ -25,7 +25,7 @@ MARKER = ".rt-embed-source.json"
 DEPTH = 2  # folders below the download in which the model is looked for
 
 
-class Access(msgspec.Struct, frozen=True):
+class Hubs(msgspec.Struct, frozen=True):
     """Addresses of the hubs, and what they want to see."""
 
     hf_endpoint: str = "https://huggingface.co"
@@ -35,9 +35,9 @@ class Access(msgspec.Struct, frozen=True):
     ngc_authentication: str = AUTHENTICATION
 
 
-def access_by(settings: Settings) -> Access:
+def access_by(settings: Settings) -> Hubs:
     """Hubs and keys as the settings have them."""
-    return Access(
+    return Hubs(
         hf_endpoint=settings.hf_endpoint, hf_token=settings.hf_token, ngc_api_key=settings.ngc_api_key
     )
 
@@ -52,7 +52,7 @@ class GitRepository(msgspec.Struct, frozen=True):
 Source = Repository | GitRepository | NgcModel | Path
 
 
-class Fetched(msgspec.Struct, frozen=True, kw_only=True):
+class ModelFiles(msgspec.Struct, frozen=True, kw_only=True):
     """A model's files on this machine, and what is known of where they came from."""
 
     path: Path
@@ -69,7 +69,7 @@ class Marker(msgspec.Struct, frozen=True):
     files: dict[str, str]
 
 
-def parse_model_path(text: str, access: Access) -> Source:
+def parse_model_path(text: str, access: Hubs) -> Source:
     """`git:URL[@REVISION]`, `hf:OWNER/NAME[@REVISION]`, `ngc:ORG/[TEAM/][models/]MODEL:VERSION`, or a folder.
 
     Raises ModelError.
@@ -85,7 +85,7 @@ def parse_model_path(text: str, access: Access) -> Source:
     return Path(text).expanduser()
 
 
-def parse_git(text: str, access: Access) -> Repository | GitRepository:
+def parse_git(text: str, access: Hubs) -> Repository | GitRepository:
     """A repository of the hub, which is known by its host, or of any other server."""
     base, slash, last = text.rpartition("/")
     last, _, revision = last.partition("@")
@@ -100,13 +100,13 @@ def parse_git(text: str, access: Access) -> Repository | GitRepository:
     return GitRepository(url, revision)
 
 
-def _repository(name: str, revision: str, access: Access) -> Repository:
+def _repository(name: str, revision: str, access: Hubs) -> Repository:
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise ModelError(f"{name!r} in MODEL_PATH is not OWNER/NAME of a model on the hub")
     return Repository(name, revision or "main", access.hf_endpoint.rstrip("/"), access.hf_token)
 
 
-def parse_ngc(text: str, access: Access) -> NgcModel:
+def parse_ngc(text: str, access: Hubs) -> NgcModel:
     """ORG/MODEL, ORG/TEAM/MODEL or ORG/TEAM/models/MODEL, each with :VERSION."""
     path, _, version = text.partition(":")
     parts = path.strip("/").split("/")
@@ -139,7 +139,7 @@ def folder_name(source: Repository | GitRepository | NgcModel) -> str:
     return f"{name}@{revision.replace('/', '_')}" if revision else name
 
 
-def fetch(source: Source, cache: Path, progress: Progress = silent) -> Fetched:
+def fetch(source: Source, cache: Path, progress: Progress = silent) -> ModelFiles:
     """The files of a source, downloaded into `cache` unless they are there.
 
     What is there is used without asking the hub. Processes of this host that want the same wait for the
@@ -155,15 +155,15 @@ def fetch(source: Source, cache: Path, progress: Progress = silent) -> Fetched:
         return cached(folder) or download(source, folder, progress)
 
 
-def local(path: Path) -> Fetched:
+def local(path: Path) -> ModelFiles:
     """A folder of this machine. Raises ModelError if there is none."""
     if not path.is_dir():
         raise ModelError(f"MODEL_PATH={path} is not a folder (nor does it begin with git:, hf: or ngc:)")
     resolved = path.resolve()
-    return Fetched(path=resolved, name=resolved.name, source=str(path))
+    return ModelFiles(path=resolved, name=resolved.name, source=str(path))
 
 
-def cached(folder: Path) -> Fetched | None:
+def cached(folder: Path) -> ModelFiles | None:
     """An earlier download; also one that RT-Embed made, which has no marker."""
     try:
         marker = msgspec.json.decode((folder / MARKER).read_bytes(), type=Marker)
@@ -175,10 +175,10 @@ def cached(folder: Path) -> Fetched | None:
     except msgspec.MsgspecError as error:
         raise ModelError(f"{folder / MARKER} is damaged ({error}): delete the folder") from error
     name = folder.name.partition("@")[0]
-    return Fetched(path=folder, name=name, source=marker.source, revision=marker.revision)
+    return ModelFiles(path=folder, name=name, source=marker.source, revision=marker.revision)
 
 
-def download(source: Repository | GitRepository | NgcModel, folder: Path, progress: Progress) -> Fetched:
+def download(source: Repository | GitRepository | NgcModel, folder: Path, progress: Progress) -> ModelFiles:
     """Fetch into a folder beside `folder`, which gets its name when all is there."""
     part = folder.with_name(f".{folder.name}.part")
     try:
@@ -196,7 +196,7 @@ def download(source: Repository | GitRepository | NgcModel, folder: Path, progre
     except OSError as error:
         raise ModelError(f"cannot download to {folder}: {error}") from error
     name = folder.name.partition("@")[0]
-    return Fetched(path=folder, name=name, source=marker.source, revision=marker.revision)
+    return ModelFiles(path=folder, name=name, source=marker.source, revision=marker.revision)
 
 
 def clone(source: GitRepository, folder: Path) -> str:

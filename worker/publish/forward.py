@@ -43,7 +43,7 @@ BURST = 32
 
 
 @dataclass
-class Counts:
+class ForwarderCounts:
     """What this process's publisher did, since it started."""
 
     sent: int = 0
@@ -82,7 +82,7 @@ class Forwarder:
         self._active = False
         self._progress = 0.0
         self._alarm = Alarm(errors)
-        self.counts = Counts()
+        self.counts = ForwarderCounts()
 
     async def run(self) -> None:
         """Forward until cancelled; then finish what is under way, for up to CLOSE_GRACE seconds."""

@@ -11,7 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from shared.assets import Asset
 from shared.chunks import SECOND
-from shared.fleet import Model
+from shared.fleet import ServedModel
 from shared.jobs import LiveJob, TextJob, VideoJob
 from shared.messages.nv_pb2 import LLM, Embedding, Frame, Query, Sensor, VisionLLM
 from shared.results import Result
@@ -28,7 +28,7 @@ def message_key(request: str, chunk: int) -> str:
     return f"{request}:{chunk}"
 
 
-def build_message(model: Model, job: TextJob | VideoJob | LiveJob, result: Result) -> bytes:
+def build_message(model: ServedModel, job: TextJob | VideoJob | LiveJob, result: Result) -> bytes:
     """The message of one result, serialized. Raises ValueError or OverflowError for times out of range."""
     if isinstance(job, TextJob):
         message = text_message(model, job.request, job.texts[result.chunk], result)
@@ -37,7 +37,7 @@ def build_message(model: Model, job: TextJob | VideoJob | LiveJob, result: Resul
     return message.SerializeToString()
 
 
-def text_message(model: Model, request: str, text: str, result: Result) -> VisionLLM:
+def text_message(model: ServedModel, request: str, text: str, result: Result) -> VisionLLM:
     """The message of one text: no sensor, no frames, no times."""
     ids = {"requestId": request, "chunkIdx": str(result.chunk)}
     query = Query(id=message_key(request, result.chunk), params=ids, prompts={"text": text})
@@ -46,7 +46,7 @@ def text_message(model: Model, request: str, text: str, result: Result) -> Visio
 
 
 def chunk_message(
-    model: Model, request: str, assets: Sequence[Asset], result: Result, requested: str = ""
+    model: ServedModel, request: str, assets: Sequence[Asset], result: Result, requested: str = ""
 ) -> VisionLLM:
     """The message of one chunk of a file, a clip of images or a live stream, failed ones included.
 
@@ -160,7 +160,7 @@ def _other_name(asset: Asset, sensor: str) -> dict[str, str]:
     return {"sensorName": name} if name and name != sensor else {}
 
 
-def _model_info(model: Model) -> dict[str, str]:
+def _model_info(model: ServedModel) -> dict[str, str]:
     return _filled(modelId=model.id, modelApiType=model.api_type, modelOwnedBy=model.owned_by)
 
 

@@ -13,7 +13,7 @@ from redis.exceptions import ConnectionError, TimeoutError  # noqa: A004 - redis
 from shared import keys, results
 from shared.bus.errorbus import ErrorBus
 from shared.bus.routes import configured_routes
-from shared.fleet import Model
+from shared.fleet import ServedModel
 from shared.jobs import Job, LiveJob, ProbeJob, TextJob, VideoJob
 from shared.redis.connection import Redis, script
 from shared.requests import end_arguments, end_keys, finish, request_of
@@ -34,7 +34,7 @@ ALARM_INTERVAL = 10.0
 
 
 @dataclass
-class Counts:
+class PublisherCounts:
     """What this worker's publisher did, since it started."""
 
     messages_stored: int = 0
@@ -58,7 +58,7 @@ class Publisher:
     `gone` when Redis knows the request no longer. Messages name `model`, so set it before the first result.
     """
 
-    model: Model | None = None
+    model: ServedModel | None = None
 
     def __init__(self, redis: Redis, settings: Settings, errors: ErrorBus | None = None) -> None:
         self._redis = redis
@@ -66,7 +66,7 @@ class Publisher:
         self._errors = errors
         self._configured = self._messages_wanted = configured_routes(settings).message_bus != "off"
         self._next_alarm = 0.0
-        self.counts = Counts()
+        self.counts = PublisherCounts()
 
     async def publish(self, job: Job, finished: Sequence[Result], end: End = DONE) -> str:
         """Store and announce results. The request ends with `end` after its last chunk, or at once if

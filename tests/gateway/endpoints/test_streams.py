@@ -12,7 +12,7 @@ from shared import keys, live_records
 from shared.errors import InvalidFile
 from shared.fleet import Worker
 from shared.jobs import LiveJob, ProbeJob
-from shared.live_records import Login
+from shared.live_records import CameraLogin
 from shared.redis.connection import Redis
 from shared.requests import failed, finish, request_of
 from shared.results import End
@@ -117,7 +117,7 @@ async def test_credentials_are_kept_apart(gateway: Gateway, redis: Redis) -> Non
     ],
 )
 def test_splitting_addresses(url: str, plain: str, login: tuple[str, str]) -> None:
-    assert split_login(url) == (plain, Login(username=login[0], password=login[1]))
+    assert split_login(url) == (plain, CameraLogin(username=login[0], password=login[1]))
 
 
 async def test_a_worker_looks_at_the_camera_first(
@@ -164,7 +164,7 @@ async def test_the_drain_ends_with_the_session(
 ) -> None:
     stream = (await add(gateway))["id"]
     asset = await gateway.context.assets.get(stream)
-    session = live_records.Session(request=UNKNOWN, model="null", chunk_duration=1)
+    session = live_records.LiveRecord(request=UNKNOWN, model="null", chunk_duration=1)
     await live_records.start(redis, settings, UNKNOWN, asset, session)
     job = await stand_in.job("live")
     await redis.hset(keys.live(stream), "state", "running")

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from moto.server import ThreadedMotoServer
 
 from gateway.intake import data_source
-from gateway.intake.downloads import Downloads, Fetched, Source
-from gateway.intake.http_source import Network
+from gateway.intake.downloads import Downloaded, Downloads, Location
+from gateway.intake.http_source import HttpNetwork
 from gateway.store.asset_store import AssetStore
 from shared.errors import (
     DownloadFailed,
@@ -94,7 +94,7 @@ async def https(server_tls: ssl.SSLContext) -> AsyncIterator[Site]:
 class Fetch:
     """Fetches a URL by the given settings, into a folder that is as fresh as an upload's."""
 
-    def __init__(self, settings: Settings, redis: Redis, network: Network) -> None:
+    def __init__(self, settings: Settings, redis: Redis, network: HttpNetwork) -> None:
         self._settings, self._redis, self._network = settings, redis, network
 
     async def __call__(self, url: str, headers: dict[str, str] | None = None, **settings: Any) -> bytes:
@@ -103,7 +103,7 @@ class Fetch:
 
     async def file(
         self, url: str, *, headers: Any = None, media_type: Any = "video", **settings: Any
-    ) -> tuple[Fetched, bytes]:
+    ) -> tuple[Downloaded, bytes]:
         """The file and its bytes."""
         changed = dataclasses.replace(self._settings, **settings)
         store = AssetStore(self._redis, changed)
@@ -120,7 +120,7 @@ class Fetch:
 
 @pytest.fixture
 def fetch(settings: Settings, redis: Redis, names: Names, wire: Wire, client_tls: ssl.SSLContext) -> Fetch:
-    return Fetch(settings, redis, Network(names.lookup, wire, client_tls))
+    return Fetch(settings, redis, HttpNetwork(names.lookup, wire, client_tls))
 
 
 # http and https ---------------------------------------------------------------------------------------
@@ -159,7 +159,7 @@ async def test_the_certificate_must_be_trusted(
     settings: Settings, redis: Redis, names: Names, wire: Wire, https: Site
 ) -> None:
     https.pages["/a.mp4"] = page(b"video")
-    stranger = Fetch(settings, redis, Network(names.lookup, wire))
+    stranger = Fetch(settings, redis, HttpNetwork(names.lookup, wire))
     url = f"https://{GOOD}:{https.port}/a.mp4"
     with pytest.raises(DownloadFailed):
         await stranger(url)
@@ -223,7 +223,7 @@ async def test_a_name_server_that_is_silent(settings: Settings, redis: Redis, wi
         await asyncio.sleep(3600)
         return []
 
-    fetch = Fetch(settings, redis, Network(silent, wire))
+    fetch = Fetch(settings, redis, HttpNetwork(silent, wire))
     with pytest.raises(InvalidParameters, match="does not resolve in time"):
         await fetch(f"http://{GOOD}/a.mp4", download_connect_timeout=1)
 
@@ -646,7 +646,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("name", ["deep/a b.mp4", "in", "deep/../deep/a b.mp4"])
 async def test_a_file_in_an_allowed_folder_is_used_where_it_is(fetch: Fetch, folder: Path, name: str) -> None:
     fetched, content = await fetch.file(f"file://{folder}/{name}", file_url_dirs=(str(folder),))
-    assert fetched == Fetched(str(folder / "deep" / "a b.mp4"), "a b.mp4", 5, ours=False)
+    assert fetched == Downloaded(str(folder / "deep" / "a b.mp4"), "a b.mp4", 5, ours=False)
     assert content == b"video"
 
 
@@ -742,7 +742,7 @@ async def test_an_s3_service_that_refuses_is_an_internal_error(fetch: Fetch) -> 
 
 async def test_only_http_is_resolved(settings: Settings, redis: Redis, names: Names, wire: Wire) -> None:
     store = AssetStore(redis, settings)
-    downloads = Downloads(settings, store, Network(names.lookup, wire))
+    downloads = Downloads(settings, store, HttpNetwork(names.lookup, wire))
     for url in ("file:///a", "data:a/b,", "s3://localhost/metadata"):
-        assert await downloads.locate(url) == Source(url)
+        assert await downloads.locate(url) == Location(url)
     store.close()

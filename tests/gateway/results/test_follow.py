@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.results.follow import IDS_AHEAD, Notices
+from gateway.results.follow import IDS_AHEAD, ResultListener
 from shared import keys
 from shared.jobs import TextJob
 from shared.redis.connection import Redis, connect
@@ -19,8 +19,8 @@ REQUEST = Request(id="r1", lane="text", planned=3)
 
 
 @pytest.fixture
-async def notices(redis: Redis, settings: Settings) -> AsyncIterator[Notices]:
-    made = Notices(redis, settings)
+async def notices(redis: Redis, settings: Settings) -> AsyncIterator[ResultListener]:
+    made = ResultListener(redis, settings)
     running = asyncio.create_task(made.run())
     yield made
     running.cancel()
@@ -32,7 +32,7 @@ async def publish(redis: Redis, settings: Settings, *chunks: int) -> None:
 
 
 async def test_entries_arrive_as_they_are_published(
-    notices: Notices, redis: Redis, settings: Settings
+    notices: ResultListener, redis: Redis, settings: Settings
 ) -> None:
     seen: list[Entry] = []
     async with notices.subscribe("r1") as follower:
@@ -51,7 +51,7 @@ async def test_entries_arrive_as_they_are_published(
 
 
 async def test_what_was_stored_before_is_read_first(
-    notices: Notices, redis: Redis, settings: Settings
+    notices: ResultListener, redis: Redis, settings: Settings
 ) -> None:
     await submit(redis, settings, REQUEST, [JOB])
     await publish(redis, settings, 0)
@@ -63,7 +63,7 @@ async def test_what_was_stored_before_is_read_first(
 
 
 async def test_reading_goes_on_after_an_entry_already_seen(
-    notices: Notices, redis: Redis, settings: Settings
+    notices: ResultListener, redis: Redis, settings: Settings
 ) -> None:
     await submit(redis, settings, REQUEST, [JOB])
     await publish(redis, settings, 0, 1, 2)
@@ -74,7 +74,7 @@ async def test_reading_goes_on_after_an_entry_already_seen(
     assert rest == found[2:]
 
 
-async def test_more_entries_than_one_page(notices: Notices, redis: Redis, settings: Settings) -> None:
+async def test_more_entries_than_one_page(notices: ResultListener, redis: Redis, settings: Settings) -> None:
     await submit(redis, settings, Request(id="r1", lane="text", planned=250), [JOB])
     await publish(redis, settings, *range(250))
     async with notices.subscribe("r1") as follower:
@@ -83,7 +83,7 @@ async def test_more_entries_than_one_page(notices: Notices, redis: Redis, settin
 
 
 async def test_a_follower_that_is_cancelled_leaves_nothing_behind(
-    notices: Notices, redis: Redis, settings: Settings
+    notices: ResultListener, redis: Redis, settings: Settings
 ) -> None:
     async def follow() -> None:
         async with notices.subscribe("r1") as follower:
@@ -97,7 +97,9 @@ async def test_a_follower_that_is_cancelled_leaves_nothing_behind(
     assert notices._queues == {}
 
 
-async def test_one_request_may_be_followed_twice(notices: Notices, redis: Redis, settings: Settings) -> None:
+async def test_one_request_may_be_followed_twice(
+    notices: ResultListener, redis: Redis, settings: Settings
+) -> None:
     async with notices.subscribe("r1") as follower:
         async with notices.subscribe("r1"):
             pass
@@ -109,7 +111,7 @@ async def test_one_request_may_be_followed_twice(notices: Notices, redis: Redis,
     assert notices._queues == {}
 
 
-async def test_channels_are_left_many_at_a_time(notices: Notices, redis: Redis) -> None:
+async def test_channels_are_left_many_at_a_time(notices: ResultListener, redis: Redis) -> None:
     for number in range(IDS_AHEAD):
         async with notices.subscribe(f"r{number}"):
             pass
@@ -119,7 +121,7 @@ async def test_channels_are_left_many_at_a_time(notices: Notices, redis: Redis) 
     ]
 
 
-async def test_a_new_id_is_subscribed_to_already(notices: Notices, redis: Redis) -> None:
+async def test_a_new_id_is_subscribed_to_already(notices: ResultListener, redis: Redis) -> None:
     ids = set()
     for _ in range(3 * IDS_AHEAD):
         await until(lambda: len(notices._ahead) > 0)
@@ -131,7 +133,7 @@ async def test_a_new_id_is_subscribed_to_already(notices: Notices, redis: Redis)
 
 
 async def test_a_channel_just_left_can_be_followed_again(
-    notices: Notices, redis: Redis, settings: Settings
+    notices: ResultListener, redis: Redis, settings: Settings
 ) -> None:
     async with notices.subscribe("r1"):
         pass
@@ -150,7 +152,7 @@ async def test_nothing_is_missed_when_redis_restarts(tmp_path: Path) -> None:
     server.start()
     settings = load({"REDIS_URL": server.url, "RTEMBED_REDIS_TIMEOUT": "1"})
     redis = connect(settings)
-    notices = Notices(redis, settings)
+    notices = ResultListener(redis, settings)
     running = asyncio.create_task(notices.run())
     seen: list[Entry] = []
     try:

@@ -8,10 +8,10 @@ from gateway.video.planning import plan_video
 from shared.assets import Asset
 from shared.chunks import SECOND, Chunk
 from shared.errors import BadParameter, BadParameters
-from shared.fleet import Model
+from shared.fleet import ServedModel
 from shared.jobs import VideoJob
 
-MODEL = Model(
+MODEL = ServedModel(
     id="m",
     owned_by="t",
     api_type="custom",

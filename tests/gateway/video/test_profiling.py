@@ -13,7 +13,7 @@ from PIL import Image
 
 from gateway.video import profiling
 from gateway.video.charts import read
-from gateway.video.profiling import Files, Profile, Timing, timing_of, usage_tables
+from gateway.video.profiling import Profile, ProfileFiles, Timing, timing_of, usage_tables
 from shared import keys
 from shared.redis.connection import Redis
 from shared.results import Result
@@ -96,7 +96,7 @@ async def test_a_request_leaves_its_files(  # noqa: PLR0917 - fixtures
             async for _ in answer.aiter_lines():
                 pass
         await until(lambda: list(folder.glob("request_metrics_*.json")))
-    files = Files(folder, job.request)
+    files = ProfileFiles(folder, job.request)
     written = json.loads(files.metrics.read_text())
     assert written["gpu_names"] == ["L40S"]
     assert (written["num_gpus"], written["vlm_model_name"]) == (1, "null")
@@ -142,7 +142,7 @@ asyncio.run(main())
 
 
 def test_charts_are_drawn(tmp_path: Path) -> None:
-    files = Files(tmp_path, "r")
+    files = ProfileFiles(tmp_path, "r")
     files.usage[0].write_text("elapsed_time,GPU0_AvgNVDEC\n0.0,5\n0.2,\n0.4,90\n")
     files.usage[1].write_text("elapsed_time,GPU0_Usage,GPU0_MemUsage\n0.0,5,6\n0.2,7,8\n")
     subprocess.run(
@@ -157,11 +157,11 @@ def test_charts_are_drawn(tmp_path: Path) -> None:
 def test_the_oldest_requests_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(profiling, "KEPT", 2)
     for number in range(4):
-        old = Files(tmp_path, f"r{number}")
+        old = ProfileFiles(tmp_path, f"r{number}")
         old.answers.write_text("x")
         old.metrics.write_text("{}")
         os.utime(old.metrics, (number, number))
-    Files(tmp_path, "new")._remove_oldest()
+    ProfileFiles(tmp_path, "new")._remove_oldest()
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "request_metrics_r3.json",
         "vlm_testdata_r3.txt",

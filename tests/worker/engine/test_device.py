@@ -6,7 +6,7 @@ import pytest
 
 from shared.chunks import Chunk
 from shared.errors import DeviceLost, DeviceMemoryShort, EngineError
-from shared.fleet import Model
+from shared.fleet import ServedModel
 from worker.compose import Loaded
 from worker.engine.device import device_errors
 from worker.engine.embedding_engine import Clips, Vectors
@@ -72,7 +72,7 @@ class Short:
 
 def test_clips_are_put_together_in_smaller_batches_while_memory_is_short() -> None:
     info = ModelInfo(id="m", architecture="t", dimension=2, frames=4, resolution=2, max_text_tokens=0)
-    model: Any = Model(
+    model: Any = ServedModel(
         id="m",
         owned_by="t",
         api_type="t",

@@ -54,7 +54,7 @@ async def start(redis: Redis, settings: Settings, number: int = 1, request: str 
     asset = Asset(id=f"s{number}", kind="stream", path="rtsp://h/")
     await redis.hset(keys.asset(asset.id), "id", asset.id)
     request = request or f"r{number}"
-    session = live_records.Session(request=request, model="null", chunk_duration=10)
+    session = live_records.LiveRecord(request=request, model="null", chunk_duration=10)
     return await live_records.start(redis, settings, request, asset, session)
 
 
@@ -98,7 +98,7 @@ async def test_no_more_sessions_than_may_be(redis: Redis, settings: Settings) ->
 
 
 async def test_a_stream_that_vanished_starts_nothing(redis: Redis, settings: Settings) -> None:
-    session = live_records.Session(request="r1", chunk_duration=1)
+    session = live_records.LiveRecord(request="r1", chunk_duration=1)
     with pytest.raises(DependencyError):
         await live_records.start(redis, settings, "r1", Asset(id="gone", kind="stream"), session)
     assert await redis.xlen(keys.jobs("live")) == 0
@@ -191,12 +191,12 @@ async def test_a_beat_tells_of_the_stop_and_of_the_end(
 
 
 async def test_logins_expire_unless_they_are_kept(redis: Redis, settings: Settings) -> None:
-    login = live_records.Login(username="u", password="hidden-one", place='{"place_name":"x"}')
+    login = live_records.CameraLogin(username="u", password="hidden-one", place='{"place_name":"x"}')
     await live_records.write_login(redis, "s1", login, expires=100)
     assert 0 < await redis.ttl(keys.camera("s1")) <= 100
     await live_records.write_login(redis, "s1", login)
     assert await redis.ttl(keys.camera("s1")) == -1
-    assert await live_records.read_logins(redis, ["s1", "s2"]) == [login, live_records.Login()]
+    assert await live_records.read_logins(redis, ["s1", "s2"]) == [login, live_records.CameraLogin()]
     assert "hidden-one" not in repr(login)
 
 

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.chunks import Chunk
-from worker.media.decoder.decoder_messages import ClipDone, Counts, Decode, Setup, Spare
-from worker.media.decoder.demux import Source
+from worker.media.decoder.decoder_messages import ClipDone, Decode, DecodeCounts, Setup, Spare
+from worker.media.decoder.demux import VideoSource
 from worker.media.decoder.limits import MediaLimits
 from worker.media.decoder.memory import Arena, ClipMemory
 from worker.media.decoder.orientation import orientation, turn
@@ -29,14 +29,16 @@ def setup(*, sparse: bool = True, lanes: int = 2, **limits: int) -> Setup:
     return Setup(limits=MediaLimits(**limits), lanes=lanes, sparse=sparse, reuse=True)
 
 
-def read(reader: Reader, path: Path, chunks: Sequence[Chunk], frames: int) -> tuple[list[Frames], Counts]:
+def read(
+    reader: Reader, path: Path, chunks: Sequence[Chunk], frames: int
+) -> tuple[list[Frames], DecodeCounts]:
     """The chunks' frames by our reader. Raises what it raises."""
     shape = (frames, 3, SIZE, SIZE)
     each = frames * 3 * SIZE * SIZE
     arena = each * len(chunks)
     fd = os.memfd_create("test")
     os.ftruncate(fd, arena)
-    memory, counts, clips = Arena(fd), Counts(), []
+    memory, counts, clips = Arena(fd), DecodeCounts(), []
 
     def take(done: ClipDone | Spare) -> None:
         if isinstance(done, Spare):
@@ -56,7 +58,7 @@ def read(reader: Reader, path: Path, chunks: Sequence[Chunk], frames: int) -> tu
 
 def decode_everything(path: Path) -> Frames:
     """Every frame of the file as FFmpeg gives them from the first packet on, scaled as ours are."""
-    clock = Source(str(path), MediaLimits())
+    clock = VideoSource(str(path), MediaLimits())
     scaler, frames = Scaler(SIZE), []
     with av.open(str(path)) as container:
         stream = container.streams.video[clock.stream.index]

@@ -14,7 +14,7 @@ from tests.worker.media.kernel import HostSlots, HostSurface, Kernel
 from tests.worker.media.reading import SIZE
 from worker.media.decoder.runs import DECODERS, padded
 from worker.media.gpu.gpu_media import Device
-from worker.media.gpu.nvdec_sessions import Kind, Session, Sessions
+from worker.media.gpu.nvdec_sessions import NvdecSession, SessionKind, Sessions
 
 LAYOUT_OF = {
     "yuv420p": "NV12", "yuvj420p": "NV12", "yuv420p10le": "P016", "yuv422p": "NV16", "yuv444p": "YUV444",
@@ -63,7 +63,7 @@ class RecordingDecoder:
     """What PyNvVideoCodec.CreateDecoder gives. The memory of its frames is overwritten at the next call, and
     it minds being used by two threads at once, or for a size that it was not made for."""
 
-    def __init__(self, number: int, kind: Kind, events: list[Event]) -> None:
+    def __init__(self, number: int, kind: SessionKind, events: list[Event]) -> None:
         self._number = number
         self._size = (kind.width, kind.height)
         self._events = events
@@ -130,10 +130,10 @@ class RecordingStream:
         self._events.append(Event(self._number, "wait"))
 
 
-class RecordedSession(Session):
+class RecordedSession(NvdecSession):
     """A session whose end is written down."""
 
-    def __init__(self, number: int, kind: Kind, room: tuple[int, int], events: list[Event]) -> None:
+    def __init__(self, number: int, kind: SessionKind, room: tuple[int, int], events: list[Event]) -> None:
         self.number = number
         self.decoder = RecordingDecoder(number, kind, events)
         super().__init__(kind, room, self.decoder, RecordingStream(number, events), packet)
@@ -169,7 +169,7 @@ class Recorder:
             Sessions(self._create, engines, reuse=reuse), self.slots, lambda _codec, _pixels: capabilities
         )
 
-    def _create(self, kind: Kind) -> Session:
+    def _create(self, kind: SessionKind) -> NvdecSession:
         number = len(self.sessions)
         self.events.append(Event(number, "create", size=(kind.width, kind.height)))
         room = (max(kind.width, self._room[0]), max(kind.height, self._room[1]))

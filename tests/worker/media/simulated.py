@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tests.worker.media.kernel import Kernel
 from tests.worker.media.recorder import EVERYTHING, Event, Packet, RecordingDecoder
 from worker.media.decoder.orientation import Turn
-from worker.media.gpu.nvdec_sessions import CODECS, Kind
+from worker.media.gpu.nvdec_sessions import CODECS, SessionKind
 from worker.media.gpu.surface import Coefficients, Picture
 
 CAPABILITIES = EVERYTHING | {"num_decoder_engines": 3}
@@ -141,7 +141,7 @@ class Library:
         self.asked: list[tuple[str, dict[str, Any]]] = []
         self.events: list[Event] = []
         self.flags: list[Any] = []
-        self.looks: dict[int, Kind] = {}
+        self.looks: dict[int, SessionKind] = {}
 
     def module(self) -> ModuleType:
         """`PyNvVideoCodec`."""
@@ -166,7 +166,7 @@ class Library:
         assert usedevicememory is True
         self.asked.append(("CreateDecoder", {"codec": codec.name, **more}))
         name = next(name for name, theirs in CODECS.items() if theirs == codec.name)
-        return _Decoder(self, Kind(name, "", 0, 0))
+        return _Decoder(self, SessionKind(name, "", 0, 0))
 
 
 class _PacketData:
@@ -176,7 +176,7 @@ class _PacketData:
 class _Decoder(RecordingDecoder):
     """Takes packets as the library's own, and decodes videos of any size."""
 
-    def __init__(self, library: Library, kind: Kind) -> None:
+    def __init__(self, library: Library, kind: SessionKind) -> None:
         super().__init__(0, kind, library.events)
         self._library = library
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from shared.chunks import SECOND, Chunk, plan_chunks
 from tests.worker.media.films import FILMS, copy
 from tests.worker.media.reading import Frames, decode_everything, pick, read, same, setup
-from worker.media.decoder.demux import Source
+from worker.media.decoder.demux import VideoSource
 from worker.media.decoder.limits import MediaLimits
 from worker.media.decoder.reader import Reader
 
@@ -41,7 +41,7 @@ def everything(path: Path) -> Frames:
 
 
 def duration(path: Path) -> int:
-    source = Source(str(path), MediaLimits())
+    source = VideoSource(str(path), MediaLimits())
     try:
         return source.facts().duration
     finally:

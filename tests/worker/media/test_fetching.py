@@ -23,7 +23,7 @@ from tests.buckets import Bucket, Buckets
 from tests.worker.media.films import picture
 from tests.worker.media.reading import SIZE
 from worker.media.decoder.byte_sources import BLOCK, REQUEST, Blocks, ObjectFile, StoreAway
-from worker.media.decoder.decoder_messages import Counts
+from worker.media.decoder.decoder_messages import DecodeCounts
 from worker.media.decoder_pool import DecoderPool
 from worker.media.fetching import Buckets as Clients
 from worker.media.fetching import Fetching
@@ -174,7 +174,7 @@ class Served:
     def __init__(self, settings: Settings, allowed: list[str]) -> None:
         ours, theirs = socket.socketpair()
         self.blocks = Blocks(theirs)
-        self.counts = Counts()
+        self.counts = DecodeCounts()
         self._theirs = theirs
         fetching = Fetching(Clients(settings), self.counts)
         fetching.allow(allowed)

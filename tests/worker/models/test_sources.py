@@ -14,8 +14,8 @@ from worker.models.hub import Repository
 from worker.models.ngc import NgcModel
 from worker.models.sources import (
     MARKER,
-    Access,
     GitRepository,
+    Hubs,
     fetch,
     find_model,
     folder_name,
@@ -30,7 +30,7 @@ COMMIT = "5b3d0f0c2a1e4b6c8d9e0f1a2b3c4d5e6f708192"
 
 
 def access_to(hub=None, ngc=None, **keys):
-    return Access(
+    return Hubs(
         hf_endpoint=hub.url if hub else "https://huggingface.co",
         ngc_api=ngc.url if ngc else "",
         ngc_authentication=ngc.url if ngc else "",
@@ -56,7 +56,7 @@ def test_urls_of_the_hub_are_repositories():
         "git:https://hf.co/nvidia/Cosmos-Embed1-448p.git",
         "hf:nvidia/Cosmos-Embed1-448p",
     ):
-        source = parse_model_path(text.rstrip("/"), Access())
+        source = parse_model_path(text.rstrip("/"), Hubs())
         assert source == Repository("nvidia/Cosmos-Embed1-448p", "main", "https://huggingface.co")
         assert folder_name(source) == "Cosmos-Embed1-448p"
 
@@ -66,13 +66,13 @@ def test_urls_of_the_hub_are_repositories():
     ["git:https://huggingface.co/a/b@v1.0", "hf:a/b@v1.0", "git:https://huggingface.co/a/b/tree/v1.0"],
 )
 def test_a_revision(text):
-    source = parse_model_path(text, Access(hf_token="secret"))
+    source = parse_model_path(text, Hubs(hf_token="secret"))
     assert source == Repository("a/b", "v1.0", "https://huggingface.co", "secret")
     assert folder_name(source) == "b@v1.0"
 
 
 def test_a_mirror_of_the_hub():
-    access = Access(hf_endpoint="https://mirror.example:8443/")
+    access = Hubs(hf_endpoint="https://mirror.example:8443/")
     expected = Repository("a/b", "main", "https://mirror.example:8443")
     assert parse_model_path("git:https://mirror.example:8443/a/b", access) == expected
     # An address of the hub itself is fetched from the mirror too: that is what HF_ENDPOINT is for.
@@ -89,7 +89,7 @@ def test_a_mirror_of_the_hub():
     ],
 )
 def test_other_git_servers(text, url, revision, name):
-    source = parse_model_path(text, Access())
+    source = parse_model_path(text, Hubs())
     assert source == GitRepository(url, revision)
     assert folder_name(source) == name
 
@@ -104,7 +104,7 @@ def test_other_git_servers(text, url, revision, name):
     ],
 )
 def test_ngc_paths(text, team, folder):
-    source = parse_model_path(text, Access(ngc_api_key="k"))
+    source = parse_model_path(text, Hubs(ngc_api_key="k"))
     assert isinstance(source, NgcModel)
     assert (source.org, source.team, source.name, source.version) == ("nvidia", team, "cosmos-embed1", "v1.0")
     assert folder_name(source) == folder
@@ -130,7 +130,7 @@ def test_the_urls_of_ngc():
 )
 def test_paths_that_mean_nothing(text):
     with pytest.raises(ModelError, match="MODEL_PATH"):
-        parse_model_path(text, Access())
+        parse_model_path(text, Hubs())
 
 
 def test_a_download_is_whole_marked_and_used_again(model, tmp_path):
@@ -254,7 +254,7 @@ def test_what_the_hub_refuses_is_explained(model, tmp_path, *, status, code, tok
 
 
 def test_no_connection_is_explained(model, tmp_path):
-    access = Access(hf_endpoint="http://127.0.0.1:1")
+    access = Hubs(hf_endpoint="http://127.0.0.1:1")
     with pytest.raises(
         ModelError, match=r"cannot be reached .* set HF_ENDPOINT to a mirror, or download the model"
     ):
@@ -361,7 +361,7 @@ def test_what_ngc_refuses_is_explained(ngc, tmp_path, status, key, message):
 
 
 def test_ngc_without_connection(tmp_path):
-    access = Access(ngc_api="http://127.0.0.1:1")
+    access = Hubs(ngc_api="http://127.0.0.1:1")
     with pytest.raises(ModelError, match=r"http://127\.0\.0\.1:1 cannot be reached"):
         fetch(parse_model_path("ngc:a/b:1", access), tmp_path)
 
@@ -398,7 +398,7 @@ def repository(tmp_path):
 
 def test_other_repositories_are_cloned_without_their_history(repository, tmp_path):
     path, git = repository
-    fetched = fetch(parse_model_path(f"git:file://{path}", Access()), tmp_path / "cache")
+    fetched = fetch(parse_model_path(f"git:file://{path}", Hubs()), tmp_path / "cache")
     assert fetched.revision == git("rev-parse", "HEAD")
     assert fetched.source == f"file://{path}"
     assert (fetched.path / "more.txt").exists()
@@ -410,14 +410,14 @@ def test_a_tag_or_a_commit_of_another_repository(repository, tmp_path, by):
     path, git = repository
     git("config", "uploadpack.allowAnySHA1InWant", "true")
     revision = "v1" if by == "tag" else git("rev-parse", "v1")
-    fetched = fetch(parse_model_path(f"git:file://{path}@{revision}", Access()), tmp_path / "cache")
+    fetched = fetch(parse_model_path(f"git:file://{path}@{revision}", Hubs()), tmp_path / "cache")
     assert fetched.revision == git("rev-parse", "v1")
     assert not (fetched.path / "more.txt").exists()
 
 
 def test_a_repository_that_is_not_there(tmp_path):
     with pytest.raises(ModelError, match=r"git fetch failed: .*nowhere"):
-        fetch(parse_model_path(f"git:file://{tmp_path}/nowhere", Access()), tmp_path / "cache")
+        fetch(parse_model_path(f"git:file://{tmp_path}/nowhere", Hubs()), tmp_path / "cache")
 
 
 def test_files_in_git_lfs_are_not_taken_for_weights(repository, tmp_path):
@@ -428,12 +428,12 @@ def test_files_in_git_lfs_are_not_taken_for_weights(repository, tmp_path):
     git("add", ".")
     git("commit", "-q", "-m", "three")
     with pytest.raises(ModelError, match=r"keeps model\.safetensors in Git LFS: install git-lfs"):
-        fetch(parse_model_path(f"git:file://{path}", Access()), tmp_path / "cache")
+        fetch(parse_model_path(f"git:file://{path}", Hubs()), tmp_path / "cache")
 
 
 def test_a_local_folder_is_used_where_it_is(tmp_path):
     (tmp_path / "config.json").write_bytes(CONFIG)
-    fetched = fetch(parse_model_path(str(tmp_path), Access()), tmp_path / "cache")
+    fetched = fetch(parse_model_path(str(tmp_path), Hubs()), tmp_path / "cache")
     assert fetched.path == tmp_path
     assert not (tmp_path / "cache").exists()
 

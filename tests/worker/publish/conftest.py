@@ -11,7 +11,7 @@ import pytest
 from shared.assets import Asset
 from shared.bus.errorbus import ErrorBus
 from shared.chunks import SECOND, Chunk
-from shared.fleet import Model
+from shared.fleet import ServedModel
 from shared.jobs import VideoJob
 from shared.redis.connection import Redis
 from shared.requests import Request, submit
@@ -22,7 +22,7 @@ from worker.publish.forward import Forwarder
 from worker.publish.publisher import Publisher
 
 TOPIC = "mdx-embed"
-MODEL = Model(
+MODEL = ServedModel(
     id="cosmos-embed1-448p",
     owned_by="nvidia",
     api_type="custom",

@@ -6,7 +6,7 @@ import struct
 from shared.assets import Asset
 from shared.bus.errorbus import ErrorBus
 from shared.chunks import SECOND, Chunk
-from shared.fleet import Model
+from shared.fleet import ServedModel
 from shared.jobs import VideoJob
 from shared.redis.connection import connect
 from shared.results import Result
@@ -14,7 +14,7 @@ from shared.settings import Settings
 from worker.publish.forward import Forwarder
 from worker.publish.publisher import Publisher
 
-MODEL = Model(
+MODEL = ServedModel(
     id="m", owned_by="o", api_type="a", dimension=1, frames=1, supports_text=True, verified=True, created=0
 )
 

@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 
 from shared.assets import Asset
 from shared.chunks import SECOND
-from shared.fleet import Model
+from shared.fleet import ServedModel
 from shared.jobs import TextJob, VideoJob
 from shared.results import Result
 from tests.proto import schema
 from worker.publish.messages import build_message, frame_offset, message_key, timestamp
 
 VisionLLM: Any = schema.classes()["VisionLLM"]
-MODEL = Model(
+MODEL = ServedModel(
     id="cosmos-embed1-448p",
     owned_by="nvidia",
     api_type="custom",
@@ -55,7 +55,7 @@ def video(*assets: Asset, model: str = "") -> VideoJob:
     return VideoJob(request=REQUEST, assets=list(assets), chunks=[], model=model)
 
 
-def build(job: TextJob | VideoJob, result: Result = DONE, model: Model = MODEL) -> Any:
+def build(job: TextJob | VideoJob, result: Result = DONE, model: ServedModel = MODEL) -> Any:
     return VisionLLM.FromString(build_message(model, job, result))
 
 
@@ -136,7 +136,7 @@ def test_an_unnamed_model_gives_no_requested_model() -> None:
 
 
 def test_the_version_falls_back_to_the_requested_model_then_to_one() -> None:
-    nameless = Model(**{**{f: getattr(MODEL, f) for f in MODEL.__struct_fields__}, "id": ""})
+    nameless = ServedModel(**{**{f: getattr(MODEL, f) for f in MODEL.__struct_fields__}, "id": ""})
     assert build(video(FILE, model="asked-for"), model=nameless).version == "asked-for"
     message = build(video(FILE), model=nameless)
     assert message.version == message.frames[0].version == "1.0"

@@ -12,7 +12,7 @@ from shared.assets import Asset
 from shared.bus.errorbus import ErrorBus
 from shared.bus.routes import Switch, switch_routes
 from shared.chunks import SECOND, Chunk
-from shared.fleet import Model
+from shared.fleet import ServedModel
 from shared.jobs import ProbeJob, TextJob, VideoJob
 from shared.keys import OUTBOX, OUTBOX_COUNTS
 from shared.redis.connection import Redis
@@ -23,7 +23,7 @@ from tests.proto import schema
 from worker.publish.publisher import Publisher
 
 VisionLLM: Any = schema.classes()["VisionLLM"]
-MODEL = Model(
+MODEL = ServedModel(
     id="model", owned_by="nvidia", api_type="custom", dimension=2, frames=8,
     supports_text=True, verified=True, created=0,
 )  # fmt: skip

@@ -32,7 +32,7 @@ from worker.live.rtsp.rtp import (
     parse_rtp,
     receiver_report,
 )
-from worker.live.rtsp.rtsp_connection import Connection, Login, Reply
+from worker.live.rtsp.rtsp_connection import Connection, Reply, RtspLogin
 
 RECEIVE_BUFFER = 2 << 20
 REPORT_INTERVAL = 5.0
@@ -73,7 +73,7 @@ class Player:
         self._where = where
         self._options = options
         self._kind = transport
-        self._login = Login(where.username, where.password)
+        self._login = RtspLogin(where.username, where.password)
         self._connection: Connection
         self._assembler: Assembler | None = None
         self._reorder: Reorder | None = None

@@ -139,7 +139,7 @@ class Connection(asyncio.Protocol):
         return await reply
 
 
-class Login:
+class RtspLogin:
     """Answers a camera's challenge: digest (RFC 7616, 2617), else basic (RFC 7617)."""
 
     def __init__(self, username: str, password: str) -> None:

@@ -119,7 +119,7 @@ class ObjectFile:
         return self._at
 
 
-class Files:
+class ByteSources:
     """Opens what a path names."""
 
     def __init__(self, blocks: Blocks | None = None) -> None:
@@ -146,4 +146,4 @@ class Files:
         return ObjectFile(self._blocks, path)
 
 
-LOCAL = Files()
+LOCAL = ByteSources()

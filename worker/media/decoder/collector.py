@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from shared.errors import DecodeError
-from worker.media.decoder.decoder_messages import Choose, Counts, Decode
+from worker.media.decoder.decoder_messages import Choose, Decode, DecodeCounts
 from worker.media.decoder.selection.select import Sampler
 
 Wanted = dict[int, list[tuple[int, int]]]
@@ -20,7 +20,7 @@ class Collector:
     """
 
     def __init__(
-        self, job: Decode | Choose, emit: Callable[[int, list[int], float], None], counts: Counts
+        self, job: Decode | Choose, emit: Callable[[int, list[int], float], None], counts: DecodeCounts
     ) -> None:
         self.first = 0
         self.last = len(job.chunks)

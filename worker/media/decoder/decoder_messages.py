@@ -14,7 +14,7 @@ from worker.media.decoder.runs import FrameLook, Run
 HEADER = struct.Struct("<I")
 
 
-class Counts(msgspec.Struct):
+class DecodeCounts(msgspec.Struct):
     """What one job, or a whole pool, has read and decoded.
 
     `packets` were demuxed, of which `packets_dropped` never reached a decoder; `frames_decoded` did, of which
@@ -36,7 +36,7 @@ class Counts(msgspec.Struct):
     restarts: int = 0
     fallbacks: int = 0
 
-    def add(self, other: "Counts") -> None:
+    def add(self, other: "DecodeCounts") -> None:
         """Add the other's counts to these."""
         for name in self.__struct_fields__:
             setattr(self, name, getattr(self, name) + getattr(other, name))
@@ -193,7 +193,7 @@ class Looked(msgspec.Struct, tag=True, frozen=True):
 class Finished(msgspec.Struct, tag=True, frozen=True):
     """The job is done, after its last ClipDone."""
 
-    counts: Counts
+    counts: DecodeCounts
 
 
 class Failed(msgspec.Struct, tag=True, frozen=True):
@@ -203,7 +203,7 @@ class Failed(msgspec.Struct, tag=True, frozen=True):
 
     kind: Literal["invalid", "refused", "decode", "cancelled", "away", "unsuited"]
     detail: str
-    counts: Counts
+    counts: DecodeCounts
 
 
 FromDecoder = Ready | Found | ClipDone | Spare | Chosen | Planned | Looked | Finished | Failed

@@ -21,14 +21,14 @@ from numpy.typing import NDArray
 
 from shared.errors import DecodeError, InvalidFile
 from worker.media.clip_source import MediaFacts
-from worker.media.decoder.byte_sources import Blocks, Files, StoreAway
+from worker.media.decoder.byte_sources import Blocks, ByteSources, StoreAway
 from worker.media.decoder.decoder_messages import (
     HEADER,
     Cancel,
     Choose,
     ClipDone,
-    Counts,
     Decode,
+    DecodeCounts,
     DecodeRuns,
     Failed,
     Finished,
@@ -46,7 +46,7 @@ from worker.media.decoder.decoder_messages import (
     for_decoder,
     pack,
 )
-from worker.media.decoder.demux import Refused, Source
+from worker.media.decoder.demux import Refused, VideoSource
 from worker.media.decoder.images import image_facts, image_format, read_image
 from worker.media.decoder.memory import Arena, Cancelled, ClipMemory
 from worker.media.decoder.reader import Reader
@@ -66,10 +66,10 @@ _KINDS: dict[type[Exception], Literal["invalid", "refused", "cancelled", "unsuit
 }
 
 
-class Child:
+class DecoderProcessState:
     """The state of a decoder process."""
 
-    def __init__(self, connection: socket.socket, arena: Arena, setup: Setup, files: Files) -> None:
+    def __init__(self, connection: socket.socket, arena: Arena, setup: Setup, files: ByteSources) -> None:
         self._connection = connection
         self._sending = threading.Lock()
         self._arena = arena
@@ -113,7 +113,7 @@ class Child:
                 self._jobs.put(self._running)
 
     def _answer(self, request: Request, memory: ClipMemory) -> FromDecoder:
-        counts = Counts()
+        counts = DecodeCounts()
         try:
             return self._do(request, memory, counts)
         except Exception as error:  # a bad file must not end the process, whatever it provoked
@@ -131,7 +131,7 @@ class Child:
                 return f"more than {self._limits.memory >> 20} MiB of memory needed"
         return f"{type(error).__name__}: {error}"
 
-    def _do(self, request: Request, memory: ClipMemory, counts: Counts) -> FromDecoder:
+    def _do(self, request: Request, memory: ClipMemory, counts: DecodeCounts) -> FromDecoder:
         match request:
             case Probe(path):
                 return Found(self._probe(path))
@@ -153,7 +153,7 @@ class Child:
         start = time.monotonic()
         times = decode_runs(request.codec, request.runs, self._limits, request.size, out)
         self._send(ClipDone(0, request.offset, times, start, time.monotonic()))
-        return Finished(Counts(frames_decoded=sum(len(run.packets) for run in request.runs)))
+        return Finished(DecodeCounts(frames_decoded=sum(len(run.packets) for run in request.runs)))
 
     def _probe(self, path: str) -> MediaFacts:
         try:
@@ -162,7 +162,7 @@ class Child:
             raise InvalidFile(f"cannot read {Path(path).name}: {error.strerror}") from error
         if kind is not None:
             return image_facts(path, kind, self._limits, self._files)
-        source = Source(path, self._limits, self._files)
+        source = VideoSource(path, self._limits, self._files)
         try:
             return source.facts()
         finally:
@@ -212,8 +212,8 @@ def main() -> None:
         raise SystemExit(f"expected Setup, got {setup!r}")
     silence_ffmpeg()
     isolation = enter(setup.limits.memory, setup.limits.open_files, niceness)
-    files = Files(Blocks(socket.socket(fileno=blocks_fd[0])) if blocks_fd else None)
-    child = Child(connection, Arena(arena_fd), setup, files)
+    files = ByteSources(Blocks(socket.socket(fileno=blocks_fd[0])) if blocks_fd else None)
+    child = DecoderProcessState(connection, Arena(arena_fd), setup, files)
     connection.sendall(pack(Ready(isolation)))
     child.serve()
 

@@ -17,7 +17,7 @@ from av.video.stream import VideoStream
 from shared.chunks import SECOND
 from shared.errors import DecodeError, InvalidFile
 from worker.media.clip_source import MediaFacts
-from worker.media.decoder.byte_sources import LOCAL, Files
+from worker.media.decoder.byte_sources import LOCAL, ByteSources
 from worker.media.decoder.limits import MediaLimits
 
 # Containers that hold their media themselves. No playlists (hls, dash, concat), no device, no network, no
@@ -46,7 +46,7 @@ def container_options(limits: MediaLimits) -> dict[str, str]:
     }
 
 
-class Source:
+class VideoSource:
     """One video file: its facts, its clock and its packets.
 
     Times are nanoseconds from the start of the file, rounded down. The file starts where its container says
@@ -57,7 +57,7 @@ class Source:
     Raises InvalidFile naming what is wrong with the file.
     """
 
-    def __init__(self, path: str, limits: MediaLimits, files: Files = LOCAL) -> None:
+    def __init__(self, path: str, limits: MediaLimits, files: ByteSources = LOCAL) -> None:
         self.path = path
         self.files = files
         self._limits = limits
@@ -223,7 +223,7 @@ class Source:
         return end
 
 
-def _open(path: str, limits: MediaLimits, files: Files) -> InputContainer:
+def _open(path: str, limits: MediaLimits, files: ByteSources) -> InputContainer:
     try:
         return av.open(files.for_ffmpeg(path), "r", options=container_options(limits))
     except av.error.FileNotFoundError as error:
@@ -266,7 +266,7 @@ def _start(stream: Stream) -> int:
     return (stream.start_time or 0) * base.numerator * SECOND // base.denominator
 
 
-def decoding_context(source: Source, limits: MediaLimits) -> VideoCodecContext:
+def decoding_context(source: VideoSource, limits: MediaLimits) -> VideoCodecContext:
     """A decoder of the source's video, with everything that FFmpeg knows about the stream.
 
     Only a context that belongs to an open container has all of it, so the file is opened once more. The

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from shared.errors import DecodeError
 from worker.media.decoder.collector import Wanted
-from worker.media.decoder.decoder_messages import Chosen, Counts, Planned
+from worker.media.decoder.decoder_messages import Chosen, DecodeCounts, Planned
 from worker.media.decoder.memory import ClipMemory
 from worker.media.decoder.runs import FrameLook, Run, frame_look, padded
 from worker.media.decoder.selection.bitstream import VideoPacket, annex_b, header
@@ -40,7 +40,7 @@ class Handover:
         file: DecodableFile,
         selection: Selection,
         emit: Callable[[Chosen | Planned], None],
-        counts: Counts,
+        counts: DecodeCounts,
     ) -> None:
         self._file = file
         self._selection = selection

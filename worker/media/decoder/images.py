@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from shared.errors import DecodeError, InvalidFile
 from worker.media.clip_source import MediaFacts
-from worker.media.decoder.byte_sources import LOCAL, Files
+from worker.media.decoder.byte_sources import LOCAL, ByteSources
 from worker.media.decoder.demux import Refused
 from worker.media.decoder.limits import MediaLimits
 from worker.media.decoder.orientation import exif_orientation, turn
@@ -37,7 +37,7 @@ def image_format(head: bytes) -> str | None:
 _BMP_HEADERS = {struct.pack("<I", size) for size in (12, 40, 52, 56, 64, 108, 124)}
 
 
-def image_facts(path: str, kind: str, limits: MediaLimits, files: Files = LOCAL) -> MediaFacts:
+def image_facts(path: str, kind: str, limits: MediaLimits, files: ByteSources = LOCAL) -> MediaFacts:
     """The facts of an image, from its header alone. Raises InvalidFile."""
     return _facts(files.read(path, MOST_HEADER), kind, limits)
 
@@ -105,7 +105,7 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
 
 
 def read_image(
-    path: str, scaler: Scaler, limits: MediaLimits, out: NDArray[np.uint8], files: Files = LOCAL
+    path: str, scaler: Scaler, limits: MediaLimits, out: NDArray[np.uint8], files: ByteSources = LOCAL
 ) -> None:
     """Decode the image to `out`, uint8 [3, size, size]. Raises DecodeError.
 

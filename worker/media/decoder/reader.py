@@ -12,19 +12,19 @@ from pathlib import Path
 
 from av.video.frame import VideoFrame
 
-from worker.media.decoder.byte_sources import LOCAL, Files
+from worker.media.decoder.byte_sources import LOCAL, ByteSources
 from worker.media.decoder.collector import Collector, Wanted
 from worker.media.decoder.decoder_messages import (
     Choose,
     Chosen,
     ClipDone,
-    Counts,
     Decode,
+    DecodeCounts,
     Planned,
     Setup,
     Spare,
 )
-from worker.media.decoder.demux import Source, decoding_context
+from worker.media.decoder.demux import VideoSource, decoding_context
 from worker.media.decoder.handover import Handover
 from worker.media.decoder.limits import MediaLimits
 from worker.media.decoder.memory import ClipMemory
@@ -60,9 +60,9 @@ class Lane:
 class OpenFile:
     """A file with its decoders."""
 
-    def __init__(self, path: str, size: int, setup: Setup, files: Files) -> None:
+    def __init__(self, path: str, size: int, setup: Setup, files: ByteSources) -> None:
         self.key = file_key(path, size)
-        self.source = Source(path, setup.limits, files)
+        self.source = VideoSource(path, setup.limits, files)
         self._limits = setup.limits
         self._size = size
         self._idle: list[Lane] = []
@@ -105,14 +105,14 @@ class OpenFile:
 class Reader:
     """Decodes jobs. The last file and its decoders stay open for the next job, unless one has failed."""
 
-    def __init__(self, setup: Setup, files: Files = LOCAL) -> None:
+    def __init__(self, setup: Setup, files: ByteSources = LOCAL) -> None:
         self._setup = setup
         self._files = files
         self._file: OpenFile | None = None
         self._threads = ThreadPoolExecutor(setup.lanes, "decode")
 
     def run(
-        self, job: Decode, memory: ClipMemory, emit: Callable[[ClipDone | Spare], None], counts: Counts
+        self, job: Decode, memory: ClipMemory, emit: Callable[[ClipDone | Spare], None], counts: DecodeCounts
     ) -> None:
         """Decode the job's chunks, in order. Raises InvalidFile, DecodeError, Cancelled."""
 
@@ -133,7 +133,7 @@ class Reader:
             ).run()
 
     def choose(
-        self, job: Choose, memory: ClipMemory, emit: Callable[[Chosen | Planned], None], counts: Counts
+        self, job: Choose, memory: ClipMemory, emit: Callable[[Chosen | Planned], None], counts: DecodeCounts
     ) -> None:
         """Hand over the packets that the job's chunks need, in order, without decoding them. `memory` tells
         of cancellation. Raises InvalidFile, DecodeError, Cancelled, and Irregular where it cannot."""
@@ -152,7 +152,7 @@ class Reader:
             file.close()
 
     @contextmanager
-    def _open(self, path: str, size: int, counts: Counts) -> Iterator[OpenFile]:
+    def _open(self, path: str, size: int, counts: DecodeCounts) -> Iterator[OpenFile]:
         try:
             if self._file is None or self._file.key != file_key(path, size):
                 self.close()
@@ -185,7 +185,7 @@ class Pass:
         job: Decode,
         collector: Collector,
         memory: ClipMemory,
-        counts: Counts,
+        counts: DecodeCounts,
         *,
         spare: Callable[[], None],
         executor: ThreadPoolExecutor,

@@ -23,7 +23,7 @@ from worker.media.decoder_job import Job, JobFailed
 from worker.media.decoder_pool import DecoderPool
 from worker.media.gpu.clip_slots import DeviceClip, Slots, Stock
 from worker.media.gpu.growing import Growing
-from worker.media.gpu.nvdec_sessions import Kind, Sessions, refusal
+from worker.media.gpu.nvdec_sessions import SessionKind, Sessions, refusal
 from worker.media.gpu.surface import Surface, picture
 
 log = structlog.get_logger(__name__)
@@ -263,7 +263,7 @@ class GpuMedia(DecoderPool):
     def _frames(self, look: FrameLook, run: Run) -> Generator[tuple[int, Surface]]:
         """The wanted frames of a run with their times, on the calling thread's stream."""
         left = set(run.wanted)
-        kind = Kind(look.codec, look.pixels, look.width, look.height)
+        kind = SessionKind(look.codec, look.pixels, look.width, look.height)
         try:
             with (
                 self._device.sessions.lend(kind) as session,

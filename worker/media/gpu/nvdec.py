@@ -5,7 +5,7 @@ import functools
 import cupy
 import PyNvVideoCodec as nvc  # noqa: N813 - NVIDIA's own abbreviation
 
-from worker.media.gpu.nvdec_sessions import CODECS, PIXELS, Kind, Session
+from worker.media.gpu.nvdec_sessions import CODECS, PIXELS, NvdecSession, SessionKind
 
 ROOM = (1920, 1088)
 """The size that a session is made for, if its first video is no larger."""
@@ -29,7 +29,7 @@ def engines() -> int:
     return max(1, capabilities("h264", "yuv420p")["num_decoder_engines"])
 
 
-def open_session(kind: Kind, *, low_latency: bool) -> Session:
+def open_session(kind: SessionKind, *, low_latency: bool) -> NvdecSession:
     """A session for videos of this kind. With `low_latency` a frame comes out with its last packet, and less
     memory is taken. Raises what PyNvVideoCodec raises."""
     most = capabilities(kind.codec, kind.pixels)
@@ -47,7 +47,7 @@ def open_session(kind: Kind, *, low_latency: bool) -> Session:
         maxheight=room[1],
         latency=nvc.DisplayDecodeLatencyType.LOW if low_latency else nvc.DisplayDecodeLatencyType.NATIVE,
     )
-    return Session(kind, room, decoder, stream, ended_packet if low_latency else packet)
+    return NvdecSession(kind, room, decoder, stream, ended_packet if low_latency else packet)
 
 
 def packet(address: int, size: int, time: int) -> nvc.PacketData:

@@ -27,7 +27,7 @@ PIXELS = {
 }  # fmt: skip
 
 
-class Kind(NamedTuple):
+class SessionKind(NamedTuple):
     """What a session decodes: codec and pixel format by FFmpeg's names, and the size."""
 
     codec: str
@@ -53,13 +53,13 @@ class Stream(AbstractContextManager[object], Protocol):
         """Wait until all of its work is done."""
 
 
-class Session:
+class NvdecSession:
     """A decoder on a GPU, used by one thread at a time. `room` is the largest size that it was made for;
     `packet` makes packets of an address, a size and a time."""
 
     def __init__(
         self,
-        kind: Kind,
+        kind: SessionKind,
         room: tuple[int, int],
         decoder: CoreDecoder,
         stream: Stream,
@@ -85,7 +85,7 @@ class Session:
             left = self._send(b"", 0)
         yield from left
 
-    def reconfigure(self, kind: Kind) -> bool:
+    def reconfigure(self, kind: SessionKind) -> bool:
         """Get ready for videos of another size. False where that takes another session.
 
         The library looks at the new size only when the coded one changes, which is rounded up to 16 at most.
@@ -118,17 +118,19 @@ class Sessions:
     reconfigured, else the one that has been idle longest makes room for a new one. Without `reuse` each is
     ended after its use."""
 
-    def __init__(self, create: Callable[[Kind], Session], most: int, *, reuse: bool = True) -> None:
+    def __init__(
+        self, create: Callable[[SessionKind], NvdecSession], most: int, *, reuse: bool = True
+    ) -> None:
         self.most = most
         self._reuse = reuse
         self._create = create
         self._lent = 0
-        self._used: list[Session] = []
-        self._idle: list[Session] = []
+        self._used: list[NvdecSession] = []
+        self._idle: list[NvdecSession] = []
         self._changed = threading.Condition()
 
     @contextmanager
-    def lend(self, kind: Kind) -> Iterator[Session]:
+    def lend(self, kind: SessionKind) -> Iterator[NvdecSession]:
         """A session for videos of this kind. One in whose use something goes wrong is ended."""
         session = self._take(kind)
         self._used.append(session)
@@ -156,7 +158,7 @@ class Sessions:
             while self._idle:
                 self._idle.pop().close()
 
-    def _take(self, kind: Kind) -> Session:
+    def _take(self, kind: SessionKind) -> NvdecSession:
         with self._changed:
             self._changed.wait_for(lambda: self._lent < self.most)
             self._lent += 1
@@ -174,7 +176,7 @@ class Sessions:
             self._returned(None)
             raise
 
-    def _returned(self, session: Session | None) -> None:
+    def _returned(self, session: NvdecSession | None) -> None:
         with self._changed:
             self._lent -= 1
             if session is not None:

@@ -15,7 +15,7 @@ class PixelFormat(Protocol):
         """NV12 and so on."""
 
 
-class View(Protocol):
+class PlaneView(Protocol):
     """One plane of a frame."""
 
     @property
@@ -37,11 +37,11 @@ class Surface(Protocol):
     def GetPtrToPlane(self, index: int, /) -> int:  # noqa: N802 - NVIDIA's name
         """Where a plane begins."""
 
-    def cuda(self) -> Sequence[View]:
+    def cuda(self) -> Sequence[PlaneView]:
         """The planes."""
 
 
-class Layout(NamedTuple):
+class SampleLayout(NamedTuple):
     """How the samples of a format lie: bytes of each, luma samples across and down to one of chroma, and
     whether U and V alternate in one plane."""
 
@@ -52,12 +52,12 @@ class Layout(NamedTuple):
 
 
 LAYOUTS = {
-    "NV12": Layout(1, 2, 2, True),
-    "P016": Layout(2, 2, 2, True),
-    "NV16": Layout(1, 2, 1, True),
-    "P216": Layout(2, 2, 1, True),
-    "YUV444": Layout(1, 1, 1, False),
-    "YUV444_16Bit": Layout(2, 1, 1, False),
+    "NV12": SampleLayout(1, 2, 2, True),
+    "P016": SampleLayout(2, 2, 2, True),
+    "NV16": SampleLayout(1, 2, 1, True),
+    "P216": SampleLayout(2, 2, 1, True),
+    "YUV444": SampleLayout(1, 1, 1, False),
+    "YUV444_16Bit": SampleLayout(2, 1, 1, False),
 }  # fmt: skip
 
 # Kr and Kb (ITU-T H.273, table 4), by libswscale's numbers.

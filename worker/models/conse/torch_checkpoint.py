@@ -20,7 +20,7 @@ STORAGES = {"FloatStorage": np.dtype("<f4"), "LongStorage": np.dtype("<i8")}
 Weights = dict[str, NDArray[Any]]
 
 
-class Storage(msgspec.Struct, frozen=True):
+class TorchStorage(msgspec.Struct, frozen=True):
     """One run of numbers in the file, which tensors are views of."""
 
     key: str
@@ -28,10 +28,10 @@ class Storage(msgspec.Struct, frozen=True):
     length: int
 
 
-class View(msgspec.Struct, frozen=True):
+class TorchTensor(msgspec.Struct, frozen=True):
     """A tensor: where it lies in its storage. Offset and strides count elements."""
 
-    storage: Storage
+    storage: TorchStorage
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
@@ -54,21 +54,21 @@ def _read(file: BinaryIO) -> Weights:
     magic, protocol, machine = (_Unpickler(file).load() for _ in range(3))
     if (magic, protocol) != (MAGIC, PROTOCOL) or machine["little_endian"] is not True:
         raise ValueError(f"magic {magic!r}, protocol {protocol!r}, machine {machine!r}")
-    views: Mapping[str, View] = _Unpickler(file).load()
+    views: Mapping[str, TorchTensor] = _Unpickler(file).load()
     keys: list[str] = _Unpickler(file).load()
     storages = {view.storage.key: view.storage for view in views.values()}
     values = {key: _read_storage(file, storages[key]) for key in keys}
     return {name: _tensor(values[view.storage.key], view) for name, view in views.items()}
 
 
-def _read_storage(file: BinaryIO, storage: Storage) -> NDArray[Any]:
+def _read_storage(file: BinaryIO, storage: TorchStorage) -> NDArray[Any]:
     (length,) = struct.unpack("<q", file.read(8))
     if length != storage.length:
         raise ValueError(f"storage {storage.key} has {length} elements, expected {storage.length}")
     return np.frombuffer(file.read(length * storage.dtype.itemsize), storage.dtype, length)
 
 
-def _tensor(values: NDArray[Any], view: View) -> NDArray[Any]:
+def _tensor(values: NDArray[Any], view: TorchTensor) -> NDArray[Any]:
     last = view.offset + sum((n - 1) * step for n, step in zip(view.shape, view.strides, strict=True))
     if min((view.offset, *view.strides)) < 0 or min(view.shape, default=1) < 1 or last >= len(values):
         raise ValueError(f"{view} lies outside its storage of {len(values)} elements")
@@ -86,14 +86,14 @@ class _Unpickler(pickle.Unpickler):
             return STORAGES[name]
         raise pickle.UnpicklingError(f"it asks for {module}.{name}")
 
-    def persistent_load(self, pid: Any) -> Storage:
+    def persistent_load(self, pid: Any) -> TorchStorage:
         kind, dtype, key, _device, length, view = pid
         if kind != "storage" or view is not None:
             raise pickle.UnpicklingError(f"it asks for {pid!r}")
-        return Storage(key, dtype, length)
+        return TorchStorage(key, dtype, length)
 
 
 def _rebuild_tensor(
-    storage: Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: object
-) -> View:
-    return View(storage, offset, shape, strides)
+    storage: TorchStorage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: object
+) -> TorchTensor:
+    return TorchTensor(storage, offset, shape, strides)

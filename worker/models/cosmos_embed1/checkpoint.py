@@ -34,7 +34,7 @@ DTYPES = {
 }
 
 
-class Tensor(msgspec.Struct, frozen=True):
+class StoredTensor(msgspec.Struct, frozen=True):
     """Where a tensor stands in a safetensors file."""
 
     file: Path
@@ -68,7 +68,7 @@ class Config(msgspec.Struct, frozen=True):
     temporal_encoding_type: str = "neighboring_token_propagation"
 
 
-class Layout(msgspec.Struct, frozen=True):
+class ModelSizes(msgspec.Struct, frozen=True):
     """Sizes of the model, as the shapes of its tensors tell them."""
 
     vision_width: int
@@ -100,9 +100,9 @@ class Checkpoint(msgspec.Struct, frozen=True):
 
     path: Path
     config: Config
-    layout: Layout
+    layout: ModelSizes
     temporal_key: str
-    tensors: dict[str, Tensor]
+    tensors: dict[str, StoredTensor]
 
     @property
     def grid(self) -> int:
@@ -175,7 +175,7 @@ def read_config(path: Path) -> Config:
     return config
 
 
-def read_headers(path: Path) -> Iterator[tuple[str, Tensor]]:
+def read_headers(path: Path) -> Iterator[tuple[str, StoredTensor]]:
     """(key, Tensor) of every tensor in the checkpoint's safetensors files. Raises ModelError."""
     for file in weight_files(path):
         yield from read_header(file)
@@ -199,7 +199,7 @@ def weight_files(path: Path) -> list[Path]:
     return [path / name for name in sorted(names)]
 
 
-def read_header(file: Path) -> Iterator[tuple[str, Tensor]]:
+def read_header(file: Path) -> Iterator[tuple[str, StoredTensor]]:
     """(key, Tensor) of every tensor in one safetensors file. Raises ModelError.
 
     The format: eight bytes with the header's length, a JSON header with `data_offsets`, the data.
@@ -218,13 +218,13 @@ def read_header(file: Path) -> Iterator[tuple[str, Tensor]]:
         raise ModelError(f"{file} is not a safetensors file: {error}") from error
 
 
-def _tensor(file: Path, entry: dict[str, object], start: int, total: int) -> Tensor:
+def _tensor(file: Path, entry: dict[str, object], start: int, total: int) -> StoredTensor:
     tensor = msgspec.convert(entry, _Entry)
     begin, end = tensor.data_offsets
     size = prod(tensor.shape) * DTYPES[tensor.dtype].itemsize
     if not 0 <= begin <= end <= total - start or end - begin != size:
         raise ValueError(f"a tensor of {size} bytes at {begin} to {end} of {total - start}")
-    return Tensor(file, tensor.dtype, tensor.shape, start + begin, size)
+    return StoredTensor(file, tensor.dtype, tensor.shape, start + begin, size)
 
 
 class _Entry(msgspec.Struct):
@@ -233,14 +233,14 @@ class _Entry(msgspec.Struct):
     data_offsets: tuple[int, int]
 
 
-def strip_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def strip_prefix(tensors: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
     """Keys as the checkpoint's own code names them: training frameworks put `model.` or the like in front."""
     ends = [key for key in tensors if key == "query_tokens" or key.endswith(".query_tokens")]
     prefix = ends[0].removesuffix("query_tokens") if len(ends) == 1 else ""
     return {key.removeprefix(prefix): tensor for key, tensor in tensors.items()}
 
 
-def measure(tensors: dict[str, Tensor]) -> Layout:
+def measure(tensors: dict[str, StoredTensor]) -> ModelSizes:
     """Sizes from the shapes of the tensors. Raises ModelError if one that is needed for it is missing."""
 
     def shape(key: str, dimensions: int) -> tuple[int, ...]:
@@ -254,7 +254,7 @@ def measure(tensors: dict[str, Tensor]) -> Layout:
 
     vision, text = "visual_encoder.", "qformer.bert."
     try:
-        layout = Layout(
+        layout = ModelSizes(
             vision_width=shape(f"{vision}patch_embed.proj.weight", 4)[0],
             vision_depth=count(f"{vision}blocks."),
             vision_hidden=shape(f"{vision}blocks.0.mlp.fc1.weight", 2)[0],
@@ -282,7 +282,7 @@ def measure(tensors: dict[str, Tensor]) -> Layout:
     return layout
 
 
-def cross_layers(tensors: dict[str, Tensor]) -> tuple[int, ...]:
+def cross_layers(tensors: dict[str, StoredTensor]) -> tuple[int, ...]:
     """The Q-Former layers for which the checkpoint has cross-attention."""
     before = "qformer.bert.encoder.layer."
     layers = {
@@ -293,7 +293,7 @@ def cross_layers(tensors: dict[str, Tensor]) -> tuple[int, ...]:
     return tuple(sorted(layers))
 
 
-def expected_shapes(layout: Layout) -> dict[str, tuple[int, ...]]:
+def expected_shapes(layout: ModelSizes) -> dict[str, tuple[int, ...]]:
     """Every tensor that the model needs, but for the temporal table, whose name is not known beforehand."""
     width, hidden = layout.vision_width, layout.vision_hidden
     shapes: dict[str, tuple[int, ...]] = {
@@ -312,7 +312,7 @@ def expected_shapes(layout: Layout) -> dict[str, tuple[int, ...]]:
     return shapes | _qformer_shapes(layout)
 
 
-def _qformer_shapes(layout: Layout) -> dict[str, tuple[int, ...]]:
+def _qformer_shapes(layout: ModelSizes) -> dict[str, tuple[int, ...]]:
     width, hidden = layout.text_width, layout.text_hidden
     embeddings = "qformer.bert.embeddings"
     shapes: dict[str, tuple[int, ...]] = {
@@ -347,7 +347,7 @@ def _norm(key: str, width: int) -> dict[str, tuple[int, ...]]:
     return {f"{key}.weight": (width,), f"{key}.bias": (width,)}
 
 
-def config_conflicts(config: Config, layout: Layout) -> list[str]:
+def config_conflicts(config: Config, layout: ModelSizes) -> list[str]:
     """Where `config.json` and the weights contradict each other."""
     pairs = {
         "embed_dim": (config.embed_dim, layout.dimension),

@@ -18,7 +18,7 @@ QFORMER = "qformer.bert"
 FLOAT = int(TensorProto.FLOAT)
 
 
-class Network:
+class GraphWriter:
     """Builds branches from a checkpoint's tensors. Values are fp32 between the blocks, and products run in
     the graph's precision."""
 
@@ -116,7 +116,7 @@ class Network:
         return Value(self.graph.node("Gather", [x.name, self.graph.integer(0)], axis=1), x.precision)
 
 
-class VideoNetwork(Network):
+class VideoNetwork(GraphWriter):
     """`videos` uint8 [batch, frames, 3, R, R] -> `video_embeddings` float32 [batch, dimension].
 
     `frames` is the model's number, or 1 for a picture that stands for all of them: then the vision encoder
@@ -234,7 +234,7 @@ class VideoNetwork(Network):
         return self.unit(self.linear(self.mean(states), "vision_proj"))
 
 
-class TextNetwork(Network):
+class TextNetwork(GraphWriter):
     """`input_ids`, `attention_mask` int64 [batch, tokens] -> `text_embeddings` float32 [batch, dimension]."""
 
     def build(self, recipe: Recipe) -> Graph:

@@ -13,7 +13,7 @@ from shared.chunks import SECOND
 from shared.errors import InvalidFile
 from tests.worker.media.films import FILMS, copy, picture
 from worker.media.clip_source import MediaFacts
-from worker.media.decoder.demux import Source
+from worker.media.decoder.demux import VideoSource
 from worker.media.decoder.limits import MediaLimits
 
 FindFilm = Callable[[str], Path]
@@ -21,7 +21,7 @@ LIMITS = MediaLimits()
 
 
 def facts(path: Path, limits: MediaLimits = LIMITS) -> MediaFacts:
-    source = Source(str(path), limits)
+    source = VideoSource(str(path), limits)
     try:
         return source.facts()
     finally:
@@ -29,7 +29,7 @@ def facts(path: Path, limits: MediaLimits = LIMITS) -> MediaFacts:
 
 
 def frame_times(path: Path) -> list[int]:
-    source = Source(str(path), LIMITS)
+    source = VideoSource(str(path), LIMITS)
     times = sorted(source.time(p.pts) for p in source.packets() if p.pts is not None and not p.is_discard)
     source.close()
     return times
@@ -149,7 +149,7 @@ def test_sound_that_begins_after_the_file_was_opened_hides_no_video(tmp_path: Pa
     nothing = (b"\x47\x1f\xff\x10" + bytes(184)) * 40_000  # more than FFmpeg looks at, at either end
     path = tmp_path / "both.ts"
     path.write_bytes(silent + nothing + loud + nothing + silent)
-    source = Source(str(path), LIMITS)
+    source = VideoSource(str(path), LIMITS)
     assert len(source.container.streams) == 1, "the sound was found at once, so that this shows nothing"
     packets = list(source.packets())
     assert len(packets) == 3 * 60
@@ -257,7 +257,7 @@ def test_files_that_name_other_files(listing: str, film: FindFilm, tmp_path: Pat
 )
 def test_names_are_no_addresses(name: str, film: FindFilm) -> None:
     with pytest.raises(InvalidFile, match=r"no such file|not a readable"):
-        Source(name.format(film=film("h264-ts")), LIMITS)
+        VideoSource(name.format(film=film("h264-ts")), LIMITS)
 
 
 def test_a_file_with_an_odd_name_is_a_file(film: FindFilm, tmp_path: Path) -> None:

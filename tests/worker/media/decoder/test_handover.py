@@ -13,7 +13,7 @@ from shared.chunks import SECOND, Chunk, plan_chunks
 from shared.errors import DecodeError, InvalidFile
 from tests.worker.media.films import FILMS, Film, copy, make, x264
 from tests.worker.media.reading import SIZE, Frames, read, same, setup
-from worker.media.decoder.decoder_messages import Choose, Chosen, Counts, Planned
+from worker.media.decoder.decoder_messages import Choose, Chosen, DecodeCounts, Planned
 from worker.media.decoder.handover import Handover
 from worker.media.decoder.limits import MediaLimits
 from worker.media.decoder.memory import Cancelled, ClipMemory
@@ -41,10 +41,10 @@ def no_memory() -> ClipMemory:
 
 def choose(
     reader: Reader, path: Path, chunks: list[Chunk], count: int
-) -> tuple[list[Chosen | Planned], Counts]:
+) -> tuple[list[Chosen | Planned], DecodeCounts]:
     """What a decoder process tells about these chunks."""
     messages: list[Chosen | Planned] = []
-    counts = Counts()
+    counts = DecodeCounts()
     reader.choose(Choose(str(path), chunks, count), no_memory(), messages.append, counts)
     return messages, counts
 
@@ -228,7 +228,7 @@ def test_choosing_ends_when_it_is_cancelled(film: FindFilm, reader: Reader) -> N
     memory.cancel()
     job = Choose(str(film("h264-gop30")), [Chunk(0, 0, SECOND)], 2)
     with pytest.raises(Cancelled):
-        reader.choose(job, memory, lambda _: None, Counts())
+        reader.choose(job, memory, lambda _: None, DecodeCounts())
 
 
 def test_parameter_sets_that_change_are_looked_at_again(tmp_path: Path, reader: Reader) -> None:

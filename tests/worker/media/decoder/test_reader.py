@@ -13,7 +13,7 @@ from shared.errors import DecodeError
 from tests.worker.media.films import Film, make
 from tests.worker.media.reading import decode_everything, pick, read, same, setup
 from worker.media.decoder.byte_sources import LOCAL
-from worker.media.decoder.decoder_messages import Counts
+from worker.media.decoder.decoder_messages import DecodeCounts
 from worker.media.decoder.reader import OpenFile, Reader
 from worker.media.decoder.selection.bitstream import parameter_sets
 
@@ -37,7 +37,7 @@ def rewritten(source: Path, target: Path, rewrite: Rewrite) -> Path:
     return target
 
 
-def check(path: Path, chunks: list[Chunk] = CHUNKS, **limits: int) -> Counts:
+def check(path: Path, chunks: list[Chunk] = CHUNKS, **limits: int) -> DecodeCounts:
     """The chunks' frames are those of full decoding; what it took."""
     frames = decode_everything(path)
     reader = Reader(setup(**limits))

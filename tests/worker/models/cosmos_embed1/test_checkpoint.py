@@ -8,14 +8,14 @@ from safetensors.numpy import save_file
 from shared.errors import ModelError
 from worker.models.cosmos_embed1.checkpoint import (
     Config,
-    Layout,
+    ModelSizes,
     expected_shapes,
     is_checkpoint,
     open_checkpoint,
     read_header,
 )
 
-REAL = Layout(
+REAL = ModelSizes(
     vision_width=1408,
     vision_depth=39,
     vision_hidden=6144,

@@ -19,7 +19,7 @@ from worker.models.cosmos_embed1.verify import missing_for_reference
 from worker.models.directory import load_model_directory, write_model_json
 from worker.models.prepare import checkpoint_of, obtain, obtain_files, prepare, require_verified
 from worker.models.reference_vectors import ReferenceVectors, check_engine, write_reference_vectors
-from worker.models.sources import Access
+from worker.models.sources import Hubs
 
 MISSING = missing_for_reference()
 needs_reference = pytest.mark.skipif(bool(MISSING), reason=f"extra [verify] is not installed: {MISSING}")
@@ -33,7 +33,7 @@ def cache(tmp_path):
 
 
 def prepared(checkpoint, cache, precision="fp32", python=NOWHERE):
-    return prepare(str(checkpoint.path), cache, precision, Access(), python=python)
+    return prepare(str(checkpoint.path), cache, precision, Hubs(), python=python)
 
 
 def names(folder):
@@ -108,13 +108,13 @@ def test_workers_that_start_together_convert_once(miniature, cache):
 
 def test_a_model_directory_is_taken_as_it_is(miniature, cache, tmp_path):
     model = prepared(miniature, cache)
-    assert prepare(str(model.path), tmp_path / "other", "fp16", Access()) == model
+    assert prepare(str(model.path), tmp_path / "other", "fp16", Hubs()) == model
     assert not (tmp_path / "other").exists()
 
 
 def test_precisions_are_refused_before_anything_is_fetched(cache):
     with pytest.raises(ModelError, match="COSMOS_EMBED1_TRT_PRECISION=int8 needs a calibrated graph"):
-        prepare("hf:nvidia/Cosmos-Embed1-448p", cache, "int8", Access(hf_endpoint="http://127.0.0.1:1"))
+        prepare("hf:nvidia/Cosmos-Embed1-448p", cache, "int8", Hubs(hf_endpoint="http://127.0.0.1:1"))
 
 
 @needs_reference

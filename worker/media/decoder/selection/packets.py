@@ -8,8 +8,8 @@ from itertools import chain
 from av.packet import PacketSideData
 
 from shared.chunks import SECOND
-from worker.media.decoder.decoder_messages import Counts
-from worker.media.decoder.demux import Source
+from worker.media.decoder.decoder_messages import DecodeCounts
+from worker.media.decoder.demux import VideoSource
 from worker.media.decoder.selection.bitstream import Coding, Parser, VideoPacket, parameter_sets
 from worker.media.decoder.selection.select import Coded, Irregular
 
@@ -24,7 +24,7 @@ class PacketReader:
     reading it raises that, as long as `strict`.
     """
 
-    def __init__(self, source: Source, parse: Parser, counts: Counts) -> None:
+    def __init__(self, source: VideoSource, parse: Parser, counts: DecodeCounts) -> None:
         self.source = source
         self.last: VideoPacket | None = None
         self.strict = True

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from worker.media.decoder.collector import Collector, Wanted
-from worker.media.decoder.decoder_messages import Counts
-from worker.media.decoder.demux import Source
+from worker.media.decoder.decoder_messages import DecodeCounts
+from worker.media.decoder.demux import VideoSource
 from worker.media.decoder.limits import MediaLimits
 from worker.media.decoder.selection.bitstream import Parser, VideoPacket
 from worker.media.decoder.selection.packets import PacketReader
@@ -20,14 +20,16 @@ OPEN_AT_ONCE = 3  # overlapping chunks that one pass over the file serves
 class ParsedFile(Protocol):
     """An open file and the parser of its packets."""
 
-    source: Source
+    source: VideoSource
     parse: Parser
 
 
 class Selection:
     """Goes through a file and says which frames of which unit the job's chunks want."""
 
-    def __init__(self, file: ParsedFile, collector: Collector, counts: Counts, limits: MediaLimits) -> None:
+    def __init__(
+        self, file: ParsedFile, collector: Collector, counts: DecodeCounts, limits: MediaLimits
+    ) -> None:
         self.collector = collector
         self._source = file.source
         self._limits = limits

@@ -146,8 +146,8 @@ def test_a_worker_with_the_packages_for_gpus_alone_says_what_a_cpu_would_need(tm
     program = (
         "import sys; sys.modules['onnxruntime'] = None\n"
         "import worker.__main__\n"
-        "from shared.errors import ModelError; from shared.settings import load; from worker import loading\n"
-        "try: loading.load(load(), lambda *_: None)\n"
+        "from shared.errors import ModelError; from shared.settings import load; from worker import compose\n"
+        "try: compose.load(load(), lambda *_: None)\n"
         "except ModelError as error: print(error.message)"
     )
     environment = {"RTEMBED_BACKEND": "cpu", "MODEL_PATH": str(tmp_path), "HOME": str(tmp_path)}

@@ -12,7 +12,8 @@ import pytest
 
 PRELUDE = """
 import logging, structlog
-from shared import logs, settings
+from shared import settings
+from shared.telemetry import logs
 logs.configure(settings.load(), process="worker", worker="w1")
 log = structlog.get_logger("here")
 """

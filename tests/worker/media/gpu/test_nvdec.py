@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import worker.media as ours
+import worker.media.gpu as ours
 from shared.chunks import SECOND, Chunk, plan_chunks
 from tests.worker.media.gpu.test_gpu_media import assert_close, live_runs
 from tests.worker.media.kernel import Kernel
@@ -43,10 +43,10 @@ def library(cuda: Cuda, kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> Libr
     monkeypatch.setitem(sys.modules, "PyNvVideoCodec", library.module())
     for name in ("nvdec", "pixels"):
         # So that what is there now comes back after the test.
-        monkeypatch.setitem(sys.modules, f"worker.media.{name}", sys)
+        monkeypatch.setitem(sys.modules, f"worker.media.gpu.{name}", sys)
         monkeypatch.setattr(ours, name, None, raising=False)
-        del sys.modules[f"worker.media.{name}"]
-        importlib.import_module(f"worker.media.{name}")
+        del sys.modules[f"worker.media.gpu.{name}"]
+        importlib.import_module(f"worker.media.gpu.{name}")
     return library
 
 

@@ -16,23 +16,26 @@ from shared.settings import Settings
 
 log = structlog.get_logger(__name__)
 
-FREE = frozenset({"/v1/ready", "/v1/live", "/v1/startup", "/v1/metrics", "/openapi.json", "/docs", "/redoc"})
-"""Paths that need no key and are not counted: those that an orchestrator, Prometheus or a reader asks for."""
 FREE_FOLDER = "/docs/"
+"""What the pages of the API's description load."""
 
 
 class AccessMiddleware:
-    """Lets requests through that bring a key, where keys are set, and do not come too often."""
+    """Lets requests through that bring a key, where keys are set, and do not come too often.
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    The paths in `free` need no key and are not counted.
+    """
+
+    def __init__(self, app: ASGIApp, settings: Settings, free: frozenset[str]) -> None:
         self._app = app
+        self._free = free
         self._digests = [sha256(key.encode()).digest() for key in settings.api_keys]
         self._rate = settings.rate_limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or refuse it."""
         path = scope.get("path", "")
-        if scope["type"] == "http" and path not in FREE and not path.startswith(FREE_FOLDER):
+        if scope["type"] == "http" and path not in self._free and not path.startswith(FREE_FOLDER):
             try:
                 await self._admit(scope)
             except RtEmbedError as error:

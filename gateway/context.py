@@ -8,13 +8,13 @@ from typing import TypeVar
 import msgspec
 import structlog
 from prometheus_client import CollectorRegistry
-from starlette.requests import Request
+from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from gateway.api.schemas import Error
-from gateway.fleet_metrics_page import MetricsPublisher
 from gateway.fleet_view import FleetView
 from gateway.intake.downloads import Downloads
+from gateway.metrics_publisher import MetricsPublisher
 from gateway.results.follow import Follower, ResultListener
 from gateway.store.asset_store import AssetStore
 from gateway.video.profiling import Profiler
@@ -42,7 +42,7 @@ class Context:
         self.redis: Redis = connect(settings)
         self.notices = ResultListener(self.redis, settings)
         self.view = FleetView(self.redis)
-        self.measured = MetricsPublisher(self.redis, self.view, registry)
+        self.metrics = MetricsPublisher(self.redis, self.view, registry)
         self.errors = ErrorBus(self.redis, settings)
         self.assets = AssetStore(self.redis, settings)
         self.downloads = Downloads(settings, self.assets)
@@ -53,7 +53,7 @@ class Context:
     async def running(self) -> AsyncIterator[None]:
         """Run what serves all requests; end it, and what they left to do, on exit."""
         async with asyncio.TaskGroup() as group:
-            parts = (self.notices, self.view, self.errors, self.assets, self.measured, self.profiler)
+            parts = (self.notices, self.view, self.errors, self.assets, self.metrics, self.profiler)
             tasks = [group.create_task(part.run()) for part in parts]
             await self.view.refresh()
             await self.assets.check()
@@ -152,13 +152,13 @@ async def collect(
     return [found[index] for index in sorted(found)]
 
 
-def context(request: Request) -> Context:
+def context(request: HttpRequest) -> Context:
     """The context of the application that serves `request`."""
     found: Context = request.app.state.context
     return found
 
 
-async def read_body(request: Request) -> bytes:
+async def read_body(request: HttpRequest) -> bytes:
     """The request's body. Raises FileTooLarge beyond the limit for bodies."""
     limit = context(request).settings.body_limit_bytes
     body = bytearray()
@@ -169,7 +169,7 @@ async def read_body(request: Request) -> bytes:
     return bytes(body)
 
 
-async def until_gone(request: Request, answer: Awaitable[T]) -> T:
+async def until_gone(request: HttpRequest, answer: Awaitable[T]) -> T:
     """Wait for `answer`, but cancel it when the client disconnects. Raises ClientGone then."""
     try:
         async with asyncio.timeout(None) as patience:
@@ -188,7 +188,7 @@ class ClientGone(Exception):
     """The client closed the connection before its answer was ready."""
 
 
-async def _disconnected(request: Request, patience: asyncio.Timeout) -> None:
+async def _disconnected(request: HttpRequest, patience: asyncio.Timeout) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
     patience.reschedule(0)

@@ -46,6 +46,15 @@ def _imports_by_name(node: ast.AST) -> bool:
     return name in {"import_module", "__import__"}
 
 
+def test_describing_the_api_needs_no_connection() -> None:
+    """Neither the declarations nor the document they become import the client of Redis."""
+    program = "import sys, gateway.api.openapi, gateway.api.examples; print('redis' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout == "False\n"
+
+
 def test_there_is_something_to_look_at() -> None:
     assert {path.relative_to(ROOT).parts[0] for path in SOURCES} == set(ALLOWED)
     assert set(imported(ROOT / "gateway" / "context.py")) >= {

@@ -1,21 +1,19 @@
 """The API described in OpenAPI 3.1, from the same types that validate requests.
 
-`OPERATIONS` in `gateway.api.operations` lists what there is; this module turns it into the document.
+The declarations beside the handlers say what there is; this module turns them into the document.
 `python -m gateway.api.openapi` prints it, and `gateway/api/openapi.json` keeps it.
 """
 
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable
-from functools import cache
+from collections.abc import Iterable, Sequence
 from inspect import cleandoc
 from typing import Any
 
 import msgspec
 
-from gateway.api.description import PATH_PARAMETERS, TAGS, Answer, Operation
-from gateway.api.operations import OPERATIONS
+from gateway.api.endpoint import PATH_PARAMETERS, TAGS, Answer, Endpoint
 from gateway.api.schemas import Error, Response
 from shared.errors import InvalidParameters, RtEmbedError
 
@@ -29,21 +27,21 @@ DESCRIPTION = (
 _REFERENCE = "#/components/schemas/{name}"
 
 
-@cache
-def openapi_document() -> dict[str, Any]:
+def openapi_document(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
     """The whole document, as JSON-ready objects."""
-    schemas, components = msgspec.json.schema_components(_types(), ref_template=_REFERENCE)
-    reference = dict(zip(_types(), map(_published, schemas), strict=True))
+    types = _types(endpoints)
+    schemas, components = msgspec.json.schema_components(types, ref_template=_REFERENCE)
+    reference = dict(zip(types, map(_published, schemas), strict=True))
     components = {name: _published(schema) for name, schema in components.items()}
     for type_ in _answers(Response):
         if type_.__name__ in components and not type_.__struct_config__.omit_defaults:
             _require_all(components[type_.__name__])
     paths: dict[str, dict[str, Any]] = defaultdict(dict)
-    for operation in OPERATIONS:
-        paths[operation.path][operation.method.lower()] = _operation(operation, reference, components)
-    for name in {operation.form.__name__ for operation in OPERATIONS if operation.form}:
+    for endpoint in endpoints:
+        paths[endpoint.path][endpoint.method.lower()] = _operation(endpoint, reference, components)
+    for name in {endpoint.form.__name__ for endpoint in endpoints if endpoint.form}:
         components[name]["properties"] = _optional(components[name]["properties"])
-    for name in {operation.query.__name__ for operation in OPERATIONS if operation.query}:
+    for name in {endpoint.query.__name__ for endpoint in endpoints if endpoint.query}:
         del components[name]
     return {
         "openapi": "3.1.0",
@@ -59,11 +57,11 @@ def openapi_document() -> dict[str, Any]:
     }
 
 
-def _types() -> list[type[msgspec.Struct]]:
+def _types(endpoints: Sequence[Endpoint]) -> list[type[msgspec.Struct]]:
     found: dict[type[msgspec.Struct], None] = {Error: None}
-    for operation in OPERATIONS:
-        named = (operation.query, operation.form, operation.body)
-        answered = (type_ for answer in operation.answers for type_ in answer.types())
+    for endpoint in endpoints:
+        named = (endpoint.query, endpoint.form, endpoint.body)
+        answered = (type_ for answer in endpoint.answers for type_ in answer.types())
         found.update(dict.fromkeys(type_ for type_ in (*named, *answered) if type_ is not None))
     return list(found)
 
@@ -97,32 +95,32 @@ def _published(schema: Any) -> Any:
     return result
 
 
-def _operation(operation: Operation, reference: dict[type, Schema], components: Schema) -> Schema:
+def _operation(endpoint: Endpoint, reference: dict[type, Schema], components: Schema) -> Schema:
     result: Schema = {
-        "operationId": operation.name,
-        "tags": [operation.tag],
-        "summary": operation.summary,
+        "operationId": endpoint.name,
+        "tags": [endpoint.tag],
+        "summary": endpoint.summary,
         "responses": {
-            **{str(answer.status): _answer(answer, reference) for answer in operation.answers},
-            **_errors(operation),
+            **{str(answer.status): _answer(answer, reference) for answer in endpoint.answers},
+            **_errors(endpoint),
         },
     }
-    if operation.description:
-        result["description"] = operation.description
-    queried = _query_parameters(operation, reference, components)
-    if parameters := [*_path_parameters(operation), *queried, *_header_parameters(operation)]:
+    if endpoint.description:
+        result["description"] = endpoint.description
+    queried = _query_parameters(endpoint, reference, components)
+    if parameters := [*_path_parameters(endpoint), *queried, *_header_parameters(endpoint)]:
         result["parameters"] = parameters
-    if operation.body:
-        content = {"application/json": _content(operation.body, operation.body_example, reference)}
+    if endpoint.body:
+        content = {"application/json": _content(endpoint.body, endpoint.body_example, reference)}
         result["requestBody"] = {"required": True, "content": content}
-    if operation.form:
-        content = {"multipart/form-data": {"schema": reference[operation.form]}}
+    if endpoint.form:
+        content = {"multipart/form-data": {"schema": reference[endpoint.form]}}
         result["requestBody"] = {"required": True, "content": content}
     return result
 
 
-def _path_parameters(operation: Operation) -> Iterable[Schema]:
-    for name in re.findall(r"\{(\w+)\}", operation.path):
+def _path_parameters(endpoint: Endpoint) -> Iterable[Schema]:
+    for name in re.findall(r"\{(\w+)\}", endpoint.path):
         schema = {"type": "string", "format": "uuid", "minLength": 36, "maxLength": 36}
         yield {
             "name": name,
@@ -134,11 +132,11 @@ def _path_parameters(operation: Operation) -> Iterable[Schema]:
 
 
 def _query_parameters(
-    operation: Operation, reference: dict[type, Schema], components: Schema
+    endpoint: Endpoint, reference: dict[type, Schema], components: Schema
 ) -> Iterable[Schema]:
-    if operation.query is None:
+    if endpoint.query is None:
         return
-    schema = components[operation.query.__name__]
+    schema = components[endpoint.query.__name__]
     for name, field in _optional(schema["properties"]).items():
         parameter = {"name": name, "in": "query", "required": name in schema.get("required", ())}
         if "description" in field:
@@ -146,8 +144,8 @@ def _query_parameters(
         yield {**parameter, "schema": field}
 
 
-def _header_parameters(operation: Operation) -> Iterable[Schema]:
-    for name, meaning in operation.headers.items():
+def _header_parameters(endpoint: Endpoint) -> Iterable[Schema]:
+    for name, meaning in endpoint.headers.items():
         yield {
             "name": name,
             "in": "header",
@@ -200,20 +198,20 @@ def _text(media_type: str) -> Schema:
     return {"type": "string"}
 
 
-def _errors(operation: Operation) -> Schema:
+def _errors(endpoint: Endpoint) -> Schema:
     """One response per status, saying which codes it may carry and when."""
     by_status: dict[int, list[type[RtEmbedError]]] = defaultdict(list)
-    for error in operation.all_errors():
+    for error in endpoint.all_errors():
         by_status[error.status].append(error)
-    return {str(status): _error(by_status[status], operation) for status in sorted(by_status)}
+    return {str(status): _error(by_status[status], endpoint) for status in sorted(by_status)}
 
 
-def _error(errors: list[type[RtEmbedError]], operation: Operation) -> Schema:
+def _error(errors: list[type[RtEmbedError]], endpoint: Endpoint) -> Schema:
     meanings = {error: " ".join((error.__doc__ or "").split()) for error in errors}
     if RtEmbedError in meanings:
         meanings[RtEmbedError] = "Something unexpected, which the service's log explains."
     first = errors[0]
-    message = operation.misfit if first is InvalidParameters else meanings[first]
+    message = endpoint.misfit if first is InvalidParameters else meanings[first]
     content = {
         "schema": {"$ref": _REFERENCE.format(name="Error")},
         "example": {"code": first.code, "message": message},
@@ -224,10 +222,7 @@ def _error(errors: list[type[RtEmbedError]], operation: Operation) -> Schema:
     }
 
 
-def main() -> None:
-    """Print the document as it is checked in."""
-    print(json.dumps(openapi_document(), indent=2, ensure_ascii=False))
-
-
 if __name__ == "__main__":
-    main()
+    from gateway.routing import ENDPOINTS
+
+    print(json.dumps(openapi_document(ENDPOINTS), indent=2, ensure_ascii=False))

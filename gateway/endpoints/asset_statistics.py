@@ -1,15 +1,38 @@
 """What the asset store holds."""
 
-from starlette.requests import Request
+from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
+from gateway.api.endpoint import Answer, Endpoint
 from gateway.api.schemas import AssetStatistics
 from gateway.context import context, json
+from shared.errors import Unavailable
 
 HOUR = 3600
 
 
-async def assets_stats(request: Request) -> Response:
+@Endpoint(
+    "GET",
+    "/v1/assets/stats",
+    tag="Metrics",
+    summary="What the asset store holds",
+    answers=(
+        Answer(
+            description="Numbers, ages and bounds.",
+            json=AssetStatistics,
+            example=AssetStatistics(
+                asset_count=3,
+                asset_count_with_storage=2,
+                aged_out_count=0,
+                oldest_asset_age_hours=1.25,
+                max_storage_usage_gb=8,
+                max_asset_age_hours=None,
+            ),
+        ),
+    ),
+    errors=(Unavailable,),
+)
+async def assets_stats(request: HttpRequest) -> Response:
     """Numbers and ages of assets, and their bounds."""
     ctx = context(request)
     assets = await ctx.assets.all()

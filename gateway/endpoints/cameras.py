@@ -7,16 +7,20 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 import structlog
-from starlette.requests import Request
+from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
+from gateway.api.endpoint import Answer, Endpoint
+from gateway.api.examples import CAMERA, ID, MODEL
 from gateway.api.stream_schemas import (
     AddCamera,
     AddedCamera,
+    Camera,
     CameraInfo,
     CameraList,
     CameraMetadata,
     CameraStatusChange,
+    GoneCamera,
     RemoveCamera,
     RemovedCamera,
 )
@@ -26,7 +30,21 @@ from gateway.endpoints.streams import register_stream, remove_stream, split_logi
 from gateway.video.live_streams import start_session
 from shared import keys
 from shared.assets import Asset
-from shared.errors import BadRequest, DuplicateCameraId, NotFound, RtEmbedError
+from shared.errors import (
+    BadRequest,
+    DownloadFailed,
+    DuplicateCameraId,
+    FileTooLarge,
+    Forbidden,
+    InvalidReference,
+    MissingFile,
+    NotFound,
+    RedirectNotAllowed,
+    ResourceInUse,
+    RtEmbedError,
+    ServerBusy,
+    Unavailable,
+)
 from shared.telemetry.redaction import without_userinfo
 from shared.timestamps import parse_timestamp
 
@@ -37,6 +55,11 @@ REMOVE = {"camera_remove", "remove"}
 STATUS_CHANGE = "camera_status_change"
 DEFAULT_CHUNK_DURATION = 10
 VIOS_FILE = "vios_file.mp4"
+
+
+def _aliases(method: str, name: str) -> tuple[tuple[str, str], ...]:
+    """Other paths at which services announce cameras."""
+    return tuple((method, f"{prefix}/v1/camera/{name}") for prefix in ("", "/api"))
 
 
 class NewCamera(NamedTuple):
@@ -51,7 +74,49 @@ class NewCamera(NamedTuple):
     creation_time: str
 
 
-async def add_camera(request: Request) -> Response:
+@Endpoint(
+    "POST",
+    "/v1/stream/add",
+    aliases=(*_aliases("POST", "add"), *_aliases("PUT", "streaming")),
+    tag="Stream",
+    summary="Add a camera, and embed it if its metadata names a model",
+    description=(
+        "In the envelope of the RTVI-CV service, or in that of the VIOS service (`alert_type`, `event`). "
+        "The camera need not be reachable yet. A file or an http(s) URL is stored as a file. Also at "
+        "/v1/camera/add and, by PUT, /v1/camera/streaming."
+    ),
+    body=AddCamera,
+    body_example=AddCamera(
+        key="sensor",
+        value=Camera(
+            camera_id="camera-001",
+            camera_url=CAMERA,
+            change="camera_add",
+            metadata=CameraMetadata(model=MODEL, chunk_duration=10),
+        ),
+    ),
+    answers=(
+        Answer(
+            description="The camera is registered.",
+            json=AddedCamera,
+            example=AddedCamera(camera_id="camera-001", asset_id=ID, status="processing", inference=True),
+        ),
+    ),
+    errors=(
+        RedirectNotAllowed,
+        BadRequest,
+        InvalidReference,
+        MissingFile,
+        Forbidden,
+        DuplicateCameraId,
+        FileTooLarge,
+        DownloadFailed,
+        ServerBusy,
+        Unavailable,
+    ),
+    misfit="('body', 'value'): Field required",
+)
+async def add_camera(request: HttpRequest) -> Response:
     """Register a camera, and embed it if its metadata names a model."""
     ctx = context(request)
     body = await read_body(request)
@@ -201,7 +266,29 @@ async def _embed(ctx: Context, asset: Asset, metadata: CameraMetadata) -> bool:
     return True
 
 
-async def remove_camera(request: Request) -> Response:
+@Endpoint(
+    "POST",
+    "/v1/stream/remove",
+    aliases=(*_aliases("POST", "remove"), *_aliases("DELETE", "remove")),
+    tag="Stream",
+    summary="Stop and forget a camera",
+    description=(
+        "In either envelope. An unknown camera is 404 in that of RTVI-CV, and 200 with an empty "
+        "`asset_id` in that of VIOS. Also at /v1/camera/remove, by POST and DELETE."
+    ),
+    body=RemoveCamera,
+    body_example=RemoveCamera(key="sensor", value=GoneCamera(camera_id="camera-001", change="camera_remove")),
+    answers=(
+        Answer(
+            description="The camera is gone.",
+            json=RemovedCamera,
+            example=RemovedCamera(camera_id="camera-001", asset_id=ID),
+        ),
+    ),
+    errors=(BadRequest, NotFound, ResourceInUse, FileTooLarge, Unavailable),
+    misfit="('body', 'value'): Field required",
+)
+async def remove_camera(request: HttpRequest) -> Response:
     """Stop a camera and forget it."""
     ctx = context(request)
     body = await read_body(request)
@@ -233,7 +320,34 @@ async def _remove(ctx: Context, camera_id: str) -> str:
     return asset.id
 
 
-async def get_camera_info(request: Request) -> Response:
+@Endpoint(
+    "GET",
+    "/v1/stream/get-stream-info",
+    tag="Stream",
+    summary="List cameras",
+    answers=(
+        Answer(
+            description="All live streams, however they were added.",
+            json=CameraList,
+            example=CameraList(
+                stream_count=1,
+                stream_list=[
+                    CameraInfo(
+                        camera_id="camera-001",
+                        camera_name="Front door",
+                        camera_url=CAMERA,
+                        asset_id=ID,
+                        inference_active=True,
+                        chunk_duration=10,
+                        chunk_overlap_duration=0,
+                    )
+                ],
+            ),
+        ),
+    ),
+    errors=(Unavailable,),
+)
+async def get_camera_info(request: HttpRequest) -> Response:
     """All live streams, however they were added."""
     listed = [
         CameraInfo(

@@ -1,19 +1,55 @@
 """Changing, at run time, where messages and error events go."""
 
-from starlette.requests import Request
+from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
-from gateway.api.stream_schemas import Configuration, Configured
+from gateway.api.endpoint import Answer, Endpoint
+from gateway.api.stream_schemas import Configuration, Configured, Routing, RoutingEvent
 from gateway.api.validation import validate_json
 from gateway.context import context, json, read_body
 from shared.bus.routes import Switch, switch_routes
-from shared.errors import BadRequest
+from shared.errors import BadRequest, FileTooLarge, Unavailable
 
 MOST_WARNINGS = 16
 LONGEST_WARNING = 2048
 
 
-async def configure(request: Request) -> Response:
+@Endpoint(
+    "POST",
+    "/v1/config",
+    aliases=(("POST", "/api/v1/config"),),
+    tag="Config",
+    summary="Change where messages and error events go",
+    description="At once and for the whole fleet. `topic-prefix` is the whole name of a topic or stream.",
+    body=Configuration,
+    body_example=Configuration(
+        alert_type="config",
+        created_at="2023-03-10T00:45:16Z",
+        txn_id="f03ef248-2ec0-4a99-aeb5-938bd075bada",
+        source="vios",
+        event=RoutingEvent(
+            change="config",
+            metadata=Routing(messagingbus="kafka", topic_prefix="mdx-embed", create_topic=True),
+        ),
+    ),
+    misfit="('body', 'alert_type'): Field required",
+    answers=(
+        Answer(
+            description="The routing in force; what does not apply is left out.",
+            json=Configured,
+            example=Configured(
+                txn_id="f03ef248-2ec0-4a99-aeb5-938bd075bada",
+                status="updated",
+                messagingbus="kafka",
+                topic="mdx-embed",
+                source="vios",
+                created_at="2023-03-10T00:45:16Z",
+            ),
+        ),
+    ),
+    errors=(BadRequest, FileTooLarge, Unavailable),
+)
+async def configure(request: HttpRequest) -> Response:
     """Switch the whole fleet to other buses or topics. Raises BadRequest for what cannot be used."""
     ctx = context(request)
     body = validate_json(await read_body(request), Configuration)

@@ -7,6 +7,8 @@ import msgspec
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
+from gateway.api.endpoint import Answer, Endpoint
+from gateway.api.examples import REQUEST_STATUS, VIDEO_RESPONSE
 from gateway.api.schemas import (
     EncodingFormat,
     Error,
@@ -20,7 +22,14 @@ from gateway.context import Context, FailedEnd, context, json
 from gateway.results.answers import Outline, video_response
 from gateway.results.vectors import encoded
 from shared import keys, requests, results
-from shared.errors import NotFound
+from shared.errors import (
+    BadParameter,
+    EmbeddingFailed,
+    NotFound,
+    NotSupported,
+    TextEmbeddingsError,
+    Unavailable,
+)
 from shared.jobs import Job
 from shared.redis.connection import Redis
 from shared.requests import Request
@@ -81,11 +90,53 @@ async def accept(ctx: Context, request: Request, jobs: list[Job], traceparent: s
     return response
 
 
+@Endpoint(
+    "GET",
+    "/v1/requests/{request_id}",
+    tag="Requests",
+    summary="How far a request is",
+    description="An extension. Requests are known until an hour after their end, unless set otherwise.",
+    misfit="('path', 'request_id'): Must be a UUID (input: \"x\")",
+    answers=(Answer(description="The request.", json=RequestStatus, example=REQUEST_STATUS),),
+    errors=(NotFound, Unavailable),
+)
 async def request_status(request: HttpRequest) -> Response:
     """How far a request is."""
     return json(await _status(context(request).redis, _id(request)))
 
 
+@Endpoint(
+    "GET",
+    "/v1/requests/{request_id}/results",
+    tag="Requests",
+    summary="The answer to a request",
+    description=(
+        "An extension. What the request would have been answered with at once; if it failed, its error."
+    ),
+    misfit="('path', 'request_id'): Must be a UUID (input: \"x\")",
+    answers=(
+        Answer(
+            description="The vectors, of video or of texts.",
+            json=VideoResponse,
+            others=(TextResponse,),
+            example=VIDEO_RESPONSE,
+        ),
+        Answer(
+            status=202,
+            description="Not ready; look again after `Retry-After` seconds.",
+            json=RequestStatus,
+            example=REQUEST_STATUS,
+        ),
+    ),
+    errors=(
+        NotFound,
+        BadParameter,
+        EmbeddingFailed,
+        TextEmbeddingsError,
+        NotSupported,
+        Unavailable,
+    ),
+)
 async def request_results(request: HttpRequest) -> Response:
     """The answer, in the form that it would have had at once; 202 while the request runs."""
     redis, request_id = context(request).redis, _id(request)

@@ -1,13 +1,19 @@
 """The API description, and two pages that show it; everything they load comes from this server."""
 
+from collections.abc import Sequence
+
 import openapi_ui_bundles
-from starlette.requests import Request
+from starlette.requests import Request as HttpRequest
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from gateway.api.endpoint import Endpoint
 from gateway.api.openapi import TITLE, openapi_document
 from gateway.context import json
+
+PAGES = frozenset({"/openapi.json", "/docs", "/redoc"})
+"""What a reader of the API's description asks for, without an API key."""
 
 _POLICY = (
     "default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
@@ -41,10 +47,15 @@ _REDOC = f"""<!doctype html>
 """
 
 
-def routes() -> list[BaseRoute]:
+def routes(endpoints: Sequence[Endpoint]) -> list[BaseRoute]:
     """`/openapi.json`, `/docs` (Swagger UI) and `/redoc`."""
+    document = json(openapi_document(endpoints))
+
+    async def serve_document(_: HttpRequest) -> Response:
+        return document
+
     return [
-        Route("/openapi.json", _document),
+        Route("/openapi.json", serve_document),
         Route("/docs", _swagger),
         Route("/redoc", _redoc),
         Mount("/docs/swagger-ui", StaticFiles(directory=openapi_ui_bundles.swagger_ui.static_path)),
@@ -52,13 +63,9 @@ def routes() -> list[BaseRoute]:
     ]
 
 
-async def _document(_: Request) -> Response:
-    return json(openapi_document())
-
-
-async def _swagger(_: Request) -> Response:
+async def _swagger(_: HttpRequest) -> Response:
     return HTMLResponse(_SWAGGER, headers={"Content-Security-Policy": _POLICY})
 
 
-async def _redoc(_: Request) -> Response:
+async def _redoc(_: HttpRequest) -> Response:
     return HTMLResponse(_REDOC, headers={"Content-Security-Policy": _POLICY})

@@ -5,9 +5,11 @@ import uuid
 from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
 
-from starlette.requests import Request
+from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
+from gateway.api.endpoint import Answer, Endpoint
+from gateway.api.examples import MODEL
 from gateway.api.schemas import (
     EmbeddingsRequest,
     EmbeddingsResponse,
@@ -31,14 +33,72 @@ from gateway.context import (
 from gateway.endpoints.text import text_vectors
 from gateway.endpoints.video import planned
 from gateway.results.vectors import encoded
-from shared.errors import BadParameters, NotSupported, RtEmbedError
+from shared.errors import (
+    BadParameter,
+    BadParameters,
+    DependencyError,
+    DownloadFailed,
+    EmbeddingFailed,
+    FailedRequest,
+    FileTooLarge,
+    Forbidden,
+    InvalidDataUrl,
+    InvalidReference,
+    MissingFile,
+    NotSupported,
+    RedirectNotAllowed,
+    RtEmbedError,
+    ServerBusy,
+    Unavailable,
+)
 from shared.redis.connection import RedisError
 
 TEXTS_PER_REQUEST = 100
 MEDIA_AT_ONCE = 4
 
 
-async def create_embeddings(request: Request) -> Response:
+@Endpoint(
+    "POST",
+    "/v1/embeddings",
+    tag="Embeddings",
+    summary="Embed texts, pictures and videos, in OpenAI's shape",
+    description=(
+        "An extension. Texts may have up to 8192 characters; a request may have up to 2048 inputs, 16 of "
+        "them media. A video is embedded as one chunk. Media is fetched as for "
+        "`/v1/generate_video_embeddings`."
+    ),
+    body=EmbeddingsRequest,
+    body_example=EmbeddingsRequest(input=["a forklift"], model=MODEL),
+    answers=(
+        Answer(
+            description="One vector per input, in their order.",
+            json=EmbeddingsResponse,
+            example=EmbeddingsResponse(
+                data=[OneEmbedding(index=0, embedding=[0.0123, -0.0456])],
+                model=MODEL,
+                usage=TokenUsage(),
+            ),
+        ),
+    ),
+    errors=(
+        RedirectNotAllowed,
+        BadParameters,
+        BadParameter,
+        FailedRequest,
+        InvalidReference,
+        MissingFile,
+        InvalidDataUrl,
+        Forbidden,
+        FileTooLarge,
+        EmbeddingFailed,
+        NotSupported,
+        DownloadFailed,
+        ServerBusy,
+        Unavailable,
+        DependencyError,
+    ),
+)
+async def create_embeddings(request: HttpRequest) -> Response:
     """One vector per input, in their order."""
     ctx = context(request)
     body = validate_json(await read_body(request), EmbeddingsRequest)
@@ -57,7 +117,7 @@ async def create_embeddings(request: Request) -> Response:
     return json(EmbeddingsResponse(data=data, model=model.id, usage=TokenUsage()))
 
 
-async def _vectors(ctx: Context, request: Request, inputs: Sequence[str], model: str) -> list[bytes]:
+async def _vectors(ctx: Context, request: HttpRequest, inputs: Sequence[str], model: str) -> list[bytes]:
     """The inputs' vectors; texts many at a time, media a few at a time."""
     vectors: dict[int, bytes] = {}
     texts = [index for index, item in enumerate(inputs) if not is_media(item)]
@@ -91,7 +151,7 @@ async def _all(work: list[Coroutine[None, None, None]]) -> None:
         raise failure
 
 
-async def _media_vector(ctx: Context, request: Request, url: str, model: str) -> bytes:
+async def _media_vector(ctx: Context, request: HttpRequest, url: str, model: str) -> bytes:
     media_type: MediaType = "image" if url.startswith("data:image/") else "video"
     body = VideoRequest(id=str(uuid.uuid4()), model=model, url=url, media_type=media_type)
     async with AsyncExitStack() as held:

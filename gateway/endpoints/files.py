@@ -4,21 +4,56 @@ import uuid
 from pathlib import Path
 
 import structlog
-from starlette.requests import Request
+from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
+from gateway.api.endpoint import Answer, Endpoint
+from gateway.api.examples import FILE, ID, UNTYPED_FILE
 from gateway.api.schemas import DeletedFile, File, FileList, FilesQuery, TypedFile, UploadForm
 from gateway.api.validation import validate_form, validate_query, validate_uuid
 from gateway.context import Context, context, json, require_service
 from gateway.intake.probing import probe
 from gateway.intake.uploads import read_form
 from shared.assets import Asset
-from shared.errors import InvalidFile, InvalidReference, RtEmbedError
+from shared.errors import (
+    BadParameter,
+    BadParameters,
+    DuplicateAssetId,
+    FileTooLarge,
+    InvalidFile,
+    InvalidReference,
+    ResourceInUse,
+    RtEmbedError,
+    ServerBusy,
+    Unavailable,
+)
 
 log = structlog.get_logger(__name__)
 
 
-async def upload(request: Request) -> Response:
+@Endpoint(
+    "POST",
+    "/v1/files",
+    tag="Files",
+    summary="Upload a file, or register one that the server can read",
+    description=(
+        "A worker opens the file before it is accepted. A registered file stays where it is and is not "
+        "deleted with its record. `application/x-www-form-urlencoded` works for `filename`."
+    ),
+    form=UploadForm,
+    misfit="('body', 'purpose'): Field required",
+    answers=(Answer(description="The file.", json=TypedFile, example=FILE),),
+    errors=(
+        BadParameters,
+        InvalidReference,
+        InvalidFile,
+        DuplicateAssetId,
+        FileTooLarge,
+        ServerBusy,
+        Unavailable,
+    ),
+)
+async def upload(request: HttpRequest) -> Response:
     """Store a file, or register one that the server can read, after a worker has opened it."""
     ctx = context(request)
     if not ctx.settings.skip_media_verification:
@@ -77,7 +112,18 @@ async def _verified(ctx: Context, asset: Asset) -> Asset:
     return found
 
 
-async def files(request: Request) -> Response:
+@Endpoint(
+    "GET",
+    "/v1/files",
+    tag="Files",
+    summary="List files",
+    description="Live streams are not listed.",
+    query=FilesQuery,
+    misfit="('query', 'purpose'): Field required",
+    answers=(Answer(description="All files.", json=FileList, example=FileList(data=[FILE])),),
+    errors=(Unavailable,),
+)
+async def files(request: HttpRequest) -> Response:
     """All files; streams are not files."""
     query = validate_query(request.query_params, FilesQuery)
     ctx = context(request)
@@ -85,7 +131,16 @@ async def files(request: Request) -> Response:
     return json(FileList(data=[_typed(asset, await ctx.assets.size(asset)) for asset in listed]))
 
 
-async def file_information(request: Request) -> Response:
+@Endpoint(
+    "GET",
+    "/v1/files/{file_id}",
+    tag="Files",
+    summary="Describe a file",
+    misfit="('path', 'file_id'): Must be a UUID (input: \"x\")",
+    answers=(Answer(description="The file.", json=File, example=UNTYPED_FILE),),
+    errors=(BadParameter, Unavailable),
+)
+async def file_information(request: HttpRequest) -> Response:
     """One file."""
     ctx = context(request)
     asset = await _file(request)
@@ -100,21 +155,44 @@ async def file_information(request: Request) -> Response:
     )
 
 
-async def file_content(request: Request) -> Response:
+@Endpoint(
+    "GET",
+    "/v1/files/{file_id}/content",
+    tag="Files",
+    summary="The bytes of a file",
+    description="Takes `Range`. The content type is guessed from the name.",
+    misfit="('path', 'file_id'): Must be a UUID (input: \"x\")",
+    answers=(
+        Answer(description="The whole file.", binaries=("*/*",)),
+        Answer(status=206, description="The ranges asked for.", binaries=("*/*",)),
+        Answer(status=416, description="No such range.", texts={"text/plain": ""}),
+    ),
+    errors=(BadParameter, Unavailable),
+)
+async def file_content(request: HttpRequest) -> Response:
     """The bytes of a file, whole or in ranges."""
     asset = await _file(request)
     head = request.method == "HEAD"
     return await context(request).assets.content(asset, request.headers, head=head)
 
 
-async def delete_file(request: Request) -> Response:
+@Endpoint(
+    "DELETE",
+    "/v1/files/{file_id}",
+    tag="Files",
+    summary="Delete a file",
+    misfit="('path', 'file_id'): Must be a UUID (input: \"x\")",
+    answers=(Answer(description="It is gone.", json=DeletedFile, example=DeletedFile(id=ID)),),
+    errors=(BadParameter, ResourceInUse, Unavailable),
+)
+async def delete_file(request: HttpRequest) -> Response:
     """Forget a file; its bytes go too, unless it was registered in place."""
     asset = await _file(request)
     await context(request).assets.delete(asset)
     return json(DeletedFile(id=asset.id))
 
 
-async def _file(request: Request) -> Asset:
+async def _file(request: HttpRequest) -> Asset:
     ctx = context(request)
     file_id = validate_uuid(request.path_params["file_id"], ("path", "file_id"))
     with ctx.reported(file_id):

@@ -2,9 +2,11 @@
 
 import time
 
-from starlette.requests import Request
+import msgspec
+from starlette.requests import Request as HttpRequest
 from starlette.responses import PlainTextResponse, Response
 
+from gateway.api.endpoint import Answer, Endpoint
 from gateway.api.schemas import Health, HealthCheck, HealthQuery
 from gateway.api.validation import validate_query
 from gateway.context import Context, context, json
@@ -12,8 +14,38 @@ from shared.fleet import Worker
 
 STARTED = time.time()
 
+HEALTHY, UNHEALTHY = "Service is healthy", "Service is not healthy"
+_CHECK = HealthCheck(healthy=True, message="running", component="redis", timestamp=1767000000.12)
+_HEALTH = Health(healthy=True, timestamp=1767000000.12, uptime_seconds=512.8, checks=[_CHECK])
+_FAILED_CHECK = msgspec.structs.replace(_CHECK, healthy=False, message="no answer in time")
+_ANSWERS = (
+    Answer(
+        description="Healthy. Plain text, or every check with `detailed`.",
+        json=Health,
+        example=_HEALTH,
+        texts={"text/plain": HEALTHY},
+    ),
+    Answer(
+        status=503,
+        description="Not healthy.",
+        json=Health,
+        example=msgspec.structs.replace(_HEALTH, healthy=False, checks=[_FAILED_CHECK]),
+        texts={"text/plain": UNHEALTHY},
+    ),
+)
 
-async def ready(request: Request) -> Response:
+
+@Endpoint(
+    "GET",
+    "/v1/ready",
+    tag="Health Check",
+    summary="Whether a request sent now would be served",
+    needs_key=False,
+    query=HealthQuery,
+    misfit="('query', 'detailed'): Must be true or false",
+    answers=_ANSWERS,
+)
+async def ready(request: HttpRequest) -> Response:
     """Redis answers, at least one worker is ready, and the asset store could once be written to.
 
     A store that is away later does not count, though it is shown: texts are still served, and files answered
@@ -24,12 +56,35 @@ async def ready(request: Request) -> Response:
     return _answer(request, checks, healthy=not _problem(ctx))
 
 
-async def live(request: Request) -> Response:
+@Endpoint(
+    "GET",
+    "/v1/live",
+    tag="Health Check",
+    summary="Whether this process makes progress",
+    needs_key=False,
+    query=HealthQuery,
+    misfit="('query', 'detailed'): Must be true or false",
+    answers=_ANSWERS,
+)
+async def live(request: HttpRequest) -> Response:
     """This process makes progress: it answers."""
     return _answer(request, [_check("gateway", "")], healthy=True)
 
 
-async def startup(request: Request) -> Response:
+@Endpoint(
+    "GET",
+    "/v1/startup",
+    tag="Health Check",
+    summary="What the service is doing until it can serve",
+    needs_key=False,
+    answers=(
+        Answer(
+            description="Started; the text says whether it is ready.",
+            texts={"text/plain": "Service is ready to serve requests."},
+        ),
+    ),
+)
+async def startup(request: HttpRequest) -> Response:
     """What the service is doing until its first worker is ready; always 200, as clients expect."""
     problem = _problem(context(request))
     return PlainTextResponse(
@@ -37,12 +92,11 @@ async def startup(request: Request) -> Response:
     )
 
 
-def _answer(request: Request, checks: list[HealthCheck], *, healthy: bool) -> Response:
+def _answer(request: HttpRequest, checks: list[HealthCheck], *, healthy: bool) -> Response:
     query = validate_query(request.query_params, HealthQuery)
     status = 200 if healthy else 503
     if not query.detailed:
-        text = "Service is healthy" if healthy else "Service is not healthy"
-        return PlainTextResponse(text, status)
+        return PlainTextResponse(HEALTHY if healthy else UNHEALTHY, status)
     now = time.time()
     return json(Health(healthy=healthy, timestamp=now, uptime_seconds=now - STARTED, checks=checks), status)
 

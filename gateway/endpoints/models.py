@@ -2,17 +2,44 @@
 
 from importlib.metadata import version as installed_version
 
-from starlette.requests import Request
+from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
+from gateway.api.endpoint import Answer, Endpoint
+from gateway.api.examples import MODEL
 from gateway.api.schemas import Manifest, ModelDescription, ModelList, ServiceVersion, Version
 from gateway.context import context, json
+from shared.errors import Unavailable
 
 RELEASE = installed_version("rt-embed")
 OPENAPI_VERSION = "3.1.0"
 
 
-async def models(request: Request) -> Response:
+@Endpoint(
+    "GET",
+    "/v1/models",
+    tag="Models",
+    summary="The loaded model",
+    answers=(
+        Answer(
+            description="A list of one.",
+            json=ModelList,
+            example=ModelList(
+                data=[
+                    ModelDescription(
+                        id=MODEL,
+                        created=1767000000,
+                        owned_by="nvidia",
+                        api_type="custom",
+                        verified=True,
+                    )
+                ]
+            ),
+        ),
+    ),
+    errors=(Unavailable,),
+)
+async def models(request: HttpRequest) -> Response:
     """The loaded model, or the last one known when no worker runs."""
     model = context(request).view.model()
     entry = ModelDescription(
@@ -25,16 +52,52 @@ async def models(request: Request) -> Response:
     return json(ModelList(data=[entry]))
 
 
-async def metadata(_: Request) -> Response:
+@Endpoint(
+    "GET",
+    "/v1/metadata",
+    tag="Metadata",
+    summary="The release",
+    answers=(
+        Answer(description="The release.", json=ServiceVersion, example=ServiceVersion(version="3.2.0")),
+    ),
+)
+async def metadata(_: HttpRequest) -> Response:
     """The release."""
     return json(ServiceVersion(version=RELEASE))
 
 
-async def version(_: Request) -> Response:
+@Endpoint(
+    "GET",
+    "/v1/version",
+    tag="NIM Compatible",
+    summary="The release and the version of this description's format",
+    answers=(
+        Answer(
+            description="The versions.",
+            json=Version,
+            example=Version(release="3.2.0", api="3.1.0"),
+        ),
+    ),
+)
+async def version(_: HttpRequest) -> Response:
     """The release, and the version of the API description."""
     return json(Version(release=RELEASE, api=OPENAPI_VERSION))
 
 
-async def manifest(request: Request) -> Response:
+@Endpoint(
+    "GET",
+    "/v1/manifest",
+    tag="NIM Compatible",
+    summary="The release and its model",
+    answers=(
+        Answer(
+            description="Release and model.",
+            json=Manifest,
+            example=Manifest(version="3.2.0", model=MODEL),
+        ),
+    ),
+    errors=(Unavailable,),
+)
+async def manifest(request: HttpRequest) -> Response:
     """The release and its model."""
     return json(Manifest(version=RELEASE, model=context(request).view.model().id))

@@ -7,9 +7,11 @@ from urllib.parse import unquote
 
 import msgspec
 import structlog
-from starlette.requests import Request
+from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
+from gateway.api.endpoint import Answer, Endpoint
+from gateway.api.examples import CAMERA, ID
 from gateway.api.stream_schemas import (
     AddedStream,
     AddedStreams,
@@ -31,9 +33,12 @@ from shared.errors import (
     BadParameter,
     DuplicateAssetId,
     DuplicateStreamId,
+    FileTooLarge,
     InvalidParameter,
     InvalidParameters,
+    ResourceInUse,
     RtEmbedError,
+    Unavailable,
 )
 from shared.live_records import CameraLogin
 from shared.telemetry.instruments import stream_delete_drain_latency, stream_delete_latency
@@ -59,7 +64,39 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     place_coordinate_y: float | None = None
 
 
-async def add_streams(request: Request) -> Response:
+@Endpoint(
+    "POST",
+    "/v1/streams/add",
+    tag="Live Stream",
+    summary="Register RTSP streams",
+    description=(
+        "One after another; a worker looks at each camera first. The status is 200 even if every stream "
+        "is refused: see `errors`. Embedding starts with a request for video embeddings."
+    ),
+    body=AddStreams,
+    body_example=AddStreams(streams=[NewStream(live_stream_url=CAMERA, description="Front door")]),
+    answers=(
+        Answer(
+            description="What became of each stream.",
+            json=AddedStreams,
+            example=AddedStreams(
+                results=[AddedStream(id=ID)],
+                errors=[
+                    RefusedStream(
+                        index=1,
+                        url=CAMERA,
+                        error="Cannot use the stream: no answer within 10 s",
+                        error_code="InvalidFile",
+                        status_code=400,
+                    )
+                ],
+            ),
+        ),
+    ),
+    errors=(FileTooLarge, Unavailable),
+    misfit="('body', 'streams'): Field required",
+)
+async def add_streams(request: HttpRequest) -> Response:
     """Register streams one after another, each after a worker has reached its camera."""
     ctx = context(request)
     body = validate_json(await read_body(request), AddStreams)
@@ -140,7 +177,30 @@ async def register_stream(ctx: Context, asset: Asset, login: CameraLogin, *, ver
     return kept
 
 
-async def get_stream_info(request: Request) -> Response:
+@Endpoint(
+    "GET",
+    "/v1/streams/get-stream-info",
+    tag="Live Stream",
+    summary="List live streams",
+    answers=(
+        Answer(
+            description="All live streams.",
+            json=list[StreamInfo],
+            example=[
+                StreamInfo(
+                    id=ID,
+                    live_stream_url=CAMERA,
+                    description="Front door",
+                    chunk_duration=10,
+                    chunk_overlap_duration=0,
+                    state="running",
+                )
+            ],
+        ),
+    ),
+    errors=(Unavailable,),
+)
+async def get_stream_info(request: HttpRequest) -> Response:
     """All live streams, and how each is being embedded."""
     ctx = context(request)
     assets, sessions = await streams(ctx)
@@ -169,7 +229,17 @@ async def streams(ctx: Context) -> tuple[list[Asset], list[live_records.LiveReco
     return assets, await live_records.read_sessions(ctx.redis, [asset.id for asset in assets])
 
 
-async def stop_embedding(request: Request) -> Response:
+@Endpoint(
+    "DELETE",
+    "/v1/generate_video_embeddings/{stream_id}",
+    tag="Embeddings",
+    summary="Stop embedding a live stream",
+    description="The stream stays registered. Also answers 200 when nothing was running.",
+    answers=(Answer(description="Nothing is embedded any more."),),
+    errors=(BadParameter, InvalidParameter),
+    misfit="('path', 'stream_id'): Must be a UUID",
+)
+async def stop_embedding(request: HttpRequest) -> Response:
     """Stop embedding a stream; it stays registered."""
     ctx = context(request)
     stream_id = validate_uuid(request.path_params["stream_id"], ("path", "stream_id"))
@@ -182,7 +252,17 @@ async def stop_embedding(request: Request) -> Response:
     return Response()
 
 
-async def delete_stream(request: Request) -> Response:
+@Endpoint(
+    "DELETE",
+    "/v1/streams/delete/{stream_id}",
+    tag="Live Stream",
+    summary="Stop and forget a live stream",
+    description="Waits for chunks in flight; chunks that wait are dropped.",
+    answers=(Answer(description="The stream is gone."),),
+    errors=(BadParameter, InvalidParameter, ResourceInUse, Unavailable),
+    misfit="('path', 'stream_id'): Must be a UUID",
+)
+async def delete_stream(request: HttpRequest) -> Response:
     """Stop a stream and forget it."""
     ctx = context(request)
     stream_id = validate_uuid(request.path_params["stream_id"], ("path", "stream_id"))
@@ -194,7 +274,35 @@ async def delete_stream(request: Request) -> Response:
     return Response()
 
 
-async def delete_streams(request: Request) -> Response:
+@Endpoint(
+    "DELETE",
+    "/v1/streams/delete-batch",
+    tag="Live Stream",
+    summary="Stop and forget many live streams",
+    description="In parallel. The status is 200 even if none could be removed: see `errors`.",
+    body=DeleteStreams,
+    body_example=DeleteStreams(stream_ids=[ID]),
+    answers=(
+        Answer(
+            description="What became of each stream, in the order of the request.",
+            json=DeletedStreams,
+            example=DeletedStreams(
+                deleted=[ID],
+                errors=[
+                    KeptStream(
+                        stream_id=ID,
+                        error=f"No such resource {ID}",
+                        error_code="BadParameter",
+                        status_code=400,
+                    )
+                ],
+            ),
+        ),
+    ),
+    errors=(FileTooLarge, Unavailable),
+    misfit="('body', 'stream_ids'): Field required",
+)
+async def delete_streams(request: HttpRequest) -> Response:
     """Stop and forget many streams at once."""
     ctx = context(request)
     body = validate_json(await read_body(request), DeleteStreams)

@@ -2,22 +2,61 @@
 
 import msgspec
 import structlog
-from starlette.requests import Request
+from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
+from gateway.api.endpoint import Answer, Endpoint
+from gateway.api.examples import ACCEPTED, ID, MODEL, PREFER
 from gateway.api.schemas import TextEmbedding, TextRequest, TextResponse
 from gateway.api.validation import validate_json
 from gateway.context import Context, collect, context, json, read_body, require_service, until_gone
 from gateway.endpoints.deferred import TextOptions, accept, prefers_async
 from gateway.results.vectors import encoded
 from shared import requests
-from shared.errors import BadParameters, NotSupported
+from shared.errors import (
+    BadParameters,
+    FileTooLarge,
+    NotSupported,
+    ServerBusy,
+    TextEmbeddingsError,
+    Unavailable,
+)
 from shared.jobs import TextJob
 
 log = structlog.get_logger(__name__)
 
 
-async def generate_text_embeddings(request: Request) -> Response:
+@Endpoint(
+    "POST",
+    "/v1/generate_text_embeddings",
+    tag="Embeddings",
+    summary="Embed text",
+    body=TextRequest,
+    body_example=TextRequest(text_input=["a forklift moving pallets"], model=MODEL),
+    headers={"Prefer": PREFER},
+    answers=(
+        ACCEPTED,
+        Answer(
+            description="One vector per text, in their order.",
+            json=TextResponse,
+            example=TextResponse(
+                id=ID,
+                created=1767000000,
+                model=MODEL,
+                data=[TextEmbedding(text_input="a forklift moving pallets", embeddings=[0.0123, -0.0456])],
+            ),
+        ),
+    ),
+    errors=(
+        BadParameters,
+        FileTooLarge,
+        TextEmbeddingsError,
+        NotSupported,
+        ServerBusy,
+        Unavailable,
+    ),
+)
+async def generate_text_embeddings(request: HttpRequest) -> Response:
     """One vector per text, in their order."""
     ctx = context(request)
     body = validate_json(await read_body(request), TextRequest)

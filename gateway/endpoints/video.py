@@ -4,10 +4,12 @@ import time
 from contextlib import AsyncExitStack
 
 import structlog
-from starlette.requests import Request
+from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
-from gateway.api.schemas import VideoRequest, VideoResponse
+from gateway.api.endpoint import Answer, Endpoint
+from gateway.api.examples import ACCEPTED, ID, MODEL, PREFER, VIDEO_EVENTS, VIDEO_RESPONSE
+from gateway.api.schemas import ChunkEvent, FailureEvent, UsageEvent, VideoRequest, VideoResponse
 from gateway.api.validation import problem
 from gateway.context import Context, FailedEnd, collect, context, json, require_service, until_gone
 from gateway.endpoints.deferred import accept, prefers_async
@@ -23,12 +25,76 @@ from gateway.video.planning import Plan, plan_video
 from gateway.video.request_progress import Progress
 from shared.assets import Asset
 from shared.chunks import SECOND
-from shared.errors import BadParameters, FailedRequest
+from shared.errors import (
+    AssetAlreadyExists,
+    BadParameter,
+    BadParameters,
+    Conflict,
+    DependencyError,
+    DownloadFailed,
+    EmbeddingFailed,
+    FailedRequest,
+    FileTooLarge,
+    Forbidden,
+    InvalidDataUrl,
+    InvalidReference,
+    MissingFile,
+    NotFound,
+    RedirectNotAllowed,
+    ServerBusy,
+    Unavailable,
+)
 
 log = structlog.get_logger(__name__)
 
 
-async def generate_video_embeddings(request: Request) -> Response:
+@Endpoint(
+    "POST",
+    "/v1/generate_video_embeddings",
+    tag="Embeddings",
+    summary="Embed a file, images, or what a URL leads to",
+    description=(
+        "One vector per chunk of video, or one vector for a list of images. With `url` the media is "
+        "fetched first, under the one `id` given, and goes when the request has ended. With `stream` "
+        "the answer is a stream of server-sent events: one ChunkEvent per finished chunk, in the order "
+        "in which they finish; then a UsageEvent if asked for; a FailureEvent if the request failed; and "
+        "`[DONE]`. A client that comes back with the same body and the id of the last event it got gets "
+        "the events after it. More images than the model takes frames are refused."
+    ),
+    body=VideoRequest,
+    body_example=VideoRequest(id=ID, model=MODEL, chunk_duration=60),
+    headers={"Prefer": PREFER, "Last-Event-ID": "Id of the event after which a stream goes on."},
+    answers=(
+        ACCEPTED,
+        Answer(
+            description="The vectors, sorted by time; with `stream`, events.",
+            json=VideoResponse,
+            example=VIDEO_RESPONSE,
+            texts={"text/event-stream": VIDEO_EVENTS},
+            events=(ChunkEvent, UsageEvent, FailureEvent),
+        ),
+    ),
+    errors=(
+        RedirectNotAllowed,
+        BadParameters,
+        BadParameter,
+        FailedRequest,
+        AssetAlreadyExists,
+        InvalidReference,
+        MissingFile,
+        InvalidDataUrl,
+        Forbidden,
+        NotFound,
+        Conflict,
+        FileTooLarge,
+        EmbeddingFailed,
+        DownloadFailed,
+        ServerBusy,
+        Unavailable,
+        DependencyError,
+    ),
+)
+async def generate_video_embeddings(request: HttpRequest) -> Response:
     """Embed a file chunk by chunk, or a list of images as one clip."""
     ctx = context(request)
     async with AsyncExitStack() as held:
@@ -49,7 +115,7 @@ async def generate_video_embeddings(request: Request) -> Response:
 
 
 async def planned(
-    ctx: Context, request: Request, body: VideoRequest, held: AsyncExitStack, inline: Inline | None = None
+    ctx: Context, request: HttpRequest, body: VideoRequest, held: AsyncExitStack, inline: Inline | None = None
 ) -> Plan:
     """What is to be done for `body`. A URL's media is fetched, unless it lies `inline` already, and goes when
     `held` is left.

@@ -8,7 +8,7 @@ import uuid
 from contextlib import AsyncExitStack
 
 import msgspec
-from starlette.requests import Request
+from starlette.requests import Request as HttpRequest
 
 from gateway.api.schemas import VideoRequest
 from gateway.api.validation import problem, validate_json
@@ -33,7 +33,7 @@ class Inline(msgspec.Struct, frozen=True):
 
 
 async def read_video_request(
-    ctx: Context, request: Request, held: AsyncExitStack
+    ctx: Context, request: HttpRequest, held: AsyncExitStack
 ) -> tuple[VideoRequest, Inline | None]:
     """The body of a video request, and the payload of its data: URL, kept until `held` is left.
 

@@ -9,7 +9,7 @@ import msgspec
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import Request as HttpRequest
 
 from gateway.api.schemas import FILE_NAME
 from gateway.store.asset_store import AssetStore
@@ -36,7 +36,7 @@ class Form(msgspec.Struct):
     size: int = 0
 
 
-async def read_form(request: Request, store: AssetStore, folder: str, limit: int) -> Form:
+async def read_form(request: HttpRequest, store: AssetStore, folder: str, limit: int) -> Form:
     """Read a form; the part named `file` is written to `folder` under its own name as it arrives.
 
     Raises BadParameters for a file name that is not allowed, FileTooLarge beyond `limit` bytes,
@@ -53,7 +53,7 @@ async def read_form(request: Request, store: AssetStore, folder: str, limit: int
     raise InvalidParameters("('body',): Send multipart/form-data or application/x-www-form-urlencoded")
 
 
-async def _small_body(request: Request) -> bytes:
+async def _small_body(request: HttpRequest) -> bytes:
     body = bytearray()
     async for data in request.stream():
         body += data

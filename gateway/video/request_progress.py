@@ -5,7 +5,7 @@ from types import TracebackType
 from typing import Self
 
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
-from starlette.requests import Request
+from starlette.requests import Request as HttpRequest
 
 from gateway.context import context
 from gateway.video.planning import Plan
@@ -24,7 +24,7 @@ class Progress:
     `Pipeline End-to-End`, and below it `VLM Pipeline Latency`, to which the workers add their chunks.
     """
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: HttpRequest) -> None:
         self._began = time.monotonic()
         self._root = export.start_span(
             "Pipeline End-to-End", request.headers.get("traceparent", ""), SpanKind.SERVER, {}

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from gateway.app import routes
+from gateway.routing import routes
 from shared.fleet import Worker
 from shared.settings import Settings
 from tests.gateway.conftest import Serve

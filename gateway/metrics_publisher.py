@@ -1,4 +1,4 @@
-"""GET /v1/metrics: the whole fleet in one place, whichever gateway is asked."""
+"""This gateway's figures, published to the fleet; and the fleet's, collected for `/v1/metrics`."""
 
 import asyncio
 import time
@@ -7,8 +7,6 @@ from typing import Any
 
 import structlog
 from prometheus_client import CollectorRegistry, Metric
-from starlette.requests import Request
-from starlette.responses import Response
 
 from gateway.fleet_view import FleetView
 from shared import keys
@@ -22,12 +20,6 @@ log = structlog.get_logger(__name__)
 INTERVAL = 2.0
 STATES = ("starting", "ready", "stopping", "unhealthy")
 SWITCHED_OFF = b"# telemetry is switched off by OTEL_TRACES_EXPORTER\n"
-
-
-async def metrics_page(request: Request) -> Response:
-    """The text format of Prometheus; while Redis is away, what was last known of the others."""
-    page = await request.app.state.context.measured.page()
-    return Response(page, media_type="text/plain; charset=utf-8")
 
 
 class MetricsPublisher:

@@ -1,0 +1,125 @@
+"""How an endpoint is declared: once, above its handler. Routes and the OpenAPI document follow from that."""
+
+from collections.abc import Awaitable, Iterator, Mapping
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any, Protocol
+
+import msgspec
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+from starlette.routing import Route
+
+from shared.errors import InvalidParameters, RtEmbedError, TooManyRequests, Unauthorized
+
+TAGS = {
+    "Health Check": "Whether the service lives and can serve.",
+    "Metrics": "What the service measures.",
+    "Models": "What the service embeds with.",
+    "Metadata": "Which release this is.",
+    "NIM Compatible": "The same, as NVIDIA NIM services tell it.",
+    "Files": "Videos and images to embed.",
+    "Embeddings": "Vectors for video, images and text.",
+    "Requests": "Requests that are answered later.",
+    "Config": "Changes at run time.",
+    "Live Stream": "Cameras by their RTSP address.",
+    "Stream": "Cameras, as other services of the same family announce them.",
+}
+PATH_PARAMETERS = {
+    "file_id": "Id of a file, with or without hyphens.",
+    "stream_id": "Id of a live stream, with or without hyphens.",
+    "request_id": "Id of a request, with or without hyphens.",
+}
+
+
+class Handler(Protocol):
+    """An async function that answers a request. Its name is the id of the operation."""
+
+    __name__: str
+
+    def __call__(self, request: HttpRequest, /) -> Awaitable[Response]:
+        """Answer `request`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """A response that is no error."""
+
+    status: int = 200
+    description: str
+    json: Any = None
+    """A type that msgspec knows."""
+    others: tuple[type[msgspec.Struct], ...] = ()
+    """What else the JSON may be."""
+    example: Any = None
+    texts: Mapping[str, str] = field(default_factory=dict)
+    """Media type to example."""
+    binaries: tuple[str, ...] = ()
+    events: tuple[type[msgspec.Struct], ...] = ()
+    """What the events of a text stream hold."""
+
+    def types(self) -> tuple[Any, ...]:
+        """The types that the document must describe for this answer."""
+        return (*((self.json,) if self.json else ()), *self.others, *self.events)
+
+
+@dataclass
+class Endpoint:
+    """One method of one path: `@Endpoint("GET", "/v1/version", ...)` above the handler declares it.
+
+    Raises whatever its handler raises; `errors` are those that clients are told to expect.
+    """
+
+    method: str
+    path: str
+    tag: str = field(kw_only=True)
+    summary: str = field(kw_only=True)
+    description: str = ""
+    query: type[msgspec.Struct] | None = None
+    form: type[msgspec.Struct] | None = None
+    body: Any = None
+    body_example: msgspec.Struct | None = None
+    answers: tuple[Answer, ...] = ()
+    errors: tuple[type[RtEmbedError], ...] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Request headers that matter, and what for."""
+    misfit: str = "('body', 'model'): Field required"
+    """What a request that does not fit is told, for example."""
+    needs_key: bool = True
+    """Whether API keys and the rate limit apply, where they are set."""
+    aliases: tuple[tuple[str, str], ...] = ()
+    """Methods and paths that are served as well but not described."""
+    handler: Handler = field(init=False)
+
+    def __call__(self, handler: Handler) -> "Endpoint":
+        """Use as a decorator of the handler."""
+        self.handler = handler
+        return self
+
+    @property
+    def name(self) -> str:
+        """The id of the operation."""
+        return self.handler.__name__
+
+    def routes(self) -> Iterator[Route]:
+        """What Starlette serves for this endpoint."""
+        yield Route(self.path, self.handler, methods=[self.method])
+        for method, path in self.aliases:
+            yield Route(path, self.handler, methods=[method], include_in_schema=False)
+
+    def all_errors(self) -> tuple[type[RtEmbedError], ...]:
+        """Its own errors and those that any endpoint of its kind may end with."""
+        takes_something = self.query or self.form or self.body or "{" in self.path
+        return (
+            *((InvalidParameters,) if takes_something else ()),
+            *self.errors,
+            *((Unauthorized, TooManyRequests) if self.needs_key else ()),
+            RtEmbedError,
+        )
+
+
+def endpoints_of(*modules: ModuleType) -> tuple[Endpoint, ...]:
+    """The endpoints that the modules declare, in their order."""
+    return tuple(
+        value for module in modules for value in vars(module).values() if isinstance(value, Endpoint)
+    )

@@ -1,10 +1,10 @@
-"""What a worker and its camera processes say to each other: length-prefixed MessagePack over a socket."""
+"""What a worker and its camera processes say to each other."""
 
 import msgspec
 
+from worker.framing import Framing
 from worker.live.chunker import Cut
 from worker.live.rtsp.camera_description import CameraOptions
-from worker.media.decoder.decoder_messages import HEADER
 
 
 class Open(msgspec.Struct, tag=True, frozen=True, kw_only=True):
@@ -64,22 +64,5 @@ class Ended(msgspec.Struct, tag=True, frozen=True):
 
 FromCameras = Pulse | Opened | Taken | Ended
 
-_encoder = msgspec.msgpack.Encoder()
-_to_cameras: msgspec.msgpack.Decoder[ToCameras] = msgspec.msgpack.Decoder(ToCameras)
-_from_cameras: msgspec.msgpack.Decoder[FromCameras] = msgspec.msgpack.Decoder(FromCameras)
-
-
-def pack(message: ToCameras | FromCameras) -> bytes:
-    """One message with its length before it."""
-    body = _encoder.encode(message)
-    return HEADER.pack(len(body)) + body
-
-
-def for_cameras(body: bytes) -> ToCameras:
-    """The message to a camera process in `body`."""
-    return _to_cameras.decode(body)
-
-
-def from_cameras(body: bytes) -> FromCameras:
-    """The message of a camera process in `body`."""
-    return _from_cameras.decode(body)
+TO_CAMERAS: Framing[ToCameras] = Framing(ToCameras)
+FROM_CAMERAS: Framing[FromCameras] = Framing(FromCameras)

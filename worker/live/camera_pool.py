@@ -1,19 +1,17 @@
 """The camera processes of one worker: which camera is in which, and what becomes of one that hangs."""
 
 import asyncio
-import contextlib
 import itertools
-import os
-import signal
-import socket
-import sys
 import time
 from collections.abc import Callable
 
 import msgspec
 import structlog
 
+from worker.children import ChildDied, ChildProcess, Spawned, spawn
 from worker.live.camera_messages import (
+    FROM_CAMERAS,
+    TO_CAMERAS,
     Close,
     Ended,
     FromCameras,
@@ -23,19 +21,14 @@ from worker.live.camera_messages import (
     Pulse,
     Taken,
     ToCameras,
-    from_cameras,
-    pack,
 )
 from worker.live.rtsp.camera_description import CameraError
-from worker.media.decoder.decoder_messages import HEADER
 
 log = structlog.get_logger(__name__)
 
 CAMERAS_PER_PROCESS = 32
 PULSE_TIMEOUT = 15.0
 """Seconds without a sign of life after which a camera process is replaced."""
-# What Python needs of the environment, and no more: no proxy, no credential, no preload.
-_ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "LANG", "TZ")
 
 
 class Feed:
@@ -58,53 +51,29 @@ class Feed:
             self.ended.set_result(how)
 
 
-class CameraProcess:
+class CameraProcess(ChildProcess[ToCameras, FromCameras]):
     """A running camera process."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, spawned: Spawned) -> None:
+        super().__init__("camera", spawned, TO_CAMERAS, FROM_CAMERAS)
         self.feeds: dict[int, Feed] = {}
-        self._process = process
-        self._pulse = time.monotonic()
-        self._reader: asyncio.StreamReader
-        self._writer: asyncio.StreamWriter
-        self._tasks: list[asyncio.Task[None]] = []
-
-    @property
-    def pid(self) -> int:
-        """Its process id."""
-        return self._process.pid
+        self._pulse = time.monotonic() + PULSE_TIMEOUT  # it has yet to load
+        self._listening = asyncio.create_task(self._listen())
+        self._guarding = asyncio.create_task(self._guard())
 
     @classmethod
     async def start(cls) -> "CameraProcess":
-        """Start one."""
-        ours, theirs = socket.socketpair()
-        environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "worker.live.camera_process", str(theirs.fileno()),
-            stdin=asyncio.subprocess.DEVNULL,
-            pass_fds=(theirs.fileno(),),
-            env={**environment, "MALLOC_ARENA_MAX": "2"},
-        )  # fmt: skip
-        theirs.close()
-        started = cls(process)
-        started._reader, started._writer = await asyncio.open_unix_connection(sock=ours)
-        started._pulse = time.monotonic() + PULSE_TIMEOUT  # it has yet to load
-        started._tasks = [asyncio.create_task(started._listen()), asyncio.create_task(started._guard())]
-        return started
-
-    def send(self, message: ToCameras) -> None:
-        """Send a message; one that has died will not get it."""
-        with contextlib.suppress(OSError):
-            self._writer.write(pack(message))
+        """Start one. Raises OSError."""
+        return cls(await spawn("worker.live.camera_process"))
 
     async def _listen(self) -> None:
         reason = "the camera process died"
         try:
             while True:
-                (length,) = HEADER.unpack(await self._reader.readexactly(HEADER.size))
-                self._dispatch(from_cameras(await self._reader.readexactly(length)))
-        except (asyncio.IncompleteReadError, ConnectionError):
-            log.warning(reason, pid=self.pid, cameras=len(self.feeds))
+                self._dispatch(await self.receive())
+        except ChildDied as error:
+            reason = str(error)
+            log.warning("camera process died", pid=self.pid, cameras=len(self.feeds), reason=reason)
         finally:
             self.terminate()
             for number, feed in self.feeds.items():
@@ -133,22 +102,15 @@ class CameraProcess:
     @property
     def alive(self) -> bool:
         """Whether it can take cameras."""
-        return self._process.returncode is None and not self._tasks[0].done()
-
-    def terminate(self) -> None:
-        """Kill it without waiting for its end."""
-        if self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGKILL)
+        return super().alive and not self._listening.done()
 
     async def close(self) -> None:
         """End it."""
-        self.terminate()
-        for task in self._tasks:
+        tasks = (self._listening, self._guarding)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._process.wait()
-        self._writer.close()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await super().close()
 
 
 class Cameras:

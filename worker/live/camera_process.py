@@ -16,6 +16,8 @@ import msgspec
 import uvloop
 
 from worker.live.camera_messages import (
+    FROM_CAMERAS,
+    TO_CAMERAS,
     Close,
     Ended,
     FromCameras,
@@ -24,14 +26,11 @@ from worker.live.camera_messages import (
     Pause,
     Pulse,
     Taken,
-    for_cameras,
-    pack,
 )
 from worker.live.chunker import Chunker, Cut
 from worker.live.rtsp.camera_description import CameraError, TransportRefused, address
 from worker.live.rtsp.rtp import AccessUnit
 from worker.live.rtsp.rtsp_client import Player
-from worker.media.decoder.decoder_messages import HEADER
 from worker.media.decoder.sandbox import PR_SET_PDEATHSIG
 
 PULSE_INTERVAL = 1.0
@@ -130,7 +129,7 @@ class Sender:
 
     def __call__(self, message: FromCameras) -> None:
         """Send one."""
-        self._writer.write(pack(message))
+        self._writer.write(FROM_CAMERAS.pack(message))
 
     @property
     def backlog(self) -> int:
@@ -147,8 +146,7 @@ async def serve(connection: socket.socket) -> None:
         pulse = group.create_task(_pulse(send))
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
             while True:
-                (length,) = HEADER.unpack(await reader.readexactly(HEADER.size))
-                match for_cameras(await reader.readexactly(length)):
+                match await TO_CAMERAS.read(reader):
                     case Open() as order:
                         camera = PlayedCamera(order, send)
                         cameras[order.camera] = camera, group.create_task(camera.run())

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.chunks import Chunk
+from worker.children import ChildDied
 from worker.media.clip_source import Clip
 from worker.media.decoder.decoder_messages import (
     Cancel,
@@ -22,7 +23,7 @@ from worker.media.decoder.decoder_messages import (
     Request,
     paths,
 )
-from worker.media.decoder_client import DecoderDied, DecoderProcess
+from worker.media.decoder_client import DecoderProcess
 
 CANCEL_GRACE = 2.0
 
@@ -104,7 +105,7 @@ class Job:
         return await self.receive()
 
     async def receive(self) -> FromDecoder:
-        """The next message. Raises JobFailed, DecoderDied, or TimeoutError after the limit.
+        """The next message. Raises JobFailed, ChildDied, or TimeoutError after the limit.
 
         No time counts while clips are unreleased: the process may be waiting for their memory.
         """
@@ -133,7 +134,7 @@ class Job:
                 while self.running:
                     with contextlib.suppress(JobFailed):
                         await self.receive()
-        except (TimeoutError, DecoderDied):
+        except (TimeoutError, ChildDied):
             return False
         except BaseException:
             self.process.terminate()

@@ -12,6 +12,7 @@ import structlog
 
 from shared.chunks import SECOND, Chunk
 from shared.errors import DecodeError, InvalidFile, Unavailable
+from worker.children import ChildDied
 from worker.cores import cores
 from worker.media.clip_source import Clip, MediaFacts
 from worker.media.decoder.decoder_messages import (
@@ -28,7 +29,6 @@ from worker.media.decoder.decoder_messages import (
 )
 from worker.media.decoder.limits import MediaLimits
 from worker.media.decoder.runs import Run
-from worker.media.decoder_client import DecoderDied
 from worker.media.decoder_job import Job, JobFailed, SharedClip
 from worker.media.fetching import Buckets, Fetching
 from worker.media.process_slot import Slot
@@ -118,7 +118,7 @@ class DecoderPool:
         try:
             async with self._probing, self._job(self._prober, (0,), self._limits.seconds) as job:
                 message = await job.ask(Probe(str(path)))
-        except DecoderDied as error:
+        except ChildDied as error:
             raise InvalidFile(f"the file cannot be read: {error}") from error
         except TimeoutError as error:
             raise InvalidFile(f"the file could not be read within {self._limits.seconds:g} s") from error
@@ -148,7 +148,7 @@ class DecoderPool:
                         attempts.reset()
                         yield clip
                 return
-            except (DecoderDied, JobFailed, TimeoutError) as error:
+            except (ChildDied, JobFailed, TimeoutError) as error:
                 attempts.failed(error)
                 log.warning(
                     "decoding again", file=PurePosixPath(path).name, chunk=left[0].index, reason=str(error)
@@ -166,7 +166,7 @@ class DecoderPool:
                     await job.ask(request)
                     done = ClipDone(0, offset, [0] * len(paths), start, time.monotonic())
                     return job.clip(Chunk(0, 0, 0), done)
-            except (DecoderDied, JobFailed, TimeoutError) as error:
+            except (ChildDied, JobFailed, TimeoutError) as error:
                 attempts.failed(error)
 
     async def runs(self, chunk: Chunk, codec: str, runs: Sequence[Run], frames: int, size: int) -> Clip:
@@ -181,7 +181,7 @@ class DecoderPool:
                     raise TypeError(done)
                 await job.receive()
                 return job.clip(chunk, done)
-        except (DecoderDied, JobFailed, TimeoutError) as error:
+        except (ChildDied, JobFailed, TimeoutError) as error:
             raise DecodeError(_detail(error)) from error
 
     async def _decode(
@@ -241,7 +241,7 @@ class DecoderPool:
         job = Job(await slot.ready(), shape, limit, self.counts)
         try:
             yield job
-        except (DecoderDied, TimeoutError):
+        except (ChildDied, TimeoutError):
             job.running = False
             await slot.drop()
             raise
@@ -264,18 +264,18 @@ class _Attempts:
         self._failures = 0
         self._kills = 0
 
-    def failed(self, error: DecoderDied | JobFailed | TimeoutError) -> None:
+    def failed(self, error: ChildDied | JobFailed | TimeoutError) -> None:
         """Return if it is worth another attempt, else raise DecodeError.
 
         It is not after a refusal, and not after a hang, which takes too long. A process that somebody else
         has killed says nothing about the file, up to a point.
         """
-        foreign = isinstance(error, DecoderDied) and error.signal == signal.SIGKILL
+        foreign = isinstance(error, ChildDied) and error.signal == signal.SIGKILL
         if foreign and self._kills < FOREIGN_KILLS:
             self._kills += 1
         else:
             self._failures += 1
-        again = isinstance(error, DecoderDied) or (
+        again = isinstance(error, ChildDied) or (
             isinstance(error, JobFailed) and error.kind in ("decode", "away")
         )
         if self._failures >= self._most or not again:

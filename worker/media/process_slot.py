@@ -3,8 +3,9 @@
 from collections.abc import Callable
 
 from shared.errors import DecodeError
+from worker.children import ChildDied
 from worker.media.decoder.decoder_messages import DecodeCounts, Setup
-from worker.media.decoder_client import DecoderDied, DecoderProcess
+from worker.media.decoder_client import DecoderProcess
 from worker.media.fetching import Fetching
 
 
@@ -38,7 +39,7 @@ class Slot:
         try:
             fetching = self._fetching() if self._fetching else None
             self.process = await DecoderProcess.start(self._setup, self._niceness, fetching)
-        except (OSError, TimeoutError, DecoderDied) as error:
+        except (OSError, TimeoutError, ChildDied) as error:
             self.trouble = f"no decoder process could be started: {error}"
             raise DecodeError(self.trouble) from error
         self.trouble = ""
@@ -49,4 +50,4 @@ class Slot:
         """End the process."""
         process, self.process = self.process, None
         if process is not None:
-            await process.kill()
+            await process.close()

@@ -1,17 +1,14 @@
-"""What a worker and its decoder processes say to each other: length-prefixed MessagePack over a socket."""
+"""What a worker and its decoder processes say to each other."""
 
-import struct
-from fractions import Fraction
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
 from shared.chunks import Chunk
+from worker.framing import Framing
 from worker.media.clip_source import MediaFacts
 from worker.media.decoder.limits import MediaLimits
 from worker.media.decoder.runs import FrameLook, Run
-
-HEADER = struct.Struct("<I")
 
 
 class DecodeCounts(msgspec.Struct):
@@ -208,39 +205,5 @@ class Failed(msgspec.Struct, tag=True, frozen=True):
 
 FromDecoder = Ready | Found | ClipDone | Spare | Chosen | Planned | Looked | Finished | Failed
 
-
-def _encode_fraction(value: Any) -> Any:
-    if isinstance(value, Fraction):
-        return str(value)
-    raise NotImplementedError(type(value))
-
-
-def _decode_fraction(kind: type, value: Any) -> Any:
-    if kind is Fraction:
-        return Fraction(value)
-    raise NotImplementedError(kind)
-
-
-_encoder = msgspec.msgpack.Encoder(enc_hook=_encode_fraction)
-_to_decoder: msgspec.msgpack.Decoder[ToDecoder] = msgspec.msgpack.Decoder(
-    ToDecoder, dec_hook=_decode_fraction
-)
-_from_decoder: msgspec.msgpack.Decoder[FromDecoder] = msgspec.msgpack.Decoder(
-    FromDecoder, dec_hook=_decode_fraction
-)
-
-
-def pack(message: ToDecoder | FromDecoder) -> bytes:
-    """One message with its length before it."""
-    body = _encoder.encode(message)
-    return HEADER.pack(len(body)) + body
-
-
-def for_decoder(body: bytes) -> ToDecoder:
-    """The message to a decoder process in `body`."""
-    return _to_decoder.decode(body)
-
-
-def from_decoder(body: bytes) -> FromDecoder:
-    """The message of a decoder process in `body`."""
-    return _from_decoder.decode(body)
+TO_DECODER: Framing[ToDecoder] = Framing(ToDecoder)
+FROM_DECODER: Framing[FromDecoder] = Framing(FromDecoder)

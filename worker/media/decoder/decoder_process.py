@@ -23,7 +23,8 @@ from shared.errors import DecodeError, InvalidFile
 from worker.media.clip_source import MediaFacts
 from worker.media.decoder.byte_sources import Blocks, ByteSources, StoreAway
 from worker.media.decoder.decoder_messages import (
-    HEADER,
+    FROM_DECODER,
+    TO_DECODER,
     Cancel,
     Choose,
     ClipDone,
@@ -43,8 +44,6 @@ from worker.media.decoder.decoder_messages import (
     Request,
     Setup,
     ToDecoder,
-    for_decoder,
-    pack,
 )
 from worker.media.decoder.demux import Refused, VideoSource
 from worker.media.decoder.images import image_facts, image_format, read_image
@@ -93,7 +92,7 @@ class DecoderProcessState:
     def _listen(self) -> None:
         """Read messages; the end of the connection is the end of the process."""
         try:
-            while (message := _receive(self._connection)) is not None:
+            while (message := TO_DECODER.receive(self._connection)) is not None:
                 self._dispatch(message)
         finally:
             os._exit(0)
@@ -185,16 +184,7 @@ class DecoderProcessState:
 
     def _send(self, message: FromDecoder) -> None:
         with self._sending:
-            self._connection.sendall(pack(message))
-
-
-def _receive(connection: socket.socket) -> ToDecoder | None:
-    """The next message, or None at the end of the connection."""
-    head = connection.recv(HEADER.size, socket.MSG_WAITALL)
-    if len(head) < HEADER.size:
-        return None
-    (length,) = HEADER.unpack(head)
-    return for_decoder(connection.recv(length, socket.MSG_WAITALL))
+            self._connection.sendall(FROM_DECODER.pack(message))
 
 
 def silence_ffmpeg() -> None:
@@ -207,14 +197,14 @@ def main() -> None:
     """Set up, then serve the worker at the other end of the socket."""
     socket_fd, arena_fd, niceness, *blocks_fd = map(int, sys.argv[1:])
     connection = socket.socket(fileno=socket_fd)
-    setup = _receive(connection)
+    setup = TO_DECODER.receive(connection)
     if not isinstance(setup, Setup):
         raise SystemExit(f"expected Setup, got {setup!r}")
     silence_ffmpeg()
     isolation = enter(setup.limits.memory, setup.limits.open_files, niceness)
     files = ByteSources(Blocks(socket.socket(fileno=blocks_fd[0])) if blocks_fd else None)
     child = DecoderProcessState(connection, Arena(arena_fd), setup, files)
-    connection.sendall(pack(Ready(isolation)))
+    connection.sendall(FROM_DECODER.pack(Ready(isolation)))
     child.serve()
 
 

@@ -14,11 +14,11 @@ import msgspec
 import structlog
 
 from shared.chunks import SECOND, Chunk
+from worker.children import ChildDied
 from worker.media.clip_source import Clip
 from worker.media.decoder.decoder_messages import Choose, Chosen, Finished, Look, Looked, Planned
 from worker.media.decoder.memory import Cancelled
 from worker.media.decoder.runs import FrameLook, Run
-from worker.media.decoder_client import DecoderDied
 from worker.media.decoder_job import Job, JobFailed
 from worker.media.decoder_pool import DecoderPool
 from worker.media.gpu.clip_slots import DeviceClip, Slots, Stock
@@ -110,7 +110,7 @@ class GpuMedia(DecoderPool):
                     yield clip
         except Unsuited as error:
             self._fall_back(str(error), file=PurePosixPath(path).name)
-        except (DecoderDied, JobFailed, TimeoutError) as error:
+        except (ChildDied, JobFailed, TimeoutError) as error:
             log.warning("reading again", file=PurePosixPath(path).name, reason=str(error))
         if left:
             async with aclosing(super().clips(path, left, frames, size)) as clips:
@@ -241,7 +241,7 @@ class GpuMedia(DecoderPool):
         try:
             async with self._lease() as lease, self._job(lease, (0,), self._limits.seconds) as job:
                 answer = await job.ask(Look(codec, entry))
-        except (DecoderDied, JobFailed, TimeoutError) as error:
+        except (ChildDied, JobFailed, TimeoutError) as error:
             raise Unsuited(f"the key frame of a live stream cannot be looked at: {error}") from error
         if not isinstance(answer, Looked):
             raise TypeError(answer)

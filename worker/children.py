@@ -1,0 +1,121 @@
+"""Child processes of a worker: started with a socket to the worker and an environment without secrets."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from typing import Generic, TypeVar
+
+import msgspec
+
+from worker.framing import Framing
+
+Sent = TypeVar("Sent")
+Received = TypeVar("Received")
+
+# What FFmpeg and Python need of the environment, and no more: no proxy, no credential, no preload.
+_ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "LANG", "TZ")
+END_GRACE = 2.0
+"""Seconds that a child whose socket is closed has to end by itself."""
+
+
+class ChildDied(Exception):
+    """A child process ended by itself; `signal` is what ended it, 0 if nothing did."""
+
+    def __init__(self, name: str, returncode: int) -> None:
+        self.signal = -returncode if returncode < 0 else 0
+        reason = signal.Signals(self.signal).name if self.signal else f"exit status {returncode}"
+        super().__init__(f"the {name} process died ({reason})")
+
+
+def child_environment() -> dict[str, str]:
+    """Return the environment of a child process."""
+    kept = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+    return {**kept, "MALLOC_ARENA_MAX": "2"}
+
+
+class Spawned(msgspec.Struct, frozen=True):
+    """A child that has been started, and this end of its socket."""
+
+    process: asyncio.subprocess.Process
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+
+async def spawn(module: str, arguments: Sequence[object] = (), descriptors: Sequence[int] = ()) -> Spawned:
+    """Start `python -m MODULE SOCKET ARGUMENTS...`, which inherits `descriptors`. Raises OSError."""
+    ours, theirs = socket.socketpair()
+    try:
+        with theirs:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", module, str(theirs.fileno()), *map(str, arguments),
+                stdin=asyncio.subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(), *descriptors),
+                env=child_environment(),
+            )  # fmt: skip
+        return Spawned(process, *await asyncio.open_unix_connection(sock=ours))
+    except BaseException:
+        ours.close()  # which ends a child that was started
+        raise
+
+
+class ChildProcess(Generic[Sent, Received]):
+    """A running child process, to which the worker sends `Sent` and which answers `Received`."""
+
+    def __init__(self, name: str, spawned: Spawned, sent: Framing[Sent], received: Framing[Received]) -> None:
+        self._name = name
+        self._process = spawned.process
+        self._reader, self._writer = spawned.reader, spawned.writer
+        self._sent = sent
+        self._received = received
+
+    @property
+    def pid(self) -> int:
+        """The child's process id."""
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether the child has not ended yet."""
+        return self._process.returncode is None
+
+    def send(self, message: Sent) -> None:
+        """Send a message. A child that has died does not get it; `receive` tells."""
+        with contextlib.suppress(OSError):
+            self._writer.write(self._sent.pack(message))
+
+    async def receive(self) -> Received:
+        """Return the next message. Raises ChildDied."""
+        try:
+            return await self._received.read(self._reader)
+        except (asyncio.IncompleteReadError, ConnectionError) as error:
+            raise ChildDied(self._name, await self._exit_status()) from error
+
+    async def _exit_status(self) -> int:
+        """Return the child's exit status, now that its socket is closed. Killing it at once would hide why it
+        died."""
+        try:
+            async with asyncio.timeout(END_GRACE):
+                return await self._process.wait()
+        except TimeoutError:
+            self.terminate()
+            return await self._process.wait()
+
+    def terminate(self) -> None:
+        """Kill the child without waiting for its end.
+
+        Not through asyncio, whose `kill` may reap the process before asyncio's own watcher, so that its exit
+        status is lost (cpython issue 87744).
+        """
+        if self.alive:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+
+    async def close(self) -> None:
+        """Kill the child, whatever it does, wait for its end, and close its socket."""
+        self.terminate()
+        await self._process.wait()
+        self._writer.close()

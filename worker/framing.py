@@ -1,0 +1,71 @@
+"""Messages between a worker and its child processes: MessagePack, with their length before them."""
+
+import asyncio
+import socket
+import struct
+from fractions import Fraction
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+Message = TypeVar("Message")
+
+HEADER = struct.Struct("<I")
+LONGEST = 1 << 30
+"""Bytes of one message; far more than the packets of the longest chunk of a camera."""
+
+
+class Framing(Generic[Message]):
+    """One direction of a connection: every message is one of the tagged structs in a union."""
+
+    def __init__(self, union: Any) -> None:
+        self._encoder = msgspec.msgpack.Encoder(enc_hook=_encode_fraction)
+        self._decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(
+            union, dec_hook=_decode_fraction
+        )
+
+    def pack(self, message: Message) -> bytes:
+        """Return one message with its length before it."""
+        body = self._encoder.encode(message)
+        return HEADER.pack(len(body)) + body
+
+    async def read(self, reader: asyncio.StreamReader) -> Message:
+        """Return the next message of a stream.
+
+        Raises ConnectionError or IncompleteReadError at its end, and ConnectionError for what is no message.
+        """
+        length = _length(await reader.readexactly(HEADER.size))
+        return self._decode(await reader.readexactly(length))
+
+    def receive(self, connection: socket.socket) -> Message | None:
+        """Return the next message of a blocking socket, or None at its end. Raises ConnectionError for what
+        is no message."""
+        head = connection.recv(HEADER.size, socket.MSG_WAITALL)
+        if len(head) < HEADER.size:
+            return None
+        return self._decode(connection.recv(_length(head), socket.MSG_WAITALL))
+
+    def _decode(self, body: bytes) -> Message:
+        try:
+            return self._decoder.decode(body)
+        except msgspec.MsgspecError as error:
+            raise ConnectionError(f"unreadable message of {len(body)} bytes: {error}") from error
+
+
+def _length(head: bytes) -> int:
+    length: int = HEADER.unpack(head)[0]
+    if length > LONGEST:
+        raise ConnectionError(f"a message of {length} bytes is longer than {LONGEST}")
+    return length
+
+
+def _encode_fraction(value: Any) -> Any:
+    if isinstance(value, Fraction):
+        return str(value)
+    raise NotImplementedError(type(value))
+
+
+def _decode_fraction(kind: type, value: Any) -> Any:
+    if kind is Fraction:
+        return Fraction(value)
+    raise NotImplementedError(kind)

@@ -1,7 +1,10 @@
-"""Where cameras may be, and the IPv4 addresses that hide in IPv6 ones."""
+"""Addresses of cameras: how they are read, where cameras may be, and IPv4 addresses hidden in IPv6 ones."""
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_network
+from typing import NamedTuple
+from urllib.parse import unquote
 
 from shared.settings.setting_types import IPNetwork
 
@@ -28,6 +31,95 @@ FORBIDDEN_TO_CAMERAS: tuple[IPNetwork, ...] = tuple(
 )
 NAT64 = IPv6Network("64:ff9b::/96")
 _ISATAP = (b"\0\0\x5e\xfe", b"\2\0\x5e\xfe")
+
+LONGEST_ADDRESS = 2048
+RTSP_PORTS = {"rtsp": 554, "rtsps": 322}
+_SCHEME = re.compile(r"(rtsps?)://", re.IGNORECASE)
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s\[\]/?#@:]+)(?::(\d{0,5}))?(?=[/?#]|\Z)")
+_IPV4 = re.compile(r"\d{1,3}(?:\.\d{1,3}){3}", re.ASCII)
+_QUERY_FIELD = re.compile(r"[?&][A-Za-z_][\w.-]*=", re.ASCII)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+class CameraAddress(NamedTuple):
+    """An RTSP address, and the credentials that were in it. `url` holds none; `secure` stands for TLS."""
+
+    url: str
+    host: str
+    port: int
+    secure: bool
+    username: str
+    password: str
+
+    def __repr__(self) -> str:
+        return f"CameraAddress({self.url!r})"
+
+
+def read_camera_address(text: str) -> CameraAddress:
+    """Read an rtsp:// or rtsps:// address. Credentials may be percent-encoded or not.
+
+    An unencoded password may hold any of `/ @ : # ? %`, so `admin:p@ss/w0rd@host` can be read in two ways.
+    The host is the candidate that looks most like one: an IP address, or a name with a dot and a port; then a
+    name with one of them; then any name. Raises ValueError, whose text does not hold the address.
+    """
+    scheme = _SCHEME.match(text)
+    if scheme is None or len(text) > LONGEST_ADDRESS:
+        raise ValueError(f"not an rtsp:// or rtsps:// address of at most {LONGEST_ADDRESS} characters")
+    if _CONTROL.search(text):
+        raise ValueError("an RTSP address cannot hold control characters")
+    rest = text[scheme.end() :]
+    reading = max(_readings(rest), default=None)
+    if reading is None:
+        raise ValueError("an RTSP address without a valid host and port")
+    kind = scheme[1].lower()
+    username, _, password = rest[: max(0, reading.at - 1)].partition(":")
+    if _CONTROL.search(unquote(username)):
+        raise ValueError("a user name cannot hold control characters")
+    return CameraAddress(
+        url=scheme[0] + rest[reading.at :],
+        host=reading.host.strip("[]"),
+        port=reading.port or RTSP_PORTS[kind],
+        secure=kind == "rtsps",
+        username=unquote(username),
+        password=unquote(password),
+    )
+
+
+class _Reading(NamedTuple):
+    """A way to read an address; the greatest is the best. `at` is where its host begins."""
+
+    likeness: int
+    rank: int
+    at: int
+    host: str
+    port: int
+
+
+def _readings(rest: str) -> Iterator[_Reading]:
+    """Each way to read what follows the scheme: without credentials, and with each @ as their end."""
+    if plain := _host_at(rest, 0):
+        yield plain
+    user = re.search(r"[/?#:]", rest)
+    end = user.start() if user and user[0] != ":" else len(rest)
+    query = _QUERY_FIELD.search(rest)
+    at = rest.find("@") + 1
+    while 0 < at <= end:
+        if found := _host_at(rest, at):
+            in_query = query is not None and query.start() < at
+            yield found._replace(likeness=found.likeness - 3) if in_query else found
+        at = rest.find("@", at) + 1
+
+
+def _host_at(rest: str, at: int) -> _Reading | None:
+    """The reading whose host begins at `at`. Of two that look alike the first is taken where they look like
+    hosts for sure, and else the last; but one without credentials first of all."""
+    found = _HOST.match(rest, at)
+    if found is None or int(found[2] or 0) > 65_535:
+        return None
+    name, port = found[1], int(found[2] or 0)
+    kind = 3 if name[0] == "[" or _IPV4.fullmatch(name) else 2 if "." in name or name == "localhost" else 1
+    likeness = kind + (port > 0)
+    return _Reading(likeness, at if at > 0 and likeness < 3 else LONGEST_ADDRESS - at, at, name, port)
 
 
 def may_be_camera(address: Address, allowed: Sequence[IPNetwork]) -> bool:

@@ -4,15 +4,15 @@ import base64
 import contextlib
 import re
 from typing import Literal, NamedTuple, TypeAlias
-from urllib.parse import SplitResult, unquote, urljoin, urlsplit
+from urllib.parse import urljoin
 
 import msgspec
 
+from shared.addresses import CameraAddress, read_camera_address
 from worker.live.rtsp.rtp import START_CODE
 
 Transport: TypeAlias = Literal["auto", "udp", "tcp"]
 
-DEFAULT_PORT = 554
 CODECS = {"H264": "h264", "H265": "hevc", "HEVC": "hevc"}
 
 
@@ -38,34 +38,13 @@ class CameraOptions(msgspec.Struct, frozen=True, kw_only=True):
     networks: list[str] = []
 
 
-class Address(NamedTuple):
-    """Where a camera is, and how to log in. `url` holds no credentials."""
-
-    url: str
-    host: str
-    port: int
-    username: str
-    password: str
-
-
-def address(url: str, username: str = "", password: str = "") -> Address:
-    """Read an rtsp:// URL. Credentials given apart win over those in the URL. Raises CameraError."""
+def address(url: str, username: str = "", password: str = "") -> CameraAddress:
+    """Read an RTSP address. Credentials given apart win over those in the address. Raises CameraError."""
     try:
-        parts: SplitResult = urlsplit(url)
-        port = parts.port or DEFAULT_PORT
+        found = read_camera_address(url)
     except ValueError as error:
-        raise CameraError("not a usable RTSP address") from error
-    if parts.scheme != "rtsp" or not parts.hostname:
-        raise CameraError("not a usable RTSP address")
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    plain = parts._replace(netloc=f"{host}:{port}" if parts.port else host, fragment="").geturl()
-    return Address(
-        plain,
-        parts.hostname,
-        port,
-        username or unquote(parts.username or ""),
-        password or unquote(parts.password or ""),
-    )
+        raise CameraError(f"not a usable RTSP address: {error}") from error
+    return found._replace(username=username or found.username, password=password or found.password)
 
 
 class Track(NamedTuple):

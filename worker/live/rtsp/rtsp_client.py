@@ -14,9 +14,8 @@ from collections.abc import Callable
 from ipaddress import ip_address, ip_network
 from typing import Literal
 
-from shared.addresses import may_be_camera
+from shared.addresses import CameraAddress, may_be_camera
 from worker.live.rtsp.camera_description import (
-    Address,
     CameraError,
     CameraOptions,
     Track,
@@ -67,7 +66,9 @@ class Player:
     `play` hands every access unit to `take`; `track` is known once it calls `opened`.
     """
 
-    def __init__(self, where: Address, options: CameraOptions, transport: Literal["udp", "tcp"]) -> None:
+    def __init__(
+        self, where: CameraAddress, options: CameraOptions, transport: Literal["udp", "tcp"]
+    ) -> None:
         self.track: Track
         self.packets = 0
         self._where = where
@@ -303,7 +304,7 @@ class Player:
         reorder.push(packet, self._heard)
 
 
-async def probe_camera(where: Address, options: CameraOptions) -> Track:
+async def probe_camera(where: CameraAddress, options: CameraOptions) -> Track:
     """The camera's video track. Raises CameraError if it cannot be reached or has none."""
     player = Player(where, options, "tcp")
     try:

@@ -197,16 +197,9 @@ async def test_cameras_are_only_where_they_may_be(host: str, networks: list[str]
     assert ("in no network" in str(refused.value)) is not allowed
 
 
-@pytest.mark.parametrize(
-    ("url", "expected"),
-    [
-        ("rtsp://h/a", ("rtsp://h/a", "h", 554, "", "")),
-        ("rtsp://u:p%40ss@h:8554/a?b=c", ("rtsp://h:8554/a?b=c", "h", 8554, "u", "p@ss")),
-        ("rtsp://[::1]:1/", ("rtsp://[::1]:1/", "::1", 1, "", "")),
-    ],
-)
-def test_addresses(url: str, expected: tuple[object, ...]) -> None:
-    assert tuple(address(url)) == expected
+def test_a_login_given_apart_wins() -> None:
+    where = address("rtsp://u:p@h/a", "me", "mine")
+    assert (where.url, where.username, where.password) == ("rtsp://h/a", "me", "mine")
 
 
 @pytest.mark.parametrize("url", ["http://h/", "rtsp://", "rtsp://h:port/", "rtsp://h:99999/"])

@@ -173,8 +173,8 @@ def test_a_later_attempt_keeps_what_an_earlier_process_finished(model, tmp_path)
     model.cut_after["second.safetensors"] = [1000] * 20
     program = textwrap.dedent(f"""
         from pathlib import Path
-        from worker.models.sources import Access, fetch, parse_model_path
-        access = Access(hf_endpoint={model.url!r})
+        from worker.models.sources import Hubs, fetch, parse_model_path
+        access = Hubs(hf_endpoint={model.url!r})
         fetch(parse_model_path("hf:a/b", access), Path({str(tmp_path)!r}))
     """)
     first = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL)
@@ -215,8 +215,8 @@ def test_a_wrong_digest_is_refused_and_mended(model, tmp_path, name):
 def test_ten_workers_start_at_once_and_one_download_happens(model, tmp_path):
     program = textwrap.dedent(f"""
         from pathlib import Path
-        from worker.models.sources import Access, fetch, parse_model_path
-        access = Access(hf_endpoint={model.url!r})
+        from worker.models.sources import Hubs, fetch, parse_model_path
+        access = Hubs(hf_endpoint={model.url!r})
         print(fetch(parse_model_path("hf:a/b", access), Path({str(tmp_path)!r})).path)
     """)
     workers = [

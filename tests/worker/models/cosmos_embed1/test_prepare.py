@@ -8,11 +8,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from rt_embed.cli import main
-from rt_embed.cli.terminal import ExitStatus
 from shared.errors import ModelError, SettingsError
 from shared.settings import load
 from worker.engine.onnx import OnnxEngine
+from worker.models import model_command
 from worker.models.cosmos_embed1.convert import recipe_of
 from worker.models.cosmos_embed1.recipe import Recipe
 from worker.models.cosmos_embed1.verification_samples import SENTENCES, fixed_clips
@@ -287,7 +286,7 @@ def run(monkeypatch, capsys, cache, miniature):
     monkeypatch.setattr("worker.models.model_command.logs.configure", lambda settings: None)
 
     def call(*arguments):
-        code = main.run(["model", *(str(argument) for argument in arguments)])
+        code = model_command.main([str(argument) for argument in arguments])
         output = capsys.readouterr()
         return code, output.out, output.err
 
@@ -296,7 +295,7 @@ def run(monkeypatch, capsys, cache, miniature):
 
 def test_prepare_says_what_it_made_and_that_it_is_not_verified(run, cache):
     code, out, err = run("prepare", "--python", NOWHERE, "--precision", "fp32")
-    assert code == ExitStatus.UNVERIFIED
+    assert code == model_command.UNVERIFIED
     assert out.splitlines()[-1].startswith(
         "cosmos-embed1-mini  fp32  48 dimensions  42 px  0.02 GB  not verified"
     )
@@ -321,7 +320,7 @@ def test_prepare_and_verify(run, cache):
 def test_verify_without_the_extra(run):
     _, out, _ = run("prepare", "--python", NOWHERE)
     code, _, err = run("verify", out.split()[-1], "--python", NOWHERE)
-    assert code == ExitStatus.FAILED
+    assert code == model_command.FAILED
     assert f"{NOWHERE} cannot run the checkpoint's own code: [Errno 2]" in err
 
 
@@ -351,10 +350,10 @@ def test_inspect(run, miniature):
 
 def test_errors_are_lines_and_not_traces(run, tmp_path):
     code, out, err = run("prepare", tmp_path / "nowhere")
-    assert (code, out) == (ExitStatus.FAILED, "")
+    assert (code, out) == (model_command.FAILED, "")
     assert err.startswith(f"rt-embed model prepare: MODEL_PATH={tmp_path}/nowhere is not a folder")
     code, _, err = run("inspect", tmp_path)
-    assert code == ExitStatus.FAILED
+    assert code == model_command.FAILED
     assert "holds no model" in err
 
 
@@ -363,3 +362,14 @@ def test_a_model_of_another_kind_has_no_checkpoint(miniature, cache):
     write_model_json(model.path, msgspec.structs.replace(model.info, architecture="conse"))
     with pytest.raises(ModelError, match="was not converted from a Cosmos-Embed1 checkpoint"):
         checkpoint_of(load_model_directory(model.path))
+
+
+def test_the_module_runs(miniature, cache):
+    done = subprocess.run(
+        [sys.executable, "-m", "worker.models", "list"],
+        env={**os.environ, "NGC_MODEL_CACHE": str(cache)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "")

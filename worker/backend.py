@@ -12,9 +12,12 @@ from worker.engine.gpus import Gpu, find_gpus
 
 PACKAGES = ("cupy", "onnx", "PyNvVideoCodec", "pynvml")
 """Of the extra [gpu], besides TensorRT."""
-DRIVER_LIBRARIES = ("libcuda.so.1", "libnvcuvid.so.1")
-BATCH_SIZES = ((80_000, 64), (46_000, 16), (16_000, 4), (0, 2))
-"""Largest batch by more than so many MiB of GPU memory, as RT-Embed's."""
+DRIVER_LIBRARIES = ("libcuda.so.1", "libnvcuvid.so.1", "libnvidia-encode.so.1")
+"""PyNvVideoCodec is linked with the encoder's library too, and cannot be imported without it, also on a GPU
+that has no encoder."""
+BATCH_SIZES = ((46_000, 16), (16_000, 4), (0, 2))
+"""Largest batch by more than so many MiB of GPU memory. RT-Embed takes 64 above 80,000 MiB; beyond 16 a clip
+of 448 pixels is no cheaper (tests/bench/results/gpu-h200.md), and waits for 2 s of batch instead of 0.7 s."""
 CPU_BATCH_SIZE = 2
 """On a CPU a larger batch is no faster per clip, and its first clip waits for its last."""
 CPU_PRECISION = "fp32"

@@ -38,6 +38,9 @@ class Driver:
     def gpus(self, count: int) -> None:
         (self.folder / "gpus").write_text(str(count))
 
+    def divide(self, gpu: int, instances: int) -> None:
+        (self.folder / f"mig-{gpu}").write_text(str(instances))
+
     def lose(self, gpu: int) -> None:
         (self.folder / f"lost-{gpu}").touch()
 

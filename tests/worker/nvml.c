@@ -1,6 +1,6 @@
 /* A driver's libnvidia-ml for a machine without one: GPUs that stand in the folder $FAKE_NVML.
-   `gpus` holds their number; a file `lost-N` makes GPU N answer that it is lost, and `xid-N` holds the number
-   of an error that is reported once. */
+   `gpus` holds their number; a file `lost-N` makes GPU N answer that it is lost, `xid-N` holds the number of an
+   error that is reported once, and `mig-N` the number of instances into which GPU N is divided. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,7 +29,10 @@ static long number_in(const char *name, unsigned int gpu)
 }
 
 /* A handle is the GPU's number plus one; an event set is that of the GPU registered last. */
-static unsigned int number(void *handle) { return (unsigned int)(size_t)handle - 1; }
+static unsigned int whole(void *handle) { return ((unsigned int)(size_t)handle - 1) & 255; }
+/* An instance's handle has its number plus one in the bits above; `number` is the GPU's. */
+static unsigned int instance(void *handle) { return (unsigned int)(size_t)handle >> 16; }
+static unsigned int number(void *handle) { return whole(handle); }
 static int state(void *handle) { return number_in("%s/lost-%u", number(handle)) < 0 ? OK : LOST; }
 static unsigned int registered;
 
@@ -52,26 +55,46 @@ int nvmlDeviceGetHandleByIndex_v2(unsigned int index, void **handle)
 
 int nvmlDeviceGetHandleByUUID(const char *uuid, void **handle)
 {
-    unsigned int index;
+    unsigned int index, part;
+    if (sscanf(uuid, "MIG-fake-%u-%u", &index, &part) == 2) {
+        *handle = (void *)(size_t)((index + 1) | (part + 1) << 16);
+        return state(*handle);
+    }
     if (sscanf(uuid, "GPU-fake-%u", &index) != 1) return NOT_FOUND;
     return nvmlDeviceGetHandleByIndex_v2(index, handle);
 }
 
+int nvmlDeviceGetMigMode(void *handle, unsigned int *current, unsigned int *pending)
+{
+    *current = *pending = number_in("%s/mig-%u", number(handle)) > 0;
+    return number(handle) == 1 && !*current ? NOT_SUPPORTED : state(handle);
+}
+
+int nvmlDeviceGetMaxMigDeviceCount(void *handle, unsigned int *count) { *count = 7; return state(handle); }
+
+int nvmlDeviceGetMigDeviceHandleByIndex(void *handle, unsigned int index, void **found)
+{
+    if ((long)index >= number_in("%s/mig-%u", number(handle))) return NOT_FOUND;
+    *found = (void *)(size_t)((number(handle) + 1) | (index + 1) << 16);
+    return OK;
+}
+
 int nvmlDeviceGetUUID(void *handle, char *text, unsigned int size)
 {
-    snprintf(text, size, "GPU-fake-%u", number(handle));
+    if (instance(handle)) snprintf(text, size, "MIG-fake-%u-%u", number(handle), instance(handle) - 1);
+    else snprintf(text, size, "GPU-fake-%u", number(handle));
     return state(handle);
 }
 
 int nvmlDeviceGetName(void *handle, char *text, unsigned int size)
 {
-    snprintf(text, size, "NVIDIA L40S");
+    snprintf(text, size, instance(handle) ? "NVIDIA H100 80GB HBM3 MIG 1g.10gb" : "NVIDIA L40S");
     return state(handle);
 }
 
 int nvmlDeviceGetMemoryInfo(void *handle, Memory *memory)
 {
-    memory->total = 46068ULL << 20;
+    memory->total = (instance(handle) ? 9728ULL : 46068ULL) << 20;
     memory->used = (1 + number(handle)) * (1ULL << 30);
     memory->free = memory->total - memory->used;
     return state(handle);
@@ -93,7 +116,7 @@ int nvmlDeviceGetUtilizationRates(void *handle, Utilization *rates)
 
 int nvmlDeviceGetDecoderUtilization(void *handle, unsigned int *share, unsigned int *period)
 {
-    return number(handle) == 1 ? NOT_SUPPORTED : (*share = 75, *period = 100, state(handle));
+    return number(handle) == 1 || instance(handle) ? NOT_SUPPORTED : (*share = 75, *period = 100, state(handle));
 }
 
 int nvmlDeviceGetTemperature(void *handle, int sensor, unsigned int *degrees)
@@ -106,6 +129,7 @@ int nvmlEventSetCreate(void **set) { *set = (void *)1; return OK; }
 
 int nvmlDeviceRegisterEvents(void *handle, unsigned long long types, void *set)
 {
+    if (instance(handle)) return INVALID_ARGUMENT;
     registered = number(handle);
     return types == 8 ? state(handle) : INVALID_ARGUMENT;
 }

@@ -112,7 +112,7 @@ def test_the_first_gpus_are_taken() -> None:
         (46_000, 4),
         (46_068, 16),
         (80_000, 16),
-        (81_559, 64),
+        (81_559, 16),
     ],
 )
 def test_the_batch_by_the_memory(mib: int, size: int) -> None:

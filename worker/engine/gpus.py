@@ -9,8 +9,8 @@ from shared.settings import Settings
 
 
 class Gpu(msgspec.Struct, frozen=True):
-    """One GPU. `index` is NVML's, which nvidia-smi shows; `memory` bytes; `capability` of CUDA, (8, 9) for
-    an L40S."""
+    """One GPU, or one instance of a GPU that MIG divides. `index` is NVML's, which nvidia-smi shows; `memory`
+    bytes; `capability` of CUDA, (8, 9) for an L40S; `instance` the number of the MIG instance."""
 
     index: int
     uuid: str
@@ -18,11 +18,23 @@ class Gpu(msgspec.Struct, frozen=True):
     memory: int
     capability: tuple[int, int]
     driver: str
+    instance: int | None = None
+
+    @property
+    def number(self) -> str:
+        """How NVIDIA_VISIBLE_DEVICES names it by number: `0`, or `0:1` for an instance."""
+        return str(self.index) if self.instance is None else f"{self.index}:{self.instance}"
 
     @property
     def sm(self) -> str:
         """The compute capability as TensorRT spells it: SM89."""
         return "SM{}{}".format(*self.capability)
+
+
+SHOWN_BY_DRIVER = {"", "none", "void"}
+"""Values of NVIDIA_VISIBLE_DEVICES by which the container runtime adds no GPU itself (NVIDIA Container
+Toolkit, "Environment Variables"). CDI sets `void` in containers to which it gives GPUs: what the driver shows
+counts."""
 
 
 class Condition(msgspec.Struct, frozen=True):
@@ -48,12 +60,14 @@ def find_gpus(settings: Settings) -> list[Gpu]:
     gpus = list_gpus()
     if not gpus:
         raise ModelError("the NVIDIA driver shows no GPU")
-    gpus = visible(gpus, settings.nvidia_devices, "NVIDIA_VISIBLE_DEVICES")
+    if settings.nvidia_devices.strip() not in SHOWN_BY_DRIVER:
+        gpus = visible(gpus, settings.nvidia_devices, "NVIDIA_VISIBLE_DEVICES")
     return visible(gpus, settings.cuda_devices, "CUDA_VISIBLE_DEVICES")
 
 
 def visible(gpus: Sequence[Gpu], listed: str, variable: str) -> list[Gpu]:
-    """Those of `gpus` that `listed` names by number or UUID, in its order; `all` names all.
+    """Those of `gpus` that `listed` names by number or UUID, in its order; `all` names all. Instances of a
+    divided GPU are named by UUID (`MIG-...`) or as `0:1`.
 
     A container's runtime has taken numbers for the host's GPUs and shows only those: numbers that are as
     many as the GPUs therefore mean all of them. Raises ModelError if `listed` allows none, SettingsError
@@ -62,7 +76,7 @@ def visible(gpus: Sequence[Gpu], listed: str, variable: str) -> list[Gpu]:
     names = [name.strip() for name in listed.split(",") if name.strip()]
     if names == ["all"]:
         return list(gpus)
-    if names in ([], ["none"], ["void"], ["-1"]):
+    if names in ([], ["none"], ["-1"]):
         raise ModelError(f"{variable}={listed} allows no GPU")
     if len(names) >= len(gpus) and all(name.isdecimal() for name in names):
         return list(gpus)
@@ -70,10 +84,8 @@ def visible(gpus: Sequence[Gpu], listed: str, variable: str) -> list[Gpu]:
 
 
 def _named(gpus: Sequence[Gpu], name: str, where: str) -> Gpu:
-    if name.startswith("MIG-"):
-        raise SettingsError(f"{where}: parts of a divided GPU (MIG) are not supported")
     for gpu in gpus:
-        if name == str(gpu.index) or (name.startswith("GPU-") and gpu.uuid.startswith(name)):
+        if name == gpu.number or (name.startswith(("GPU-", "MIG-")) and gpu.uuid.startswith(name)):
             return gpu
-    known = ", ".join(f"{gpu.index} ({gpu.uuid})" for gpu in gpus)
+    known = ", ".join(f"{gpu.number} ({gpu.uuid})" for gpu in gpus)
     raise SettingsError(f"{where}: there is no GPU {name}, only {known}")

@@ -1,6 +1,7 @@
 """What the NVIDIA driver tells of GPUs through NVML. Nothing here needs CUDA."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
 
 import pynvml
@@ -33,20 +34,55 @@ def list_gpus() -> list[Gpu]:
         count = pynvml.nvmlDeviceGetCount()
     except pynvml.NVMLError as error:
         raise ModelError(f"the NVIDIA driver does not answer: {error}") from error
-    return [gpu for index in range(count) if (gpu := _found(index, driver))]
+    return [gpu for index in range(count) for gpu in _found(index, driver)]
 
 
-def _found(index: int, driver: str) -> Gpu | None:
-    """None for a GPU that is lost: the others are of use."""
+def _found(index: int, driver: str) -> list[Gpu]:
+    """The GPU, or its instances if MIG divides it. None of a GPU that is lost: the others are of use."""
     try:
-        return _describe(index, driver)
+        handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+        instances = _instances(handle)
+        if instances is None:
+            return [_describe(handle, index, driver)]
+        capability = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
+        return [_describe_instance(handle, index, driver, number, capability) for number, handle in instances]
     except pynvml.NVMLError as error:
-        log.error("a GPU does not answer", gpu=index, error=str(error))
+        log.error("GPU does not answer", gpu=index, error=str(error))
+        return []
+
+
+def _instances(handle: "pynvml._Device") -> "list[tuple[int, pynvml._Device]] | None":
+    """The MIG instances of a GPU by number; None if MIG is off or unknown to it."""
+    try:
+        current, _ = pynvml.nvmlDeviceGetMigMode(handle)
+    except (pynvml.NVMLError_NotSupported, pynvml.NVMLError_FunctionNotFound):  # this GPU, or an old driver
         return None
+    if not current:
+        return None
+    found = []
+    for number in range(pynvml.nvmlDeviceGetMaxMigDeviceCount(handle)):
+        try:
+            found.append((number, pynvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, number)))
+        except pynvml.NVMLError_NotFound:
+            continue
+    return found
 
 
-def _describe(index: int, driver: str) -> Gpu:
-    handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+def _describe_instance(
+    handle: "pynvml._Device", index: int, driver: str, number: int, capability: tuple[int, int]
+) -> Gpu:
+    return Gpu(
+        index=index,
+        uuid=pynvml.nvmlDeviceGetUUID(handle),
+        name=pynvml.nvmlDeviceGetName(handle),
+        memory=pynvml.nvmlDeviceGetMemoryInfo(handle).total,
+        capability=capability,
+        driver=driver,
+        instance=number,
+    )
+
+
+def _describe(handle: "pynvml._Device", index: int, driver: str) -> Gpu:
     return Gpu(
         index=index,
         uuid=pynvml.nvmlDeviceGetUUID(handle),
@@ -67,11 +103,13 @@ class GpuMeter:
         try:
             pynvml.nvmlInit()
             self._handle = pynvml.nvmlDeviceGetHandleByUUID(gpu.uuid)
+            whole = pynvml.nvmlDeviceGetHandleByIndex(gpu.index)  # an instance has no reports of its own
             self._events = pynvml.nvmlEventSetCreate()
         except pynvml.NVMLError as error:
             raise ModelError(f"{gpu.name} ({gpu.uuid}) cannot be reached: {error}") from error
         # A GPU without such reports is still found lost by its answers.
-        self._ask(pynvml.nvmlDeviceRegisterEvents, pynvml.nvmlEventTypeXidCriticalError, self._events)
+        with suppress(pynvml.NVMLError):
+            pynvml.nvmlDeviceRegisterEvents(whole, pynvml.nvmlEventTypeXidCriticalError, self._events)
 
     def read(self) -> Condition:
         """Measure now, and see what the driver has reported. Blocks for milliseconds; never raises."""

@@ -31,10 +31,10 @@ def test_a_container_that_shows_one_gpu_of_many() -> None:
     assert visible(GPUS[:1], "6", "X") == GPUS[:1]
 
 
-@pytest.mark.parametrize("listed", ["none", "void", "-1", "", " , "])
+@pytest.mark.parametrize("listed", ["none", "-1", "", " , "])
 def test_no_gpu_is_allowed(listed: str) -> None:
-    with pytest.raises(ModelError, match=r"NVIDIA_VISIBLE_DEVICES=.* allows no GPU"):
-        visible(GPUS, listed, "NVIDIA_VISIBLE_DEVICES")
+    with pytest.raises(ModelError, match=r"CUDA_VISIBLE_DEVICES=.* allows no GPU"):
+        visible(GPUS, listed, "CUDA_VISIBLE_DEVICES")
 
 
 @pytest.mark.parametrize("listed", ["4", "0,9", "GPU-eeee", "L40S", "GPU-", "all,1"])
@@ -46,9 +46,12 @@ def test_a_gpu_that_is_not_there_stops_the_start(listed: str) -> None:
         visible(GPUS, listed, "X")
 
 
-def test_a_part_of_a_gpu_is_refused() -> None:
-    with pytest.raises(SettingsError, match="MIG"):
-        visible(GPUS, "MIG-1234", "X")
+def test_an_instance_of_a_gpu_is_named_by_its_uuid_or_both_numbers() -> None:
+    part = msgspec.structs.replace(L40S, uuid="MIG-1234-5", instance=1)
+    assert visible([*GPUS[1:], part], "MIG-1234", "X") == [part]
+    assert visible([*GPUS[1:], part], "0:1", "X") == [part]
+    with pytest.raises(SettingsError, match=r"there is no GPU MIG-9, only 1 .*, 0:1 \(MIG-1234-5\)"):
+        visible([*GPUS[1:], part], "MIG-9", "X")
 
 
 def test_the_capability_as_tensorrt_spells_it() -> None:

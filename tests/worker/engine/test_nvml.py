@@ -49,7 +49,7 @@ def test_what_a_gpu_is(driver: Driver) -> None:
     first, second = find(driver)
     assert first == {
         "index": 0, "uuid": "GPU-fake-0", "name": "NVIDIA L40S", "memory": 46068 << 20,
-        "capability": [8, 9], "driver": "580.65.06",
+        "capability": [8, 9], "driver": "580.65.06", "instance": None,
     }  # fmt: skip
     assert (second["index"], second["uuid"]) == (1, "GPU-fake-1")
 
@@ -61,6 +61,41 @@ def test_both_variables_choose(driver: Driver) -> None:
     assert "there is no GPU GPU-fake-0" in find(
         driver, NVIDIA_VISIBLE_DEVICES="3,1", CUDA_VISIBLE_DEVICES="GPU-fake-0"
     )
+
+
+@pytest.mark.parametrize("value", ["", "void", "none", "all"])
+def test_values_by_which_what_the_driver_shows_counts(driver: Driver, value: str) -> None:
+    """CDI sets `void` in containers to which it gives GPUs."""
+    assert [gpu["index"] for gpu in find(driver, NVIDIA_VISIBLE_DEVICES=value)] == [0, 1]
+
+
+def test_instances_of_a_divided_gpu(driver: Driver) -> None:
+    driver.divide(0, 2)
+    first, second, whole = find(driver)
+    assert first == {
+        "index": 0, "uuid": "MIG-fake-0-0", "name": "NVIDIA H100 80GB HBM3 MIG 1g.10gb",
+        "memory": 9728 << 20, "capability": [8, 9], "driver": "580.65.06", "instance": 0,
+    }  # fmt: skip
+    assert (second["uuid"], whole["uuid"]) == ("MIG-fake-0-1", "GPU-fake-1")
+    (chosen,) = find(driver, NVIDIA_VISIBLE_DEVICES="MIG-fake-0-1")
+    assert chosen == second
+    (chosen,) = find(driver, NVIDIA_VISIBLE_DEVICES="0:1,1", CUDA_VISIBLE_DEVICES="MIG-fake-0-1")
+    assert chosen == second
+    assert "there is no GPU 0, only 0:0 (MIG-fake-0-0), 0:1 (MIG-fake-0-1), 1 (GPU-fake-1)" in find(
+        driver, NVIDIA_VISIBLE_DEVICES="0"
+    )
+
+
+def test_how_an_instance_is(driver: Driver) -> None:
+    driver.gpus(1)
+    driver.divide(0, 1)
+    meters = Meters(driver)
+    ((condition, trouble),) = meters.read()
+    assert (condition["memory_total"], condition["decoder_utilization"], trouble) == (9728 << 20, None, "")
+    driver.report(0, 79)  # the driver reports of the whole GPU
+    ((_, trouble),) = meters.read()
+    assert trouble.startswith("NVIDIA H100 80GB HBM3 MIG 1g.10gb (MIG-fake-0-0) is lost: XID 79")
+    meters.close()
 
 
 def test_a_lost_gpu_is_left_out(driver: Driver) -> None:

@@ -1,10 +1,10 @@
-"""Batches that shrink while memory is short."""
+"""Batches that shrink when they are too large for the GPU."""
 
 from collections.abc import Callable
 
 import structlog
 
-from shared.errors import DeviceMemoryShort
+from shared.errors import EngineError
 from worker.engine.embedding_engine import Vectors
 
 log = structlog.get_logger(__name__)
@@ -14,7 +14,8 @@ PATIENCE = 64
 
 
 class Batches:
-    """Cuts work into batches of at most `limit`, which halves when memory runs out and comes back later."""
+    """Cuts work into batches of at most `limit`, which halves when memory runs out or the engine fails at a
+    whole batch, and comes back later."""
 
     def __init__(self, most: int) -> None:
         self.limit = most
@@ -24,7 +25,8 @@ class Batches:
     def run(self, count: int, call: Callable[[int, int], Vectors]) -> list[Vectors]:
         """What `call(start, end)` gives for consecutive parts of 0 to `count`.
 
-        `call` raises DeviceMemoryShort for a batch that is too large; so does this for a single item.
+        `call` raises EngineError for a batch that is too large, DeviceMemoryShort if memory is the reason; so
+        does this for a single item.
         """
         done: list[Vectors] = []
         start = 0
@@ -32,19 +34,19 @@ class Batches:
             end = min(count, start + self.limit)
             try:
                 done.append(call(start, end))
-            except DeviceMemoryShort as error:
+            except EngineError as error:
                 self._shrink(end - start, error)
             else:
                 self._grow()
                 start = end
         return done
 
-    def _shrink(self, size: int, error: DeviceMemoryShort) -> None:
+    def _shrink(self, size: int, error: EngineError) -> None:
         self._fitted = 0
         if size == 1:
-            raise DeviceMemoryShort(f"not enough for a batch of one: {error.message}") from error
+            raise type(error)(f"a batch of one fails: {error.message}") from error
         self.limit = size // 2
-        log.warning("GPU memory is short: smaller batches", batch_size=self.limit, error=error.message)
+        log.warning("batch failed: smaller batches", batch_size=self.limit, error=error.message)
 
     def _grow(self) -> None:
         self._fitted += 1

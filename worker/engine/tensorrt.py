@@ -21,6 +21,7 @@ from worker.engine.batches import Batches
 from worker.engine.build import Log, Tower, text_tower, video_tower
 from worker.engine.cache import EngineCache
 from worker.engine.device import device_errors
+from worker.engine.elements import batch_within_limit
 from worker.engine.embedding_engine import Clips, Vectors
 from worker.engine.gpus import Gpu
 from worker.models.directory import ModelDirectory
@@ -80,7 +81,8 @@ class TensorRtEngine:
         self._runtime = trt.Runtime(self._log)
         self._towers: dict[str, _Session] = {}
         with device_errors(self._name):
-            self._open(video_tower(model, batch_size), batch_size, 0, cache, progress)
+            clips = self._clips_at_once(model, batch_size)
+            self._open(video_tower(model, clips), clips, 0, cache, progress)
             if model.text:
                 self._tokenizer = TextTokenizer(model.tokenizer, model.info.max_text_tokens)
                 tower = text_tower(model.info, model.text, batch_size)
@@ -127,6 +129,14 @@ class TensorRtEngine:
     def close(self) -> None:
         """Release both towers; harmless when called twice."""
         self._towers.clear()
+
+    def _clips_at_once(self, model: ModelDirectory, batch_size: int) -> int:
+        info = model.info
+        clip = (1, info.frames, 3, info.resolution, info.resolution)
+        most = batch_within_limit(model.video, {"videos": clip}, batch_size)
+        if most < batch_size:
+            log.warning("batch limited by the size of tensors", batch_size=batch_size, clips_at_once=most)
+        return most
 
     def _open(
         self, tower: Tower, batch_size: int, priority: int, cache: EngineCache, progress: Progress
@@ -233,5 +243,5 @@ class _Session:
 
 def _on_gpu(array: Array) -> cupy.ndarray:
     """The array in one piece in the GPU's memory, without a copy if it lies there so already."""
-    found = cupy.ascontiguousarray(array)
+    found = cupy.ascontiguousarray(cupy.asarray(array))  # CuPy's takes no array of numpy's
     return found if found.data.ptr % ALIGNMENT == 0 else found.copy()

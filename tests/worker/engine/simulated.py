@@ -111,8 +111,14 @@ def make_cupy(device: Device) -> ModuleType:
         device.uploads += 1
         return Array(device, np.ascontiguousarray(values))
 
+    def contiguous(values: Array) -> Array:
+        if not isinstance(values, Array):
+            raise TypeError(f"expected cupy._core.core._ndarray_base, got {type(values)}")
+        return values
+
     cupy.ndarray = Array
-    cupy.asarray = cupy.ascontiguousarray = on_device
+    cupy.asarray = on_device
+    cupy.ascontiguousarray = contiguous
     cupy.empty = lambda shape, dtype: Array(device, np.full(shape, np.nan, dtype))
     cupy.cuda = SimpleNamespace(
         Stream=lambda *, non_blocking, priority: Stream(device, priority),

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.errors import DeviceMemoryShort, EngineError
+from shared.errors import DeviceLost, DeviceMemoryShort, EngineError
 from worker.engine.batches import PATIENCE, Batches
 from worker.engine.embedding_engine import Vectors
 
@@ -56,17 +56,37 @@ def test_larger_batches_come_back_when_memory_does() -> None:
 def test_no_memory_for_one_item_is_an_error_that_the_next_call_survives() -> None:
     batches = Batches(4)
     device = Device(0)
-    with pytest.raises(DeviceMemoryShort, match="not enough for a batch of one: 1 items"):
+    with pytest.raises(DeviceMemoryShort, match="a batch of one fails: 1 items"):
         batches.run(3, device)
     device.room = 4
     assert len(batches.run(3, device)) == 3
 
 
-def test_other_errors_pass() -> None:
+def test_a_batch_that_the_engine_fails_at_is_tried_in_halves() -> None:
     def fail(start: int, end: int) -> Vectors:
-        raise EngineError(f"{end - start}")
+        if end - start > 2:
+            raise EngineError(f"no kernel for {end - start}")
+        return np.zeros((end - start, 1), np.float32)
+
+    batches = Batches(8)
+    assert [len(part) for part in batches.run(9, fail)] == [2, 2, 2, 2, 1]
+    assert batches.limit == 2
+
+
+def test_an_engine_that_fails_at_one_item_is_no_lack_of_memory() -> None:
+    def fail(start: int, end: int) -> Vectors:
+        raise EngineError(f"no kernel for {end - start}")
+
+    with pytest.raises(EngineError, match="a batch of one fails: no kernel for 1") as caught:
+        Batches(4).run(9, fail)
+    assert not isinstance(caught.value, DeviceMemoryShort)
+
+
+def test_what_is_no_error_of_the_engine_passes() -> None:
+    def fail(start: int, end: int) -> Vectors:
+        raise DeviceLost("gone")
 
     batches = Batches(4)
-    with pytest.raises(EngineError, match="4"):
+    with pytest.raises(DeviceLost):
         batches.run(9, fail)
     assert batches.limit == 4

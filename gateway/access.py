@@ -8,8 +8,7 @@ import structlog
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway.api.responses import error_response
-from gateway.context import Context
+from gateway.context import Context, refusal
 from shared import keys
 from shared.errors import RtEmbedError, TooManyRequests, Unauthorized
 from shared.redis.connection import RedisError, script
@@ -40,7 +39,7 @@ class AccessMiddleware:
             try:
                 await self._admit(scope)
             except RtEmbedError as error:
-                await error_response(error)(scope, receive, send)
+                await refusal(error)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 

@@ -163,11 +163,23 @@ class Recorder:
         self.sessions: list[RecordedSession] = []
         self.slots = HostSlots(kernel, slots, frames, SIZE)
         self.failure: Exception | None = None
+        self.damaged = 0
+        """Pictures that the library has reported as damaged."""
+        self.lost: Exception | None = None
+        """What CUDA says when it is asked whether it still works."""
         self._room = room
         capabilities = EVERYTHING | can
         self.device = Device(
-            Sessions(self._create, engines, reuse=reuse), self.slots, lambda _codec, _pixels: capabilities
+            Sessions(self._create, engines, reuse=reuse),
+            self.slots,
+            lambda _codec, _pixels: capabilities,
+            damaged=lambda: self.damaged,
+            check=self._check,
         )
+
+    def _check(self) -> None:
+        if self.lost:
+            raise self.lost
 
     def _create(self, kind: SessionKind) -> NvdecSession:
         number = len(self.sessions)

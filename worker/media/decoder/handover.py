@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Protocol
 
@@ -11,7 +11,8 @@ from worker.media.decoder.collector import Wanted
 from worker.media.decoder.decoder_messages import Chosen, DecodeCounts, Planned
 from worker.media.decoder.memory import ClipMemory
 from worker.media.decoder.runs import FrameLook, Run, frame_look, padded
-from worker.media.decoder.selection.bitstream import VideoPacket, annex_b, header
+from worker.media.decoder.selection.bitstream import VideoPacket, annex_b, first_units, header, nal_units
+from worker.media.decoder.selection.continuity import SET_BYTES, missing_reference
 from worker.media.decoder.selection.select import Irregular, Unit
 from worker.media.decoder.selection.units import ParsedFile, Selection
 from worker.media.decoder.software import SoftwareDecoder
@@ -71,12 +72,33 @@ class Handover:
             extradata = bytes(entry.packet.get_sidedata("new_extradata"))
         parameters = header(self._codec, extradata)
         look = self._look(entry.packet, (parameters, *entry.coding.parameters))
-        packets = [self._cut_out(packet, extradata) for packet in unit.needed(wanted)]
+        needed = list(unit.needed(wanted))
+        self._check(unit, needed, parameters, extradata)
+        packets = [self._cut_out(packet, extradata) for packet in needed]
         self._counts.frames_decoded += len(packets)
         times = sorted(wanted)
         self._emit(Chosen(look, Run(parameters, packets, times), [wanted[when] for when in times]))
         for when in times:
             self._selection.collector.placed(wanted[when])
+
+    def _check(
+        self, unit: Unit[VideoPacket], needed: list[VideoPacket], parameters: bytes, extradata: bytes
+    ) -> None:
+        """Raises Irregular if a picture is missing that others are predicted from: a GPU conceals it
+        silently."""
+        if self._codec != "h264":
+            return
+        last = needed[-1]
+
+        def units() -> Iterator[bytes]:
+            yield from nal_units(parameters)
+            for entry in unit.packets:
+                yield from first_units(self._codec, extradata, entry.packet, SET_BYTES)
+                if entry.packet is last:
+                    return
+
+        if missing := missing_reference(units()):
+            raise Irregular(missing)
 
     def _look(self, entry: VideoPacket, key: tuple[bytes, ...]) -> FrameLook:
         """What the unit's frames look like: parameter sets say, so one key frame for each is decoded."""

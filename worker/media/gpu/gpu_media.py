@@ -19,6 +19,7 @@ from worker.media.clip_source import Clip
 from worker.media.decoder.decoder_messages import Choose, Chosen, Finished, Look, Looked, Planned
 from worker.media.decoder.memory import Cancelled
 from worker.media.decoder.runs import FrameLook, Run
+from worker.media.decoder.selection.bitstream import sequence_sets
 from worker.media.decoder_job import Job, JobFailed
 from worker.media.decoder_pool import DecoderPool
 from worker.media.gpu.clip_slots import DeviceClip, Slots, Stock
@@ -28,8 +29,6 @@ from worker.media.gpu.surface import Surface, picture
 
 log = structlog.get_logger(__name__)
 
-RUNS_AHEAD = 2
-"""Runs of one file that are being decoded, or wait for it, while the next is read."""
 MOST_LOOKS, MOST_CAUSES = 1000, 100
 
 
@@ -38,12 +37,17 @@ class Unsuited(Exception):
 
 
 class Device(NamedTuple):
-    """What a GPU decodes and draws with. `capabilities` as in nvdec; `software_av1` leaves AV1 to the CPU."""
+    """What a GPU decodes and draws with. `capabilities` as in nvdec; `software_av1` leaves AV1 to the CPU.
+
+    `damaged` counts the pictures that the decoder has reported as damaged so far; `check` raises DeviceLost
+    if the GPU is lost."""
 
     sessions: Sessions
     slots: Slots[Any]
     capabilities: Callable[[str, str], dict[str, int]]
     software_av1: bool = False
+    damaged: Callable[[], int] = lambda: 0
+    check: Callable[[], None] = lambda: None
 
 
 def open_device(
@@ -55,9 +59,13 @@ def open_device(
     reuse: bool = True,
     software_av1: bool = False,
 ) -> Device:
-    """The worker's GPU, with memory for `slots` clips, and as many decoding sessions as it has engines."""
+    """The worker's GPU, with memory for `slots` clips, and as many decoding sessions as it has engines.
+    Blocks for a second or two: the driver is asked what it can decode here, and not when the first film
+    comes."""
     from worker.media.gpu import nvdec, pixels  # noqa: PLC0415 - need the extra [gpu]
+    from worker.media.gpu.native_output import native_output  # noqa: PLC0415 - only a worker's output is read
 
+    nvdec.ask()
     return Device(
         Sessions(
             lambda kind: nvdec.open_session(kind, low_latency=low_latency), nvdec.engines(), reuse=reuse
@@ -65,6 +73,8 @@ def open_device(
         pixels.Canvas(slots, frames, size),
         nvdec.capabilities,
         software_av1,
+        native_output().errors,
+        nvdec.check,
     )
 
 
@@ -168,8 +178,8 @@ class GpuMedia(DecoderPool):
                 if isinstance(message, Planned):
                     growing.plan(message)
                 elif isinstance(message, Chosen):
-                    self._check(message.look)
-                    if len(running) >= RUNS_AHEAD:
+                    await self._check(message.look)
+                    if len(running) >= self._device.sessions.most:  # a lone file keeps every engine busy
                         await _result(running)
                     running.append(
                         asyncio.get_running_loop().run_in_executor(
@@ -188,22 +198,31 @@ class GpuMedia(DecoderPool):
                 await asyncio.wait(running)
 
     def _draw_chosen(self, chosen: Chosen, growing: Growing) -> None:
-        """In a thread: draw the frames that are wanted of a run into their clips."""
+        """In a thread: draw the frames that are wanted of a run into their clips. A clip gets them once the
+        run, or what comes before the next clip of it, is known to be sound."""
         places = dict(zip(chosen.run.wanted, chosen.places, strict=True))
+        drawn: list[Sequence[tuple[int, int]]] = []
+        clips: set[int] = set()
+        damaged = self._device.damaged()
         with closing(self._frames(chosen.look, chosen.run)) as frames:
             for when, surface in frames:
+                if not clips.issuperset(position for position, _ in places[when]):
+                    if self._device.damaged() == damaged:
+                        _hand_over(drawn, growing)
+                    clips.update(position for position, _ in places[when])
                 for position, index in places[when]:
                     self._device.slots.draw(surface, chosen.look, growing.slot(position), index)
-                growing.drawn(places.pop(when))
+                drawn.append(places.pop(when))
         if places:
             raise Unsuited(f"NVDEC left out frames of {chosen.look.codec} that were asked for")
+        _hand_over(drawn, growing)
 
     # Live streams -------------------------------------------------------------------------------------
 
     async def _runs_on_gpu(self, chunk: Chunk, codec: str, runs: Sequence[Run], frames: int) -> Clip:
         looks = [await self._look(codec, run) for run in runs]
         for look in looks:
-            self._check(look)
+            await self._check(look)
         start = time.monotonic()
         (slot,) = await self._stock.take(1)
         drawing = asyncio.get_running_loop().run_in_executor(
@@ -220,16 +239,18 @@ class GpuMedia(DecoderPool):
         return DeviceClip(chunk, self._device.slots, slot, times, start, release=self._stock.give_back)
 
     def _draw_runs(self, looks: Sequence[FrameLook], runs: Sequence[Run], slot: int, count: int) -> list[int]:
-        """In a thread: draw what comes out of the runs into the slot; the frames' times (ns)."""
-        times: list[int] = []
+        """In a thread: draw what is wanted of the runs into the slot, in the order of time, in whatever order
+        it comes out; the frames' times (ns). Raises Unsuited if a frame does not come: the CPU does
+        without."""
+        times = sorted({when for run in runs for when in run.wanted})[:count]
+        places = {when: index for index, when in enumerate(times)}
         for look, run in zip(looks, runs, strict=True):
             with closing(self._frames(look, run)) as frames:
                 for when, surface in frames:
-                    if len(times) < count:
-                        self._device.slots.draw(surface, look, slot, len(times))
-                        times.append(when)
-        if not times:
-            raise Unsuited("NVDEC gave no frame of a live chunk")
+                    if (index := places.pop(when, None)) is not None:
+                        self._device.slots.draw(surface, look, slot, index)
+        if places or not times:
+            raise Unsuited(f"NVDEC left out {len(places)} of {len(times)} frames of a live chunk")
         return times
 
     async def _look(self, codec: str, run: Run) -> FrameLook:
@@ -253,34 +274,45 @@ class GpuMedia(DecoderPool):
 
     # Both ---------------------------------------------------------------------------------------------
 
-    def _check(self, look: FrameLook) -> None:
-        """Raises Unsuited for what this GPU cannot decode, or shall not."""
+    async def _check(self, look: FrameLook) -> None:
+        """Raises Unsuited for what this GPU cannot decode, or is told not to."""
         if look.codec == "av1" and self._device.software_av1:
             raise Unsuited("FORCE_SW_AV1_DECODER")
-        if reason := refusal(look, self._device.capabilities):
+        # The driver takes 0.2 s for its first answer about a format.
+        if reason := await asyncio.to_thread(refusal, look, self._device.capabilities):
             raise Unsuited(reason)
 
     def _frames(self, look: FrameLook, run: Run) -> Generator[tuple[int, Surface]]:
-        """The wanted frames of a run with their times, on the calling thread's stream."""
+        """The wanted frames of a run with their times, on the calling thread's stream. Raises Unsuited, at
+        the latest at the end, if the decoder reported a damaged picture meanwhile: of which run, it does not
+        say."""
         left = set(run.wanted)
-        kind = SessionKind(look.codec, look.pixels, look.width, look.height)
+        sequence = sequence_sets(look.codec, run.parameters + run.packets[0][1])
+        kind = SessionKind(look.codec, look.pixels, look.width, look.height, sequence)
+        damaged = self._device.damaged()
         try:
-            with (
-                self._device.sessions.lend(kind) as session,
-                session.stream,
-                closing(session.decode(run)) as surfaces,
-            ):
-                for surface in surfaces:
-                    if (when := surface.getPTS()) in left:
-                        _check_size(surface, look)
-                        left.discard(when)
-                        yield when, surface
-                    if not left:
-                        return
+            with self._device.sessions.lend(kind) as session, session.stream:
+                with closing(session.decode(run)) as surfaces:
+                    for surface in surfaces:
+                        if (when := surface.getPTS()) in left:
+                            _check_size(surface, look)
+                            left.discard(when)
+                            yield when, surface
+                        if not left:
+                            break
+                if self._device.damaged() != damaged:
+                    raise Unsuited(f"NVDEC reported a damaged picture of {look.codec}")
         except (Unsuited, Cancelled):
             raise
         except Exception as error:  # whatever the driver has against it
+            self._device.check()
             raise Unsuited(f"NVDEC failed: {type(error).__name__}: {error}") from error
+
+
+def _hand_over(drawn: list[Sequence[tuple[int, int]]], growing: Growing) -> None:
+    for places in drawn:
+        growing.drawn(places)
+    drawn.clear()
 
 
 async def _result(running: deque[asyncio.Future[None]]) -> None:

@@ -5,10 +5,23 @@ import functools
 import cupy
 import PyNvVideoCodec as nvc  # noqa: N813 - NVIDIA's own abbreviation
 
+from worker.engine.device import device_errors
 from worker.media.gpu.nvdec_sessions import CODECS, PIXELS, NvdecSession, SessionKind
 
 ROOM = (1920, 1088)
 """The size that a session is made for, if its first video is no larger."""
+
+
+def ask() -> None:
+    """Ask the driver about the commonest format of each codec; answers are kept. Takes a second or two."""
+    for codec in CODECS:
+        capabilities(codec, "yuv420p")
+
+
+def check() -> None:
+    """Raise DeviceLost if CUDA is of no use any more in this process."""
+    with device_errors("the GPU that decodes"):
+        cupy.cuda.runtime.deviceSynchronize()
 
 
 @functools.cache

@@ -28,12 +28,18 @@ PIXELS = {
 
 
 class SessionKind(NamedTuple):
-    """What a session decodes: codec and pixel format by FFmpeg's names, and the size."""
+    """What a session decodes: codec and pixel format by FFmpeg's names, the size, and the sequence parameter
+    sets.
+
+    NVIDIA's parser keeps room for as many reference pictures as the first stream needed. A stream of the same
+    size that needs more comes out wrong without an error (seen on an H200): other parameter sets are another
+    kind."""
 
     codec: str
     pixels: str
     width: int
     height: int
+    sequence: bytes = b""
 
 
 class CoreDecoder(Protocol):

@@ -8,15 +8,16 @@ from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import av
 import msgspec
 import numpy as np
 import pytest
 
 from shared.chunks import SECOND, Chunk, plan_chunks
-from shared.errors import DecodeError
+from shared.errors import DecodeError, DeviceLost
 from tests.support import until
 from tests.worker.media.decoder.test_handover import UNSUITED, choose
-from tests.worker.media.films import FILMS, make
+from tests.worker.media.films import FILMS, make, x264
 from tests.worker.media.kernel import HostSurface, Kernel
 from tests.worker.media.reading import SIZE, Frames, read, setup
 from tests.worker.media.recorder import Packet, Recorder, RecordingDecoder, planes_of
@@ -28,6 +29,7 @@ from worker.media.decoder.runs import Run
 from worker.media.decoder_job import Job, SharedClip
 from worker.media.gpu.clip_slots import DeviceClip
 from worker.media.gpu.gpu_media import GpuMedia, Unsuited
+from worker.media.gpu.nvdec_sessions import NvdecSession, SessionKind
 
 FindFilm = Callable[[str], Path]
 CHUNKS = plan_chunks(0, 3 * SECOND, SECOND, 0, None)
@@ -452,7 +454,7 @@ async def test_live_chunks_are_decoded_from_their_runs(
     assert_ended(recorder)
 
 
-async def test_a_live_frame_that_packets_are_missing_for_is_left_out(
+async def test_a_live_chunk_with_packets_missing_is_left_to_the_cpu_which_does_without_the_frame(
     film: FindFilm, kernel: Kernel, reader: Reader
 ) -> None:
     codec, runs = live_runs(reader, film("h264-gop1"), 8)
@@ -462,7 +464,7 @@ async def test_a_live_frame_that_packets_are_missing_for_is_left_out(
         assert clip.times == [when for run in (*runs[:3], *runs[4:]) for when in run.wanted]
         assert len(clip.times) == len(clip.frames) == 7
         clip.release()
-        assert not media.fallbacks
+        assert media.fallbacks == {"NVDEC left out 1 of 8 frames of a live chunk": 1}
 
 
 async def test_a_live_chunk_that_gives_nothing_is_tried_by_the_cpu(
@@ -542,3 +544,109 @@ async def test_a_size_that_changes_unannounced_is_noticed(
         with pytest.raises(Unsuited, match="vp8 frames of 160x96, where 128x96 was stated"):
             list(media._frames(told[0].look, told[1].run))
         assert not media._device.sessions._idle
+
+
+async def test_a_session_is_not_used_again_for_a_stream_that_keeps_more_pictures(
+    kernel: Kernel, tmp_path: Path, reader: Reader
+) -> None:
+    """The library's parser keeps the room of the first stream of a size, and decodes the next one wrong."""
+    recorder = Recorder(kernel, engines=1)
+    few = make(tmp_path / "few.mp4", x264("mp4", "keyint=30:ref=1:bframes=0:scenecut=0"))
+    many = make(tmp_path / "many.mp4", x264("mp4", "keyint=90:ref=16:bframes=8:b-pyramid=normal:scenecut=0"))
+    async with running(recorder) as media:
+        for path in (few, few, many):
+            assert_close(await collect(media, path, CHUNKS[:1]), read(reader, path, CHUNKS[:1], 8)[0])
+        assert not media.fallbacks
+    created = [event for event in recorder.events if event.what == "create"]
+    assert len(created) == 2  # one for both rounds of the first film
+    assert_ended(recorder)
+
+
+def after(count: int, recorder: Recorder, then: Callable[[], None]) -> Callable[[Packet], Any]:
+    """A decoder's `Decode` that does `then` at packet number `count`."""
+    decoder = recorder.sessions[-1].decoder
+    plain, seen = decoder.Decode, 0
+
+    def decode(told: Packet) -> Any:
+        nonlocal seen
+        seen += 1
+        if seen == count:
+            then()
+        return plain(told)
+
+    return decode
+
+
+async def test_a_picture_that_the_decoder_reports_as_damaged_does_not_become_a_vector(
+    film: FindFilm, kernel: Kernel, reader: Reader
+) -> None:
+    recorder, path = Recorder(kernel, engines=1), film("h264-gop30")
+    create = recorder._create
+
+    def damaging(kind: SessionKind) -> NvdecSession:
+        session = create(kind)
+
+        def report() -> None:
+            recorder.damaged += 1
+
+        recorder.sessions[-1].decoder.Decode = after(5, recorder, report)  # type: ignore[method-assign]
+        return session
+
+    recorder.device.sessions._create = damaging
+    async with running(recorder) as media:
+        clips = await collect(media, path, CHUNKS[:2])
+        assert media.fallbacks == {"NVDEC reported a damaged picture of h264": 1}
+    assert_close(clips, read(reader, path, CHUNKS[:2], 8)[0])
+
+
+async def test_a_film_with_a_reference_picture_missing_is_left_to_the_cpu(
+    film: FindFilm, kernel: Kernel, tmp_path: Path
+) -> None:
+    whole, cut = film("h264-no-b"), tmp_path / "cut.mp4"
+    with av.open(str(whole)) as reading, av.open(str(cut), "w") as writing:
+        copied = writing.add_stream_from_template(reading.streams.video[0])
+        for number, packet in enumerate(reading.demux(video=0)):
+            if packet.size and number != 10:
+                packet.stream = copied
+                writing.mux(packet)
+    async with running(Recorder(kernel)) as media:
+        await collect(media, cut, CHUNKS[:1])
+        assert list(media.fallbacks) == ["reference pictures are missing: frame_num 11 follows 9"]
+
+
+async def test_a_gpu_that_is_lost_while_it_decodes_is_no_fault_of_the_film(
+    film: FindFilm, kernel: Kernel
+) -> None:
+    recorder = Recorder(kernel)
+    recorder.failure, recorder.lost = (
+        RuntimeError("CUDA_ERROR_ILLEGAL_ADDRESS"),
+        DeviceLost("the GPU is lost"),
+    )
+    async with running(recorder) as media:
+        with pytest.raises(DeviceLost, match="the GPU is lost"):
+            await collect(media, film("h264-gop30"), CHUNKS[:1])
+        assert not media.fallbacks
+
+
+async def test_live_frames_are_put_in_order_however_they_come_out(
+    film: FindFilm, kernel: Kernel, reader: Reader
+) -> None:
+    """Without a delay NVIDIA's parser gives B-frames in the order of decoding."""
+    recorder = Recorder(kernel, engines=1)
+    codec, runs = live_runs(reader, film("h264-gop30"), 8)
+    create = recorder._create
+
+    def backwards(kind: SessionKind) -> NvdecSession:
+        session = create(kind)
+        decoder = recorder.sessions[-1].decoder
+        plain = decoder.Decode
+        decoder.Decode = lambda told: list(plain(told))[::-1]  # type: ignore[method-assign]
+        return session
+
+    recorder.device.sessions._create = backwards
+    async with running(recorder) as media:
+        clip = await media.runs(Chunk(0, 0, 2 * SECOND), codec, runs, 8, SIZE)
+        assert clip.times == sorted(clip.times)
+        frames = list(zip(clip.times, clip.frames.copy(), strict=True))
+        clip.release()
+    assert_close([frames], read(reader, film("h264-gop30"), [Chunk(0, 0, 2 * SECOND)], 8)[0])

@@ -20,6 +20,7 @@ from worker.job_tasks import stack_clips
 from worker.media.clip_source import Clip
 from worker.media.decoder.reader import Reader
 from worker.media.gpu.gpu_media import GpuMedia, open_device
+from worker.media.gpu.nvdec_sessions import CODECS
 
 FindFilm = Callable[[str], Path]
 CHUNKS = plan_chunks(0, 2 * SECOND, SECOND, 0, None)
@@ -97,9 +98,9 @@ async def test_sessions_are_made_for_the_codec_with_room_for_others(film: FindFi
         assert asked["latency"].name == "NATIVE"
     capabilities = [asked for what, asked in library.asked if what == "GetDecoderCaps"]
     assert capabilities == [
-        {"codec": "H264", "chromaformat": "420", "bitdepth": 8},
+        *({"codec": codec, "chromaformat": "420", "bitdepth": 8} for codec in CODECS.values()),
         {"codec": "HEVC", "chromaformat": "420", "bitdepth": 10},
-    ]  # each is asked once
+    ]  # each is asked once, the commonest before the first film
 
 
 async def test_live_streams_have_low_latency(film: FindFilm, library: Library, reader: Reader) -> None:

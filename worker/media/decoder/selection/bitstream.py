@@ -66,9 +66,9 @@ def parameter_sets(codec: str, extradata: bytes | None) -> set[bytes]:
 
 def _parameter_nals(codec: str, data: bytes) -> list[bytes]:
     if codec == "h264":
-        nals = _avcc_sets(data) if data[:1] == b"\x01" else _annex_b(data)
+        nals = _avcc_sets(data) if data[:1] == b"\x01" else nal_units(data)
         return [bytes(nal) for nal in nals if nal[0] & 31 in _H264_SETS]
-    nals = _hvcc_sets(data) if data[:1] == b"\x01" else _annex_b(data)
+    nals = _hvcc_sets(data) if data[:1] == b"\x01" else nal_units(data)
     return [bytes(nal) for nal in nals if nal[0] >> 1 & 63 in _HEVC_SETS]
 
 
@@ -88,6 +88,28 @@ def annex_b(codec: str, extradata: bytes | None, packet: VideoPacket) -> bytes:
         split = _splitter(extradata or b"", _LENGTH_AT[codec])
         return b"".join(START_CODE + bytes(nal) for nal in split(packet))
     return bytes(packet)
+
+
+def first_units(codec: str, extradata: bytes | None, packet: VideoPacket, size: int) -> Iterator[bytes]:
+    """The first `size` bytes of each NAL unit of a packet of H.264 or HEVC, up to its first slice."""
+    for nal in _splitter(extradata or b"", _LENGTH_AT[codec])(packet):
+        yield bytes(nal[:size])
+        if (codec == "h264" and nal[0] & 31 in (1, 5)) or (codec == "hevc" and nal[0] >> 1 & 63 < 32):
+            return
+
+
+def sequence_sets(codec: str, data: bytes) -> bytes:
+    """The sequence parameter sets at the start of a byte stream of H.264 or HEVC, which decide how many
+    pictures a decoder keeps; empty for other codecs."""
+    found = []
+    if codec in _LENGTH_AT:
+        for nal in nal_units(data):
+            kind = nal[0] & 31 if codec == "h264" else nal[0] >> 1 & 63
+            if kind == (7 if codec == "h264" else 33):
+                found.append(bytes(nal))
+            elif (codec == "h264" and kind in (1, 5)) or (codec == "hevc" and kind < 32):
+                break
+    return b"".join(START_CODE + nal for nal in found)
 
 
 # Codecs in which a key frame resets everything, in which every picture counts as a reference.
@@ -128,7 +150,7 @@ def _has_lengths(extradata: bytes, length_at: int) -> bool:
 def _splitter(extradata: bytes, length_at: int) -> Splitter:
     """How packets are cut into NAL units: by lengths in MP4 and Matroska, else by start codes."""
     if not _has_lengths(extradata, length_at):
-        return lambda packet: _annex_b(bytes(packet))
+        return lambda packet: nal_units(bytes(packet))
     size = (extradata[length_at] & 3) + 1
     return lambda packet: _by_length(memoryview(packet), size)
 
@@ -143,7 +165,8 @@ def _by_length(data: memoryview, size: int) -> Iterator[Data]:
         at += length
 
 
-def _annex_b(data: bytes) -> Iterator[Data]:
+def nal_units(data: bytes) -> Iterator[bytes]:
+    """The NAL units of a byte stream (ITU-T H.264, annex B)."""
     at = data.find(b"\0\0\1")
     while at >= 0:
         end = data.find(b"\0\0\1", at + 3)

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, Metric
 from gateway.fleet_view import FleetView
 from shared import keys
 from shared.keys import GROUP, LANES
+from shared.records import added_ms
 from shared.redis.connection import Redis, RedisError
 from shared.telemetry import instruments
 from shared.telemetry.fleet_metrics import Figures, exposition, is_fact, read_figures
@@ -110,7 +111,7 @@ class MetricsPublisher:
         if not entries:
             return 0.0
         seconds, microseconds = await self._redis.time()
-        added = int(entries[0][0].partition(b"-")[0]) / 1000
+        added = added_ms(entries[0][0]) / 1000
         return max(0.0, float(seconds + microseconds / 1e6 - added))
 
     def _look_at_workers(self) -> None:

@@ -1,10 +1,11 @@
 """The record of an asset: a file, an image or a camera, kept in Redis."""
 
-from collections.abc import Mapping
 from fractions import Fraction
 from typing import Literal
 
 import msgspec
+
+from shared.records import RecordCodec
 
 OBJECT_SCHEME = "s3://"
 
@@ -49,17 +50,8 @@ class Asset(msgspec.Struct, frozen=True, kw_only=True):
     def fps(self) -> Fraction | None:
         return Fraction(self.frame_rate) if self.frame_rate else None
 
-    def to_fields(self) -> dict[str, str]:
-        """The record as the fields of a Redis hash."""
-        return {
-            name: "1" if value is True else "" if value is False else str(value)
-            for name, value in msgspec.structs.asdict(self).items()
-        }
 
-    @classmethod
-    def from_fields(cls, fields: Mapping[bytes, bytes]) -> "Asset":
-        """Read a Redis hash; fields of a newer version are ignored."""
-        known = [name for name in cls.__struct_fields__ if name.encode() in fields]
-        texts: dict[str, object] = {name: fields[name.encode()].decode() for name in known}
-        texts |= {name: bool(texts.get(name)) for name in ("probed", "temporary")}
-        return msgspec.convert(texts, cls, strict=False)
+ASSETS: RecordCodec[Asset] = RecordCodec(Asset)
+"""Assets as Redis hashes."""
+NEW_ASSETS: RecordCodec[Asset] = RecordCodec(Asset, "created")
+"""The same without the second of registration, which Redis adds."""

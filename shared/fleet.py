@@ -6,19 +6,13 @@ from typing import Any, Literal
 import msgspec
 
 from shared import keys
+from shared.records import RecordCodec
 from shared.redis.connection import Redis, script
 
 HEARTBEAT = 2.0
 """Seconds between two announcements."""
 RECORD_TTL = 8
 """Seconds after which a silent worker is no longer counted."""
-
-
-TEXTS = {
-    "name", "state", "detail", "host",
-    "backend", "backend_wanted", "backend_reason", "gpu", "driver", "engine",
-}  # fmt: skip
-"""Fields of a record that are kept as they are."""
 
 
 class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,6 +56,9 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True):
     jobs_done: int = 0
 
 
+_workers: RecordCodec[Worker] = RecordCodec(Worker)
+
+
 class Fleet(msgspec.Struct, frozen=True, kw_only=True):
     """All workers that are alive, and the last model known, which outlives them."""
 
@@ -75,12 +72,9 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True):
 
 async def announce(redis: Redis, worker: Worker) -> None:
     """Write the worker's record; it expires RECORD_TTL seconds later."""
-    fields: list[bytes | str] = []
-    for name, value in msgspec.structs.asdict(worker).items():
-        plain = isinstance(value, str)
-        fields += [name, value if plain else msgspec.json.encode(value)]
     await script(redis, "heartbeat")(
-        keys=[keys.WORKERS, keys.worker(worker.name)], args=[worker.name, RECORD_TTL, *fields]
+        keys=[keys.WORKERS, keys.worker(worker.name)],
+        args=[worker.name, RECORD_TTL, *_workers.fields(worker)],
     )
     if worker.model and worker.state == "ready":
         await redis.set(keys.MODEL, msgspec.json.encode(worker.model))
@@ -116,15 +110,8 @@ def _model(record: bytes | None) -> ServedModel | None:
 
 
 def _worker(record: Mapping[bytes, bytes]) -> Worker | None:
-    """Read a record; fields of a newer version are ignored. None if it cannot be read or has expired."""
-    known = [name for name in Worker.__struct_fields__ if name.encode() in record]
+    """Return the worker of a record, or None if it cannot be read or has expired."""
     try:
-        values = {
-            name: record[name.encode()].decode()
-            if name in TEXTS
-            else msgspec.json.decode(record[name.encode()])
-            for name in known
-        }
-        return msgspec.convert(values, Worker)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return _workers.read(record)
+    except msgspec.MsgspecError:
         return None

@@ -12,6 +12,7 @@ import msgspec
 from shared.assets import Asset
 from shared.chunks import Chunk
 from shared.keys import Lane
+from shared.records import added_ms
 
 VERSION = 1
 
@@ -78,7 +79,7 @@ class Claim(msgspec.Struct, frozen=True):
     @property
     def enqueued_ms(self) -> int:
         """Redis's time at which the job was added."""
-        return int(self.id.partition("-")[0])
+        return added_ms(self.id)
 
 
 _encoder = msgspec.json.Encoder()

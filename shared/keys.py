@@ -5,7 +5,8 @@ from typing import Literal
 Lane = Literal["text", "probe", "video", "live"]
 LANES: tuple[Lane, ...] = ("text", "probe", "video", "live")
 
-PREFIX = "rtembed:"
+PREFIX = "{rtembed}:"
+"""Of every key. The braces put all keys into one hash slot, so that scripts run on a cluster-mode server."""
 GROUP = "workers"
 """The consumer group of every lane."""
 

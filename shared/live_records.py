@@ -12,6 +12,7 @@ import msgspec
 from shared import keys
 from shared.assets import Asset
 from shared.jobs import Claim, LiveJob
+from shared.records import RecordCodec
 from shared.redis.connection import Redis, script
 from shared.requests import Request, submit_session
 from shared.settings import Settings
@@ -54,11 +55,15 @@ class CameraLogin(msgspec.Struct, frozen=True, kw_only=True):
         return "Login(...)"
 
 
+_sessions: RecordCodec[LiveRecord] = RecordCodec(LiveRecord)
+_logins: RecordCodec[CameraLogin] = RecordCodec(CameraLogin)
+
+
 async def write_login(redis: Redis, asset_id: str, login: CameraLogin, expires: int | None = None) -> None:
     """Keep a camera's login, for `expires` seconds or until it is removed."""
-    fields: Any = msgspec.structs.asdict(login)
+    fields: Any = _logins.fields(login, whole=True)
     async with redis.pipeline() as pipe:
-        pipe.hset(keys.camera(asset_id), mapping=fields)
+        pipe.hset(keys.camera(asset_id), items=fields)
         if expires is None:
             pipe.persist(keys.camera(asset_id))
         else:
@@ -72,7 +77,7 @@ async def read_logins(redis: Redis, asset_ids: Sequence[str]) -> list[CameraLogi
         for asset_id in asset_ids:
             pipe.hgetall(keys.camera(asset_id))
         records = await pipe.execute()
-    return [msgspec.convert(_texts(record), CameraLogin) for record in records]
+    return [_logins.read(record) for record in records]
 
 
 async def start(redis: Redis, settings: Settings, request_id: str, asset: Asset, session: LiveRecord) -> str:
@@ -92,9 +97,8 @@ async def start(redis: Redis, settings: Settings, request_id: str, asset: Asset,
     job = LiveJob(
         request=request_id, assets=[asset], chunk_duration=session.chunk_duration, model=session.model
     )
-    record = [str(part) for pair in msgspec.structs.asdict(session).items() for part in pair]
     return await submit_session(
-        redis, settings, request, job, session=keys.live(asset.id), first=msgspec.json.encode(record)
+        redis, settings, request, job, session=keys.live(asset.id), first=_sessions.fields(session)
     )
 
 
@@ -104,7 +108,7 @@ async def read_sessions(redis: Redis, asset_ids: Sequence[str]) -> list[LiveReco
         for asset_id in asset_ids:
             pipe.hgetall(keys.live(asset_id))
         records = await pipe.execute()
-    found = [msgspec.convert(_texts(r), LiveRecord, strict=False) if r else None for r in records]
+    found = [_sessions.read(record) if record else None for record in records]
     async with redis.pipeline(transaction=False) as pipe:
         for session in found:
             pipe.hget(keys.request(session.request if session else ""), "state")
@@ -150,7 +154,3 @@ async def next_chunk(redis: Redis, job: LiveJob) -> LiveRecord | None:
         return None
     last: Any = await redis.hget(keys.request(job.request), "last")
     return msgspec.structs.replace(session, next=max(session.next, int(last if last is not None else -1) + 1))
-
-
-def _texts(record: dict[bytes, bytes]) -> dict[str, str]:
-    return {name.decode(): value.decode() for name, value in record.items()}

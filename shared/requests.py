@@ -10,8 +10,9 @@ from shared import jobs, keys, results
 from shared.errors import DependencyError, ServerBusy
 from shared.jobs import Job, LiveJob, VideoJob
 from shared.keys import Lane
+from shared.records import RecordCodec
 from shared.redis.connection import Redis, script
-from shared.results import End
+from shared.results import End, Result
 from shared.settings import Settings
 
 CANCELLED = End(state="cancelled")
@@ -21,7 +22,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     """One request: `planned` results are expected, `assets` are held until it ends."""
 
     id: str
-    lane: Lane
+    lane: Lane = msgspec.field(name="kind")
     planned: int
     model: str = ""
     assets: list[str] = []
@@ -29,6 +30,35 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     """What was asked for, as JSON, for people and for a client that comes back."""
     kept: int | None = None
     """About how many results are kept at a time; None: all."""
+
+
+class RequestRecord(Request, frozen=True, kw_only=True):
+    """What Redis knows of a request. Times are Redis's seconds since 1970."""
+
+    state: str
+    done: int = 0
+    """How many results there are."""
+    created: int = 0
+    finished: int | None = None
+
+
+_requests: RecordCodec[Request] = RecordCodec(Request, "id")
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """The request's state after a call, the results that were new, and what became of their messages."""
+
+    state: str
+    stored: int
+    queued: int
+    dropped: int
+
+
+class Delivery(msgspec.Struct, frozen=True):
+    """A result, and the fields of its message in the outbox; none if it gets no message."""
+
+    result: Result
+    message: list[bytes | str] = []
 
 
 def failed(error: str, code: str = "InternalServerError", status: int = 500) -> End:
@@ -69,15 +99,26 @@ async def submit(
 
 
 async def submit_session(
-    redis: Redis, settings: Settings, request: Request, job: LiveJob, *, session: str, first: bytes
+    redis: Redis,
+    settings: Settings,
+    request: Request,
+    job: LiveJob,
+    *,
+    session: str,
+    first: Sequence[bytes | str],
 ) -> str:
     """Accept a live session, unless one runs for the stream; returns the id of the request that does.
 
-    `session` is the key of its record and `first` the record's first fields, a JSON array. Raises as
-    `submit`.
+    `session` is the key of its record and `first` the record's first fields, flat. Raises as `submit`.
     """
-    outcome, value = await _submit(redis, settings, request, [job], session=session, first=first)
-    return value.decode() if outcome == b"joined" else request.id
+    answer: Any = await redis.hget(session, "request")
+    while True:
+        believed = (answer or b"").decode()
+        outcome, answer = await _submit(
+            redis, settings, request, [job], session=session, first=first, believed=believed
+        )
+        if outcome != b"mistaken":
+            return believed if outcome == b"joined" else request.id
 
 
 async def _submit(
@@ -88,30 +129,26 @@ async def _submit(
     *,
     traceparent: str = "",
     session: str = "",
-    first: bytes = b"",
+    first: Sequence[bytes | str] = (),
+    believed: str = "",
 ) -> tuple[bytes, Any]:
-    fields: list[bytes | str | int] = [
-        "kind", request.lane, "model", request.model, "planned", request.planned,
-        "assets", ",".join(request.assets), "options", request.options,
-    ]  # fmt: skip
-    if request.kept is not None:
-        fields += ["kept", request.kept]
+    fields = _requests.fields(request)
     added: list[bytes | str | int] = []
     for job in work:
         job_fields = jobs.to_fields(job, traceparent)
         added += [len(job_fields), *job_fields]
-    asset_keys = [key for a in request.assets for key in (keys.asset(a), keys.asset_users(a))]
     own_keys = [keys.jobs(request.lane), keys.request(request.id), keys.running(request.lane)]
-    outcome, value = await script(redis, "submit", "join" if session else "")(
-        keys=[*own_keys, *asset_keys, *([session] if session else [])],
+    asset_keys = [key for a in request.assets for key in (keys.asset(a), keys.asset_users(a))]
+    outcome, value = await script(redis, "submit")(
+        keys=[*own_keys, session or keys.live(""), keys.request(believed), *asset_keys],
         args=[
             request.id,
             queue_limit(settings, request.lane),
             settings.request_ttl,
-            len(fields),
-            *fields,
+            believed,
+            *(len(first), *first),
+            *(len(fields), *fields),
             *added,
-            *([first] if session else []),
         ],
     )
     if outcome == b"busy" and request.lane == "live":
@@ -129,29 +166,51 @@ async def finish(redis: Redis, settings: Settings, request: Request, end: End) -
 
     Returns its state afterwards: that of an earlier end if it had one, `gone` if it is unknown.
     """
-    state: bytes = await script(redis, "finish", "end")(
-        keys=end_keys(request), args=end_arguments(settings, request, end)
+    outcome = await publish(redis, settings, request, end, at_once=True)
+    return outcome.state if outcome else "gone"
+
+
+async def publish(
+    redis: Redis,
+    settings: Settings,
+    request: Request,
+    end: End,
+    deliveries: Sequence[Delivery] = (),
+    *,
+    at_once: bool = False,
+    configured: bool = False,
+    believed: bool = False,
+) -> Outcome | None:
+    """Store and announce results and put their messages into the outbox, each once.
+
+    The request ends with `end` after its last chunk; at once if `end` is a failure, or if it is to. Messages
+    are wanted if `configured` says so and nobody has switched them since; None, with nothing done, if that is
+    not what the caller `believed`.
+    """
+    packed, *end_fields = _end_parts(end)
+    groups: list[bytes | str | int] = []
+    for each in deliveries:
+        fields = results.to_fields(each.result)
+        groups += [each.result.chunk, results.pack(fields), len(fields), *fields]
+        groups += [len(each.message), *each.message]
+    answer: Any = await script(redis, "publish")(
+        keys=[
+            *(keys.request(request.id), keys.results(request.id), keys.done(request.id)),
+            *(keys.running(request.lane), keys.REQUEST_COUNTS),
+            *(keys.OUTBOX, keys.OUTBOX_COUNTS, keys.ROUTES),
+            *map(keys.asset_users, request.assets),
+        ],
+        args=[
+            *(request.id, keys.notify(request.id), settings.request_ttl, settings.result_ttl, int(at_once)),
+            *(end.state, f"{request.lane}:{end.state}", packed, len(end_fields), *end_fields),
+            *(settings.outbox_limit, int(configured), int(believed), len(deliveries), *groups),
+        ],
     )
-    return state.decode()
-
-
-def end_keys(request: Request) -> list[str]:
-    """The keys that the prelude `end.lua` works on."""
-    users = [keys.asset_users(asset) for asset in request.assets]
-    running = keys.running(request.lane)
-    return [keys.request(request.id), keys.results(request.id), keys.done(request.id), running, *users]
-
-
-def end_arguments(settings: Settings, request: Request, end: End) -> list[bytes | str | int]:
-    """The arguments that the prelude `end.lua` takes."""
-    packed, *fields = _end_parts(end)
-    return [
-        request.id, keys.notify(request.id), settings.result_ttl, end.state, keys.REQUEST_COUNTS,
-        f"{request.lane}:{end.state}", packed, len(fields), *fields,
-    ]  # fmt: skip
+    state, *numbers = answer
+    return Outcome(state.decode(), *numbers) if numbers else None
 
 
 @lru_cache(64)
 def _end_parts(end: End) -> tuple[bytes | str, ...]:
-    fields = results.end_fields(end)
+    fields = results.to_fields(end)
     return results.pack(fields), *fields

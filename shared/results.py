@@ -5,6 +5,8 @@ from typing import Literal
 
 import msgspec
 
+from shared.records import RecordCodec, pairs
+
 State = Literal["running", "done", "failed", "cancelled"]
 
 
@@ -57,36 +59,20 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     frame_rate: str = ""
 
 
-def to_fields(result: Result) -> list[bytes | str]:
-    """Field names and values of the result's stream entry, flat; empty values are left out."""
-    fields: list[bytes | str] = ["type", "result"]
-    for name, value in msgspec.structs.asdict(result).items():
-        if name == "frame_times" and value:
-            fields += [name, ",".join(map(str, value))]
-        elif isinstance(value, bytes):
-            if value:
-                fields += [name, value]
-        elif value not in (None, "", []):
-            fields += [name, str(value)]
-    return fields
+_results: RecordCodec[Result] = RecordCodec(Result)
+_ends: RecordCodec[End] = RecordCodec(End)
 
 
-def end_fields(end: End) -> list[bytes | str]:
-    """Field names and values of the end entry, flat."""
-    pairs = msgspec.structs.asdict(end).items()
-    return ["type", "end", *(part for name, value in pairs if value for part in (name, str(value)))]
+def to_fields(entry: Entry) -> list[bytes | str]:
+    """Return the names and values of a stream entry, flat."""
+    if isinstance(entry, End):
+        return ["type", "end", *_ends.fields(entry)]
+    return ["type", "result", *_results.fields(entry)]
 
 
 def from_fields(fields: Mapping[bytes, bytes]) -> Entry:
-    """Read a stream entry; fields of a newer version are ignored."""
-    kind: type[End] | type[Result] = End if fields[b"type"] == b"end" else Result
-    values: dict[str, object] = {}
-    for name in kind.__struct_fields__:
-        if (value := fields.get(name.encode())) is not None:
-            values[name] = value if name == "vector" else value.decode()
-    if times := values.get("frame_times"):
-        values["frame_times"] = [int(t) for t in str(times).split(",")]
-    return msgspec.convert(values, kind, strict=False)
+    """Read a stream entry; fields of a newer version are ignored. Raises msgspec.MsgspecError."""
+    return _ends.read(fields) if fields[b"type"] == b"end" else _results.read(fields)
 
 
 _packer = msgspec.msgpack.Encoder()
@@ -95,8 +81,7 @@ _unpacker = msgspec.msgpack.Decoder(dict[bytes, bytes])
 
 def pack(fields: list[bytes | str]) -> bytes:
     """The fields as the body of a notification."""
-    raw = [f.encode() if isinstance(f, str) else f for f in fields]
-    return _packer.encode(dict(zip(raw[::2], raw[1::2], strict=True)))
+    return _packer.encode(pairs([f.encode() if isinstance(f, str) else f for f in fields]))
 
 
 def unpack(notification: bytes) -> list[tuple[str, Entry]]:

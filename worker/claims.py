@@ -10,12 +10,14 @@ from typing import Any
 
 import msgspec
 import structlog
-from redis.exceptions import ResponseError
 
 from shared import jobs, keys
 from shared.jobs import Claim
 from shared.keys import GROUP, Lane
-from shared.redis.connection import BLOCK_MS, Redis, script
+from shared.records import pairs
+from shared.redis.connection import Redis, script
+from shared.redis.multiplexed import Argument
+from shared.redis.streams import ConsumerGroup
 from shared.telemetry.instruments import claims_reclaimed
 
 log = structlog.get_logger(__name__)
@@ -27,6 +29,10 @@ LIVE_PATIENCE_MS = 1000
 """How long a live session is left to workers that run fewer of them."""
 
 
+Delivered = tuple[bytes, int, Mapping[bytes, bytes]]
+"""The id of an entry, how often it was delivered, and its fields."""
+
+
 class Claims:
     """The claims of one worker process, under a consumer name that no other process ever had."""
 
@@ -35,39 +41,24 @@ class Claims:
         self.consumer = f"{worker}-{secrets.token_hex(3)}"
         self.timeout_ms = int(timeout * 1000)
         self.held: dict[Lane, set[str]] = {lane: set() for lane in keys.LANES}
+        self._groups = {
+            lane: ConsumerGroup(redis, keys.jobs(lane), GROUP, self.consumer) for lane in keys.LANES
+        }
 
     async def create_groups(self) -> None:
         """Make the lanes' consumer groups where they are missing; waiting jobs are delivered too."""
-        for lane in keys.LANES:
-            try:
-                await self.redis.xgroup_create(keys.jobs(lane), GROUP, id="0", mkstream=True)
-            except ResponseError as error:
-                if "BUSYGROUP" not in str(error):
-                    raise
+        for group in self._groups.values():
+            await group.create()
 
     async def take(self, reader: Redis, lane: Lane, count: int) -> list[Claim]:
         """Wait up to BLOCK_MS for new jobs and claim at most `count`, over the connection `reader`."""
-        try:
-            answer = await reader.multiplexed.call(
-                *("XREADGROUP", "GROUP", GROUP, self.consumer, "COUNT", count, "BLOCK", BLOCK_MS),
-                *("STREAMS", keys.jobs(lane), ">"),
-            )
-        except ResponseError as error:
-            if "NOGROUP" not in str(error):
-                raise
-            await self.create_groups()
-            return []
-        entries = answer[0][1] if answer else []
-        return await self._claims(lane, [(entry_id, 1, pairs(fields)) for entry_id, fields in entries])
+        entries = await self._groups[lane].read(reader, count)
+        return await self._claims(lane, [(entry_id, 1, fields) for entry_id, fields in entries])
 
     async def take_over(self, lane: Lane, count: int) -> list[Claim]:
         """Claim at most `count` jobs whose worker has been silent for the claim timeout."""
-        entries = await script(self.redis, "reclaim")(
-            keys=[keys.jobs(lane)], args=[GROUP, self.consumer, self.timeout_ms, count, *self.held[lane]]
-        )
-        claims = await self._claims(
-            lane, [(entry_id, deliveries, pairs(fields)) for entry_id, deliveries, fields in entries]
-        )
+        arguments: list[Argument] = [self.timeout_ms, count, *self.held[lane]]
+        claims = await self._claims(lane, await self._claim_by("reclaim", lane, arguments))
         claims_reclaimed.add(len(claims))
         for claim in claims:
             log.warning(
@@ -81,24 +72,14 @@ class Claims:
 
     async def take_live(self) -> list[Claim]:
         """Claim a live session, new or orphaned, if no other worker runs fewer than this one."""
-        try:
-            found: Any = await script(self.redis, "take_live")(
-                keys=[keys.jobs("live")],
-                args=[GROUP, self.consumer, self.timeout_ms, LIVE_PATIENCE_MS, *self.held["live"]],
-            )
-        except ResponseError as error:
-            if "NOGROUP" not in str(error):
-                raise
-            await self.create_groups()
-            return []
-        if not found:
-            return []
-        entry_id, deliveries, fields = found
-        return await self._claims("live", [(entry_id, deliveries, pairs(fields))])
+        arguments: list[Argument] = [self.timeout_ms, LIVE_PATIENCE_MS, *self.held["live"]]
+        return await self._claims("live", await self._claim_by("take_live", "live", arguments))
 
-    async def _claims(
-        self, lane: Lane, entries: Iterable[tuple[bytes, int, Mapping[bytes, bytes]]]
-    ) -> list[Claim]:
+    async def _claim_by(self, name: str, lane: Lane, arguments: Sequence[Argument]) -> list[Delivered]:
+        found = await self._groups[lane].claim(name, arguments)
+        return [(entry_id, deliveries, pairs(fields)) for entry_id, deliveries, fields in found]
+
+    async def _claims(self, lane: Lane, entries: Iterable[Delivered]) -> list[Claim]:
         claims = []
         for raw_id, deliveries, fields in entries:
             entry_id = raw_id.decode()
@@ -191,8 +172,3 @@ class Claims:
                 gone = consumer["idle"] > FORGET_CONSUMER_MS and not consumer["pending"]
                 if gone and consumer["name"] != self.consumer.encode():
                     await self.redis.xgroup_delconsumer(keys.jobs(lane), GROUP, consumer["name"])
-
-
-def pairs(fields: Sequence[bytes]) -> dict[bytes, bytes]:
-    """A stream entry's fields by their names."""
-    return dict(zip(fields[::2], fields[1::2], strict=True))

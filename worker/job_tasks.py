@@ -12,6 +12,7 @@ import structlog
 from shared.chunks import Chunk
 from shared.errors import RtEmbedError
 from shared.jobs import Claim, LiveJob, ProbeJob, TextJob, VideoJob
+from shared.redis.redis_clock import RedisClock
 from shared.requests import failed
 from shared.results import Facts, Result
 from worker.batcher import Batcher, Embedded
@@ -21,7 +22,6 @@ from worker.media.clip_source import Clip, Media, MediaFacts
 from worker.media.gpu.clip_slots import DeviceClip
 from worker.models.directory import ModelInfo
 from worker.publish.publisher import Publisher
-from worker.redis_clock import RedisClock
 from worker.worker_metrics import observe_chunk, observe_text
 
 log = structlog.get_logger(__name__)

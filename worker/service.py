@@ -21,6 +21,7 @@ from shared.jobs import Claim
 from shared.keys import LANES, Lane
 from shared.redis.connection import RedisError, connect, single_connection
 from shared.redis.ending import end, uninterrupted
+from shared.redis.redis_clock import RedisClock
 from shared.requests import failed
 from shared.settings import Settings, worker_name
 from shared.telemetry import export
@@ -32,14 +33,13 @@ from worker.compose import Loaded, clips_ahead, decode_slots, live_decoders, loa
 from worker.engine.batches import Batches
 from worker.engine.device import device_errors
 from worker.engine.embedding_engine import Vectors
-from worker.gpu_sampling import sample_gpus
+from worker.engine.gpu_sampling import sample_gpus
 from worker.job_tasks import Tasks, stack_clips
 from worker.live.session import LiveSessions
 from worker.media.clip_source import Clip, Media
 from worker.models.preparation_progress import describe, log_progress
 from worker.publish.forward import Forwarder
 from worker.publish.publisher import Publisher
-from worker.redis_clock import RedisClock
 from worker.watch import HealthPage, Watch
 from worker.worker_metrics import WorkerMetrics, measure_gpus
 

@@ -31,8 +31,9 @@ from shared.errors import (
     Unavailable,
 )
 from shared.jobs import Job
+from shared.records import RecordCodec
 from shared.redis.connection import Redis
-from shared.requests import Request
+from shared.requests import Request, RequestRecord
 from shared.results import End, Result
 
 PAGE = 500
@@ -52,24 +53,15 @@ class _VideoOptions(msgspec.Struct, frozen=True):
     outline: Outline | None = None
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True):
+class Record(RequestRecord, frozen=True, kw_only=True):
     """What Redis knows of a request. `age` is the seconds since it was accepted."""
 
-    kind: str
-    state: str
-    model: str = ""
-    planned: int = 0
-    done: int = 0
-    created: int = 0
-    finished: int | None = None
-    assets: list[str] = []
-    options: str = ""
     age: int = 0
 
     @property
     def outline(self) -> Outline | None:
         """What answers repeat; None for what is not a video request."""
-        if self.kind == "text" or not self.options:
+        if self.lane == "text" or not self.options:
             return None
         return msgspec.json.decode(self.options, type=_VideoOptions).outline
 
@@ -154,25 +146,26 @@ async def request_results(request: HttpRequest) -> Response:
     return json(_answer(request_id, record, found))
 
 
+_records: RecordCodec[Record] = RecordCodec(Record, "id", "age")
+
+
 async def find_record(redis: Redis, request_id: str) -> Record | None:
     """What is known of a request, or None."""
     fields: Any = await redis.hgetall(keys.request(request_id))
     if b"state" not in fields:
         return None
     now, _ = await redis.time()
-    texts: dict[str, Any] = {name.decode(): value.decode() for name, value in fields.items()}
-    texts["assets"] = texts["assets"].split(",") if texts.get("assets") else []
-    texts["age"] = now - int(texts.get("created", now))
-    return msgspec.convert(texts, Record, strict=False)
+    record = _records.read(fields, id=request_id)
+    return msgspec.structs.replace(record, age=now - record.created)
 
 
 async def _status(redis: Redis, request_id: str) -> RequestStatus:
     record = await find_record(redis, request_id)
-    if record is None or record.kind == "probe":
+    if record is None or record.lane == "probe":
         raise NotFound(f"No such request {request_id}, or it has expired")
     end = await _end(redis, request_id) if record.state == "failed" else None
     status: Any = record.state
-    kind: Any = record.kind
+    kind: Any = record.lane
     return RequestStatus(
         id=request_id,
         kind=kind,
@@ -207,7 +200,7 @@ async def _read(redis: Redis, request_id: str) -> tuple[list[Result], End | None
 
 
 def _answer(request_id: str, record: Record, found: list[Result]) -> VideoResponse | TextResponse:
-    if record.kind == "text" and record.options:
+    if record.lane == "text" and record.options:
         return text_response(request_id, record, found)
     if record.outline is None:
         raise NotFound(f"The request {request_id} was answered directly")

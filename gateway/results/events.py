@@ -124,7 +124,7 @@ async def resume(ctx: Context, body: VideoRequest, seen: str, remember: Remember
 
 
 def _outline(request_id: str, record: Record, body: VideoRequest) -> Outline | None:
-    if record.kind != "live":
+    if record.lane != "live":
         return record.outline
     return Outline(request=request_id, model=record.model, live=True, encoding_format=body.encoding_format)
 

@@ -15,6 +15,7 @@ import structlog
 
 from shared import keys, results
 from shared.errors import Unavailable
+from shared.records import entry_position
 from shared.redis.connection import Redis, RedisError, channels
 from shared.results import End, Entry
 from shared.settings import Settings
@@ -141,7 +142,7 @@ class Follower:
         while True:
             found = await self._read(after) if notice is None else notice
             for entry_id, entry in found:
-                if _position(entry_id) > _position(after):
+                if entry_position(entry_id) > entry_position(after):
                     after = entry_id
                     yield entry_id, entry
                     if isinstance(entry, End):
@@ -173,8 +174,3 @@ def _new_ids(count: int) -> list[str]:
 def channel_of(request_id: str) -> bytes:
     """The channel on which a request's entries are announced."""
     return keys.notify(request_id).encode()
-
-
-def _position(entry_id: str) -> tuple[int, int]:
-    milliseconds, _, sequence = entry_id.partition("-")
-    return int(milliseconds), int(sequence)

@@ -20,7 +20,7 @@ from gateway.store.folder import Disk, Folder
 from gateway.store.quota import Room
 from gateway.store.storage import AssetStorage, Writer, vanished
 from shared import keys
-from shared.assets import Asset
+from shared.assets import ASSETS, NEW_ASSETS, Asset
 from shared.errors import BadParameter, DuplicateAssetId, ResourceInUse, Unavailable
 from shared.redis.connection import Redis, RedisError, script
 from shared.settings import Settings
@@ -141,10 +141,10 @@ class AssetStore:
 
     async def register(self, asset: Asset) -> Asset:
         """Record an asset whose bytes are in place. Raises DuplicateAssetId when the id is taken."""
-        pairs = [part for pair in asset.to_fields().items() if pair[0] != "created" for part in pair]
+        record = NEW_ASSETS.fields(asset)
         created = await script(self._redis, "register_asset")(
             keys=[keys.asset(asset.id), keys.ASSETS, keys.AGED_OUT_ASSETS, keys.ARRIVING_ASSETS],
-            args=[asset.id, uuid.uuid4().hex, *pairs],
+            args=[asset.id, uuid.uuid4().hex, *record],
         )
         if not created:
             raise _duplicate(asset)
@@ -152,15 +152,15 @@ class AssetStore:
 
     async def update(self, asset: Asset) -> None:
         """Write a changed record."""
-        fields: Any = asset.to_fields()
-        await self._redis.hset(keys.asset(asset.id), mapping=fields)
+        fields: Any = ASSETS.fields(asset, whole=True)
+        await self._redis.hset(keys.asset(asset.id), items=fields)
 
     # Known --------------------------------------------------------------------------------------------
 
     async def find(self, asset_id: str) -> Asset | None:
         """The record, or None."""
         fields: Any = await self._redis.hgetall(keys.asset(asset_id))
-        return Asset.from_fields(fields) if fields else None
+        return ASSETS.read(fields) if fields else None
 
     async def get(self, asset_id: str) -> Asset:
         """The record. Raises BadParameter for an unknown id, and for one that was evicted."""
@@ -185,7 +185,7 @@ class AssetStore:
             for asset_id in ids:
                 pipe.hgetall(keys.asset(asset_id.decode()))
             records = await pipe.execute()
-        return [Asset.from_fields(fields) for fields in records if fields]
+        return [ASSETS.read(fields) for fields in records if fields]
 
     async def _directories(self) -> Mapping[str, str]:
         """The ids of the assets that have a directory here, by it."""

@@ -11,6 +11,7 @@ from redis.exceptions import ResponseError
 
 from shared import keys, settings
 from shared.errors import SettingsError
+from shared.records import added_ms
 from shared.redis.connection import Redis, RedisError, connect, script
 from shared.settings import Settings
 
@@ -182,7 +183,7 @@ def _shown(entry_id: bytes, fields: Mapping[bytes, bytes]) -> Row:
 
 async def _age(redis: Redis, entry_id: bytes) -> float:
     seconds, microseconds = await redis.time()
-    return round(max(0.0, seconds + microseconds / 1e6 - int(entry_id.partition(b"-")[0]) / 1000), 3)
+    return round(max(0.0, seconds + microseconds / 1e6 - added_ms(entry_id) / 1000), 3)
 
 
 async def _hash(redis: Redis, key: str | bytes) -> dict[str, str]:

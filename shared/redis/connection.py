@@ -161,8 +161,6 @@ class Script:
 
 
 @cache
-def script(client: Redis, name: str, prelude: str = "") -> Script:
-    """The Lua script `scripts/<name>.lua`, after `scripts/<prelude>.lua` if one is named."""
-    folder = resources.files("shared") / "scripts"
-    sources = [(folder / f"{part}.lua").read_text() for part in (prelude, name) if part]
-    return Script(client, "\n".join(sources))
+def script(client: Redis, name: str) -> Script:
+    """Return the Lua script `scripts/<name>.lua`."""
+    return Script(client, (resources.files("shared") / "scripts" / f"{name}.lua").read_text())

@@ -1,23 +1,45 @@
--- Stores and announces results and puts their messages into the outbox, each once.
--- ARGV after the prelude's: request ttl, outbox, its counts, its limit, routes, whether messages are wanted
--- ('0' or '1') unless the routes say otherwise, whether the caller believes that they are, number of
--- results, then per result: chunk, packed entry, number of its fields, fields..., number of its message's
--- fields (0 for no message), fields...
+-- Stores and announces results and puts their messages into the outbox, each once; ends the request after its
+-- last chunk, after a failure, or at once.
+-- KEYS: request, results, done bitmap, running requests, counts of ended requests, outbox, its counts, routes,
+-- then one users key per asset.
+-- ARGV: request id, notify channel, request ttl, result ttl, whether the request ends at once ('0' or '1'), its
+-- end state, the count of such ends, packed end entry, number of its fields, fields..., the outbox's limit,
+-- whether messages are wanted ('0' or '1') unless the routes say otherwise, whether the caller believes that they
+-- are, number of results, then per result: chunk, packed entry, number of its fields, fields..., number of its
+-- message's fields (0 for no message), fields...
 -- A request for which 0 results are planned is open-ended: it takes results in ascending order only.
 -- Returns {request's state afterwards or 'gone', results stored, messages stored, messages dropped}; or, with
 -- nothing done, {'mistaken'} if the caller believes what is not so.
+local request, results, done, outbox = KEYS[1], KEYS[2], KEYS[3], KEYS[6]
+local id, channel, request_ttl, result_ttl = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local ends_now, end_state = ARGV[5] == '1', ARGV[6]
+local rest = 10 + tonumber(ARGV[9])
+local limit, wanted, count = tonumber(ARGV[rest]), ARGV[rest + 1], tonumber(ARGV[rest + 3])
+
+local known = redis.call('HMGET', request, 'state', 'planned', 'kept')
+local state, planned, kept = known[1], tonumber(known[2]), known[3]
 if state ~= 'running' then
   return { state or 'gone', 0, 0, 0 }
 end
 
-local request_ttl = tonumber(ARGV[rest])
-local outbox, counts, limit = ARGV[rest + 1], ARGV[rest + 2], tonumber(ARGV[rest + 3])
-local wanted, bus = ARGV[rest + 5], redis.call('HGET', ARGV[rest + 4], 'message_bus')
+local bus = redis.call('HGET', KEYS[8], 'message_bus')
 if bus then
   wanted = bus == 'off' and '0' or '1'
 end
-if wanted ~= ARGV[rest + 6] then
+if count > 0 and wanted ~= ARGV[rest + 2] then
   return { 'mistaken' }
+end
+
+local news = {}
+
+local function store(packed, first, last)
+  local entry
+  if kept then
+    entry = redis.call('XADD', results, 'MAXLEN', '~', kept, '*', unpack(ARGV, first, last))
+  else
+    entry = redis.call('XADD', results, '*', unpack(ARGV, first, last))
+  end
+  news[#news + 1] = entry .. ' ' .. #packed .. '\n' .. packed
 end
 
 local function is_new(chunk)
@@ -32,8 +54,8 @@ local function is_new(chunk)
 end
 
 local stored, queued, dropped, finished = 0, 0, 0, nil
-local at = rest + 8
-for _ = 1, tonumber(ARGV[rest + 7]) do
+local at = rest + 4
+for _ = 1, count do
   local first = at + 3
   local message = first + tonumber(ARGV[at + 2])
   local after = message + 1 + tonumber(ARGV[message])
@@ -53,21 +75,33 @@ for _ = 1, tonumber(ARGV[rest + 7]) do
   at = after
 end
 if dropped > 0 then
-  redis.call('HINCRBY', counts, 'dropped', dropped)
+  redis.call('HINCRBY', KEYS[7], 'dropped', dropped)
 end
 
+local now = redis.call('TIME')[1]
 finished = finished or tonumber(redis.call('HGET', request, 'done') or 0)
-if end_state == 'failed' or (planned > 0 and finished >= planned) then
-  finish()
-  return { end_state, stored, queued, dropped }
+if ends_now or end_state == 'failed' or (planned > 0 and finished >= planned) then
+  state = end_state
+  store(ARGV[8], 10, rest - 1)
+  redis.call('HSET', request, 'state', state, 'finished', now)
+  redis.call('HINCRBY', KEYS[5], ARGV[7], 1)
+end
+if #news > 0 then
+  redis.call('PUBLISH', channel, table.concat(news))
 end
 
-announce()
-local lease = tonumber(redis.call('TIME')[1]) + request_ttl
 for i = 1, 3 do
-  redis.call('EXPIRE', KEYS[i], request_ttl)
+  redis.call('EXPIRE', KEYS[i], state == 'running' and request_ttl or result_ttl)
 end
-for i = 4, #KEYS do
-  redis.call('ZADD', KEYS[i], 'XX', lease, id)
+local function refresh(requests)
+  if state == 'running' then
+    redis.call('ZADD', requests, 'XX', now + request_ttl, id)
+  else
+    redis.call('ZREM', requests, id)
+  end
 end
-return { 'running', stored, queued, dropped }
+refresh(KEYS[4])
+for i = 9, #KEYS do
+  refresh(KEYS[i])
+end
+return { state, stored, queued, dropped }

@@ -1,15 +1,32 @@
--- Accepts a request and its jobs in one step, or nothing of it.
--- KEYS: lane, request, running requests, then per asset its record and its users.
--- ARGV: request id, lane limit, request ttl, number of request fields, fields..., then per job the number
--- of its fields, fields...
--- Returns {'ok', second}, {'busy', jobs in the lane} or {'gone', index of the missing asset}.
-local lane, request, id, ttl = KEYS[1], KEYS[2], ARGV[1], tonumber(ARGV[3])
+-- Accepts a request and its jobs in one step, or nothing of it. Of a live stream one session runs at a time: a
+-- request for another one joins it.
+-- KEYS: lane, request, running requests, session and the request that the caller believes to have it (each
+-- something unused where no session is asked for), then per asset its record and its users.
+-- ARGV: request id, lane limit, request ttl, the id of the request that is believed to have the session, number of
+-- the session's fields (0: no session), fields..., number of request fields, fields..., then per job the number of
+-- its fields, fields...
+-- Returns {'ok', second}, {'busy', jobs in the lane}, {'gone', index of the missing asset}, {'joined', request}, or
+-- {'mistaken', request that has the session}.
+local lane, request, session = KEYS[1], KEYS[2], KEYS[4]
+local id, limit, ttl, believed = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
+local session_end = 5 + tonumber(ARGV[5])
+local first_field = session_end + 2
+local first_job = first_field + tonumber(ARGV[session_end + 1])
+local is_session = session_end > 5
 local now = redis.call('TIME')
-local first_job = 5 + tonumber(ARGV[4])
 
 local created = redis.call('HGET', request, 'created')
 if created then -- accepted already: a client that lost its connection before the answer sends it again
   return { 'ok', tonumber(created) }
+end
+if is_session then
+  local running = redis.call('HGET', session, 'request') or ''
+  if running ~= believed then
+    return { 'mistaken', running }
+  end
+  if running ~= '' and redis.call('HGET', KEYS[5], 'state') == 'running' then
+    return { 'joined', running }
+  end
 end
 
 local jobs, at = 0, first_job
@@ -18,19 +35,24 @@ while at <= #ARGV do
   at = at + 1 + tonumber(ARGV[at])
 end
 local waiting = redis.call('XLEN', lane)
-if waiting + jobs > tonumber(ARGV[2]) then
+if waiting + jobs > limit then
   return { 'busy', waiting }
 end
-for i = 4, #KEYS, 2 do
+for i = 6, #KEYS, 2 do
   if redis.call('EXISTS', KEYS[i]) == 0 then
-    return { 'gone', (i - 4) / 2 }
+    return { 'gone', (i - 6) / 2 }
   end
 end
 
-redis.call('HSET', request, 'state', 'running', 'created', now[1], 'done', 0, unpack(ARGV, 5, first_job - 1))
+if is_session then
+  redis.call('DEL', session)
+  redis.call('HSET', session, unpack(ARGV, 6, session_end))
+  redis.call('EXPIRE', session, ttl)
+end
+redis.call('HSET', request, 'state', 'running', 'created', now[1], 'done', 0, unpack(ARGV, first_field, first_job - 1))
 redis.call('EXPIRE', request, ttl)
 redis.call('ZADD', KEYS[3], now[1] + ttl, id)
-for i = 5, #KEYS, 2 do
+for i = 7, #KEYS, 2 do
   redis.call('ZADD', KEYS[i], now[1] + ttl, id)
 end
 local enqueued = now[1] * 1000 + math.floor(now[2] / 1000)

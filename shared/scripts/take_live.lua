@@ -1,7 +1,7 @@
 -- Claims one live session, if no other worker that is alive runs fewer: one whose worker is silent, or a new one.
 -- What nobody has taken for a while may be taken by anyone. Calling it is a sign of life.
 -- KEYS: lane. ARGV: group, this worker, claim timeout (ms), patience (ms), ids that this worker works on...
--- Returns {id, deliveries, fields}, or nothing.
+-- Returns {id, deliveries, fields} for at most one.
 local lane, group, me = KEYS[1], ARGV[1], ARGV[2]
 local timeout, patience = tonumber(ARGV[3]), tonumber(ARGV[4])
 local held = {}
@@ -30,7 +30,7 @@ for _, pending in ipairs(redis.call('XPENDING', lane, group, 'IDLE', timeout, '-
   if not (owner == me and held[id]) and (is_my_turn or idle > timeout + patience) then
     local entry = redis.call('XCLAIM', lane, group, me, timeout, id)[1]
     if entry then
-      return { id, pending[4] + 1, entry[2] }
+      return { { id, pending[4] + 1, entry[2] } }
     end
     redis.call('XACK', lane, group, id)
   end
@@ -46,12 +46,12 @@ if not is_my_turn then
   local oldest = redis.call('XRANGE', lane, '(' .. last, '+', 'COUNT', 1)[1]
   local now = redis.call('TIME')
   if not oldest or now[1] * 1000 + now[2] / 1000 - string.match(oldest[1], '^%d+') < patience then
-    return false
+    return {}
   end
 end
 local read = redis.call('XREADGROUP', 'GROUP', group, me, 'COUNT', 1, 'STREAMS', lane, '>')
 if not read or not read[1] or not read[1][2][1] then
-  return false
+  return {}
 end
 local entry = read[1][2][1]
-return { entry[1], 1, entry[2] }
+return { { entry[1], 1, entry[2] } }

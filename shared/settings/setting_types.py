@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from shared.keys import PREFIX
+
 IPNetwork = IPv4Network | IPv6Network
 
 _TRUE = {"1", "true", "yes", "on"}
@@ -131,12 +133,12 @@ def networks(text: str) -> tuple[IPNetwork, ...]:
 
 
 def _foreign(text: str) -> str:
-    if text.startswith("rtembed:"):
+    if text.startswith(PREFIX):
         raise ValueError(text)
     return text
 
 
-TOPIC = SettingType(_foreign, "any text that does not begin with rtembed:")
+TOPIC = SettingType(_foreign, f"any text that does not begin with {PREFIX}")
 
 
 def limit(default: int) -> SettingType:

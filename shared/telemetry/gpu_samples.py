@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from shared import keys
+from shared.records import added_ms
 from shared.redis.connection import Redis
 
 INTERVAL = 0.2
@@ -36,6 +37,6 @@ async def publish(redis: Redis, samples: Sequence[Sample]) -> None:
 
 def from_fields(entry_id: bytes, fields: Mapping[bytes, bytes]) -> list[Sample]:
     """The samples of one entry."""
-    moment = int(entry_id.partition(b"-")[0]) / 1000
+    moment = added_ms(entry_id) / 1000
     samples = msgspec.json.decode(fields[b"samples"], type=list[Sample])
     return [msgspec.structs.replace(sample, time=moment) for sample in samples]

@@ -7,7 +7,7 @@ import json
 
 from shared.chunks import SECOND
 from tests.camera import CLOCK_RATE, Picture, encode
-from worker.live.chunker import Chunker, needed_share
+from worker.live.chunker import Chunker
 from worker.live.rtsp.rtp import START_CODE, AccessUnit
 
 STREAMS = {
@@ -24,7 +24,7 @@ def share(pictures: list[Picture], seconds: int) -> float:
         time = picture.pts * SECOND // CLOCK_RATE
         unit = AccessUnit(time, None, START_CODE + START_CODE.join(picture.nals))
         cuts += chunker.push(unit, number * SECOND // 30, 0)
-    return needed_share(cuts)
+    return sum(cut.kept for cut in cuts) / max(1, sum(cut.arrived for cut in cuts))
 
 
 def main() -> None:

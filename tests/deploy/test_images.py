@@ -181,7 +181,7 @@ def test_the_images_commands_serve_a_file_and_stop(box: Box, redis_url: str, tmp
         assert client.get("/metrics").text.count("# TYPE") > 30
     assert httpx.get(f"http://127.0.0.1:{metrics_port}/live").status_code == 200
     with Redis.from_url(redis_url) as redis:
-        assert redis.zcard("rtembed:workers") == 1
+        assert redis.zcard("{rtembed}:workers") == 1
     (kept,) = (
         path for path in (box.folder / "assets").rglob("*") if path.is_file() and path.stat().st_size > 1000
     )

@@ -105,7 +105,7 @@ def own_pages(redis_url: str) -> list[str]:
     """Where the workers say that their own pages are."""
     with Redis.from_url(redis_url) as redis:
         found: Any = [
-            redis.hget(b"rtembed:worker:" + n, "metrics_port") for n in redis.zrange(keys.WORKERS, 0, -1)
+            redis.hget(b"{rtembed}:worker:" + n, "metrics_port") for n in redis.zrange(keys.WORKERS, 0, -1)
         ]
     return [f"http://127.0.0.1:{int(port)}" for port in found]
 

@@ -21,6 +21,7 @@ from shared.chunks import SECOND, Chunk
 from shared.errors import DecodeError, EngineError, InvalidFile, NotSupported
 from shared.jobs import Claim, ProbeJob, TextJob, VideoJob
 from shared.redis.connection import Redis
+from shared.redis.redis_clock import RedisClock
 from shared.requests import CANCELLED, Request, finish, submit
 from shared.results import End, Entry, Facts, Result, from_fields
 from shared.settings import Settings
@@ -31,7 +32,6 @@ from worker.job_tasks import Tasks, stack_clips
 from worker.media.clip_source import Clip, MediaFacts
 from worker.models.directory import ModelInfo
 from worker.publish.publisher import Publisher
-from worker.redis_clock import RedisClock
 
 MODEL = ModelInfo(id="m", architecture="test", dimension=2, frames=4, resolution=2, max_text_tokens=0)
 FILM = Asset(id="a1", path="/films/a.mp4")

@@ -3,7 +3,6 @@
 Pure arithmetic: pictures go in as they arrive, chunks come out as soon as their last frame is known.
 """
 
-from collections.abc import Sequence
 from typing import Any, cast
 
 import msgspec
@@ -236,8 +235,3 @@ class Chunker:
             )
         )
         self._runs, self._arrived = [], 0
-
-
-def needed_share(cuts: Sequence[Cut]) -> float:
-    """Which part of the packets that arrived must be decoded."""
-    return sum(cut.kept for cut in cuts) / max(1, sum(cut.arrived for cut in cuts))

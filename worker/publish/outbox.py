@@ -6,15 +6,14 @@ another.
 
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import msgspec
 import structlog
-from redis.exceptions import ResponseError
 
-from shared import keys
 from shared.keys import OUTBOX, OUTBOX_COUNTS, OUTBOX_DEAD, PUBLISHERS
-from shared.redis.connection import BLOCK_MS, Redis, script
+from shared.records import pairs
+from shared.redis.connection import Redis, script
+from shared.redis.streams import ConsumerGroup
 from shared.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -40,41 +39,17 @@ class Outbox:
         self._redis = redis
         self._settings = settings
         self.consumer = f"{worker}-{secrets.token_hex(3)}"
-
-    async def create_group(self) -> None:
-        """Make the consumer group where it is missing; waiting messages are delivered too."""
-        try:
-            await self._redis.xgroup_create(OUTBOX, PUBLISHERS, id="0", mkstream=True)
-        except ResponseError as error:
-            if "BUSYGROUP" not in str(error):
-                raise
+        self._group = ConsumerGroup(redis, OUTBOX, PUBLISHERS, self.consumer)
 
     async def take(self, reader: Redis, count: int) -> list[Message]:
         """Wait up to BLOCK_MS for new messages and claim at most `count`, over the connection `reader`."""
-        try:
-            answer: Any = await reader.xreadgroup(
-                PUBLISHERS, self.consumer, {OUTBOX: ">"}, count=count, block=BLOCK_MS
-            )
-        except ResponseError as error:
-            if "NOGROUP" not in str(error):
-                raise
-            await self.create_group()
-            return []
-        return [_message(entry_id, fields) for entry_id, fields in (answer[0][1] if answer else [])]
+        return [_message(entry_id, fields) for entry_id, fields in await self._group.read(reader, count)]
 
     async def adopt(self, count: int, known: Iterable[str]) -> list[Message]:
         """Claim at most `count` messages that nobody takes care of, and show that this publisher lives."""
-        try:
-            answer = await script(self._redis, "adopt")(
-                keys=[OUTBOX],
-                args=[PUBLISHERS, self.consumer, int(self._settings.claim_timeout * 1000), count, *known],
-            )
-        except ResponseError as error:
-            if "NOGROUP" not in str(error):
-                raise
-            await self.create_group()
-            return []
-        return [_message(i, dict(zip(f[::2], f[1::2], strict=True))) for i, f in answer]
+        timeout = int(self._settings.claim_timeout * 1000)
+        found = await self._group.claim("adopt", [timeout, count, *known])
+        return [_message(entry_id, pairs(fields)) for entry_id, fields in found]
 
     async def sent(self, ids: Sequence[str]) -> None:
         """Delete messages that their bus has acknowledged."""
@@ -96,11 +71,6 @@ class Outbox:
             args=[PUBLISHERS, message.id, REFUSED_KEPT, *fields, "error", error],
         )
         await self._redis.hincrby(OUTBOX_COUNTS, "refused", 1)
-
-    async def waiting(self) -> int:
-        """How many messages the bus has not acknowledged."""
-        length: int = await self._redis.xlen(keys.OUTBOX)
-        return length
 
 
 def _message(entry_id: bytes, fields: Mapping[bytes, bytes]) -> Message:

@@ -6,17 +6,16 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import msgspec
 import structlog
 from redis.exceptions import ConnectionError, TimeoutError  # noqa: A004 - redis-py's names
 
-from shared import keys, results
+from shared import keys
 from shared.bus.errorbus import ErrorBus
 from shared.bus.routes import configured_routes
 from shared.fleet import ServedModel
 from shared.jobs import Job, LiveJob, ProbeJob, TextJob, VideoJob
-from shared.redis.connection import Redis, script
-from shared.requests import end_arguments, end_keys, finish, request_of
+from shared.redis.connection import Redis
+from shared.requests import Delivery, Outcome, finish, publish, request_of
 from shared.results import End, Result
 from shared.settings import Settings
 from shared.telemetry.export import traceparent
@@ -40,15 +39,6 @@ class PublisherCounts:
     messages_stored: int = 0
     messages_dropped: int = 0
     messages_not_built: int = 0
-
-
-class Outcome(msgspec.Struct, frozen=True):
-    """The request's state after a call, the results that were new, and what became of their messages."""
-
-    state: str
-    stored: int
-    queued: int
-    dropped: int
 
 
 class Publisher:
@@ -85,28 +75,19 @@ class Publisher:
 
     async def _store(self, job: Job, finished: Sequence[Result], end: End) -> Outcome | None:
         """None, with nothing done, if messages were switched on or off since this publisher last heard."""
-        groups: list[bytes | str | int] = []
-        for result in finished:
-            fields = results.to_fields(result)
-            message = self._message(job, result)
-            groups += [result.chunk, results.pack(fields), len(fields), *fields, len(message), *message]
-        request = request_of(job)
-        arguments = [
-            *end_arguments(self._settings, request, end),
-            self._settings.request_ttl,
-            *(keys.OUTBOX, keys.OUTBOX_COUNTS, self._settings.outbox_limit, keys.ROUTES),
-            int(self._configured),
-            int(self._messages_wanted),
-            len(finished),
-            *groups,
-        ]
-
-        async def call() -> Outcome | None:
-            answer: Any = await script(self._redis, "publish", "end")(keys=end_keys(request), args=arguments)
-            state, *numbers = answer
-            return Outcome(state.decode(), *numbers) if numbers else None
-
-        return await _persist(call)
+        deliveries = [Delivery(result, self._message(job, result)) for result in finished]
+        request, configured, believed = request_of(job), self._configured, self._messages_wanted
+        return await _persist(
+            lambda: publish(
+                self._redis,
+                self._settings,
+                request,
+                end,
+                deliveries,
+                configured=configured,
+                believed=believed,
+            )
+        )
 
     def _message(self, job: Job, result: Result) -> list[bytes | str]:
         """The fields of the result's entry in the outbox; none if it gets no message."""

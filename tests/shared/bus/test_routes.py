@@ -86,8 +86,8 @@ def test_an_unknown_bus_is_named() -> None:
 
 
 def test_a_stream_of_the_service_itself_is_no_topic() -> None:
-    with pytest.raises(SettingsError, match="does not begin with rtembed:"):
-        load({"MESSAGE_BUS": "redis", "MESSAGE_BUS_TOPIC": "rtembed:outbox"})
+    with pytest.raises(SettingsError, match=r"does not begin with \{rtembed\}:"):
+        load({"MESSAGE_BUS": "redis", "MESSAGE_BUS_TOPIC": "{rtembed}:outbox"})
 
 
 @pytest.mark.parametrize("text", ["0", "-5", "many", "1.5", ""])
@@ -139,8 +139,8 @@ async def test_without_redis_the_last_routes_hold(settings: Settings) -> None:
         ({"message_bus": "kafka"}, "Kafka is not available"),
         ({"error_bus": "kafka"}, "Kafka is not available"),
         ({"message_topic": " "}, "the topic is empty"),
-        ({"message_topic": "rtembed:jobs:text"}, "the service's own part of Redis"),
-        ({"error_bus": "redis", "error_topic": "rtembed:x"}, "the service's own part of Redis"),
+        ({"message_topic": "{rtembed}:jobs:text"}, "the service's own part of Redis"),
+        ({"error_bus": "redis", "error_topic": "{rtembed}:x"}, "the service's own part of Redis"),
     ],
 )
 async def test_what_cannot_work_is_refused_and_changes_nothing(

@@ -311,9 +311,5 @@ async def test_a_script_is_loaded_again_when_the_server_forgot_it(redis: Redis) 
 
 async def test_every_script_compiles(redis: Redis) -> None:
     folder = Path(__file__).parents[3] / "shared" / "scripts"
-    preluded = {"publish", "finish"}
     for path in sorted(folder.glob("*.lua")):
-        source = path.read_text()
-        if path.stem in preluded:
-            source = (folder / "end.lua").read_text() + source
-        assert len(await redis.script_load(source)) == 40, path.name
+        assert len(await redis.script_load(path.read_text())) == 40, path.name

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.redis.connection import Redis
-from worker.redis_clock import RedisClock
+from shared.redis.redis_clock import RedisClock
 
 
 class Ticking:

@@ -7,8 +7,8 @@ from shared.redis.connection import Redis
 from shared.telemetry import gpu_samples
 from shared.telemetry.gpu_samples import Sample
 from tests.support import until
+from worker.engine.gpu_sampling import sample, sample_gpus
 from worker.engine.gpus import Condition, Gpu
-from worker.gpu_sampling import sample, sample_gpus
 
 
 class Played:

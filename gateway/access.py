@@ -8,7 +8,8 @@ import structlog
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway.context import Context, refusal
+from gateway.api.responses import error_response
+from gateway.context import Context
 from shared import keys
 from shared.errors import RtEmbedError, TooManyRequests, Unauthorized
 from shared.redis.connection import RedisError, script
@@ -39,7 +40,7 @@ class AccessMiddleware:
             try:
                 await self._admit(scope)
             except RtEmbedError as error:
-                await refusal(error)(scope, receive, send)
+                await error_response(error)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 

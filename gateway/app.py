@@ -16,8 +16,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.access import AccessMiddleware
+from gateway.api.responses import error_response, json_response
 from gateway.api.schemas import Error
-from gateway.context import ClientGone, Context, json, refusal
+from gateway.context import Context
+from gateway.disconnect import ClientGone
 from gateway.endpoints import docs
 from gateway.intake.uploads import TooManyFields
 from gateway.routing import ENDPOINTS, routes
@@ -68,7 +70,7 @@ async def _refused(_: HttpRequest, error: Exception) -> Response:
     assert isinstance(error, RtEmbedError)  # noqa: S101 - for the type checker
     if error.status >= 500:
         log.warning("request failed", code=error.code, status=error.status, error=error.message)
-    return refusal(error)
+    return error_response(error)
 
 
 async def _redis_away(request: HttpRequest, error: Exception) -> Response:
@@ -92,7 +94,7 @@ async def _client_gone(request: HttpRequest, _: Exception) -> Response:
 
 async def _unexpected(request: HttpRequest, error: Exception) -> Response:
     log.error("request failed unexpectedly", path=request.url.path, exc_info=error)
-    return json(Error(code="InternalServerError", message="An internal error occurred"), 500)
+    return json_response(Error(code="InternalServerError", message="An internal error occurred"), 500)
 
 
 class RequestLog:

@@ -1,9 +1,11 @@
-"""Dependencies point one way: gateway -> shared <- worker. The gateway needs no media or GPU package."""
+"""Dependencies point one way: gateway -> shared <- worker, in no circle. The gateway needs no media code."""
 
 import ast
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -23,20 +25,48 @@ MEDIA = {
 SOURCES = [path for package in ALLOWED for path in sorted((ROOT / package).rglob("*.py"))]
 
 
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in SOURCES
+}
+MOST_MODULES = 15
+"""In one folder."""
+ROOMS = {
+    "gateway.api": {"gateway.api"},
+    "gateway.store": {"gateway.api", "gateway.store"},
+}
+"""What the rooms at the bottom of the gateway may import of it."""
+ABOVE_ENDPOINTS = {"gateway.app", "gateway.routing"}
+LATE = {("worker.engine.gpus", "worker.engine.nvml")}
+"""Imports inside a function that may close a circle: NVML's package is not everywhere."""
+
+
 def imported(path: Path) -> Iterator[str]:
-    """The full names of what a module imports, also inside functions and under TYPE_CHECKING."""
+    """The full names of what a module imports, also inside functions and under TYPE_CHECKING.
+
+    What it imports only when it is run as a command does not count: a command stands above everything.
+    """
     package = path.relative_to(ROOT).with_suffix("").parts[:-1]
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in _walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = ".".join(package[: len(package) + 1 - node.level]) if node.level else ""
-            yield ".".join(part for part in (base, node.module) if part)
+            source = ".".join(part for part in (base, node.module) if part)
+            for alias in node.names:
+                name = f"{source}.{alias.name}"
+                yield name if name in MODULES else source
         elif _imports_by_name(node):
             assert isinstance(node, ast.Call)
-            name = node.args[0] if node.args else None
-            if isinstance(name, ast.Constant):
-                yield str(name.value)
+            name_given = node.args[0] if node.args else None
+            if isinstance(name_given, ast.Constant):
+                yield str(name_given.value)
+
+
+def _walk(node: ast.AST) -> Iterator[ast.AST]:
+    for child in ast.iter_child_nodes(node):
+        if not (isinstance(child, ast.If) and ast.unparse(child.test) == "__name__ == '__main__'"):
+            yield child
+            yield from _walk(child)
 
 
 def _imports_by_name(node: ast.AST) -> bool:
@@ -60,8 +90,10 @@ def test_there_is_something_to_look_at() -> None:
     assert set(imported(ROOT / "gateway" / "context.py")) >= {
         "shared.redis.connection",
         "gateway.fleet_view",
-        "msgspec",
+        "starlette.requests",
     }
+    assert "gateway.endpoints.video" in set(imported(ROOT / "gateway" / "routing.py"))
+    assert "gateway.routing" not in set(imported(ROOT / "gateway" / "api" / "openapi.py"))
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -69,6 +101,38 @@ def test_packages_import_only_what_lies_below_them(path: Path) -> None:
     package = path.relative_to(ROOT).parts[0]
     ours = {name.partition(".")[0] for name in imported(path)} & OURS
     assert ours <= ALLOWED[package], f"{path} imports {ours - ALLOWED[package]}"
+
+
+def test_modules_import_each_other_in_no_circle() -> None:
+    graph = {
+        name: {found for found in imported(path) if found in MODULES and (name, found) not in LATE}
+        for name, path in MODULES.items()
+    }
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"imports in a circle: {' <- '.join(error.args[1])}")
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_the_lowest_rooms_of_the_gateway_import_nothing_above_them(room: str) -> None:
+    for name, path in MODULES.items():
+        if name.startswith(f"{room}."):
+            rooms = {
+                ".".join(found.split(".")[:2]) for found in imported(path) if found.startswith("gateway.")
+            }
+            assert rooms <= ROOMS[room], name
+
+
+def test_endpoints_are_imported_by_what_composes_the_application_only() -> None:
+    for name, path in MODULES.items():
+        if name not in ABOVE_ENDPOINTS and not name.startswith("gateway.endpoints"):
+            assert not [found for found in imported(path) if found.startswith("gateway.endpoints")], name
+
+
+def test_a_folder_has_few_enough_modules_to_be_read_at_a_glance() -> None:
+    sizes = Counter(path.parent for path in SOURCES if path.name != "__init__.py")
+    assert {str(folder): size for folder, size in sizes.items() if size > MOST_MODULES} == {}
 
 
 @pytest.mark.parametrize("package", ["gateway", "shared"])

@@ -110,7 +110,7 @@ def cpu_model(settings: Settings, progress: Progress) -> tuple[ModelInfo, Engine
         from worker.engine.onnx import OnnxEngine  # noqa: PLC0415 - a worker with a GPU may lack it
         from worker.models.conse import conse_recipe as conse  # noqa: PLC0415 - likewise
     except ImportError as error:
-        raise ModelError(f"no GPU is used, and the extra [cpu] is not installed ({error})") from error
+        raise ModelError(f"no GPU is used, and the extra [worker] is not installed ({error})") from error
     if settings.model_path == "demo":
         model = conse.cached(settings.model_cache)
     else:

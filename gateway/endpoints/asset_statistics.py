@@ -4,8 +4,9 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from gateway.api.endpoint import Answer, Endpoint
+from gateway.api.responses import json_response
 from gateway.api.schemas import AssetStatistics
-from gateway.context import context, json
+from gateway.context import context
 from shared.errors import Unavailable
 
 HOUR = 3600
@@ -37,7 +38,7 @@ async def assets_stats(request: HttpRequest) -> Response:
     ctx = context(request)
     assets = await ctx.assets.all()
     ages = await ctx.assets.ages([asset for asset in assets if asset.directory])
-    return json(
+    return json_response(
         AssetStatistics(
             asset_count=len(assets),
             asset_count_with_storage=sum(bool(asset.directory) for asset in assets),

@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from gateway.api.endpoint import Answer, Endpoint
 from gateway.api.examples import CAMERA, ID, MODEL
+from gateway.api.responses import json_response
 from gateway.api.stream_schemas import (
     AddCamera,
     AddedCamera,
@@ -25,8 +26,9 @@ from gateway.api.stream_schemas import (
     RemovedCamera,
 )
 from gateway.api.validation import problem, validate, validate_json
-from gateway.context import Context, context, json, read_body
+from gateway.context import Context, context
 from gateway.endpoints.streams import register_stream, remove_stream, split_login, streams
+from gateway.intake.body import read_body
 from gateway.video.live_streams import start_session
 from shared import keys
 from shared.assets import Asset
@@ -121,7 +123,7 @@ async def add_camera(request: HttpRequest) -> Response:
     ctx = context(request)
     body = await read_body(request)
     if _is_event(body):
-        return json(await _add_event(ctx, validate_json(body, CameraStatusChange)))
+        return json_response(await _add_event(ctx, validate_json(body, CameraStatusChange)))
     wanted = validate_json(body, AddCamera)
     _check_change(wanted.value.change, ADD)
     headers = wanted.headers.url_headers if wanted.headers else None
@@ -135,7 +137,7 @@ async def add_camera(request: HttpRequest) -> Response:
         headers=headers or {},
         creation_time="",
     )
-    return json(await _add(ctx, camera))
+    return json_response(await _add(ctx, camera))
 
 
 def _is_event(body: bytes) -> bool:
@@ -296,13 +298,13 @@ async def remove_camera(request: HttpRequest) -> Response:
         wanted = validate_json(body, CameraStatusChange)
         _check_event(wanted, REMOVE)
         asset_id = await _remove(ctx, wanted.event.camera_id)
-        return json(RemovedCamera(camera_id=wanted.event.camera_id, asset_id=asset_id))
+        return json_response(RemovedCamera(camera_id=wanted.event.camera_id, asset_id=asset_id))
     gone = validate_json(body, RemoveCamera).value
     _check_change(gone.change, REMOVE)
     asset_id = await _remove(ctx, gone.camera_id)
     if not asset_id:
         raise NotFound(f"No such camera {gone.camera_id}")
-    return json(RemovedCamera(camera_id=gone.camera_id, asset_id=asset_id))
+    return json_response(RemovedCamera(camera_id=gone.camera_id, asset_id=asset_id))
 
 
 async def _remove(ctx: Context, camera_id: str) -> str:
@@ -361,4 +363,4 @@ async def get_camera_info(request: HttpRequest) -> Response:
         )
         for asset, session in zip(*await streams(context(request)), strict=True)
     ]
-    return json(CameraList(stream_count=len(listed), stream_list=listed))
+    return json_response(CameraList(stream_count=len(listed), stream_list=listed))

@@ -4,9 +4,11 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from gateway.api.endpoint import Answer, Endpoint
+from gateway.api.responses import json_response
 from gateway.api.stream_schemas import Configuration, Configured, Routing, RoutingEvent
 from gateway.api.validation import validate_json
-from gateway.context import context, json, read_body
+from gateway.context import context
+from gateway.intake.body import read_body
 from shared.bus.routes import Switch, switch_routes
 from shared.errors import BadRequest, FileTooLarge, Unavailable
 
@@ -81,4 +83,4 @@ async def configure(request: HttpRequest) -> Response:
         error_topic=routes.error_topic if has_errors else None,
         warnings=[warning[:LONGEST_WARNING] for warning in warnings[:MOST_WARNINGS]] or None,
     )
-    return json(answer)
+    return json_response(answer)

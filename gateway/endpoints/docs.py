@@ -10,7 +10,7 @@ from starlette.staticfiles import StaticFiles
 
 from gateway.api.endpoint import Endpoint
 from gateway.api.openapi import TITLE, openapi_document
-from gateway.context import json
+from gateway.api.responses import json_response
 
 PAGES = frozenset({"/openapi.json", "/docs", "/redoc"})
 """What a reader of the API's description asks for, without an API key."""
@@ -49,7 +49,7 @@ _REDOC = f"""<!doctype html>
 
 def routes(endpoints: Sequence[Endpoint]) -> list[BaseRoute]:
     """`/openapi.json`, `/docs` (Swagger UI) and `/redoc`."""
-    document = json(openapi_document(endpoints))
+    document = json_response(openapi_document(endpoints))
 
     async def serve_document(_: HttpRequest) -> Response:
         return document

@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from gateway.api.endpoint import Answer, Endpoint
 from gateway.api.examples import MODEL
+from gateway.api.responses import json_response
 from gateway.api.schemas import (
     EmbeddingsRequest,
     EmbeddingsResponse,
@@ -20,19 +21,13 @@ from gateway.api.schemas import (
     is_media,
 )
 from gateway.api.validation import validate_json
-from gateway.context import (
-    ClientGone,
-    Context,
-    collect,
-    context,
-    json,
-    read_body,
-    require_service,
-    until_gone,
-)
+from gateway.context import Context, context
+from gateway.disconnect import ClientGone, until_gone
 from gateway.endpoints.text import text_vectors
 from gateway.endpoints.video import planned
+from gateway.intake.body import read_body
 from gateway.results.vectors import encoded
+from gateway.submission import collect
 from shared.errors import (
     BadParameter,
     BadParameters,
@@ -108,13 +103,13 @@ async def create_embeddings(request: HttpRequest) -> Response:
     inputs = [body.input] if isinstance(body.input, str) else body.input
     if not model.supports_text and not all(map(is_media, inputs)):
         raise NotSupported(f"the model {model.id} embeds no text")
-    require_service(ctx)
+    ctx.require_service()
     vectors = await until_gone(request, _vectors(ctx, request, inputs, model.id))
     data = [
         OneEmbedding(index=index, embedding=encoded(vector, body.encoding_format))
         for index, vector in enumerate(vectors)
     ]
-    return json(EmbeddingsResponse(data=data, model=model.id, usage=TokenUsage()))
+    return json_response(EmbeddingsResponse(data=data, model=model.id, usage=TokenUsage()))
 
 
 async def _vectors(ctx: Context, request: HttpRequest, inputs: Sequence[str], model: str) -> list[bytes]:
@@ -159,6 +154,6 @@ async def _media_vector(ctx: Context, request: HttpRequest, url: str, model: str
         if not plan.jobs:
             raise BadParameters(f"{url[:256]} has no frames")
         with ctx.reported(plan.assets[0].id):
-            async with ctx.submitted(plan.request, plan.jobs) as (_, follower):
+            async with ctx.submitter.submitted(plan.request, plan.jobs) as (_, follower):
                 (result,) = await collect(follower, plan.planned)
     return result.vector

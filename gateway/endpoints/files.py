@@ -9,9 +9,10 @@ from starlette.responses import Response
 
 from gateway.api.endpoint import Answer, Endpoint
 from gateway.api.examples import FILE, ID, UNTYPED_FILE
+from gateway.api.responses import json_response
 from gateway.api.schemas import DeletedFile, File, FileList, FilesQuery, TypedFile, UploadForm
 from gateway.api.validation import validate_form, validate_query, validate_uuid
-from gateway.context import Context, context, json, require_service
+from gateway.context import Context, context
 from gateway.intake.probing import probe
 from gateway.intake.uploads import read_form
 from shared.assets import Asset
@@ -57,7 +58,7 @@ async def upload(request: HttpRequest) -> Response:
     """Store a file, or register one that the server can read, after a worker has opened it."""
     ctx = context(request)
     if not ctx.settings.skip_media_verification:
-        require_service(ctx)
+        ctx.require_service()
     async with ctx.assets.incoming() as folder:
         with ctx.reported():
             received = await read_form(request, ctx.assets, folder, ctx.settings.upload_limit_bytes)
@@ -71,7 +72,7 @@ async def upload(request: HttpRequest) -> Response:
         with ctx.reported():
             asset = await (ctx.assets.keep(verified) if form.file else ctx.assets.register(verified))
     log.info("file added", asset=asset.id, bytes=asset.size, codec=asset.codec, duration_ns=asset.duration)
-    return json(_typed(asset, asset.size))
+    return json_response(_typed(asset, asset.size))
 
 
 def _asset(form: UploadForm, path: str, size: int) -> Asset:
@@ -128,7 +129,7 @@ async def files(request: HttpRequest) -> Response:
     query = validate_query(request.query_params, FilesQuery)
     ctx = context(request)
     listed = [a for a in await ctx.assets.all() if a.kind == "file"] if query.purpose == "vision" else []
-    return json(FileList(data=[_typed(asset, await ctx.assets.size(asset)) for asset in listed]))
+    return json_response(FileList(data=[_typed(asset, await ctx.assets.size(asset)) for asset in listed]))
 
 
 @Endpoint(
@@ -144,7 +145,7 @@ async def file_information(request: HttpRequest) -> Response:
     """One file."""
     ctx = context(request)
     asset = await _file(request)
-    return json(
+    return json_response(
         File(
             id=asset.id,
             bytes=await ctx.assets.size(asset),
@@ -189,7 +190,7 @@ async def delete_file(request: HttpRequest) -> Response:
     """Forget a file; its bytes go too, unless it was registered in place."""
     asset = await _file(request)
     await context(request).assets.delete(asset)
-    return json(DeletedFile(id=asset.id))
+    return json_response(DeletedFile(id=asset.id))
 
 
 async def _file(request: HttpRequest) -> Asset:

@@ -7,9 +7,10 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import PlainTextResponse, Response
 
 from gateway.api.endpoint import Answer, Endpoint
+from gateway.api.responses import json_response
 from gateway.api.schemas import Health, HealthCheck, HealthQuery
 from gateway.api.validation import validate_query
-from gateway.context import Context, context, json
+from gateway.context import Context, context
 from shared.fleet import Worker
 
 STARTED = time.time()
@@ -98,7 +99,9 @@ def _answer(request: HttpRequest, checks: list[HealthCheck], *, healthy: bool) -
     if not query.detailed:
         return PlainTextResponse(HEALTHY if healthy else UNHEALTHY, status)
     now = time.time()
-    return json(Health(healthy=healthy, timestamp=now, uptime_seconds=now - STARTED, checks=checks), status)
+    return json_response(
+        Health(healthy=healthy, timestamp=now, uptime_seconds=now - STARTED, checks=checks), status
+    )
 
 
 def _problem(ctx: Context) -> str:

@@ -7,8 +7,9 @@ from starlette.responses import Response
 
 from gateway.api.endpoint import Answer, Endpoint
 from gateway.api.examples import MODEL
+from gateway.api.responses import json_response
 from gateway.api.schemas import Manifest, ModelDescription, ModelList, ServiceVersion, Version
-from gateway.context import context, json
+from gateway.context import context
 from shared.errors import Unavailable
 
 RELEASE = installed_version("rt-embed")
@@ -49,7 +50,7 @@ async def models(request: HttpRequest) -> Response:
         api_type=model.api_type,
         verified=model.verified,
     )
-    return json(ModelList(data=[entry]))
+    return json_response(ModelList(data=[entry]))
 
 
 @Endpoint(
@@ -63,7 +64,7 @@ async def models(request: HttpRequest) -> Response:
 )
 async def metadata(_: HttpRequest) -> Response:
     """The release."""
-    return json(ServiceVersion(version=RELEASE))
+    return json_response(ServiceVersion(version=RELEASE))
 
 
 @Endpoint(
@@ -81,7 +82,7 @@ async def metadata(_: HttpRequest) -> Response:
 )
 async def version(_: HttpRequest) -> Response:
     """The release, and the version of the API description."""
-    return json(Version(release=RELEASE, api=OPENAPI_VERSION))
+    return json_response(Version(release=RELEASE, api=OPENAPI_VERSION))
 
 
 @Endpoint(
@@ -100,4 +101,4 @@ async def version(_: HttpRequest) -> Response:
 )
 async def manifest(request: HttpRequest) -> Response:
     """The release and its model."""
-    return json(Manifest(version=RELEASE, model=context(request).view.model().id))
+    return json_response(Manifest(version=RELEASE, model=context(request).view.model().id))

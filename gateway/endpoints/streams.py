@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from gateway.api.endpoint import Answer, Endpoint
 from gateway.api.examples import CAMERA, ID
+from gateway.api.responses import json_response
 from gateway.api.stream_schemas import (
     AddedStream,
     AddedStreams,
@@ -24,7 +25,8 @@ from gateway.api.stream_schemas import (
     StreamInfo,
 )
 from gateway.api.validation import validate_json, validate_uuid
-from gateway.context import Context, context, json, read_body, require_service
+from gateway.context import Context, context
+from gateway.intake.body import read_body
 from gateway.intake.probing import probe
 from gateway.video.live_streams import stop_session
 from shared import keys, live_records
@@ -101,7 +103,7 @@ async def add_streams(request: HttpRequest) -> Response:
     ctx = context(request)
     body = validate_json(await read_body(request), AddStreams)
     if not ctx.settings.skip_media_verification:
-        require_service(ctx)
+        ctx.require_service()
     results: list[AddedStream] = []
     errors: list[RefusedStream] = []
     for index, stream in enumerate(body.streams):
@@ -118,7 +120,7 @@ async def add_streams(request: HttpRequest) -> Response:
                     index=index, url=shown, error=error.message, error_code=code, status_code=error.status
                 )
             )
-    return json(AddedStreams(results=results, errors=errors))
+    return json_response(AddedStreams(results=results, errors=errors))
 
 
 async def _add(ctx: Context, stream: NewStream) -> Asset:
@@ -205,7 +207,7 @@ async def get_stream_info(request: HttpRequest) -> Response:
     ctx = context(request)
     assets, sessions = await streams(ctx)
     logins = await live_records.read_logins(ctx.redis, [asset.id for asset in assets])
-    return json(
+    return json_response(
         [
             StreamInfo(
                 id=asset.id,
@@ -310,7 +312,7 @@ async def delete_streams(request: HttpRequest) -> Response:
     if timeout is None:
         timeout = ctx.settings.blocking_drain_timeout if body.blocking else ctx.settings.drain_timeout
     outcomes = await asyncio.gather(*(_delete(ctx, stream_id, timeout) for stream_id in body.stream_ids))
-    return json(
+    return json_response(
         DeletedStreams(
             deleted=[o for o in outcomes if isinstance(o, str)],
             errors=[o for o in outcomes if isinstance(o, KeptStream)],

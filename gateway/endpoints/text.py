@@ -7,11 +7,16 @@ from starlette.responses import Response
 
 from gateway.api.endpoint import Answer, Endpoint
 from gateway.api.examples import ACCEPTED, ID, MODEL, PREFER
+from gateway.api.responses import json_response
 from gateway.api.schemas import TextEmbedding, TextRequest, TextResponse
 from gateway.api.validation import validate_json
-from gateway.context import Context, collect, context, json, read_body, require_service, until_gone
-from gateway.endpoints.deferred import TextOptions, accept, prefers_async
+from gateway.context import Context, context
+from gateway.disconnect import until_gone
+from gateway.endpoints.deferred import accept, prefers_async
+from gateway.intake.body import read_body
+from gateway.results.request_records import TextOptions
 from gateway.results.vectors import encoded
+from gateway.submission import collect
 from shared import requests
 from shared.errors import (
     BadParameters,
@@ -65,11 +70,11 @@ async def generate_text_embeddings(request: HttpRequest) -> Response:
         raise BadParameters("text_input is empty")
     if not ctx.view.require_model(body.model).supports_text:
         raise NotSupported(f"the model {body.model} embeds no text")
-    require_service(ctx)
+    ctx.require_service()
     with ctx.reported():
         if prefers_async(request):
             return await _accept(ctx, texts, body, request.headers.get("traceparent", ""))
-        return json(await until_gone(request, embed_texts(ctx, texts, body)))
+        return json_response(await until_gone(request, embed_texts(ctx, texts, body)))
 
 
 async def embed_texts(ctx: Context, texts: list[str], body: TextRequest) -> TextResponse:
@@ -91,10 +96,10 @@ class Accepted(msgspec.Struct, frozen=True):
 
 async def text_vectors(ctx: Context, texts: list[str], model: str) -> tuple[Accepted, list[bytes]]:
     """The texts' vectors, little-endian float32, made by a worker. Raises FailedEnd, ServerBusy."""
-    request = requests.Request(id=ctx.notices.new_id(), lane="text", planned=len(texts), model=model)
+    request = requests.Request(id=ctx.listener.new_id(), lane="text", planned=len(texts), model=model)
     structlog.contextvars.bind_contextvars(request_id=request.id)
     job = TextJob(request=request.id, texts=texts, model=model)
-    async with ctx.submitted(request, [job]) as (created, follower):
+    async with ctx.submitter.submitted(request, [job]) as (created, follower):
         results = await collect(follower, len(texts))
     return Accepted(request.id, created), [result.vector for result in results]
 
@@ -102,7 +107,7 @@ async def text_vectors(ctx: Context, texts: list[str], model: str) -> tuple[Acce
 async def _accept(ctx: Context, texts: list[str], body: TextRequest, traceparent: str) -> Response:
     options = msgspec.json.encode(TextOptions(texts, body.encoding_format)).decode()
     request = requests.Request(
-        id=ctx.notices.new_id(), lane="text", planned=len(texts), model=body.model, options=options
+        id=ctx.listener.new_id(), lane="text", planned=len(texts), model=body.model, options=options
     )
     job = TextJob(request=request.id, texts=texts, model=body.model)
     return await accept(ctx, request, [job], traceparent)

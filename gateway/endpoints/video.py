@@ -9,9 +9,11 @@ from starlette.responses import Response
 
 from gateway.api.endpoint import Answer, Endpoint
 from gateway.api.examples import ACCEPTED, ID, MODEL, PREFER, VIDEO_EVENTS, VIDEO_RESPONSE
+from gateway.api.responses import json_response
 from gateway.api.schemas import ChunkEvent, FailureEvent, UsageEvent, VideoRequest, VideoResponse
 from gateway.api.validation import problem
-from gateway.context import Context, FailedEnd, collect, context, json, require_service, until_gone
+from gateway.context import Context, context
+from gateway.disconnect import until_gone
 from gateway.endpoints.deferred import accept, prefers_async
 from gateway.intake.ingestion import ingested
 from gateway.intake.inline_media import Inline, read_video_request
@@ -20,6 +22,7 @@ from gateway.results.answers import video_response
 from gateway.results.events import EventWriter, client_of, resume
 from gateway.results.reader_lease import reading, start_reading
 from gateway.results.sse import EventStream
+from gateway.submission import FailedEnd, collect
 from gateway.video.live_streams import find_live, live_events, remembered
 from gateway.video.planning import Plan, plan_video
 from gateway.video.request_progress import Progress
@@ -111,7 +114,7 @@ async def generate_video_embeddings(request: HttpRequest) -> Response:
                 return await _events(ctx, plan, body, progress, held)
             if prefers_async(request):
                 return await accept(ctx, plan.request, plan.jobs, request.headers.get("traceparent", ""))
-            return json(await until_gone(request, _answer(ctx, plan, progress)))
+            return json_response(await until_gone(request, _answer(ctx, plan, progress)))
 
 
 async def planned(
@@ -129,13 +132,13 @@ async def planned(
         raise BadParameters(f"A url becomes one asset; give one id for it, not {len(ids)}")
     assets = [] if source else await _assets(ctx, ids)
     model = ctx.view.require_model(body.model)
-    require_service(ctx)
+    ctx.require_service()
     with ctx.reported(ids[0]):
         if source:
             ingestion = held.enter_async_context(ingested(ctx, body, ids[0], source))
             assets = [await until_gone(request, ingestion)]
         assets = await _openable(ctx, assets)
-    request_id = ctx.notices.new_id()
+    request_id = ctx.listener.new_id()
     structlog.contextvars.bind_contextvars(request_id=request_id)
     plan = plan_video(request_id, body, assets, model, ctx.settings.max_file_minutes * 60 * SECOND)
     log.info("video request", assets=plan.request.assets, chunks=plan.planned, jobs=len(plan.jobs))
@@ -178,7 +181,7 @@ async def _answer(ctx: Context, plan: Plan, progress: Progress) -> VideoResponse
     if not plan.jobs:
         return video_response(plan.outline, int(time.time()), 0, [])
     parent = progress.planned(plan)
-    async with ctx.submitted(plan.request, plan.jobs, traceparent=parent) as (created, follower):
+    async with ctx.submitter.submitted(plan.request, plan.jobs, traceparent=parent) as (created, follower):
         results = await collect(follower, plan.planned, progress.chunk)
     return video_response(plan.outline, created, time.monotonic() - began, results)
 
@@ -194,9 +197,9 @@ async def _events(
     created, entries = int(time.time()), None
     if plan.jobs:
         parent = progress.planned(plan)
-        submission = ctx.submitted(plan.request, plan.jobs, detached=True, traceparent=parent)
+        submission = ctx.submitter.submitted(plan.request, plan.jobs, detached=True, traceparent=parent)
         created, follower = await held.enter_async_context(submission)
         entries = follower.entries(stored=False)
     include_usage = body.stream_options is not None and body.stream_options.include_usage
-    telling = EventWriter(plan.outline, created, include_usage=include_usage)
-    return EventStream(telling.events(entries, progress), held.pop_all(), replaced.wait)
+    writer = EventWriter(plan.outline, created, include_usage=include_usage)
+    return EventStream(writer.events(entries, progress.chunk), held.pop_all(), replaced.wait)

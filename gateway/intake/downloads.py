@@ -100,7 +100,7 @@ class Downloads:
         name = _file_name(source.url, media_type)
         path = f"{folder}/{name}"
         if source.inline:
-            path = await self._store.bring(source.inline, path)
+            path = await self._store.rename(source.inline, path)
             return Downloaded(path, name, source.inline_size, ours=True)
         writer = self._store.writer(path)
         status = "failure"

@@ -4,7 +4,8 @@ import asyncio
 
 import msgspec
 
-from gateway.context import Context, collect
+from gateway.context import Context
+from gateway.submission import collect
 from shared.assets import Asset
 from shared.errors import Unavailable
 from shared.jobs import ProbeJob
@@ -18,12 +19,12 @@ async def probe(ctx: Context, asset: Asset) -> Asset:
     Raises FailedEnd with the worker's error (InvalidFile, 400) for a file that is no usable media,
     ServerBusy, and Unavailable when no worker answers in time.
     """
-    request = Request(id=ctx.notices.new_id(), lane="probe", planned=1)
+    request = Request(id=ctx.listener.new_id(), lane="probe", planned=1)
     job = ProbeJob(request=request.id, asset=asset)
     try:
         async with (
             asyncio.timeout(ctx.settings.probe_timeout),
-            ctx.submitted(request, [job]) as (_, follower),
+            ctx.submitter.submitted(request, [job]) as (_, follower),
         ):
             results = await collect(follower, 1)
     except TimeoutError as error:

@@ -14,11 +14,10 @@ import structlog
 
 from gateway.api.schemas import FailureEvent, UsageEvent, VideoRequest
 from gateway.context import Context
-from gateway.endpoints.deferred import Record, find_record
 from gateway.results.answers import Outline, chunk_event, usage
 from gateway.results.reader_lease import reading, start_reading
+from gateway.results.request_records import KnownRequest, find_record
 from gateway.results.sse import DONE, EventStream, event
-from gateway.video.request_progress import Progress
 from shared import keys
 from shared.errors import BadParameters, InvalidParameters, NotFound
 from shared.results import End, Entry, Result
@@ -47,17 +46,20 @@ class EventWriter:
         self._began -= seconds
 
     async def events(
-        self, entries: Entries | None, progress: Progress | None = None
+        self, entries: Entries | None, on_result: Callable[[Result], None] | None = None
     ) -> AsyncGenerator[bytes, None]:
-        """One event per chunk; then usage, if asked for, and the terminator. No `entries`: no chunks."""
+        """Yield one event per chunk; then usage, if asked for, and the terminator. No `entries`: no chunks.
+
+        `on_result` is called with each result as it comes.
+        """
         async with aclosing(entries or _none()) as told:
             async for entry_id, entry in told:
                 self._last = f"{self._outline.request}/{entry_id}"
                 match entry:
                     case Result(error=error) if not error or self._outline.live:
                         self._chunks += 1
-                        if progress:
-                            progress.chunk(entry)
+                        if on_result:
+                            on_result(entry)
                         so_far = self._usage() if self._include_usage else None
                         yield event(chunk_event(self._outline, self._created, entry, so_far), self._last)
                     case End(state=state) if state != "done":
@@ -108,22 +110,22 @@ async def resume(ctx: Context, body: VideoRequest, seen: str, remember: Remember
     log.info("client came back for its events", request_id=request_id, after=after)
     include_usage = body.stream_options is not None and body.stream_options.include_usage
     chunks = await _chunks_until(ctx, request_id, after) if include_usage else 0
-    telling = EventWriter(outline, record.created, include_usage=include_usage, chunks=chunks)
-    telling.since(record.age)
+    writer = EventWriter(outline, record.created, include_usage=include_usage, chunks=chunks)
+    writer.since(record.age)
     async with AsyncExitStack() as held:
         client = client_of(ctx, request_id)
         await start_reading(ctx.redis, record.assets[0], client, replaces=f"{request_id}:")
         replaced = await held.enter_async_context(reading(ctx.redis, record.assets[0], client))
-        follower = await held.enter_async_context(ctx.notices.subscribe(request_id))
+        follower = await held.enter_async_context(ctx.listener.subscribe(request_id))
         entries: Entries | None = None
         if await _goes_on(ctx, record, request_id, after):
             entries = follower.entries(after)
             if outline.live:
                 entries = remember(ctx, record.assets[0], request_id, entries)
-        return EventStream(telling.events(entries), held.pop_all(), replaced.wait)
+        return EventStream(writer.events(entries), held.pop_all(), replaced.wait)
 
 
-def _outline(request_id: str, record: Record, body: VideoRequest) -> Outline | None:
+def _outline(request_id: str, record: KnownRequest, body: VideoRequest) -> Outline | None:
     if record.lane != "live":
         return record.outline
     return Outline(request=request_id, model=record.model, live=True, encoding_format=body.encoding_format)
@@ -131,10 +133,10 @@ def _outline(request_id: str, record: Record, body: VideoRequest) -> Outline | N
 
 def client_of(ctx: Context, request_id: str) -> str:
     """The name of a client that reads this request's events."""
-    return f"{request_id}:{ctx.notices.new_id()}"
+    return f"{request_id}:{ctx.listener.new_id()}"
 
 
-async def _goes_on(ctx: Context, record: Record, request_id: str, after: str) -> bool:
+async def _goes_on(ctx: Context, record: KnownRequest, request_id: str, after: str) -> bool:
     """Whether anything comes after that entry: always, until the request has ended."""
     return record.state == "running" or bool(
         await ctx.redis.xrange(keys.results(request_id), min=f"({after}", count=1)

@@ -30,7 +30,7 @@ IDS_AHEAD = 64
 """Ids of requests to come whose channels are subscribed to already: saves each request a round trip."""
 
 Entries = list[tuple[str, Entry]]
-Notice = Entries | None
+Notification = Entries | None
 """Entries with their stream ids, or None: something may have been missed."""
 
 
@@ -40,7 +40,7 @@ class ResultListener:
     def __init__(self, redis: Redis, settings: Settings) -> None:
         self._redis = redis
         self._timeout = settings.redis_timeout
-        self._queues: dict[bytes, list[asyncio.Queue[Notice]]] = {}
+        self._queues: dict[bytes, list[asyncio.Queue[Notification]]] = {}
         self._ahead: deque[str] = deque()
         self._coming: dict[bytes, str] = {}
         self._open: set[bytes] = set()
@@ -86,9 +86,9 @@ class ResultListener:
                 self._ahead.append(self._coming.pop(channel))
             self._tell(channel, None)
 
-    def _tell(self, channel: bytes, notice: Notice) -> None:
+    def _tell(self, channel: bytes, notification: Notification) -> None:
         for queue in self._queues.get(channel, ()):
-            queue.put_nowait(notice)
+            queue.put_nowait(notification)
 
     def new_id(self) -> str:
         """An id for a request that is about to be submitted; most often one already subscribed to."""
@@ -99,7 +99,7 @@ class ResultListener:
     async def subscribe(self, request_id: str) -> AsyncIterator["Follower"]:
         """Listen for a request's entries from now on. Raises RedisError, or Unavailable without an answer."""
         channel = channel_of(request_id)
-        queue: asyncio.Queue[Notice] = asyncio.Queue()
+        queue: asyncio.Queue[Notification] = asyncio.Queue()
         queues = self._queues.setdefault(channel, [])
         queues.append(queue)
         try:
@@ -113,7 +113,7 @@ class ResultListener:
                 del self._queues[channel]
                 self._leave(channel)
 
-    async def _open_channel(self, channel: bytes, queue: asyncio.Queue[Notice]) -> None:
+    async def _open_channel(self, channel: bytes, queue: asyncio.Queue[Notification]) -> None:
         self._channels.subscribe(channel)
         try:
             async with asyncio.timeout(self._timeout):
@@ -125,7 +125,7 @@ class ResultListener:
 class Follower:
     """Reads one request's entries, each once, in order."""
 
-    def __init__(self, redis: Redis, request_id: str, queue: asyncio.Queue[Notice]) -> None:
+    def __init__(self, redis: Redis, request_id: str, queue: asyncio.Queue[Notification]) -> None:
         self._redis = redis
         self._stream = keys.results(request_id)
         self._queue = queue
@@ -138,19 +138,19 @@ class Follower:
         `stored` False skips the first look at the stream, for a request that was not submitted when the
         subscription began.
         """
-        notice = None if stored else await self._next()
+        notification = None if stored else await self._next()
         while True:
-            found = await self._read(after) if notice is None else notice
+            found = await self._read(after) if notification is None else notification
             for entry_id, entry in found:
                 if entry_position(entry_id) > entry_position(after):
                     after = entry_id
                     yield entry_id, entry
                     if isinstance(entry, End):
                         return
-            more_stored = notice is None and len(found) == PAGE
-            notice = None if more_stored else await self._next()
+            more_stored = notification is None and len(found) == PAGE
+            notification = None if more_stored else await self._next()
 
-    async def _next(self) -> Notice:
+    async def _next(self) -> Notification:
         try:
             async with asyncio.timeout(READ_AGAIN):
                 return await self._queue.get()

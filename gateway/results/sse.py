@@ -10,6 +10,8 @@ import structlog
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
+from gateway.disconnect import disconnected
+
 log = structlog.get_logger(__name__)
 
 PING_INTERVAL = 1.0
@@ -57,7 +59,7 @@ class EventStream(Response):
                 await send(message)
 
         async with self._held, aclosing(self._events):
-            work = (self._stream(push), _ping(push), _gone(receive), self._watch())
+            work = (self._stream(push), _ping(push), disconnected(receive), self._watch())
             tasks = [asyncio.ensure_future(part) for part in work]
             try:
                 done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -83,8 +85,3 @@ async def _ping(push: Send) -> None:
         await asyncio.sleep(PING_INTERVAL)
         comment = f": ping - {datetime.now(UTC)}\r\n\r\n".encode()
         await push({"type": "http.response.body", "body": comment, "more_body": True})
-
-
-async def _gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

@@ -1,7 +1,7 @@
 """The asset store: bytes in a folder or a bucket that all gateways and workers share, records in Redis.
 
-A file is written to a directory of its upload, opened by a worker there, and gets a record only when it is
-accepted; until then nobody sees it.
+A file is written to the directory of its upload and opened by a worker there. It gets a record when it is
+accepted; until then clients cannot see it.
 """
 
 import asyncio
@@ -15,9 +15,9 @@ import msgspec
 import structlog
 from starlette.responses import Response
 
-from gateway.store.bucket import Objects
-from gateway.store.folder import Disk, Folder
-from gateway.store.quota import Room
+from gateway.store.bucket import BucketStorage
+from gateway.store.folder import DiskThreads, FolderStorage
+from gateway.store.quota import StorageQuota
 from gateway.store.storage import AssetStorage, Writer, vanished
 from shared import keys
 from shared.assets import ASSETS, NEW_ASSETS, Asset
@@ -29,67 +29,68 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 SWEEP_INTERVAL = 5.0
-"""Seconds between looks at what may have outlived its request."""
+"""Seconds between searches for assets that have outlived their requests."""
 SWEEPS_PER_HEALING = 12
+"""Sweeps between searches for assets whose files have vanished."""
 CHECK_INTERVAL = 30.0
-"""Seconds between looks whether files can be written."""
+"""Seconds between checks that files can be written."""
 INCOMING_LEASE = 60
-"""Seconds after which a directory that is being written counts as left behind, if its gateway is silent."""
+"""Seconds without renewal after which an upload's directory counts as left behind by its gateway."""
 MOVE_LEASE = 60
-"""Seconds that moving a file to its place may take."""
+"""Seconds that moving a file to its asset's directory may take."""
 AGED_OUT_KEPT = 100_000
-"""Most ids of evicted assets that are remembered."""
+"""How many ids of evicted assets are remembered."""
 
 
 class AssetStore:
-    """Files and their records. Every method that touches the disk does so in a thread.
+    """Files and their records. Methods that use a disk do so in a thread.
 
-    `problem` says why no file can be written now, empty if one can; `seen`, whether one ever could.
+    `problem` says why files cannot be written now, and is empty if they can. `seen` says if they ever could.
     """
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
         self._redis = redis
-        self._disk = Disk()
+        self._disk = DiskThreads()
         self._storage: AssetStorage = (
-            Objects(redis, settings, self._directories)
+            BucketStorage(redis, settings, self._directories)
             if settings.asset_store
-            else Folder(settings.asset_dir, self._disk)
+            else FolderStorage(settings.asset_dir, self._disk)
         )
         self._incoming: set[str] = set()
-        self.room = Room(redis, self._storage, settings, self.age_out)
-        self.problem = "not looked at yet"
+        self.quota = StorageQuota(redis, self._storage, settings, self.age_out)
+        self.problem = "not checked yet"
         self.seen = False
 
     async def in_thread(self, call: Callable[[], T]) -> T:
-        """Run a call that waits for a disk on threads for that."""
+        """Run a blocking call to a disk in a thread and return its result."""
         return await self._disk.run(call)
 
     def close(self) -> None:
-        """Wait for what is being written."""
+        """Wait for disk calls that are running."""
         self._disk.close()
 
     async def check(self) -> None:
-        """See whether files can be written now."""
+        """Check whether files can be written now."""
         try:
             await self._storage.check()
             self.problem, self.seen = "", True
         except Unavailable as error:
             self.problem = error.message
-            log.error("asset store away", error=error.message)
+            log.error("asset store not usable", error=error.message)
 
     def writer(self, path: str) -> Writer:
-        """A file to write an upload into."""
-        return self._storage.writer(path, self.room.require)
+        """Return a writer of one file of an upload."""
+        return self._storage.writer(path, self.quota.require)
 
-    async def bring(self, path: str, to: str) -> str:
-        """A finished file under the new name `to`, if files have names in this store; where it is then."""
-        return await self._storage.bring(path, to)
+    async def rename(self, path: str, to: str) -> str:
+        """Rename a finished file, if files in this store have names, and return where it is then."""
+        return await self._storage.rename(path, to)
 
     # Arriving -----------------------------------------------------------------------------------------
 
     @asynccontextmanager
     async def incoming(self) -> AsyncIterator[str]:
-        """A fresh directory for one upload; what is left in it at the end is removed."""
+        """Yield a new directory for one upload; what is still in it on exit is removed."""
         name = uuid.uuid4().hex
         self._incoming.add(name)
         try:
@@ -110,15 +111,15 @@ class AssetStore:
         await self._redis.zrem(keys.INCOMING_FOLDERS, name)
 
     async def keep(self, asset: Asset) -> Asset:
-        """Bring the asset, the one file in the directory of an upload, to its place, and record it.
+        """Move the asset, the one file in an upload's directory, to its own directory, and record it.
 
         Raises DuplicateAssetId when the id is taken.
         """
-        kept = self._storage.settled(asset)
+        kept = self._storage.accepted(asset)
         if await self._claim(asset.id) != b"claimed":
             raise _duplicate(asset)
         try:
-            await self._storage.settle(asset, kept)
+            await self._storage.accept(asset, kept)
             return await self.register(kept)
         except BaseException:
             await asyncio.shield(self._abandon(kept))
@@ -131,7 +132,7 @@ class AssetStore:
         return outcome
 
     async def _abandon(self, asset: Asset) -> None:
-        """Undo `keep`, however far it came."""
+        """Undo `keep`, wherever it stopped."""
         found = await self.find(asset.id)
         if found and found.directory == asset.directory:
             await self.delete(found)
@@ -140,7 +141,7 @@ class AssetStore:
         await self._redis.zrem(keys.ARRIVING_ASSETS, asset.id)
 
     async def register(self, asset: Asset) -> Asset:
-        """Record an asset whose bytes are in place. Raises DuplicateAssetId when the id is taken."""
+        """Record an asset whose file is in place. Raises DuplicateAssetId when the id is taken."""
         record = NEW_ASSETS.fields(asset)
         created = await script(self._redis, "register_asset")(
             keys=[keys.asset(asset.id), keys.ASSETS, keys.AGED_OUT_ASSETS, keys.ARRIVING_ASSETS],
@@ -158,12 +159,12 @@ class AssetStore:
     # Known --------------------------------------------------------------------------------------------
 
     async def find(self, asset_id: str) -> Asset | None:
-        """The record, or None."""
+        """Return the record, or None."""
         fields: Any = await self._redis.hgetall(keys.asset(asset_id))
         return ASSETS.read(fields) if fields else None
 
     async def get(self, asset_id: str) -> Asset:
-        """The record. Raises BadParameter for an unknown id, and for one that was evicted."""
+        """Return the record. Raises BadParameter for an unknown id, and for one that was evicted."""
         asset = await self.find(asset_id)
         if asset is not None:
             return asset
@@ -172,14 +173,14 @@ class AssetStore:
         raise BadParameter(f"No such resource {asset_id}")
 
     async def file(self, asset_id: str) -> Asset:
-        """The record of a file. Raises BadParameter for an unknown id and for a live stream."""
+        """Return the record of a file. Raises BadParameter for an unknown id and for a live stream."""
         asset = await self.get(asset_id)
         if asset.kind != "file":
             raise BadParameter(f"{asset_id} is a live stream, not a file")
         return asset
 
     async def all(self) -> list[Asset]:
-        """Every record, oldest first."""
+        """Return every record, oldest first."""
         ids: Any = await self._redis.zrange(keys.ASSETS, 0, -1)
         async with self._redis.pipeline(transaction=False) as pipe:
             for asset_id in ids:
@@ -188,15 +189,15 @@ class AssetStore:
         return [ASSETS.read(fields) for fields in records if fields]
 
     async def _directories(self) -> Mapping[str, str]:
-        """The ids of the assets that have a directory here, by it."""
+        """Return the ids of the assets that have a directory here, by directory."""
         return {asset.directory: asset.id for asset in await self.all() if asset.directory}
 
     async def size(self, asset: Asset) -> int:
-        """The file's bytes now, 0 if it has vanished."""
+        """Return the file's size in bytes now, 0 if it has vanished."""
         return await self._storage.size(asset)
 
     async def content(self, asset: Asset, headers: Mapping[str, str], *, head: bool) -> Response:
-        """The file as an answer, whole or in the ranges that `headers` ask for; `head`: without its bytes.
+        """Return the file, whole or in the ranges that `headers` ask for; with `head`, without its bytes.
 
         Raises RtEmbedError if it has vanished.
         """
@@ -206,20 +207,20 @@ class AssetStore:
         return answer
 
     async def ages(self, assets: Collection[Asset]) -> list[float]:
-        """Seconds since the home of each was last changed, where it has one."""
+        """Return the seconds since each asset's files last changed, without assets that have none."""
         return await self._storage.ages(assets)
 
     async def aged_out(self) -> int:
-        """How many ids of evicted assets are remembered."""
+        """Return how many ids of evicted assets are remembered."""
         count: int = await self._redis.zcard(keys.AGED_OUT_ASSETS)
         return count
 
     # Gone ---------------------------------------------------------------------------------------------
 
     async def delete(self, asset: Asset) -> None:
-        """Forget the asset and remove its bytes, if they are ours.
+        """Delete the asset's record, and its file unless that was registered in place.
 
-        Raises ResourceInUse while a request holds it, BadParameter when it is gone already.
+        Raises ResourceInUse while a request uses it, BadParameter when it is gone already.
         """
         outcome = await self._forget(asset.id)
         if outcome == b"busy":
@@ -231,9 +232,9 @@ class AssetStore:
         log.info("asset deleted", asset=asset.id, bytes=asset.size)
 
     async def age_out(self, asset_id: str) -> bool:
-        """Evict an asset, remembering its id, or remove what a crash left in its place.
+        """Evict an asset, remembering its id, or remove what a crash left in its directory.
 
-        False if it is in use, or just arriving.
+        Returns False if it is in use, or arriving right now.
         """
         asset = await self.find(asset_id)
         if asset is None:
@@ -254,7 +255,7 @@ class AssetStore:
     async def _remove_leftover(self, asset_id: str) -> bool:
         outcome = await self._claim(asset_id)
         if outcome == b"claimed":
-            await self._storage.remove(self._storage.home(asset_id))
+            await self._storage.remove(self._storage.directory(asset_id))
         if outcome != b"arriving":
             await self._redis.zrem(keys.ARRIVING_ASSETS, asset_id)
         return outcome == b"claimed"
@@ -262,7 +263,7 @@ class AssetStore:
     # Temporary ----------------------------------------------------------------------------------------
 
     async def hold(self, asset: Asset, holder: str, seconds: float) -> None:
-        """Keep a temporary asset that is about to be recorded from being swept, for some seconds."""
+        """Protect a temporary asset that is about to be recorded from the sweep, for `seconds`."""
         now, _ = await self._redis.time()
         async with self._redis.pipeline() as pipe:
             pipe.zadd(keys.asset_users(asset.id), {holder: now + seconds})
@@ -270,12 +271,12 @@ class AssetStore:
             await pipe.execute()
 
     async def release(self, asset: Asset, holder: str) -> None:
-        """Let go of a temporary asset, and remove it unless a request still holds it."""
+        """Give up a `hold`, and remove the temporary asset unless a request still uses it."""
         await self._redis.zrem(keys.asset_users(asset.id), holder)
         await self._sweep(asset.id)
 
     async def sweep(self) -> None:
-        """Remove the temporary assets that nobody holds any more."""
+        """Remove the temporary assets that no request uses any more."""
         ids: Any = await self._redis.zrange(keys.TEMPORARY_ASSETS, 0, -1)
         for asset_id in ids:
             await self._sweep(asset_id.decode())
@@ -300,9 +301,9 @@ class AssetStore:
     # Left behind --------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Keep the store clean and within its bounds until cancelled."""
+        """Remove leftovers, enforce the quota and check the store until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self.room.run())
+            group.create_task(self.quota.run())
             group.create_task(self._clean())
             group.create_task(self._watch())
 
@@ -320,11 +321,11 @@ class AssetStore:
                 if turn % SWEEPS_PER_HEALING == 0:
                     await self.heal()
             except (RedisError, OSError, Unavailable) as error:
-                log.warning("asset store not cleaned", error=str(error))
+                log.warning("cleaning the asset store failed, trying again later", error=str(error))
             await asyncio.sleep(SWEEP_INTERVAL)
 
     async def sweep_leftovers(self) -> None:
-        """Remove what gateways that died were writing or moving."""
+        """Remove files that gateways were writing or moving when they died."""
         now, _ = await self._redis.time()
         leased: Any = await self._redis.zrangebyscore(keys.INCOMING_FOLDERS, now, "+inf")
         await self._redis.zremrangebyscore(keys.INCOMING_FOLDERS, "-inf", f"({now}")
@@ -334,10 +335,10 @@ class AssetStore:
             await self._remove_leftover(asset_id.decode())
 
     async def heal(self) -> None:
-        """Forget assets whose files have been missing from the store for a while, unless they are in use."""
+        """Delete the records of assets whose files have been missing for a while, unless they are in use."""
         for asset_id in await self._storage.missing([asset for asset in await self.all() if asset.directory]):
             if await self._forget(asset_id) == b"deleted":
-                log.warning("asset forgotten: its file has vanished", asset=asset_id)
+                log.warning("asset deleted: its file has vanished", asset=asset_id)
 
 
 def _duplicate(asset: Asset) -> DuplicateAssetId:

@@ -1,7 +1,7 @@
-"""A bucket of S3, or of what speaks its protocol, as the place of the asset store's bytes.
+"""The asset store's bytes in a bucket of S3, or of a server that speaks its protocol.
 
-Each upload has a name of its own below the prefix and stays there when it is accepted: objects cannot be
-renamed, and only small ones copied. As long as it is none yet, an empty object below `.incoming` says so.
+Each upload has a random name below the prefix and stays there when it is accepted: objects cannot be renamed,
+and only small ones copied. Until then an empty object below `.incoming` marks it as an upload in progress.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from obstore.store import S3Store
 from starlette.responses import Response
 
 from gateway.store.object_content import object_content
-from gateway.store.storage import Contents, Home, Require, lasting, local_file, local_size
+from gateway.store.storage import Contents, Require, StoredAsset, lasting, local_file, local_size
 from shared import keys, s3
 from shared.assets import OBJECT_SCHEME, Asset, is_object
 from shared.errors import Unavailable
@@ -30,22 +30,22 @@ from shared.settings import Settings
 log = structlog.get_logger(__name__)
 
 PART = 12 << 20
-"""Bytes per part of an upload: 10,000 of them, the most that S3 takes, hold the largest upload."""
+"""Bytes per part of an upload: 10,000 parts, the most that S3 accepts, hold the largest upload."""
 PARTS_AT_ONCE = 2
 INCOMING = ".incoming"
 SWEEP_INTERVAL = 30.0
-"""Seconds between looks for what was left behind."""
-_HOME = re.compile(r"[0-9a-f]{32}")
+"""Seconds between searches for uploads that were left behind."""
+_UPLOAD_NAME = re.compile(r"[0-9a-f]{32}")
 
 Known = Callable[[], Awaitable[Mapping[str, str]]]
-"""Gives the asset's id for every directory that a record names."""
+"""Returns the asset's id for every directory that a record names."""
 
 
 class Abandoned(Exception):
-    """The upload is given up."""
+    """The upload was aborted."""
 
 
-class Objects:
+class BucketStorage:
     """The objects below the prefix: one directory per upload, under a random name, with one object in it."""
 
     def __init__(self, redis: Redis, settings: Settings, known: Known) -> None:
@@ -55,7 +55,7 @@ class Objects:
         self._store = s3.open_bucket(settings, bucket)
         self._redis = redis
         self._known = known
-        self._settled: set[str] = set()
+        self._accepted: set[str] = set()
         self._left: dict[str, float] = {}
         self._missing: dict[str, float] = {}
         self._swept = -SWEEP_INTERVAL
@@ -71,24 +71,21 @@ class Objects:
         except (BaseError, OSError) as error:
             raise Unavailable(f"the asset store {self._root} cannot be used: {s3.cause(error)}") from error
 
-    def close(self) -> None:
-        """Nothing is left to wait for: uploads end with their writers."""
-
     # Arriving -----------------------------------------------------------------------------------------
 
     async def add_incoming(self, name: str) -> str:
-        """The directory of one upload. Raises Unavailable."""
+        """Mark an upload as in progress and return its directory. Raises Unavailable."""
         with s3.answering():
             await obstore.put_async(self._store, self._mark(name), b"", use_multipart=False)
         return self._root + name
 
     def _mark(self, name: str) -> str:
-        """The key of the object that says that an upload is under way."""
+        """Return the key of the object that marks an upload as in progress."""
         return f"{self._prefix}{INCOMING}/{name}"
 
     def writer(self, path: str, require: Require) -> "ObjectWriter":
-        """An object to write an upload into."""
-        name = _home(path)
+        """Return a writer of the object of an upload."""
+        name = _upload_name(path)
 
         async def counted(size: int) -> None:
             await require(size)
@@ -96,31 +93,31 @@ class Objects:
 
         return ObjectWriter(self._store, s3.split(path)[1], counted)
 
-    async def bring(self, path: str, to: str) -> str:
-        """The object stays where it is."""
+    async def rename(self, path: str, to: str) -> str:
+        """Return the unchanged path: objects cannot be renamed."""
         return path
 
-    def settled(self, asset: Asset) -> Asset:
-        """The asset in the directory of its upload."""
+    def accepted(self, asset: Asset) -> Asset:
+        """Return the record of the asset in the directory of its upload."""
         return msgspec.structs.replace(asset, directory=asset.path.rpartition("/")[0])
 
-    async def settle(self, asset: Asset, settled: Asset) -> None:
-        """Leave the object where it is when the upload ends."""
-        self._settled.add(_home(asset.path))
+    async def accept(self, asset: Asset, accepted: Asset) -> None:
+        """Keep the object where it is when the upload ends."""
+        self._accepted.add(_upload_name(asset.path))
 
     async def remove_incoming(self, name: str) -> None:
-        """Remove an upload, unless it became an asset; what cannot be removed now goes later."""
+        """Remove an upload, unless it became an asset. What cannot be removed now is removed later."""
         await self._redis.hdel(keys.INCOMING_BYTES, name)
-        settled = name in self._settled
-        self._settled.discard(name)
-        if settled or await self._try_to_remove(self._prefix + name):
+        accepted = name in self._accepted
+        self._accepted.discard(name)
+        if accepted or await self._try_to_remove(self._prefix + name):
             await self._try_to_remove(self._mark(name), whole=True)
 
     # Known --------------------------------------------------------------------------------------------
 
-    async def _list(self) -> tuple[list[Home], set[str]]:
-        """Every directory of an upload, under its own name, and the names of uploads that are under way."""
-        found: dict[str, Home] = {}
+    async def _list(self) -> tuple[list[StoredAsset], set[str]]:
+        """Return every upload's directory, with its name as id, and the names of uploads in progress."""
+        found: dict[str, StoredAsset] = {}
         marked: set[str] = set()
         with s3.answering():
             async for batch in obstore.list(self._store, self._prefix or None):
@@ -128,37 +125,37 @@ class Objects:
                     name, _, file = item["path"].removeprefix(self._prefix).partition("/")
                     if name == INCOMING:
                         marked.add(file)
-                    if not _HOME.fullmatch(name) or not file:
+                    if not _UPLOAD_NAME.fullmatch(name) or not file:
                         continue
-                    home = found.get(name) or Home(name, 0.0, 0)
-                    changed = max(home.changed, item["last_modified"].timestamp())
-                    found[name] = Home(name, changed, home.size + item["size"])
+                    known = found.get(name) or StoredAsset(name, 0.0, 0)
+                    changed = max(known.changed, item["last_modified"].timestamp())
+                    found[name] = StoredAsset(name, changed, known.size + item["size"])
         return list(found.values()), marked
 
     async def _incoming(self) -> dict[str, int]:
-        """Bytes that each upload under way has written so far, in the bucket or on their way there."""
+        """Return the bytes that each upload in progress has written so far, sent to the bucket or not."""
         sizes: Any = await self._redis.hgetall(keys.INCOMING_BYTES)
         return {name.decode(): int(size) for name, size in sizes.items()}
 
     async def contents(self) -> Contents:
-        """Look at everything. The homes are those of accepted uploads, under the ids of their assets; those
-        that no record names keep their own names."""
-        homes, marked = await self._list()
+        """List everything. Accepted uploads have the ids of their assets; those that no record names keep
+        their own names as ids."""
+        stored, marked = await self._list()
         known, incoming = await self._known(), await self._incoming()
-        listed = {home.id: home.size for home in homes}
+        listed = {asset.id: asset.size for asset in stored}
         size = sum(max(listed.get(name, 0), incoming.get(name, 0)) for name in listed.keys() | incoming)
-        ids = {_home(directory + "/"): asset_id for directory, asset_id in known.items()}
-        accepted = [home for home in homes if home.id in ids or home.id not in marked]
-        return Contents(size, [Home(ids.get(h.id, h.id), h.changed, h.size) for h in accepted])
+        ids = {_upload_name(directory + "/"): asset_id for directory, asset_id in known.items()}
+        accepted = [asset for asset in stored if asset.id in ids or asset.id not in marked]
+        return Contents(size, [StoredAsset(ids.get(h.id, h.id), h.changed, h.size) for h in accepted])
 
     async def size(self, asset: Asset) -> int:
-        """The object's bytes, as recorded; a local file's now."""
+        """Return the object's size in bytes, as recorded; of a local file, its size now."""
         if is_object(asset.path):
             return asset.size
         return await asyncio.to_thread(local_size, asset.path)
 
     async def content(self, asset: Asset, headers: Mapping[str, str], *, head: bool) -> Response | None:
-        """The object, or the local file, in the ranges asked for; None if it has vanished."""
+        """Return the object, or the local file, in the ranges asked for; None if it has vanished."""
         if not is_object(asset.path):
             return await asyncio.to_thread(local_file, asset)
         with s3.answering():
@@ -169,25 +166,25 @@ class Objects:
         return object_content(self._store, found, asset.filename, headers, head=head)
 
     async def ages(self, assets: Collection[Asset]) -> list[float]:
-        """Seconds since the object of each asset was written, where there is one."""
-        wanted, now = {_home(asset.path) for asset in assets}, time.time()
-        return [max(0.0, now - home.changed) for home in (await self._list())[0] if home.id in wanted]
+        """Return the seconds since each asset's object was written, without assets that have none."""
+        wanted, now = {_upload_name(asset.path) for asset in assets}, time.time()
+        return [max(0.0, now - found.changed) for found in (await self._list())[0] if found.id in wanted]
 
     # Gone ---------------------------------------------------------------------------------------------
 
-    def home(self, asset_id: str) -> str:
-        """The directory of that name: one without a record counts as an asset of its own name."""
+    def directory(self, asset_id: str) -> str:
+        """Return the directory of that name: one without a record counts as an asset of its own name."""
         return self._root + asset_id
 
     async def remove(self, directory: str) -> None:
-        """Remove the objects of an upload. Those that cannot be removed now become an upload that nobody
-        makes, which `sweep` removes."""
+        """Remove the objects of an upload. If that fails now, mark them as an upload in progress, which
+        `sweep` then removes."""
         if directory.startswith(self._root) and not await self._try_to_remove(s3.split(directory)[1]):
             with contextlib.suppress(Unavailable):
                 await self.add_incoming(directory.rpartition("/")[2])
 
     async def _try_to_remove(self, key: str, *, whole: bool = False) -> bool:
-        """Remove what is below `key`, or the object that is the `whole` key."""
+        """Remove the objects below `key`, or, if it is the `whole` key, that one object."""
         try:
             if whole:
                 await obstore.delete_async(self._store, key)
@@ -200,20 +197,23 @@ class Objects:
         return True
 
     async def sweep(self, leased: set[str]) -> None:
-        """Remove uploads that have not been leased for a while. Looks every half minute."""
+        """Remove uploads that have not been `leased` for CONFIRMATION_TIME seconds.
+
+        Calls within SWEEP_INTERVAL seconds of the last one do nothing.
+        """
         if time.monotonic() - self._swept < SWEEP_INTERVAL:
             return
         self._swept = time.monotonic()
         left = lasting(await self._marked() - leased, self._left)
-        known = {_home(directory + "/") for directory in await self._known()} if left else set()
+        known = {_upload_name(directory + "/") for directory in await self._known()} if left else set()
         for name in left:
             log.warning("upload left behind by a gateway that died", directory=self._root + name)
             if name in known:
-                self._settled.add(name)
+                self._accepted.add(name)
             await self.remove_incoming(name)
 
     async def _marked(self) -> set[str]:
-        """The names of uploads that are under way, or were left behind."""
+        """Return the names of uploads that are in progress, or were left behind."""
         with s3.answering():
             return {
                 item["path"].rpartition("/")[2]
@@ -222,14 +222,14 @@ class Objects:
             }
 
     async def missing(self, assets: Collection[Asset]) -> set[str]:
-        """The ids of those below this prefix that have had no object for a while."""
-        ours = {asset.id: _home(asset.path) for asset in assets if asset.path.startswith(self._root)}
-        there = {home.id for home in (await self._list())[0]} if ours else set()
+        """Return the ids of assets below this prefix without an object for CONFIRMATION_TIME seconds."""
+        ours = {asset.id: _upload_name(asset.path) for asset in assets if asset.path.startswith(self._root)}
+        there = {found.id for found in (await self._list())[0]} if ours else set()
         return lasting({asset_id for asset_id, name in ours.items() if name not in there}, self._missing)
 
 
-def _home(path: str) -> str:
-    """The name of the directory that an object lies in."""
+def _upload_name(path: str) -> str:
+    """Return the name of the upload whose directory an object is in."""
     return path.rpartition("/")[0].rpartition("/")[2]
 
 
@@ -238,7 +238,7 @@ async def _ended(upload: asyncio.Future[Any]) -> None:
 
 
 class ObjectWriter:
-    """Writes one object: a small one at once, a large one in parts, which S3 forgets if it is given up."""
+    """Writes one object: a small one at once, a large one in parts, which S3 removes if it is aborted."""
 
     def __init__(self, store: S3Store, key: str, require: Require) -> None:
         self._store = store
@@ -252,7 +252,7 @@ class ObjectWriter:
         self.size = 0
 
     async def __aenter__(self) -> Self:
-        """The writer itself."""
+        """Return the writer itself."""
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -260,7 +260,7 @@ class ObjectWriter:
         await (self.abort() if kind else self.close())
 
     async def write(self, data: bytes) -> None:
-        """Append `data`. Raises ServerBusy if the store has no room for it, Unavailable if it is away."""
+        """Append `data`. Raises ServerBusy if the store is full, Unavailable if it cannot be reached."""
         await self._require(len(data))
         self._part += data
         self.size += len(data)
@@ -286,7 +286,7 @@ class ObjectWriter:
         self._closed = True
 
     async def abort(self) -> None:
-        """Give the object up. Waits until S3 was told to forget its parts, or cannot be reached."""
+        """Abort the object. Waits until S3 was told to remove its parts, or cannot be reached."""
         self._abandoned = self._abandoned or not self._closed
         self._closed = True
         if self._upload is None:
@@ -295,7 +295,7 @@ class ObjectWriter:
             if self._parts.empty():
                 self._parts.put_nowait(None)
             await uninterrupted(_ended(self._upload))
-        self._upload.exception()  # nobody is told: whoever gives up has a reason of his own
+        self._upload.exception()  # not raised: the caller aborts for a reason of its own
 
     @property
     def _started(self) -> asyncio.Future[Any]:
@@ -312,7 +312,7 @@ class ObjectWriter:
         )  # fmt: skip
 
     async def _send(self, part: bytes | None) -> None:
-        """Hand a part, or the end, to the upload, once it takes it. Raises what has ended the upload."""
+        """Wait until the upload takes a part, or None for the end. Raises the error that ended the upload."""
         if self._upload is None:
             self._start(self._taken())
         upload = self._started
@@ -326,7 +326,7 @@ class ObjectWriter:
                 raise error
 
     async def _taken(self) -> AsyncIterator[bytes]:
-        """The parts. Raising, not cancelling, is what makes obstore abort the upload in S3."""
+        """Yield the parts. An exception, not a cancellation, makes obstore abort the upload in S3."""
         while (part := await self._parts.get()) is not None and not self._abandoned:
             yield part
         if self._abandoned:

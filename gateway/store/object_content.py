@@ -1,4 +1,4 @@
-"""An object as the answer to a request: whole or a range of it, read piece by piece."""
+"""An object of a bucket as a response: whole or in a range, read piece by piece."""
 
 import re
 from collections.abc import AsyncIterator, Mapping
@@ -21,10 +21,10 @@ _RANGE = re.compile(r"bytes=(?:(\d+)-(\d*)|-(\d+))")
 
 
 def byte_range(header: str, size: int) -> tuple[int, int] | None:
-    """Start and end of the one range that a `Range` header asks for (RFC 9110, section 14); None if it is
-    another kind of range, or several, for which the whole may be sent.
+    """Return start and end of the one range that a `Range` header asks for (RFC 9110, section 14).
 
-    The range is empty if none of its bytes are there.
+    Returns None for several ranges or another kind, for which the whole file may be sent. The range is empty
+    if the file has none of its bytes.
     """
     match = _RANGE.fullmatch(header.strip().lower())
     if match is None:
@@ -41,8 +41,10 @@ def byte_range(header: str, size: int) -> tuple[int, int] | None:
 def object_content(
     store: S3Store, found: "ObjectMeta", name: str, headers: Mapping[str, str], *, head: bool
 ) -> Response:
-    """The object that `found` tells of, in the range that the request's `headers` ask for; `head`: without
-    its bytes."""
+    """Return the object that `found` describes, in the range that the request's `headers` ask for.
+
+    With `head`, leave out its bytes.
+    """
     size, modified = found["size"], format_datetime(found["last_modified"], usegmt=True)
     sent = {
         "accept-ranges": "bytes",
@@ -72,7 +74,7 @@ def _disposition(name: str) -> str:
 
 
 async def _pieces(store: S3Store, found: "ObjectMeta", start: int, end: int) -> AsyncIterator[bytes]:
-    """A request per piece, so that a client may take its time."""
+    """Yield the bytes, with one request to S3 per piece, so that a slow client holds none open."""
     for at in range(start, end, PIECE):
         options: GetOptions = {"range": (at, min(at + PIECE, end)), "if_match": found["e_tag"]}
         with s3.answering():

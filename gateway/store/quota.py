@@ -1,7 +1,7 @@
-"""Room in the asset store: its cap, and the greatest age of what lies in it.
+"""Storage quota: maximum size of the asset store and maximum age of its assets.
 
-Every gateway looks after the same store. A look at it serves for two seconds, since when a counter in Redis
-tells what all of them have written; one of them at a time makes room, so that they do not evict twice.
+Every gateway enforces both on the same store. Usage is measured and cached for 2 s; a counter in Redis adds
+what all gateways have written since. One gateway at a time evicts, so that two do not evict twice as much.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 from redis.exceptions import LockError
 
-from gateway.store.storage import AssetStorage, Home
+from gateway.store.storage import AssetStorage, StoredAsset
 from shared import keys
 from shared.errors import ServerBusy, Unavailable
 from shared.redis.connection import Redis, RedisError
@@ -20,90 +20,94 @@ from shared.settings import Settings
 log = structlog.get_logger(__name__)
 
 EVICTION_STARTS = 0.9
-"""Share of the cap above which the oldest assets go."""
-LOOK_TTL = 2.0
-"""Seconds for which a look at the store serves."""
+"""Share of the maximum size above which the oldest assets are evicted."""
+USAGE_TTL = 2.0
+"""Seconds for which measured usage is cached."""
 INTERVAL = 300.0
+"""Seconds between evictions of assets that are too old."""
 LOCK_SECONDS = 60.0
-LOCK_PATIENCE = 10.0
+LOCK_TIMEOUT = 10.0
+"""Seconds to wait for another gateway that is evicting."""
 
 Evict = Callable[[str], Awaitable[bool]]
-"""Evicts an asset by its id; False if it must stay."""
+"""Evicts an asset by its id; returns False if it is in use."""
 
 
-class Room:
-    """Keeps the store below its cap, and its assets younger than their greatest age."""
+class StorageQuota:
+    """Keeps the store below its maximum size, and its assets below their maximum age."""
 
     def __init__(self, redis: Redis, storage: AssetStorage, settings: Settings, evict: Evict) -> None:
         self._redis = redis
         self._storage = storage
         self._evict = evict
-        self._cap = int(settings.storage_limit_gb * (1 << 30))
-        self._oldest = settings.asset_max_age_hours * 3600
-        self._looked = self._evicted = -LOOK_TTL
-        self._size = self._mark = 0
+        self._max_size = int(settings.storage_limit_gb * (1 << 30))
+        self._max_age = settings.asset_max_age_hours * 3600
+        self._measured = self._evicted = -USAGE_TTL
+        self._size = self._written_before = 0
         self._turn = asyncio.Lock()
 
     async def require(self, size: int) -> None:
-        """Make room for `size` bytes that this process is about to write.
+        """Evict assets if `size` bytes that this process is about to write need their space.
 
-        Raises ServerBusy when the store is full and nothing in it may go.
+        Raises ServerBusy when the store is full and nothing in it can be evicted.
         """
-        if not self._cap:
+        if not self._max_size:
             return
         async with self._turn:
-            if _ago(self._looked) >= LOOK_TTL:
-                await self._look()
-            used = self._size + await self._redis.incrby(keys.BYTES_WRITTEN, size) - self._mark
-            full = used > self._cap
-            if used > EVICTION_STARTS * self._cap and (full or _ago(self._evicted) >= LOOK_TTL):
-                await self._make_room(size)
+            if _ago(self._measured) >= USAGE_TTL:
+                await self._measure()
+            used = self._size + await self._redis.incrby(keys.BYTES_WRITTEN, size) - self._written_before
+            full = used > self._max_size
+            if used > EVICTION_STARTS * self._max_size and (full or _ago(self._evicted) >= USAGE_TTL):
+                await self._evict_for(size)
                 used = self._size + size
-            if used > self._cap:
-                raise ServerBusy(f"the asset store is full: {self._size} of {self._cap} bytes are in use")
+            if used > self._max_size:
+                raise ServerBusy(
+                    f"the asset store is full: {self._size} of {self._max_size} bytes are in use"
+                )
 
     async def run(self) -> None:
         """Evict until cancelled."""
-        while self._cap or self._oldest:
+        while self._max_size or self._max_age:
             try:
-                await self.tidy()
+                await self.enforce()
             except (RedisError, OSError, Unavailable) as error:
-                log.warning("asset store not tidied", error=str(error))
+                log.warning("eviction failed, trying again later", error=str(error))
             await asyncio.sleep(INTERVAL)
 
-    async def tidy(self) -> None:
-        """Evict what is beyond the cap, then what is too old."""
-        if self._cap:
+    async def enforce(self) -> None:
+        """Evict what exceeds the maximum size, then what is too old."""
+        if self._max_size:
             async with self._turn:
-                await self._make_room(0)
-        if self._oldest:
-            for home in (await self._storage.contents()).homes:
-                if time.time() - home.changed > self._oldest:
-                    await self._evict(home.id)
+                await self._evict_for(0)
+        if self._max_age:
+            for asset in (await self._storage.contents()).assets:
+                if time.time() - asset.changed > self._max_age:
+                    await self._evict(asset.id)
 
-    async def _look(self) -> list[Home]:
-        self._mark = int(await self._redis.get(keys.BYTES_WRITTEN) or 0)
+    async def _measure(self) -> list[StoredAsset]:
+        self._written_before = int(await self._redis.get(keys.BYTES_WRITTEN) or 0)
         contents = await self._storage.contents()
-        self._size, self._looked = contents.size, time.monotonic()
-        return contents.homes
+        self._size, self._measured = contents.size, time.monotonic()
+        return contents.assets
 
-    async def _make_room(self, size: int) -> None:
-        """Evict the oldest assets until so many bytes more stay below where eviction starts."""
-        lock = self._redis.lock(keys.EVICTION, timeout=LOCK_SECONDS, blocking_timeout=LOCK_PATIENCE)
+    async def _evict_for(self, size: int) -> None:
+        """Evict the oldest assets until `size` more bytes would stay below EVICTION_STARTS."""
+        lock = self._redis.lock(keys.EVICTION, timeout=LOCK_SECONDS, blocking_timeout=LOCK_TIMEOUT)
         try:
             async with lock:
                 await self._evict_oldest(size)
-        except LockError as error:  # another gateway makes room, or this one took long
-            log.warning("eviction lock not held", error=str(error))
-            await self._look()
+        except LockError as error:  # another gateway is evicting, or this one took too long
+            log.warning("eviction skipped or overlapping: its lock was taken or expired", error=str(error))
+            await self._measure()
         self._evicted = time.monotonic()
 
     async def _evict_oldest(self, size: int) -> None:
-        for home in sorted(await self._look(), key=lambda home: home.changed):
-            if self._size + size <= EVICTION_STARTS * self._cap:
+        for asset in sorted(await self._measure(), key=lambda asset: asset.changed):
+            if self._size + size <= EVICTION_STARTS * self._max_size:
                 return
-            if await self._evict(home.id):
-                self._size -= home.size
+            if await self._evict(asset.id):
+                self._size -= asset.size
 
 
 def _ago(moment: float) -> float:

@@ -1,6 +1,6 @@
-"""The seam between the asset store and where its bytes lie: a folder, or a bucket of objects.
+"""The seam between the asset store and where its bytes are kept: a folder, or a bucket of objects.
 
-Paths and directories are texts, as they stand in an asset's record.
+Paths and directories are strings, as in an asset's record.
 """
 
 import time
@@ -17,15 +17,15 @@ from shared.errors import RtEmbedError
 
 log = structlog.get_logger(__name__)
 
-PATIENCE = 15.0
-"""Seconds for which something must have been in nobody's use, or missing, before that is believed."""
+CONFIRMATION_TIME = 15.0
+"""Seconds for which a file must have been unused, or missing, before it is removed or forgotten."""
 
 Require = Callable[[int], Awaitable[None]]
-"""Called before so many bytes are written; raises if there is no room for them."""
+"""Is called with the number of bytes about to be written; raises ServerBusy if they exceed the quota."""
 
 
-class Home(msgspec.Struct, frozen=True):
-    """Where the bytes of one asset lie: when that was last changed (seconds since 1970), and how many."""
+class StoredAsset(msgspec.Struct, frozen=True):
+    """One asset's files: its id, when they last changed (seconds since 1970), and their size in bytes."""
 
     id: str
     changed: float
@@ -33,58 +33,55 @@ class Home(msgspec.Struct, frozen=True):
 
 
 class Contents(msgspec.Struct, frozen=True):
-    """What lies in the store: all bytes, those of uploads under way included, and the assets' homes."""
+    """What the store holds: the size of everything in bytes, with uploads in progress, and the assets."""
 
     size: int
-    homes: list[Home]
+    assets: list[StoredAsset]
 
 
 class Writer(Protocol):
-    """Writes one file in large pieces, off the event loop. As a context, an error inside aborts it."""
+    """Writes one file in large pieces, off the event loop. As a context manager, it aborts on an error."""
 
     size: int
 
     async def __aenter__(self) -> Self:
-        """The writer itself."""
+        """Return the writer itself."""
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Close, or abort after an error."""
 
     async def write(self, data: bytes) -> None:
-        """Append `data`. Raises ServerBusy if the store has no room for it."""
+        """Append `data`. Raises ServerBusy if the store is full."""
 
     async def close(self) -> None:
-        """Finish the file, which may be empty. Harmless when called again."""
+        """Finish the file, which may be empty. Calling it again does nothing."""
 
     async def abort(self) -> None:
-        """Give the file up, unless it is finished already."""
+        """Discard the file, unless it is finished already."""
 
 
 class AssetStorage(Protocol):
-    """Where bytes lie. Whatever it cannot do because the place is away raises Unavailable."""
+    """Where bytes are kept. Every method raises Unavailable while that place cannot be reached."""
 
     async def check(self) -> None:
         """Return if files can be written."""
 
-    def close(self) -> None:
-        """Wait for what is being written."""
-
     # Arriving
 
     async def add_incoming(self, name: str) -> str:
-        """A directory for one upload."""
+        """Make and return a directory for one upload."""
 
     def writer(self, path: str, require: Require) -> Writer:
-        """A file in such a directory."""
+        """Return a writer of a file in such a directory."""
 
-    async def bring(self, path: str, to: str) -> str:
-        """A finished file under a new name, `to`, if files here have any; where it is then."""
+    async def rename(self, path: str, to: str) -> str:
+        """Rename a finished file, if files here have names, and return where it is then."""
 
-    def settled(self, asset: Asset) -> Asset:
-        """The record that the asset in an upload's directory has once `settle` is done with it."""
+    def accepted(self, asset: Asset) -> Asset:
+        """Return the record that an asset in an upload's directory has after `accept`."""
 
-    async def settle(self, asset: Asset, settled: Asset) -> None:
-        """Take the asset out of its upload's directory. What a crash left in its place goes."""
+    async def accept(self, asset: Asset, accepted: Asset) -> None:
+        """Move the asset from its upload's directory to its own, removing what a crash left there."""
 
     async def remove_incoming(self, name: str) -> None:
         """Remove the directory of an upload and what is left in it."""
@@ -92,45 +89,50 @@ class AssetStorage(Protocol):
     # Known
 
     async def contents(self) -> Contents:
-        """Look at everything. What disappears meanwhile is left out."""
+        """List everything. Files that disappear meanwhile are left out."""
 
     async def size(self, asset: Asset) -> int:
-        """The file's bytes, 0 if it has vanished."""
+        """Return the file's size in bytes, 0 if it has vanished."""
 
     async def ages(self, assets: Collection[Asset]) -> list[float]:
-        """Seconds since the home of each asset was changed, where it has one."""
+        """Return the seconds since each asset's files last changed, without assets that have none."""
 
     async def content(self, asset: Asset, headers: Mapping[str, str], *, head: bool) -> Response | None:
-        """The file, whole or in the ranges that `headers` ask for; None if it has vanished. `head`: without
-        its bytes."""
+        """Return the file, whole or in the ranges that `headers` ask for; None if it has vanished.
+
+        With `head`, leave out its bytes.
+        """
 
     # Gone
 
-    def home(self, asset_id: str) -> str:
-        """Where a crash may have left the files of an asset without a record."""
+    def directory(self, asset_id: str) -> str:
+        """Return where a crash may have left the files of an asset without a record."""
 
     async def remove(self, directory: str) -> None:
-        """Remove a directory; what cannot be removed now goes later."""
+        """Remove a directory; what cannot be removed now is removed later."""
 
     async def sweep(self, leased: set[str]) -> None:
-        """Remove uploads that have not been `leased` for PATIENCE seconds."""
+        """Remove uploads whose names have not been in `leased` for CONFIRMATION_TIME seconds."""
 
     async def missing(self, assets: Collection[Asset]) -> set[str]:
-        """The ids of those that have had no file here for PATIENCE seconds."""
+        """Return the ids of assets that have had no file here for CONFIRMATION_TIME seconds."""
 
 
 def lasting(found: set[str], since: dict[str, float]) -> set[str]:
-    """Those of `found` that `since`, kept from look to look, has known for PATIENCE seconds."""
+    """Return those names in `found` that were in it for CONFIRMATION_TIME seconds.
+
+    `since` keeps, from call to call, when each name was found first.
+    """
     now = time.monotonic()
     for name in since.keys() - found:
         del since[name]
     for name in found:
         since.setdefault(name, now)
-    return {name for name in found if now - since[name] >= PATIENCE}
+    return {name for name in found if now - since[name] >= CONFIRMATION_TIME}
 
 
 def local_size(path: str) -> int:
-    """Bytes of a local file, 0 if there is none. Blocks."""
+    """Return the size of a local file in bytes, 0 if there is none. Blocks."""
     try:
         return Path(path).stat().st_size
     except OSError:
@@ -138,13 +140,13 @@ def local_size(path: str) -> int:
 
 
 def local_file(asset: Asset) -> FileResponse | None:
-    """A local file as an answer; None if there is none. Blocks."""
+    """Return a local file as a response; None if there is none. Blocks."""
     if not Path(asset.path).is_file():
         return None
     return FileResponse(asset.path, filename=asset.filename, content_disposition_type="inline")
 
 
 def vanished(asset: Asset) -> RtEmbedError:
-    """The error of an asset without its file."""
-    log.error("asset without its file", asset=asset.id, path=asset.path)
+    """Log that an asset has lost its file, and return the error to raise."""
+    log.error("asset's file is missing", asset=asset.id, path=asset.path)
     return RtEmbedError(f"the file of {asset.id} has vanished from the asset store")

@@ -37,7 +37,7 @@ async def start_session(ctx: Context, asset: Asset, model: ServedModel, duration
     if duration <= 0:
         raise BadParameter("chunk_duration must be greater than 0")
     session = live_records.LiveRecord(
-        request=ctx.notices.new_id(),
+        request=ctx.listener.new_id(),
         model=model.id,
         chunk_duration=duration,
         chunk_overlap_duration=overlap,
@@ -70,7 +70,7 @@ async def live_events(ctx: Context, body: VideoRequest, asset: Asset) -> EventSt
     model = ctx.view.require_model(body.model)
     if not body.stream:
         raise BadParameters(f"{asset.id} is a live stream; set stream to true")
-    client = ctx.notices.new_id()
+    client = ctx.listener.new_id()
     await start_reading(ctx.redis, asset.id, client)
     try:
         async with AsyncExitStack() as held:
@@ -81,15 +81,15 @@ async def live_events(ctx: Context, body: VideoRequest, asset: Asset) -> EventSt
             provisional, client = client, client_of(ctx, request_id)
             await start_reading(ctx.redis, asset.id, client, replaces=provisional)
             replaced = await held.enter_async_context(reading(ctx.redis, asset.id, client))
-            follower = await held.enter_async_context(ctx.notices.subscribe(request_id))
+            follower = await held.enter_async_context(ctx.listener.subscribe(request_id))
             created, after = await _position(ctx, asset, request_id)
             outline = Outline(
                 request=request_id, model=model.id, live=True, encoding_format=body.encoding_format
             )
             include_usage = body.stream_options is not None and body.stream_options.include_usage
-            telling = EventWriter(outline, created, include_usage=include_usage)
+            writer = EventWriter(outline, created, include_usage=include_usage)
             entries = remembered(ctx, asset.id, request_id, follower.entries(after))
-            return EventStream(telling.events(entries), held.pop_all(), replaced.wait)
+            return EventStream(writer.events(entries), held.pop_all(), replaced.wait)
     except BaseException:
         await asyncio.shield(stop_reading(ctx.redis, asset.id, client))
         raise

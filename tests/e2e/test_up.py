@@ -1,5 +1,6 @@
 """`rt-embed up` and `rt-embed demo` as a newcomer runs them, with the real small model."""
 
+import json
 import os
 import re
 import signal
@@ -111,10 +112,17 @@ def test_a_bad_setting_stops_the_start_and_says_why(tmp_path: Path) -> None:
     assert "BACKEND_PORT='eighty': must be a whole number from 0 to 65535" in result.stderr
 
 
-def test_an_unknown_command_shows_the_known_ones() -> None:
-    result = subprocess.run([RT_EMBED, "dance"], capture_output=True, text=True, check=False)
-    assert result.returncode == 2
-    assert "worker" in result.stderr
+def test_other_commands_find_what_runs_in_the_folder(up: Up, tmp_path: Path) -> None:
+    up.wait_ready()
+    environment = {name: value for name, value in up.environment.items() if not name.startswith("REDIS_")}
+    command = [RT_EMBED, "inspect", "workers", "--json"]
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    (worker,) = json.loads(found.stdout)["workers"]
+    assert worker["state"] == "ready"
+    assert json.loads((tmp_path / "service.json").read_text())["url"] == f"http://localhost:{up.port}"
+    up.process.send_signal(signal.SIGTERM)
+    assert up.process.wait(30) == 0
+    assert not (tmp_path / "service.json").exists()
 
 
 def test_the_demo_finds_every_scene_by_its_sentence(tmp_path: Path) -> None:

@@ -159,7 +159,7 @@ def test_a_worker_with_the_packages_for_gpus_alone_says_what_a_cpu_would_need(tm
         text=True,
         check=False,
     )
-    assert "no GPU is used, and the extra [cpu] is not installed" in done.stdout, done.stderr
+    assert "no GPU is used, and the extra [worker] is not installed" in done.stdout, done.stderr
 
 
 def test_decoders_and_threads_follow_the_cores() -> None:

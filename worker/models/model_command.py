@@ -1,14 +1,14 @@
 """The command line for models: `rt-embed model prepare|verify|inspect|list`."""
 
-import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
+import typer
 
-from shared.errors import RtEmbedError
 from shared.settings import Settings, load
 from shared.telemetry import logs
 from worker.models.cosmos_embed1.checkpoint import open_checkpoint
@@ -18,65 +18,50 @@ from worker.models.preparation_progress import folder_size, paced
 from worker.models.prepare import checkpoint_of, default_precision, lock_file, prepare, prove, settle
 from worker.models.sources import access_by, find_model
 
-FAILED = 1
 UNVERIFIED = 3
 """Exit code: the model is there, but workers will not serve it without RTEMBED_ALLOW_UNVERIFIED_MODEL."""
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run one command; returns the exit code."""
-    options = parser().parse_args(arguments)
-    try:
-        settings = load()
-        logs.configure(settings)
-        return int(options.run(options, settings))
-    except RtEmbedError as error:
-        print(f"rt-embed model {options.command}: {error.message}", file=sys.stderr)
-        return FAILED
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Prepare and look after models. Defaults come from the environment, as a worker's do.",
+)
 
-
-def parser() -> argparse.ArgumentParser:
-    """The four commands and their options. Defaults come from the environment, as a worker's do."""
-    root = argparse.ArgumentParser(prog="rt-embed model", description="Prepare and look after models.")
-    commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    command = commands.add_parser("prepare", help="download, convert and verify a model")
-    command.add_argument(
-        "model_path", nargs="?", metavar="MODEL_PATH", help="default: the setting MODEL_PATH"
-    )
-    command.add_argument("--precision", help="fp32, fp16 or bf16; default: what a worker takes here")
-    command.add_argument("--cache", type=Path, help="default: the setting NGC_MODEL_CACHE")
-    _add_python(command)
-    command.set_defaults(run=run_prepare)
-    command = commands.add_parser("verify", help="compare a converted model with its checkpoint's own code")
-    command.add_argument("folder", type=Path, help="a model directory")
-    _add_python(command)
-    command.set_defaults(run=run_verify)
-    command = commands.add_parser("inspect", help="say what a model directory or a checkpoint is")
-    command.add_argument("folder", type=Path)
-    command.set_defaults(run=run_inspect)
-    command = commands.add_parser("list", help="list the models in the cache")
-    command.add_argument("--cache", type=Path, help="default: the setting NGC_MODEL_CACHE")
-    command.set_defaults(run=run_list)
-    return root
-
-
-def _add_python(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
+Folder = Annotated[Path, typer.Argument(help="A model directory.")]
+Cache = Annotated[Path | None, typer.Option("--cache", help="Default: the setting NGC_MODEL_CACHE.")]
+Python = Annotated[
+    str,
+    typer.Option(
         "--python",
-        default=sys.executable,
-        help="interpreter with torch, transformers 4 and einops that runs the checkpoint's own code; "
-        "default: the one that runs this",
-    )
+        show_default="the one that runs this",
+        help="Interpreter with torch, transformers 4 and einops that runs the checkpoint's own code.",
+    ),
+]
 
 
-def run_prepare(options: argparse.Namespace, settings: Settings) -> int:
-    """Print the model directory; UNVERIFIED if nothing could be compared."""
+@app.command("prepare")
+def run_prepare(
+    model_path: Annotated[str | None, typer.Argument(help="Default: the setting MODEL_PATH.")] = None,
+    precision: Annotated[
+        str | None, typer.Option("--precision", help="fp32, fp16 or bf16. Default: what a worker takes here.")
+    ] = None,
+    cache: Cache = None,
+    python: Python = sys.executable,
+) -> int:
+    """Download, convert and verify a model.
+
+    Exit status 3 if it is there but nothing could be compared: workers refuse it.
+    """
+    settings = _settings()
     model = prepare(
-        options.model_path or settings.model_path,
-        options.cache or settings.model_cache,
-        options.precision or default_precision(settings),
+        model_path or settings.model_path,
+        cache or settings.model_cache,
+        precision or default_precision(settings),
         access_by(settings),
-        python=options.python,
+        python=python,
         progress=paced(_tell),
     )
     print(summary(model))
@@ -91,18 +76,22 @@ def run_prepare(options: argparse.Namespace, settings: Settings) -> int:
     return UNVERIFIED
 
 
-def run_verify(options: argparse.Namespace, _: Settings) -> int:
-    """Compare again, whatever an earlier verification said."""
-    model = load_model_directory(options.folder.resolve())
+@app.command("verify")
+def run_verify(folder: Folder, python: Python = sys.executable) -> int:
+    """Compare a converted model with its checkpoint's own code, whatever an earlier verification said."""
+    _settings()
+    model = load_model_directory(folder.resolve())
     checkpoint = checkpoint_of(model)
     with host_lock(lock_file(model.path)):
-        print(summary(settle(model, checkpoint, prove(model, checkpoint, options.python, paced(_tell)))))
+        print(summary(settle(model, checkpoint, prove(model, checkpoint, python, paced(_tell)))))
     return 0
 
 
-def run_inspect(options: argparse.Namespace, _: Settings) -> int:
+@app.command("inspect")
+def run_inspect(folder: Folder) -> int:
     """Print a model directory's record, or the sizes of a checkpoint, as JSON."""
-    folder = find_model(options.folder.resolve())
+    _settings()
+    folder = find_model(folder.resolve())
     if (folder / MODEL_JSON).exists():
         facts = msgspec.to_builtins(load_model_directory(folder).info)
     else:
@@ -119,12 +108,19 @@ def run_inspect(options: argparse.Namespace, _: Settings) -> int:
     return 0
 
 
-def run_list(options: argparse.Namespace, settings: Settings) -> int:
-    """One line for each model directory in the cache."""
-    cache: Path = options.cache or settings.model_cache
-    for model in models_in(cache):
+@app.command("list")
+def run_list(cache: Cache = None) -> int:
+    """Print a line for each model directory in the cache."""
+    settings = _settings()
+    for model in models_in(cache or settings.model_cache):
         print(summary(model))
     return 0
+
+
+def _settings() -> Settings:
+    settings = load()
+    logs.configure(settings)
+    return settings
 
 
 def models_in(cache: Path) -> Iterator[ModelDirectory]:

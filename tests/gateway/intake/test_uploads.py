@@ -137,7 +137,7 @@ async def test_statistics(serve: Serve, unverified: Settings, tmp_path: Path) ->
 async def test_a_gateway_that_dies_in_the_middle_leaves_nothing_counted(
     serve: Serve, unverified: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage, "PATIENCE", 0.0)
+    monkeypatch.setattr(storage, "CONFIRMATION_TIME", 0.0)
     lost = unverified.asset_dir / ".incoming" / "deadbeef"
     lost.mkdir(parents=True)
     (lost / "a.mp4").write_bytes(bytes(MIB))

@@ -173,7 +173,7 @@ async def test_an_id_that_leads_nowhere(  # noqa: PLR0917 - fixtures and cases
         body = {"id": film, "model": "null", "stream": True}
         answer = await gateway.client.post(URL, json=body, headers={"Last-Event-ID": after})
         assert (answer.status_code, answer.json()["code"]) == (status, code)
-        await until(lambda: not gateway.context.notices._queues)
+        await until(lambda: not gateway.context.listener._queues)
 
 
 async def test_an_id_of_another_assets_request_is_refused(
@@ -232,8 +232,8 @@ async def test_clients_that_leave_leave_nothing_behind(
                 await stand_in.finish(await stand_in.job(), 0)
                 await events.next()
             await until(lambda: gone(redis, film))
-        notices = gateway.context.notices
-        await until(lambda: not notices._queues)
+        listener = gateway.context.listener
+        await until(lambda: not listener._queues)
         await until(lambda: len(asyncio.all_tasks() - idle) <= 1, timeout=10)
 
 

@@ -19,7 +19,7 @@ REQUEST = Request(id="r1", lane="text", planned=3)
 
 
 @pytest.fixture
-async def notices(redis: Redis, settings: Settings) -> AsyncIterator[ResultListener]:
+async def listener(redis: Redis, settings: Settings) -> AsyncIterator[ResultListener]:
     made = ResultListener(redis, settings)
     running = asyncio.create_task(made.run())
     yield made
@@ -32,10 +32,10 @@ async def publish(redis: Redis, settings: Settings, *chunks: int) -> None:
 
 
 async def test_entries_arrive_as_they_are_published(
-    notices: ResultListener, redis: Redis, settings: Settings
+    listener: ResultListener, redis: Redis, settings: Settings
 ) -> None:
     seen: list[Entry] = []
-    async with notices.subscribe("r1") as follower:
+    async with listener.subscribe("r1") as follower:
         await submit(redis, settings, REQUEST, [JOB])
 
         async def read() -> None:
@@ -51,11 +51,11 @@ async def test_entries_arrive_as_they_are_published(
 
 
 async def test_what_was_stored_before_is_read_first(
-    notices: ResultListener, redis: Redis, settings: Settings
+    listener: ResultListener, redis: Redis, settings: Settings
 ) -> None:
     await submit(redis, settings, REQUEST, [JOB])
     await publish(redis, settings, 0)
-    async with notices.subscribe("r1") as follower:
+    async with listener.subscribe("r1") as follower:
         await publish(redis, settings, 1, 2)
         entries = [entry async for _, entry in follower.entries()]
     assert [e.chunk for e in entries if isinstance(e, Result)] == [0, 1, 2]
@@ -63,30 +63,30 @@ async def test_what_was_stored_before_is_read_first(
 
 
 async def test_reading_goes_on_after_an_entry_already_seen(
-    notices: ResultListener, redis: Redis, settings: Settings
+    listener: ResultListener, redis: Redis, settings: Settings
 ) -> None:
     await submit(redis, settings, REQUEST, [JOB])
     await publish(redis, settings, 0, 1, 2)
-    async with notices.subscribe("r1") as follower:
+    async with listener.subscribe("r1") as follower:
         found = [entry_id async for entry_id, _ in follower.entries()]
-    async with notices.subscribe("r1") as follower:
+    async with listener.subscribe("r1") as follower:
         rest = [entry_id async for entry_id, _ in follower.entries(after=found[1])]
     assert rest == found[2:]
 
 
-async def test_more_entries_than_one_page(notices: ResultListener, redis: Redis, settings: Settings) -> None:
+async def test_more_entries_than_one_page(listener: ResultListener, redis: Redis, settings: Settings) -> None:
     await submit(redis, settings, Request(id="r1", lane="text", planned=250), [JOB])
     await publish(redis, settings, *range(250))
-    async with notices.subscribe("r1") as follower:
+    async with listener.subscribe("r1") as follower:
         entries = [entry async for _, entry in follower.entries()]
     assert len(entries) == 251
 
 
 async def test_a_follower_that_is_cancelled_leaves_nothing_behind(
-    notices: ResultListener, redis: Redis, settings: Settings
+    listener: ResultListener, redis: Redis, settings: Settings
 ) -> None:
     async def follow() -> None:
-        async with notices.subscribe("r1") as follower:
+        async with listener.subscribe("r1") as follower:
             async for _ in follower.entries():
                 pass
 
@@ -94,26 +94,26 @@ async def test_a_follower_that_is_cancelled_leaves_nothing_behind(
     await until(lambda: subscribers(redis, "r1"))
     following.cancel()
     await asyncio.gather(following, return_exceptions=True)
-    assert notices._queues == {}
+    assert listener._queues == {}
 
 
 async def test_one_request_may_be_followed_twice(
-    notices: ResultListener, redis: Redis, settings: Settings
+    listener: ResultListener, redis: Redis, settings: Settings
 ) -> None:
-    async with notices.subscribe("r1") as follower:
-        async with notices.subscribe("r1"):
+    async with listener.subscribe("r1") as follower:
+        async with listener.subscribe("r1"):
             pass
         await submit(redis, settings, REQUEST, [JOB])
         await publish(redis, settings, 0, 1, 2)
         async with asyncio.timeout(4):  # less than it takes until a follower looks by itself
             entries = [entry async for _, entry in follower.entries(stored=False)]
     assert len(entries) == 4
-    assert notices._queues == {}
+    assert listener._queues == {}
 
 
-async def test_channels_are_left_many_at_a_time(notices: ResultListener, redis: Redis) -> None:
+async def test_channels_are_left_many_at_a_time(listener: ResultListener, redis: Redis) -> None:
     for number in range(IDS_AHEAD):
-        async with notices.subscribe(f"r{number}"):
+        async with listener.subscribe(f"r{number}"):
             pass
     await until(lambda: nobody(redis, "r0"))
     assert await redis.pubsub_numsub(keys.notify(f"r{IDS_AHEAD - 1}")) == [
@@ -121,25 +121,25 @@ async def test_channels_are_left_many_at_a_time(notices: ResultListener, redis: 
     ]
 
 
-async def test_a_new_id_is_subscribed_to_already(notices: ResultListener, redis: Redis) -> None:
+async def test_a_new_id_is_subscribed_to_already(listener: ResultListener, redis: Redis) -> None:
     ids = set()
     for _ in range(3 * IDS_AHEAD):
-        await until(lambda: len(notices._ahead) > 0)
-        ids.add(request_id := notices.new_id())
+        await until(lambda: len(listener._ahead) > 0)
+        ids.add(request_id := listener.new_id())
         assert await subscribers(redis, request_id)
-        async with notices.subscribe(request_id):
+        async with listener.subscribe(request_id):
             pass
     assert len(ids) == 3 * IDS_AHEAD
 
 
 async def test_a_channel_just_left_can_be_followed_again(
-    notices: ResultListener, redis: Redis, settings: Settings
+    listener: ResultListener, redis: Redis, settings: Settings
 ) -> None:
-    async with notices.subscribe("r1"):
+    async with listener.subscribe("r1"):
         pass
-    async with notices.subscribe("r1") as follower:
+    async with listener.subscribe("r1") as follower:
         for number in range(IDS_AHEAD):
-            async with notices.subscribe(f"other {number}"):
+            async with listener.subscribe(f"other {number}"):
                 pass
         await submit(redis, settings, REQUEST, [JOB])
         await publish(redis, settings, 0, 1, 2)
@@ -152,11 +152,11 @@ async def test_nothing_is_missed_when_redis_restarts(tmp_path: Path) -> None:
     server.start()
     settings = load({"REDIS_URL": server.url, "RTEMBED_REDIS_TIMEOUT": "1"})
     redis = connect(settings)
-    notices = ResultListener(redis, settings)
-    running = asyncio.create_task(notices.run())
+    listener = ResultListener(redis, settings)
+    running = asyncio.create_task(listener.run())
     seen: list[Entry] = []
     try:
-        async with notices.subscribe("r1") as follower:
+        async with listener.subscribe("r1") as follower:
             await submit(redis, settings, REQUEST, [JOB])
 
             async def read() -> None:

@@ -218,7 +218,7 @@ async def test_what_lies_elsewhere_is_never_evicted(
     camera = await store.register(Asset(id=str(uuid.uuid4()), kind="stream", path="rtsp://camera"))
     await add(store, 190 * KIB)
     await add(store, 190 * KIB)
-    await store.room.tidy()
+    await store.quota.enforce()
     assert await known(store, registered, camera) == [True, True]
     assert here.exists()
 
@@ -263,15 +263,15 @@ async def test_assets_go_at_their_greatest_age(stores: Callable[..., AssetStore]
     store = stores(hours=1)
     old, young = await add_old(store, place, 3700), await add_old(store, place, 3500)
     assert [round(age, -1) for age in sorted(await store.ages([old, young]))] == [3500, 3700]
-    await store.room.tidy()
+    await store.quota.enforce()
     assert await known(store, old, young) == [False, True]
 
 
 async def test_without_cap_and_age_everything_stays(stores: Callable[..., AssetStore], place: Place) -> None:
     store = stores()
     asset = await add_old(store, place, 10 * 365 * 86_400)
-    await store.room.tidy()
-    await store.room.run()
+    await store.quota.enforce()
+    await store.quota.run()
     assert await known(store, asset) == [True]
 
 
@@ -280,7 +280,7 @@ async def test_without_cap_and_age_everything_stays(stores: Callable[..., AssetS
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "PATIENCE", 0.0)
+    monkeypatch.setattr(storage, "CONFIRMATION_TIME", 0.0)
     monkeypatch.setattr(bucket, "SWEEP_INTERVAL", 0.0)
 
 
@@ -460,7 +460,7 @@ async def test_a_large_file_goes_up_in_parts_and_counts_while_it_does(
         async with store.writer(f"{folder}/a.mp4") as writer:
             for piece in data:
                 await writer.write(piece)
-            assert (await store.room._storage.contents()).size == 26 * MIB
+            assert (await store.quota._storage.contents()).size == 26 * MIB
             assert sum(place.sizes()) == 0
             with pytest.raises(ServerBusy, match="full"):
                 await add(stores(cap=40 * MIB), 15 * MIB)
@@ -566,4 +566,4 @@ async def test_a_folder_that_cannot_be_written_to_says_so(
     store = AssetStore(redis, replace(settings, asset_dir=tmp_path / "file" / "assets"))
     await store.check()
     store.close()
-    assert store.problem == f"the asset store {tmp_path}/file/assets cannot be made: Not a directory"
+    assert store.problem == f"the asset store {tmp_path}/file/assets cannot be created: Not a directory"

@@ -1,0 +1,129 @@
+"""Requests as Redis keeps them: their state, and the answers that their stored results make."""
+
+from typing import Any
+
+import msgspec
+
+from gateway.api.schemas import (
+    EncodingFormat,
+    Error,
+    RequestStatus,
+    TextEmbedding,
+    TextResponse,
+    VideoResponse,
+)
+from gateway.results.answers import Outline, video_response
+from gateway.results.vectors import encoded
+from shared import keys, results
+from shared.errors import NotFound
+from shared.records import RecordCodec
+from shared.redis.connection import Redis
+from shared.requests import RequestRecord
+from shared.results import End, Result
+
+PAGE = 500
+
+
+class TextOptions(msgspec.Struct, frozen=True):
+    """What is kept of a text request that is answered later."""
+
+    text_input: list[str]
+    encoding_format: EncodingFormat = "float"
+
+
+class _VideoOptions(msgspec.Struct, frozen=True):
+    outline: Outline | None = None
+
+
+class KnownRequest(RequestRecord, frozen=True, kw_only=True):
+    """What Redis knows of a request. `age` is the seconds since it was accepted."""
+
+    age: int = 0
+
+    @property
+    def outline(self) -> Outline | None:
+        """What answers repeat; None for what is not a video request."""
+        if self.lane == "text" or not self.options:
+            return None
+        return msgspec.json.decode(self.options, type=_VideoOptions).outline
+
+
+_KNOWN_REQUESTS: RecordCodec[KnownRequest] = RecordCodec(KnownRequest, "id", "age")
+
+
+async def find_record(redis: Redis, request_id: str) -> KnownRequest | None:
+    """Return what is known of a request, or None."""
+    fields: Any = await redis.hgetall(keys.request(request_id))
+    if b"state" not in fields:
+        return None
+    now, _ = await redis.time()
+    record = _KNOWN_REQUESTS.read(fields, id=request_id)
+    return msgspec.structs.replace(record, age=now - record.created)
+
+
+async def read_status(redis: Redis, request_id: str) -> RequestStatus:
+    """Return how far a request is. Raises NotFound for one that is not known."""
+    record = await find_record(redis, request_id)
+    if record is None or record.lane == "probe":
+        raise NotFound(f"No such request {request_id}, or it has expired")
+    end = await _read_end(redis, request_id) if record.state == "failed" else None
+    kind: Any = record.lane
+    status: Any = record.state
+    return RequestStatus(
+        id=request_id,
+        kind=kind,
+        status=status,
+        model=record.model,
+        created=record.created,
+        finished=record.finished,
+        chunks_planned=record.planned,
+        chunks_done=record.done,
+        error=Error(code=end.code or "InternalServerError", message=end.error) if end else None,
+    )
+
+
+async def _read_end(redis: Redis, request_id: str) -> End | None:
+    last: Any = await redis.xrevrange(keys.results(request_id), count=1)
+    entry = results.from_fields(last[0][1]) if last else None
+    return entry if isinstance(entry, End) else None
+
+
+async def read_results(redis: Redis, request_id: str) -> tuple[list[Result], End | None]:
+    """Return the stored results of a request that has ended, in order of chunks, and its end.
+
+    Without an end, because they have expired, there are no results.
+    """
+    found: dict[int, Result] = {}
+    start = "-"
+    while True:
+        page: Any = await redis.xrange(keys.results(request_id), start, count=PAGE)
+        for entry in (results.from_fields(fields) for _, fields in page):
+            if isinstance(entry, End):
+                return [found[chunk] for chunk in sorted(found)], entry
+            found[entry.chunk] = entry
+        if not page:
+            return [], None
+        start = f"({page[-1][0].decode()}"
+
+
+def stored_answer(request_id: str, record: KnownRequest, found: list[Result]) -> VideoResponse | TextResponse:
+    """Return the answer that the request would have had at once.
+
+    Raises NotFound for a request that was answered directly, whose options were not kept.
+    """
+    if record.lane == "text" and record.options:
+        return text_response(request_id, record, found)
+    if record.outline is None:
+        raise NotFound(f"The request {request_id} was answered directly")
+    seconds = (record.finished or record.created) - record.created
+    return video_response(record.outline, record.created, seconds, found)
+
+
+def text_response(request_id: str, record: KnownRequest, found: list[Result]) -> TextResponse:
+    """Return the answer to texts that were kept with their request."""
+    options = msgspec.json.decode(record.options, type=TextOptions)
+    data = [
+        TextEmbedding(text_input=text, embeddings=encoded(result.vector, options.encoding_format))
+        for text, result in zip(options.text_input, found, strict=True)
+    ]
+    return TextResponse(id=request_id, created=record.created, model=record.model, data=data)

@@ -1,0 +1,105 @@
+"""Submitting requests to the workers, and collecting their results."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import structlog
+
+from gateway.results.follow import Follower, ResultListener
+from shared import requests
+from shared.errors import RtEmbedError
+from shared.jobs import Job
+from shared.redis.connection import Redis, RedisError
+from shared.requests import Request
+from shared.results import End, Result
+from shared.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+
+class FailedEnd(RtEmbedError):
+    """A worker, or an operator, ended the request with an error."""
+
+    def __init__(self, end: End) -> None:
+        super().__init__(end.error or f"the request was {end.state}")
+        self.code = end.code or "InternalServerError"
+        self.status = end.status or 500
+
+
+class Submitter:
+    """Submits requests, and cancels those whose caller leaves before they end."""
+
+    def __init__(self, redis: Redis, settings: Settings, listener: ResultListener) -> None:
+        self._redis, self._settings, self._listener = redis, settings, listener
+        self._cancellations: set[asyncio.Task[None]] = set()
+
+    @asynccontextmanager
+    async def submitted(
+        self, request: Request, jobs: list[Job], *, detached: bool = False, traceparent: str = ""
+    ) -> AsyncIterator[tuple[int, Follower]]:
+        """Submit a request and follow it: yields the second at which it was accepted, and its follower.
+
+        Leaving early, by an error or because the client has gone, cancels the request, unless it is
+        `detached`. Raises as `shared.requests.submit`.
+        """
+        async with self._listener.subscribe(request.id) as follower:
+            accepting = asyncio.create_task(
+                requests.submit(self._redis, self._settings, request, jobs, traceparent)
+            )
+            try:
+                created = await asyncio.shield(accepting)
+            except asyncio.CancelledError:
+                self._cancel_soon(request, accepting)
+                raise
+            try:
+                yield created, follower
+            except FailedEnd:
+                raise
+            except BaseException:
+                if not detached:
+                    self._cancel_soon(request)
+                raise
+
+    async def close(self) -> None:
+        """Wait for cancellations under way, at most as long as Redis may take to answer."""
+        if self._cancellations:
+            await asyncio.wait(self._cancellations, timeout=self._settings.redis_timeout)
+
+    def _cancel_soon(self, request: Request, accepting: asyncio.Task[int] | None = None) -> None:
+        task = asyncio.create_task(self._cancel(request, accepting))
+        self._cancellations.add(task)
+        task.add_done_callback(self._cancellations.discard)
+
+    async def _cancel(self, request: Request, accepting: asyncio.Task[int] | None) -> None:
+        try:
+            if accepting:
+                await accepting
+            state = await requests.finish(self._redis, self._settings, request, requests.CANCELLED)
+            log.info("request cancelled: its caller has gone", request_id=request.id, state=state)
+        except (RedisError, RtEmbedError) as error:
+            log.error("request not cancelled", request_id=request.id, error=str(error))
+
+
+async def collect(
+    follower: Follower, count: int, on_result: Callable[[Result], None] | None = None
+) -> list[Result]:
+    """Return all results of a request that was submitted after the subscription began, in order of chunks.
+
+    `on_result` is called with each as it comes. Raises FailedEnd. Does not wait for the end entry once all
+    `count` results are there.
+    """
+    found: dict[int, Result] = {}
+    async for _, entry in follower.entries(stored=False):
+        match entry:
+            case Result():
+                found[entry.chunk] = entry
+                if on_result:
+                    on_result(entry)
+                if len(found) == count and not entry.error:
+                    break
+            case End(state="done"):
+                break
+            case End():
+                raise FailedEnd(entry)
+    return [found[index] for index in sorted(found)]

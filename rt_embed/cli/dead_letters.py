@@ -1,0 +1,72 @@
+"""Dead letters: jobs and messages that were given up. List them, put them back, or delete them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from redis.exceptions import ResponseError
+
+from rt_embed.cli.queues import Row, age_of, read_hash, shown
+from shared import keys
+from shared.redis.connection import Redis, script
+from shared.settings import Settings
+
+DEAD = {"job": keys.JOBS_DEAD, "message": keys.OUTBOX_DEAD}
+ADDED_TO_DEAD_JOBS = {"lane", "deliveries", "error"}
+
+
+async def dead(redis: Redis) -> list[Row]:
+    """Jobs and messages that were given up, oldest first."""
+    found = []
+    for kind, stream in DEAD.items():
+        entries: Any = await redis.xrange(stream)
+        for entry_id, fields in entries:
+            age = await age_of(redis, entry_id)
+            found.append({"id": f"{kind}:{entry_id.decode()}", "age_s": age, **shown(entry_id, fields)})
+    return found
+
+
+async def drop(redis: Redis, letter: str) -> str:
+    """Delete a dead letter for good; returns what happened."""
+    kind, _, entry_id = letter.partition(":")
+    try:
+        deleted = kind in DEAD and await redis.xdel(DEAD[kind], entry_id)
+    except ResponseError:
+        deleted = False
+    return "dropped" if deleted else "not there"
+
+
+async def requeue(redis: Redis, configuration: Settings, letter: str) -> str:
+    """Put a dead letter back to where it came from; returns what happened.
+
+    A job's request is open again, for as long as it is remembered and its files exist.
+    """
+    kind, _, entry_id = letter.partition(":")
+    try:
+        entries: Any = await redis.xrange(DEAD[kind], entry_id, entry_id)
+    except (KeyError, ResponseError):
+        entries = []
+    if not entries:
+        return "not there"
+    fields: Mapping[bytes, bytes] = entries[0][1]
+    added = {"error"} if kind == "message" else ADDED_TO_DEAD_JOBS
+    pairs = [part for name, value in fields.items() if name.decode() not in added for part in (name, value)]
+    if kind == "message":
+        touched: list[str] = [DEAD[kind], keys.OUTBOX]
+        request_id = ""
+    else:
+        request_id, lane = fields.get(b"request", b"").decode(), fields.get(b"lane", b"").decode()
+        assets = [
+            a for a in (await read_hash(redis, keys.request(request_id))).get("assets", "").split(",") if a
+        ]
+        for asset in assets:
+            if not await redis.exists(keys.asset(asset)):
+                return f"refused: its file {asset} was deleted"
+        touched = [
+            DEAD[kind], f"{keys.PREFIX}jobs:{lane}", keys.request(request_id), keys.results(request_id),
+            keys.done(request_id), keys.running(lane), *map(keys.asset_users, assets),
+        ]  # fmt: skip
+    outcome = await script(redis, "requeue")(
+        keys=touched, args=[entry_id, request_id, configuration.request_ttl, *pairs]
+    )
+    explanations = {b"ok": "requeued", b"gone": "not there", b"expired": "refused: its request is forgotten"}
+    return explanations[outcome]

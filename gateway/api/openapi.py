@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from gateway.api.endpoint import PATH_PARAMETERS, TAGS, Answer, Endpoint
-from gateway.api.schemas import Error, Response
+from gateway.api.schemas import ApiResponse, Error
 from shared.errors import InvalidParameters, RtEmbedError
 
 Schema = dict[str, Any]
@@ -33,7 +33,7 @@ def openapi_document(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
     schemas, components = msgspec.json.schema_components(types, ref_template=_REFERENCE)
     reference = dict(zip(types, map(_published, schemas), strict=True))
     components = {name: _published(schema) for name, schema in components.items()}
-    for type_ in _answers(Response):
+    for type_ in _answers(ApiResponse):
         if type_.__name__ in components and not type_.__struct_config__.omit_defaults:
             _require_all(components[type_.__name__])
     paths: dict[str, dict[str, Any]] = defaultdict(dict)
@@ -66,7 +66,7 @@ def _types(endpoints: Sequence[Endpoint]) -> list[type[msgspec.Struct]]:
     return list(found)
 
 
-def _answers(base: type[Response]) -> Iterable[type[Response]]:
+def _answers(base: type[ApiResponse]) -> Iterable[type[ApiResponse]]:
     for type_ in base.__subclasses__():
         yield type_
         yield from _answers(type_)

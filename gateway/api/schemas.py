@@ -82,11 +82,11 @@ class Parameters(ApiType):
     """A query string or a form: what it does not name is ignored."""
 
 
-class Response(ApiType):
+class ApiResponse(ApiType):
     """A JSON answer: every field is present, absent values are null."""
 
 
-class Error(Response):
+class Error(ApiResponse):
     """Why a request was refused or failed."""
 
     code: Annotated[str, Meta(max_length=128, pattern=r"^[A-Za-z]*\Z", examples=["InvalidParameters"])]
@@ -102,7 +102,7 @@ class HealthQuery(Parameters):
     detailed: Annotated[bool, Meta(description="Answer with every check, as JSON.")] = False
 
 
-class HealthCheck(Response):
+class HealthCheck(ApiResponse):
     """One thing that was looked at."""
 
     healthy: bool
@@ -111,7 +111,7 @@ class HealthCheck(Response):
     timestamp: Annotated[float, Meta(description="Unix time of the check, seconds.")]
 
 
-class Health(Response):
+class Health(ApiResponse):
     """Healthy when every check is."""
 
     healthy: bool
@@ -120,7 +120,7 @@ class Health(Response):
     checks: list[HealthCheck]
 
 
-class AssetStatistics(Response):
+class AssetStatistics(ApiResponse):
     """What the asset store holds."""
 
     asset_count: Annotated[int, Meta(ge=0, description="Files, registered paths and live streams.")]
@@ -131,27 +131,27 @@ class AssetStatistics(Response):
     max_asset_age_hours: Annotated[float | None, Meta(description="Time to live; null for ever.")]
 
 
-class ServiceVersion(Response):
+class ServiceVersion(ApiResponse):
     """The release."""
 
     version: Annotated[str, Meta(max_length=64, pattern=VERSION, examples=["3.2.0"])]
 
 
-class Version(Response):
+class Version(ApiResponse):
     """The release, and the version of the API description format."""
 
     release: Annotated[str, Meta(max_length=64, examples=["3.2.0"])]
     api: Annotated[str, Meta(max_length=64, examples=["3.1.0"])]
 
 
-class Manifest(Response):
+class Manifest(ApiResponse):
     """The release and the model it runs."""
 
     version: Annotated[str, Meta(max_length=64, examples=["3.2.0"])]
     model: Annotated[str, Meta(max_length=256, examples=["cosmos-embed1-448p"])]
 
 
-class ModelDescription(Response):
+class ModelDescription(ApiResponse):
     """A loaded model."""
 
     id: ModelId
@@ -164,7 +164,7 @@ class ModelDescription(Response):
     ]
 
 
-class ModelList(Response):
+class ModelList(ApiResponse):
     """The loaded model."""
 
     object: Literal["list"] = "list"
@@ -228,7 +228,7 @@ class FilesQuery(Parameters):
     ]
 
 
-class File(Response):
+class File(ApiResponse):
     """A stored or registered file."""
 
     id: Uuid
@@ -245,14 +245,14 @@ class TypedFile(File):
     media_type: MediaType
 
 
-class FileList(Response):
+class FileList(ApiResponse):
     """All files."""
 
     data: Annotated[list[TypedFile], Meta(max_length=1_000_000)]
     object: Literal["list"] = "list"
 
 
-class DeletedFile(Response):
+class DeletedFile(ApiResponse):
     """The file is gone."""
 
     id: Uuid
@@ -276,14 +276,14 @@ class TextRequest(ApiRequest):
     encoding_format: Encoding = "float"
 
 
-class TextEmbedding(Response):
+class TextEmbedding(ApiResponse):
     """One text's vector."""
 
     text_input: Text
     embeddings: Embedding
 
 
-class TextResponse(Response):
+class TextResponse(ApiResponse):
     """The vectors, in the order of the texts."""
 
     id: Uuid
@@ -373,6 +373,16 @@ class VideoRequest(ApiRequest):
     ] = None
     encoding_format: Encoding = "float"
 
+    @property
+    def ids(self) -> list[str]:
+        """The ids in `id`, however many."""
+        return [self.id] if isinstance(self.id, str) else self.id
+
+    @property
+    def include_usage(self) -> bool:
+        """Whether events carry usage."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
     def problems(self) -> Iterator[tuple[str, str]]:
         """What the fields cannot say alone."""
         if self.url is not None and self.media_type is None:
@@ -389,21 +399,21 @@ def _is_date(text: str) -> bool:
     return True
 
 
-class OffsetRange(Response, tag_field="type", tag="offset"):
+class OffsetRange(ApiResponse, tag_field="type", tag="offset"):
     """Seconds from the start of the file."""
 
     start_offset: Annotated[int, Meta(examples=[0])]
     end_offset: Annotated[int, Meta(examples=[130])]
 
 
-class TimestampRange(Response, tag_field="type", tag="timestamp"):
+class TimestampRange(ApiResponse, tag_field="type", tag="timestamp"):
     """Absolute times."""
 
     start_timestamp: Timestamp
     end_timestamp: Timestamp
 
 
-class Usage(Response):
+class Usage(ApiResponse):
     """What a request took."""
 
     query_processing_time: Annotated[int, Meta(ge=0, description="Seconds.", examples=[2])]
@@ -417,7 +427,7 @@ Latency = Annotated[float, Meta(ge=0, examples=[41.2])]
 ChunkTime = Annotated[str, Meta(max_length=50, pattern=CHUNK_TIME, examples=["60.0"])]
 
 
-class ChunkEmbedding(Response):
+class ChunkEmbedding(ApiResponse):
     """One chunk's vector. Times are seconds from the start, or absolute where the beginning is known."""
 
     start_time: ChunkTime
@@ -435,7 +445,7 @@ class ChunkEmbedding(Response):
     ] = None
 
 
-class VideoResponse(Response):
+class VideoResponse(ApiResponse):
     """The vectors, sorted by time."""
 
     id: Uuid
@@ -450,7 +460,7 @@ class EventChunk(ChunkEmbedding, omit_defaults=True):
     """A chunk in an event: what was not measured is left out."""
 
 
-class ChunkEvent(Response):
+class ChunkEvent(ApiResponse):
     """A finished chunk."""
 
     id: Uuid
@@ -461,7 +471,7 @@ class ChunkEvent(Response):
     usage: Usage | None
 
 
-class UsageEvent(Response):
+class UsageEvent(ApiResponse):
     """The last event but `[DONE]`, when usage was asked for."""
 
     id: Uuid
@@ -471,7 +481,7 @@ class UsageEvent(Response):
     usage: Usage
 
 
-class FailureEvent(Response):
+class FailureEvent(ApiResponse):
     """The request failed; nothing more will come."""
 
     id: Uuid
@@ -483,7 +493,7 @@ class FailureEvent(Response):
 # Requests that are answered later ---------------------------------------------------------------------
 
 
-class RequestStatus(Response):
+class RequestStatus(ApiResponse):
     """A request that was accepted, and how far it is."""
 
     id: Uuid
@@ -545,7 +555,7 @@ class EmbeddingsRequest(ApiType):
     user: str | None = None
 
 
-class OneEmbedding(Response):
+class OneEmbedding(ApiResponse):
     """One input's vector."""
 
     object: Literal["embedding"] = "embedding"
@@ -553,14 +563,14 @@ class OneEmbedding(Response):
     embedding: Embedding
 
 
-class TokenUsage(Response):
+class TokenUsage(ApiResponse):
     """Always 0: tokens are not counted."""
 
     prompt_tokens: int = 0
     total_tokens: int = 0
 
 
-class EmbeddingsResponse(Response):
+class EmbeddingsResponse(ApiResponse):
     """The vectors, in the order of the inputs."""
 
     object: Literal["list"] = "list"

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from gateway.api.schemas import DESCRIPTION, ApiRequest, ApiType, HeaderValue, Response, Uuid
+from gateway.api.schemas import DESCRIPTION, ApiRequest, ApiResponse, ApiType, HeaderValue, Uuid
 
 RTSP_URL = r"^rtsp://"
 CV_URL = r"^(rtsp://|file://|https?://)"
@@ -50,13 +50,13 @@ class AddStreams(ApiRequest):
     streams: Annotated[list[NewStream], Meta(min_length=1, max_length=256)]
 
 
-class AddedStream(Response):
+class AddedStream(ApiResponse):
     """A registered stream."""
 
     id: Uuid
 
 
-class RefusedStream(Response):
+class RefusedStream(ApiResponse):
     """Why one of the streams was not registered."""
 
     index: Annotated[int, Meta(ge=0, description="Its place in the request.")]
@@ -66,14 +66,14 @@ class RefusedStream(Response):
     status_code: Annotated[int, Meta(examples=[400])]
 
 
-class AddedStreams(Response):
+class AddedStreams(ApiResponse):
     """What became of each stream. The status is 200 even if none was registered."""
 
     results: list[AddedStream]
     errors: list[RefusedStream]
 
 
-class StreamInfo(Response):
+class StreamInfo(ApiResponse):
     """A registered stream and what it is being cut into."""
 
     id: Uuid
@@ -111,7 +111,7 @@ class DeleteStreams(ApiRequest):
     ] = None
 
 
-class KeptStream(Response):
+class KeptStream(ApiResponse):
     """Why one of the streams was not removed."""
 
     stream_id: str
@@ -120,7 +120,7 @@ class KeptStream(Response):
     status_code: Annotated[int, Meta(examples=[400])]
 
 
-class DeletedStreams(Response):
+class DeletedStreams(ApiResponse):
     """What became of each stream, in the order of the request."""
 
     deleted: list[Uuid]
@@ -249,7 +249,7 @@ class CameraStatusChange(ApiType):
     event: CameraEvent
 
 
-class AddedCamera(Response):
+class AddedCamera(ApiResponse):
     """A registered camera."""
 
     camera_id: CameraId
@@ -258,7 +258,7 @@ class AddedCamera(Response):
     inference: bool
 
 
-class RemovedCamera(Response):
+class RemovedCamera(ApiResponse):
     """The camera is gone."""
 
     camera_id: CameraId
@@ -266,7 +266,7 @@ class RemovedCamera(Response):
     status: Literal["removed"] = "removed"
 
 
-class CameraInfo(Response):
+class CameraInfo(ApiResponse):
     """A live stream, as the RTVI-CV service describes it."""
 
     camera_id: CameraId
@@ -280,7 +280,7 @@ class CameraInfo(Response):
     chunk_overlap_duration: int
 
 
-class CameraList(Response):
+class CameraList(ApiResponse):
     """All live streams, however they were added."""
 
     status: Literal["ok"] = "ok"
@@ -334,7 +334,7 @@ class Configuration(ApiRequest):
     event: RoutingEvent
 
 
-class Configured(Response, omit_defaults=True):
+class Configured(ApiResponse, omit_defaults=True):
     """The routing in force; what does not apply is left out."""
 
     txn_id: str

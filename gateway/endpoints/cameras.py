@@ -29,19 +29,15 @@ from gateway.api.validation import problem, validate, validate_json
 from gateway.context import Context, context
 from gateway.endpoints.streams import register_stream, remove_stream, split_login, streams
 from gateway.intake.body import read_body
+from gateway.intake.downloads import FETCH_ERRORS
 from gateway.video.live_streams import start_session
 from shared import keys
 from shared.assets import Asset
 from shared.errors import (
     BadRequest,
-    DownloadFailed,
     DuplicateCameraId,
     FileTooLarge,
-    Forbidden,
-    InvalidReference,
-    MissingFile,
     NotFound,
-    RedirectNotAllowed,
     ResourceInUse,
     RtEmbedError,
     ServerBusy,
@@ -105,14 +101,9 @@ class NewCamera(NamedTuple):
         ),
     ),
     errors=(
-        RedirectNotAllowed,
+        *FETCH_ERRORS,
         BadRequest,
-        InvalidReference,
-        MissingFile,
-        Forbidden,
         DuplicateCameraId,
-        FileTooLarge,
-        DownloadFailed,
         ServerBusy,
         Unavailable,
     ),

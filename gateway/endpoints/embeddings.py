@@ -23,25 +23,19 @@ from gateway.api.schemas import (
 from gateway.api.validation import validate_json
 from gateway.context import Context, context
 from gateway.disconnect import ClientGone, until_gone
-from gateway.endpoints.text import text_vectors
+from gateway.endpoints.text import embed_texts
 from gateway.endpoints.video import planned
 from gateway.intake.body import read_body
+from gateway.intake.downloads import FETCH_ERRORS
 from gateway.results.vectors import encoded
 from gateway.submission import collect
 from shared.errors import (
     BadParameter,
     BadParameters,
     DependencyError,
-    DownloadFailed,
     EmbeddingFailed,
     FailedRequest,
-    FileTooLarge,
-    Forbidden,
-    InvalidDataUrl,
-    InvalidReference,
-    MissingFile,
     NotSupported,
-    RedirectNotAllowed,
     RtEmbedError,
     ServerBusy,
     Unavailable,
@@ -76,18 +70,12 @@ MEDIA_AT_ONCE = 4
         ),
     ),
     errors=(
-        RedirectNotAllowed,
+        *FETCH_ERRORS,
         BadParameters,
         BadParameter,
         FailedRequest,
-        InvalidReference,
-        MissingFile,
-        InvalidDataUrl,
-        Forbidden,
-        FileTooLarge,
         EmbeddingFailed,
         NotSupported,
-        DownloadFailed,
         ServerBusy,
         Unavailable,
         DependencyError,
@@ -118,10 +106,10 @@ async def _vectors(ctx: Context, request: HttpRequest, inputs: Sequence[str], mo
     texts = [index for index, item in enumerate(inputs) if not is_media(item)]
     seats = asyncio.Semaphore(MEDIA_AT_ONCE)
 
-    async def embed_texts(places: Sequence[int]) -> None:
+    async def embed_part(places: Sequence[int]) -> None:
         with ctx.reported():
-            _, found = await text_vectors(ctx, [inputs[place] for place in places], model)
-        vectors.update(zip(places, found, strict=True))
+            embedded = await embed_texts(ctx, model, [inputs[place] for place in places])
+        vectors.update(zip(places, (result.vector for result in embedded.results), strict=True))
 
     async def embed_media(place: int) -> None:
         async with seats:
@@ -129,7 +117,7 @@ async def _vectors(ctx: Context, request: HttpRequest, inputs: Sequence[str], mo
 
     parts = [texts[start : start + TEXTS_PER_REQUEST] for start in range(0, len(texts), TEXTS_PER_REQUEST)]
     media = [index for index, item in enumerate(inputs) if is_media(item)]
-    await _all([*map(embed_texts, parts), *map(embed_media, media)])
+    await _all([*map(embed_part, parts), *map(embed_media, media)])
     return [vectors[index] for index in range(len(inputs))]
 
 

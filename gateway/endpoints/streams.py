@@ -114,13 +114,21 @@ async def add_streams(request: HttpRequest) -> Response:
         except RtEmbedError as error:
             log.warning("stream refused", url=shown, code=error.code, error=error.message)
             ctx.errors.emit(f"Failed to add live stream {shown}")
-            code = error.code if error.status != 500 else INTERNAL_ERROR
             errors.append(
                 RefusedStream(
-                    index=index, url=shown, error=error.message, error_code=code, status_code=error.status
+                    index=index,
+                    url=shown,
+                    error=error.message,
+                    error_code=_error_code(error),
+                    status_code=error.status,
                 )
             )
     return json_response(AddedStreams(results=results, errors=errors))
+
+
+def _error_code(error: RtEmbedError) -> str:
+    """Return the code of a failure in a list of failures: there, the original's answers say InternalError."""
+    return error.code if error.status != 500 else INTERNAL_ERROR
 
 
 async def _add(ctx: Context, stream: NewStream) -> Asset:
@@ -326,8 +334,9 @@ async def _delete(ctx: Context, stream_id: str, timeout: float) -> str | KeptStr
         return stream_id
     except RtEmbedError as error:
         ctx.errors.emit(error.message, stream_id=stream_id)
-        code = error.code if error.status != 500 else INTERNAL_ERROR
-        return KeptStream(stream_id=stream_id, error=error.message, error_code=code, status_code=error.status)
+        return KeptStream(
+            stream_id=stream_id, error=error.message, error_code=_error_code(error), status_code=error.status
+        )
 
 
 async def find_stream(ctx: Context, stream_id: str) -> Asset:

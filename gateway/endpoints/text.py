@@ -14,10 +14,8 @@ from gateway.context import Context, context
 from gateway.disconnect import until_gone
 from gateway.endpoints.deferred import accept, prefers_async
 from gateway.intake.body import read_body
-from gateway.results.request_records import TextOptions
-from gateway.results.vectors import encoded
+from gateway.results.answers import TextOptions, text_response
 from gateway.submission import collect
-from shared import requests
 from shared.errors import (
     BadParameters,
     FileTooLarge,
@@ -27,6 +25,8 @@ from shared.errors import (
     Unavailable,
 )
 from shared.jobs import TextJob
+from shared.requests import Request
+from shared.results import Result
 
 log = structlog.get_logger(__name__)
 
@@ -71,43 +71,39 @@ async def generate_text_embeddings(request: HttpRequest) -> Response:
     if not ctx.view.require_model(body.model).supports_text:
         raise NotSupported(f"the model {body.model} embeds no text")
     ctx.require_service()
+    options = TextOptions(texts, body.encoding_format)
     with ctx.reported():
         if prefers_async(request):
-            return await _accept(ctx, texts, body, request.headers.get("traceparent", ""))
-        return json_response(await until_gone(request, embed_texts(ctx, texts, body)))
+            return await _accept(ctx, body.model, options, request.headers.get("traceparent", ""))
+        embedded = await until_gone(request, embed_texts(ctx, body.model, texts))
+    answer = text_response(embedded.request, embedded.created, body.model, options, embedded.results)
+    return json_response(answer)
 
 
-async def embed_texts(ctx: Context, texts: list[str], body: TextRequest) -> TextResponse:
-    """Have a worker embed the texts. Raises as `text_vectors`."""
-    request, vectors = await text_vectors(ctx, texts, body.model)
-    data = [
-        TextEmbedding(text_input=text, embeddings=encoded(vector, body.encoding_format))
-        for text, vector in zip(texts, vectors, strict=True)
-    ]
-    return TextResponse(id=request.id, created=request.created, model=body.model, data=data)
+class EmbeddedTexts(msgspec.Struct, frozen=True):
+    """A request for texts that was served: its id, the second at which it was accepted, a result per text."""
 
-
-class Accepted(msgspec.Struct, frozen=True):
-    """A request's id, and the second at which it was accepted."""
-
-    id: str
+    request: str
     created: int
+    results: list[Result]
 
 
-async def text_vectors(ctx: Context, texts: list[str], model: str) -> tuple[Accepted, list[bytes]]:
-    """The texts' vectors, little-endian float32, made by a worker. Raises FailedEnd, ServerBusy."""
-    request = requests.Request(id=ctx.listener.new_id(), lane="text", planned=len(texts), model=model)
+async def embed_texts(ctx: Context, model: str, texts: list[str]) -> EmbeddedTexts:
+    """Have a worker embed the texts. Raises FailedEnd, ServerBusy."""
+    request = Request(id=ctx.listener.new_id(), lane="text", planned=len(texts), model=model)
     structlog.contextvars.bind_contextvars(request_id=request.id)
     job = TextJob(request=request.id, texts=texts, model=model)
     async with ctx.submitter.submitted(request, [job]) as (created, follower):
-        results = await collect(follower, len(texts))
-    return Accepted(request.id, created), [result.vector for result in results]
+        return EmbeddedTexts(request.id, created, await collect(follower, len(texts)))
 
 
-async def _accept(ctx: Context, texts: list[str], body: TextRequest, traceparent: str) -> Response:
-    options = msgspec.json.encode(TextOptions(texts, body.encoding_format)).decode()
-    request = requests.Request(
-        id=ctx.listener.new_id(), lane="text", planned=len(texts), model=body.model, options=options
+async def _accept(ctx: Context, model: str, options: TextOptions, traceparent: str) -> Response:
+    texts = options.text_input
+    request = Request(
+        id=ctx.listener.new_id(),
+        lane="text",
+        planned=len(texts),
+        model=model,
+        options=msgspec.json.encode(options).decode(),
     )
-    job = TextJob(request=request.id, texts=texts, model=body.model)
-    return await accept(ctx, request, [job], traceparent)
+    return await accept(ctx, request, [TextJob(request=request.id, texts=texts, model=model)], traceparent)

@@ -15,6 +15,7 @@ from gateway.api.validation import problem
 from gateway.context import Context, context
 from gateway.disconnect import until_gone
 from gateway.endpoints.deferred import accept, prefers_async
+from gateway.intake.downloads import FETCH_ERRORS
 from gateway.intake.ingestion import ingested
 from gateway.intake.inline_media import Inline, read_video_request
 from gateway.intake.probing import probe
@@ -34,16 +35,9 @@ from shared.errors import (
     BadParameters,
     Conflict,
     DependencyError,
-    DownloadFailed,
     EmbeddingFailed,
     FailedRequest,
-    FileTooLarge,
-    Forbidden,
-    InvalidDataUrl,
-    InvalidReference,
-    MissingFile,
     NotFound,
-    RedirectNotAllowed,
     ServerBusy,
     Unavailable,
 )
@@ -78,20 +72,14 @@ log = structlog.get_logger(__name__)
         ),
     ),
     errors=(
-        RedirectNotAllowed,
+        *FETCH_ERRORS,
         BadParameters,
         BadParameter,
         FailedRequest,
         AssetAlreadyExists,
-        InvalidReference,
-        MissingFile,
-        InvalidDataUrl,
-        Forbidden,
         NotFound,
         Conflict,
-        FileTooLarge,
         EmbeddingFailed,
-        DownloadFailed,
         ServerBusy,
         Unavailable,
         DependencyError,
@@ -125,7 +113,7 @@ async def planned(
 
     Raises whatever the request may be refused with; then nothing was accepted.
     """
-    ids = [body.id] if isinstance(body.id, str) else body.id
+    ids = body.ids
     taken = (inline.path, inline.size) if inline else ()
     source = await ctx.downloads.locate(body.url, *taken) if body.url is not None else None
     if source and len(ids) != 1:
@@ -200,6 +188,5 @@ async def _events(
         submission = ctx.submitter.submitted(plan.request, plan.jobs, detached=True, traceparent=parent)
         created, follower = await held.enter_async_context(submission)
         entries = follower.entries(stored=False)
-    include_usage = body.stream_options is not None and body.stream_options.include_usage
-    writer = EventWriter(plan.outline, created, include_usage=include_usage)
+    writer = EventWriter(plan.outline, created, include_usage=body.include_usage)
     return EventStream(writer.events(entries, progress.chunk), held.pop_all(), replaced.wait)

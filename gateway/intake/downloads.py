@@ -18,7 +18,16 @@ from gateway.intake import data_source, s3_source
 from gateway.intake.http_source import HttpNetwork, HttpSource
 from gateway.store.asset_store import AssetStore
 from gateway.store.storage import Writer
-from shared.errors import Forbidden, InvalidParameters, MissingFile
+from shared.errors import (
+    DownloadFailed,
+    FileTooLarge,
+    Forbidden,
+    InvalidDataUrl,
+    InvalidParameters,
+    InvalidReference,
+    MissingFile,
+    RedirectNotAllowed,
+)
 from shared.settings import Settings
 from shared.telemetry.instruments import (
     asset_download_bytes,
@@ -28,6 +37,16 @@ from shared.telemetry.instruments import (
 
 log = structlog.get_logger(__name__)
 
+FETCH_ERRORS = (
+    InvalidReference,
+    MissingFile,
+    InvalidDataUrl,
+    RedirectNotAllowed,
+    Forbidden,
+    FileTooLarge,
+    DownloadFailed,
+)
+"""What fetching a URL may raise, beside InvalidParameters."""
 FILE_NAME = "input_file.mp4"
 MEASURED = {"http", "https", "s3"}
 _KNOWN_NAME = re.compile(

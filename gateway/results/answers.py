@@ -10,6 +10,8 @@ from gateway.api.schemas import (
     EncodingFormat,
     EventChunk,
     OffsetRange,
+    TextEmbedding,
+    TextResponse,
     TimestampRange,
     Usage,
     VideoResponse,
@@ -50,6 +52,24 @@ def video_response(outline: Outline, created: int, seconds: float, results: list
         usage=usage(len(results), seconds),
         chunk_responses=[chunk_embedding(ChunkEmbedding, outline, result) for result in ordered],
     )
+
+
+class TextOptions(msgspec.Struct, frozen=True):
+    """What answers repeat of a text request. It is kept with a request that is answered later."""
+
+    text_input: list[str]
+    encoding_format: EncodingFormat = "float"
+
+
+def text_response(
+    request_id: str, created: int, model: str, options: TextOptions, results: list[Result]
+) -> TextResponse:
+    """Return the whole answer to texts, in their order."""
+    data = [
+        TextEmbedding(text_input=text, embeddings=encoded(result.vector, options.encoding_format))
+        for text, result in zip(options.text_input, results, strict=True)
+    ]
+    return TextResponse(id=request_id, created=created, model=model, data=data)
 
 
 def chunk_event(outline: Outline, created: int, result: Result, so_far: Usage | None) -> ChunkEvent:

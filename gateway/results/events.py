@@ -105,12 +105,11 @@ async def resume(ctx: Context, body: VideoRequest, seen: str, remember: Remember
     outline = _outline(request_id, record, body) if record else None
     if record is None or outline is None:
         raise NotFound(f"No such request {request_id}, or its results have expired")
-    if record.assets != ([body.id] if isinstance(body.id, str) else body.id):
+    if record.assets != body.ids:
         raise BadParameters(f"The request {request_id} embeds other assets than id names")
     log.info("client came back for its events", request_id=request_id, after=after)
-    include_usage = body.stream_options is not None and body.stream_options.include_usage
-    chunks = await _chunks_until(ctx, request_id, after) if include_usage else 0
-    writer = EventWriter(outline, record.created, include_usage=include_usage, chunks=chunks)
+    chunks = await _chunks_until(ctx, request_id, after) if body.include_usage else 0
+    writer = EventWriter(outline, record.created, include_usage=body.include_usage, chunks=chunks)
     writer.since(record.age)
     async with AsyncExitStack() as held:
         client = client_of(ctx, request_id)

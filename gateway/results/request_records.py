@@ -4,16 +4,8 @@ from typing import Any
 
 import msgspec
 
-from gateway.api.schemas import (
-    EncodingFormat,
-    Error,
-    RequestStatus,
-    TextEmbedding,
-    TextResponse,
-    VideoResponse,
-)
-from gateway.results.answers import Outline, video_response
-from gateway.results.vectors import encoded
+from gateway.api.schemas import Error, RequestStatus, TextResponse, VideoResponse
+from gateway.results.answers import Outline, TextOptions, text_response, video_response
 from shared import keys, results
 from shared.errors import NotFound
 from shared.records import RecordCodec
@@ -22,13 +14,6 @@ from shared.requests import RequestRecord
 from shared.results import End, Result
 
 PAGE = 500
-
-
-class TextOptions(msgspec.Struct, frozen=True):
-    """What is kept of a text request that is answered later."""
-
-    text_input: list[str]
-    encoding_format: EncodingFormat = "float"
 
 
 class _VideoOptions(msgspec.Struct, frozen=True):
@@ -112,18 +97,9 @@ def stored_answer(request_id: str, record: KnownRequest, found: list[Result]) ->
     Raises NotFound for a request that was answered directly, whose options were not kept.
     """
     if record.lane == "text" and record.options:
-        return text_response(request_id, record, found)
+        texts = msgspec.json.decode(record.options, type=TextOptions)
+        return text_response(request_id, record.created, record.model, texts, found)
     if record.outline is None:
         raise NotFound(f"The request {request_id} was answered directly")
     seconds = (record.finished or record.created) - record.created
     return video_response(record.outline, record.created, seconds, found)
-
-
-def text_response(request_id: str, record: KnownRequest, found: list[Result]) -> TextResponse:
-    """Return the answer to texts that were kept with their request."""
-    options = msgspec.json.decode(record.options, type=TextOptions)
-    data = [
-        TextEmbedding(text_input=text, embeddings=encoded(result.vector, options.encoding_format))
-        for text, result in zip(options.text_input, found, strict=True)
-    ]
-    return TextResponse(id=request_id, created=record.created, model=record.model, data=data)

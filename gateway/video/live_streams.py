@@ -53,10 +53,9 @@ async def start_session(ctx: Context, asset: Asset, model: ServedModel, duration
 
 async def find_live(ctx: Context, body: VideoRequest) -> Asset | None:
     """The live stream that a request names, if it names one."""
-    ids = [body.id] if isinstance(body.id, str) else body.id
-    if body.url is not None or len(ids) != 1:
+    if body.url is not None or len(body.ids) != 1:
         return None
-    asset = await ctx.assets.find(ids[0])
+    asset = await ctx.assets.find(body.ids[0])
     return asset if asset and asset.kind == "stream" else None
 
 
@@ -86,8 +85,7 @@ async def live_events(ctx: Context, body: VideoRequest, asset: Asset) -> EventSt
             outline = Outline(
                 request=request_id, model=model.id, live=True, encoding_format=body.encoding_format
             )
-            include_usage = body.stream_options is not None and body.stream_options.include_usage
-            writer = EventWriter(outline, created, include_usage=include_usage)
+            writer = EventWriter(outline, created, include_usage=body.include_usage)
             entries = remembered(ctx, asset.id, request_id, follower.entries(after))
             return EventStream(writer.events(entries), held.pop_all(), replaced.wait)
     except BaseException:

@@ -16,8 +16,8 @@ from shared.jobs import Claim
 from shared.keys import GROUP, Lane
 from shared.records import pairs
 from shared.redis.connection import Redis, script
+from shared.redis.consumer_group import ConsumerGroup
 from shared.redis.multiplexed import Argument
-from shared.redis.streams import ConsumerGroup
 from shared.telemetry.instruments import claims_reclaimed
 
 log = structlog.get_logger(__name__)

@@ -13,7 +13,7 @@ import structlog
 from shared.keys import OUTBOX, OUTBOX_COUNTS, OUTBOX_DEAD, PUBLISHERS
 from shared.records import pairs
 from shared.redis.connection import Redis, script
-from shared.redis.streams import ConsumerGroup
+from shared.redis.consumer_group import ConsumerGroup
 from shared.settings import Settings
 
 log = structlog.get_logger(__name__)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from shared.redis.connection import Redis, RedisError, connect, single_connection
-from shared.redis.streams import ConsumerGroup
+from shared.redis.consumer_group import ConsumerGroup
 from shared.settings import Settings
 from tests.support import RedisServer
 

@@ -8,7 +8,7 @@ import msgspec
 
 from shared.errors import ModelError, SettingsError
 from shared.settings import Settings
-from worker.engine.gpus import Gpu, find_gpus
+from worker.engine.gpus import SHOWN_BY_DRIVER, Gpu, visible
 
 PACKAGES = ("cupy", "onnx", "PyNvVideoCodec", "pynvml")
 """Of the extra [gpu], besides TensorRT."""
@@ -65,6 +65,23 @@ def choose_backend(settings: Settings) -> Backend:
             raise ModelError(f"RTEMBED_BACKEND=cuda, but {error.message}") from error
         return Backend(settings.backend, "cpu", error.message)
     return Backend(settings.backend, "cuda", gpus=tuple(gpus))
+
+
+def find_gpus(settings: Settings) -> list[Gpu]:
+    """The GPUs that this process may use, at least one, in the order in which they are listed.
+
+    Raises ModelError saying why there is none, SettingsError for one that is named and not there.
+    """
+    try:
+        from worker.engine.nvml import list_gpus  # noqa: PLC0415 - nvidia-ml-py is part of [gpu]
+    except ImportError as error:
+        raise ModelError(f"the extra [gpu] is not installed ({error})") from error
+    gpus = list_gpus()
+    if not gpus:
+        raise ModelError("the NVIDIA driver shows no GPU")
+    if settings.nvidia_devices.strip() not in SHOWN_BY_DRIVER:
+        gpus = visible(gpus, settings.nvidia_devices, "NVIDIA_VISIBLE_DEVICES")
+    return visible(gpus, settings.cuda_devices, "CUDA_VISIBLE_DEVICES")
 
 
 def implementation(settings: Settings) -> Path | None:

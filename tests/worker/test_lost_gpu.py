@@ -94,7 +94,7 @@ async def test_the_job_goes_to_another_worker(
         await operators.subscribe(settings.error_topic)
         first = worker(settings, monkeypatch, lost=True)
         running = asyncio.create_task(first.run())
-        await until(lambda: first.record.state == "ready")
+        await until(lambda: first.alive.record.state == "ready")
         request = Request(id="r", lane=lane, planned=2 if lane == "text" else 1)
         await submit(redis, settings, request, [jobs[lane]])
         await asyncio.wait_for(running, 30)

@@ -94,7 +94,7 @@ def start(settings: Settings, engine: Engine, monkeypatch: pytest.MonkeyPatch) -
         service = Service(load({**variables, **environment}))
         running = asyncio.create_task(service.run())
         try:
-            await until(lambda: running.done() or service.record.state == "ready")
+            await until(lambda: running.done() or service.alive.record.state == "ready")
             yield service
         finally:
             engine.gate.set()
@@ -137,9 +137,9 @@ async def test_a_worker_claims_only_what_it_has_slots_for(
 ) -> None:
     engine.gate.clear()
     async with start() as service:
-        assert service.slots["video"] == 2
+        assert service.jobs.slots["video"] == 2
         await submit_video(redis, settings, film, 6)
-        await until(lambda: engine.video_calls == 1 and len(service.running) == 2)
+        await until(lambda: engine.video_calls == 1 and len(service.jobs.running) == 2)
         await asyncio.sleep(1.5)  # longer than a claiming read blocks, and than the claim timeout
         assert (await pending(redis, "video"), await redis.xlen(keys.jobs("video"))) == (2, 6)
         other = Claims(redis, "other", settings.claim_timeout)
@@ -162,7 +162,7 @@ async def test_texts_pass_while_every_video_slot_is_taken(
         for i in range(5):
             await until(lambda name=f"t{i}": _is(redis, name, "done"))
         assert not engine.gate.is_set()
-        assert service.jobs_done == 5
+        assert service.jobs.jobs_done == 5
         await until(lambda: _empty(redis, "text"))
 
 
@@ -187,9 +187,9 @@ async def test_a_claim_lost_to_another_ends_its_task(
     async with start() as service:
         await submit_video(redis, settings, film, 1)
         await until(lambda: engine.video_calls == 1)
-        (entry_id,) = service.running
+        (entry_id,) = service.jobs.running
         await redis.xclaim(keys.jobs("video"), keys.GROUP, "another", 0, [entry_id])
-        await until(lambda: not service.running)
+        await until(lambda: not service.jobs.running)
         assert entry_id not in service.claims.held["video"]
         engine.gate.set()
         ((_, owner),) = [(p["message_id"], p["consumer"]) for p in await _pending_range(redis)]
@@ -223,10 +223,10 @@ async def test_what_cannot_be_finished_is_handed_back_uncounted(
     engine.gate.clear()
     async with start(RTEMBED_SHUTDOWN_TIMEOUT="0") as service:
         await submit_video(redis, settings, film, 6)
-        await until(lambda: len(service.running) == 2 and engine.video_calls == 1)
+        await until(lambda: len(service.jobs.running) == 2 and engine.video_calls == 1)
         stopped = time.monotonic()
         service.stop()
-        await until(lambda: not service.running)
+        await until(lambda: not service.jobs.running)
         await asyncio.sleep(1)
         assert time.monotonic() - stopped < 10, "the event loop stood still while the engine worked"
     taken = await Claims(redis, "other", settings.claim_timeout).take_over("video", 9)

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import msgspec
 
 from shared.errors import ModelError, SettingsError
-from shared.settings import Settings
 
 
 class Gpu(msgspec.Struct, frozen=True):
@@ -46,23 +45,6 @@ class Condition(msgspec.Struct, frozen=True):
     utilization: float | None
     decoder_utilization: float | None
     temperature: int | None
-
-
-def find_gpus(settings: Settings) -> list[Gpu]:
-    """The GPUs that this process may use, at least one, in the order in which they are listed.
-
-    Raises ModelError saying why there is none, SettingsError for one that is named and not there.
-    """
-    try:
-        from worker.engine.nvml import list_gpus  # noqa: PLC0415 - nvidia-ml-py is part of [gpu]
-    except ImportError as error:
-        raise ModelError(f"the extra [gpu] is not installed ({error})") from error
-    gpus = list_gpus()
-    if not gpus:
-        raise ModelError("the NVIDIA driver shows no GPU")
-    if settings.nvidia_devices.strip() not in SHOWN_BY_DRIVER:
-        gpus = visible(gpus, settings.nvidia_devices, "NVIDIA_VISIBLE_DEVICES")
-    return visible(gpus, settings.cuda_devices, "CUDA_VISIBLE_DEVICES")
 
 
 def visible(gpus: Sequence[Gpu], listed: str, variable: str) -> list[Gpu]:

@@ -1,0 +1,210 @@
+"""The jobs of one worker: claims for its free slots, the work, acknowledgements, and what is handed back."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+import structlog
+
+from shared.errors import DeviceLost
+from shared.jobs import Claim
+from shared.keys import LANES, Lane
+from shared.redis.connection import RedisError, single_connection
+from shared.redis.ending import end
+from shared.requests import failed
+from shared.settings import Settings
+from shared.telemetry import export
+from shared.telemetry.instruments import jobs_done
+from worker.claims import Claims
+from worker.compose import decode_slots
+from worker.job_tasks import Tasks
+from worker.publish.publisher import Publisher
+
+log = structlog.get_logger(__name__)
+
+TAKE_OVER_INTERVAL = 1.0
+LIVE_INTERVAL = 0.2
+"""Seconds between looks at live sessions that wait for a worker."""
+RETRY_INTERVAL = 0.5
+HEAD_START = 0.002
+"""Seconds that claimed jobs get before their lane asks for more: a text may be done by then."""
+ACKNOWLEDGE_INTERVAL = 0.02
+"""Seconds in which acknowledgements are collected: they need not delay the next job."""
+
+
+class ClaimLoop:
+    """The jobs of one worker, from their claims to their acknowledgements."""
+
+    def __init__(self, settings: Settings, claims: Claims, publisher: Publisher) -> None:
+        self._settings = settings
+        self._claims = claims
+        self._publisher = publisher
+        self.running: dict[str, tuple[Claim, asyncio.Task[None]]] = {}
+        self.slots: dict[Lane, int] = {
+            "text": settings.text_slots,
+            "probe": settings.probe_slots,
+            # One more than decodes, so that a decoder works while the last clip of a job is embedded.
+            "video": decode_slots(settings) + 1,
+            "live": settings.live_slots,
+        }
+        self.jobs_done = 0
+        self.device_lost = ""
+        """Why the GPU is of no more use."""
+        self._freed = asyncio.Event()
+        self._finished: list[Claim] = []
+        self._finishing = asyncio.Event()
+
+    async def run(
+        self, tasks: Tasks, stopping: asyncio.Event, on_stop: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Work until `stopping`; then call `on_stop`, hand live sessions over and finish the rest, for up to
+        RTEMBED_SHUTDOWN_TIMEOUT seconds."""
+        async with asyncio.TaskGroup() as work:
+            acknowledging = work.create_task(self._acknowledge())
+            claiming = [work.create_task(self._claim(lane, tasks, work)) for lane in LANES if lane != "live"]
+            claiming.append(work.create_task(self._claim_live(tasks, work)))
+            await stopping.wait()
+            log.info("stopping", jobs_running=len(self.running))
+            await end(claiming)
+            await on_stop()
+            await self._hand_over_live()
+            await self._drain()
+            await end([acknowledging])
+            with suppress(RedisError):
+                await self._acknowledge_finished()
+
+    async def _claim(self, lane: Lane, tasks: Tasks, work: asyncio.TaskGroup) -> None:
+        """Fill the lane's free slots, for ever."""
+        reader = single_connection(self._settings)
+        look_back = 0.0
+        try:
+            while True:
+                free = await self._free_slots(lane)
+                try:
+                    claims: list[Claim] = []
+                    if time.monotonic() >= look_back:
+                        look_back = time.monotonic() + TAKE_OVER_INTERVAL
+                        claims = await self._claims.take_over(lane, free)
+                    if len(claims) < free:
+                        claims += await self._claims.take(reader, lane, free - len(claims))
+                except RedisError as error:
+                    log.warning("cannot claim jobs", lane=lane, error=str(error))
+                    await asyncio.sleep(RETRY_INTERVAL)
+                    continue
+                for claim in claims:
+                    self._start(claim, tasks, work)
+                if claims:
+                    await asyncio.sleep(HEAD_START)
+        finally:
+            await reader.aclose()
+
+    async def _claim_live(self, tasks: Tasks, work: asyncio.TaskGroup) -> None:
+        """Take live sessions one by one, so that they spread over the workers."""
+        while True:
+            await self._free_slots("live")
+            try:
+                claims = await self._claims.take_live()
+            except RedisError as error:
+                log.warning("cannot claim jobs", lane="live", error=str(error))
+                claims = []
+            for claim in claims:
+                self._start(claim, tasks, work)
+            if not claims:
+                await asyncio.sleep(LIVE_INTERVAL)
+
+    async def _free_slots(self, lane: Lane) -> int:
+        while True:
+            free = self.slots[lane] - sum(claim.lane == lane for claim, _ in self.running.values())
+            if free > 0:
+                return free
+            self._freed.clear()
+            await self._freed.wait()
+
+    def _start(self, claim: Claim, tasks: Tasks, work: asyncio.TaskGroup) -> None:
+        task = work.create_task(self._work(claim, tasks), name=f"job {claim.id}")
+        self.running[claim.id] = (claim, task)
+
+    async def _work(self, claim: Claim, tasks: Tasks) -> None:
+        """Do one job and acknowledge it; without Redis or the GPU, or when cancelled, leave it to be claimed
+        again."""
+        structlog.contextvars.bind_contextvars(request_id=claim.job.request, job=claim.id)
+        done = False
+        try:
+            with export.continued(claim.traceparent):
+                await self._attempt(claim, tasks)
+            done = True
+        except RedisError as error:
+            log.error("job left for another delivery: redis is away", error=str(error))
+        except DeviceLost as error:
+            log.error("job left for another worker: the GPU is lost", error=str(error))
+            self.device_lost = str(error)
+        finally:
+            if done:
+                self.jobs_done += 1
+                jobs_done.add(1, {"lane": claim.lane})
+                self._finished.append(claim)
+                self._finishing.set()
+            else:
+                self._claims.release(claim)
+            self.running.pop(claim.id, None)
+            self._freed.set()
+
+    async def _attempt(self, claim: Claim, tasks: Tasks) -> None:
+        if claim.deliveries > self._settings.max_deliveries and claim.lane != "live":
+            reason = (
+                f"given up after {self._settings.max_deliveries} deliveries: every worker that had it died"
+            )
+            log.error("job moved to the dead letters", deliveries=claim.deliveries)
+            await self._publisher.fail(claim.job, failed(reason))
+            await self._claims.bury(claim, reason)
+            return
+        try:
+            await tasks.run(claim)
+        except (RedisError, DeviceLost):
+            raise
+        except Exception:
+            log.exception("job failed unexpectedly")
+            await self._publisher.fail(claim.job, failed("An unknown error occurred"))
+
+    async def _acknowledge(self) -> None:
+        """Acknowledge finished jobs, several at a time. A job that is done again changes nothing."""
+        while True:
+            await self._finishing.wait()
+            await asyncio.sleep(ACKNOWLEDGE_INTERVAL)
+            try:
+                await self._acknowledge_finished()
+            except RedisError as error:
+                log.warning("jobs not acknowledged yet", jobs=len(self._finished), error=str(error))
+                self._finishing.set()
+                await asyncio.sleep(RETRY_INTERVAL)
+
+    async def _acknowledge_finished(self) -> None:
+        self._finishing.clear()
+        claims = self._finished[:]
+        if claims:
+            await self._claims.complete(*claims)
+        del self._finished[: len(claims)]
+        for claim in claims:
+            self._claims.release(claim)
+
+    async def _hand_over_live(self) -> None:
+        """Let other workers go on with the live sessions at once: a camera does not wait."""
+        tasks = [task for claim, task in self.running.values() if claim.lane == "live"]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        with suppress(RedisError):
+            if handed_over := await self._claims.hand_back(["live"]):
+                log.info("live sessions handed over", sessions=handed_over)
+
+    async def _drain(self) -> None:
+        """Give what is running time to finish, then hand the rest back."""
+        tasks = [task for _, task in self.running.values()]
+        if tasks:
+            await asyncio.wait(tasks, timeout=self._settings.shutdown_timeout)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)

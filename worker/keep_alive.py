@@ -1,0 +1,91 @@
+"""The signs of life of a worker: its record, its claims, its metrics."""
+
+import asyncio
+import time
+
+import msgspec
+import structlog
+
+from shared import fleet
+from shared.fleet import HEARTBEAT, Worker
+from shared.redis.connection import Redis, RedisError
+from shared.redis.redis_clock import RedisClock
+from shared.settings import Settings
+from worker.claim_loop import ClaimLoop
+from worker.claims import Claims
+from worker.publish.publisher import Publisher
+from worker.watch import Watch
+from worker.worker_metrics import WorkerMetrics
+
+log = structlog.get_logger(__name__)
+
+FORGET_INTERVAL = 60.0
+
+
+class KeepAlive:
+    """Tells the fleet what one worker is and does. `record` is what it tells."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        settings: Settings,
+        *,
+        record: Worker,
+        claims: Claims,
+        jobs: ClaimLoop,
+        publisher: Publisher,
+        clock: RedisClock,
+        metrics: WorkerMetrics,
+        watch: Watch,
+    ) -> None:
+        self.record = record
+        self._redis = redis
+        self._settings = settings
+        self._claims = claims
+        self._jobs = jobs
+        self._publisher = publisher
+        self._clock = clock
+        self._metrics = metrics
+        self._watch = watch
+
+    def change(self, **changes: object) -> None:
+        """Change the record; the next sign of life tells it."""
+        self.record = msgspec.structs.replace(self.record, **changes)
+
+    async def run(self) -> None:
+        """Give signs of life until cancelled."""
+        interval = min(HEARTBEAT, self._settings.claim_timeout / 3)
+        forget = time.monotonic() + FORGET_INTERVAL
+        while True:
+            try:
+                await self.beat()
+                await self._metrics.publish(claim.lane for claim, _ in self._jobs.running.values())
+                if time.monotonic() > forget:
+                    forget = time.monotonic() + FORGET_INTERVAL
+                    await self._claims.forget_consumers()
+            except RedisError as error:
+                log.warning("no heartbeat: redis is away", error=str(error))
+            await asyncio.sleep(interval)
+
+    async def beat(self) -> None:
+        """Announce this worker, renew its claims, drop what is lost or not wanted any more."""
+        await self._clock.measure(self._redis)
+        self.change(jobs_running=len(self._jobs.running), jobs_done=self._jobs.jobs_done)
+        if self._watch.problem:
+            self.change(healthy=False, detail=self._watch.problem)
+        await fleet.announce(self._redis, self.record)
+        for _, entry_id in await self._claims.renew():
+            if entry_id in self._jobs.running:
+                claim, task = self._jobs.running[entry_id]
+                log.warning("claim lost to another worker", request_id=claim.job.request, job=entry_id)
+                task.cancel()
+        for claim, task in list(self._jobs.running.values()):
+            if claim.lane == "video" and await self._publisher.state(claim.job) != "running":
+                log.info("job dropped, its request has ended", request_id=claim.job.request, job=claim.id)
+                task.cancel()
+                await self._claims.complete(claim)
+
+    async def withdraw(self) -> None:
+        """Publish the last metrics and remove the record. Raises RedisError."""
+        await self._metrics.publish([])
+        await fleet.withdraw(self._redis, self.record.name)

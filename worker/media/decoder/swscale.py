@@ -124,6 +124,7 @@ def _library() -> ctypes.CDLL:
     return library
 
 
+@functools.cache
 def _loaded(name: str) -> ctypes.CDLL:
     """The FFmpeg library `name` that this process has already mapped."""
     pattern = re.compile(rf"\S*/lib{name}\b[^/\n]*\.so[^/\n]*")

@@ -4,6 +4,9 @@ The class holds the code, the HTTP status and whether trying again can help; the
 and the value. Nothing reads policy from a message.
 """
 
+LONGEST_MESSAGE = 4096
+"""Characters of a failure's message; it may repeat what a client, a file or a camera said."""
+
 
 class RtEmbedError(Exception):
     """A failure with a public `code` and HTTP `status`; `retry` says whether the same call may work later."""
@@ -13,8 +16,8 @@ class RtEmbedError(Exception):
     retry = False
 
     def __init__(self, message: str) -> None:
-        super().__init__(message)
-        self.message = message
+        self.message = message[:LONGEST_MESSAGE]
+        super().__init__(self.message)
 
 
 # What a client sent -----------------------------------------------------------------------------------

@@ -17,7 +17,8 @@ if TYPE_CHECKING:  # these exist for the type checker only
     from obstore.store import ClientConfig, S3Config
 
 CONNECT_SECONDS, REQUEST_SECONDS, RETRY_SECONDS, RETRIES = 5, 60, 10, 3
-_CODE = re.compile(r"<Code>([^<]*)</Code>(?:.*?<Message>([^<]*)</Message>)?", re.DOTALL)
+LONGEST_ANSWER = 64 << 10
+_SAID = re.compile(r"<(?:Code|Message)>([^<]{1,1000})</")
 _STATUS = re.compile(r"non-2xx status code: (\d{3}[^:\n]*)")
 _NETWORK = (
     ("dns error", "its host name is not known"),
@@ -69,8 +70,8 @@ def open_bucket(
 def cause(error: BaseException) -> str:
     """Why a call failed, in a few words: what S3 says, else what the network does."""
     text = str(error)
-    if said := _CODE.search(text):
-        return ": ".join(part for part in said.groups() if part)
+    if said := _SAID.findall(text[:LONGEST_ANSWER]):
+        return ": ".join(said[:2])
     for mark, meaning in _NETWORK:
         if mark in text:
             return meaning

@@ -311,6 +311,9 @@ class MediaRange(ApiRequest):
 HeaderValue = Annotated[str, Meta(max_length=8192, pattern=r"^[^\r\n]*\Z", extra={"secret": True})]
 
 
+UrlHeaders = Annotated[dict[str, HeaderValue], Meta(max_length=100)]
+
+
 def check_url(url: str) -> None:
     """ValueError unless `url` is an http, https, s3, file or data URL of the accepted form."""
     scheme = url[:8].partition(":")[0]
@@ -364,7 +367,7 @@ class VideoRequest(ApiRequest):
         ),
     ] = None
     url_headers: Annotated[
-        dict[str, HeaderValue] | None,
+        UrlHeaders | None,
         Meta(description="Headers for fetching `url` over https.", examples=[{"Authorization": "Bearer x"}]),
     ] = None
     media_type: Annotated[MediaType | None, Meta(description="What `url` leads to.")] = "video"

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from gateway.api.schemas import DESCRIPTION, ApiRequest, ApiResponse, ApiType, HeaderValue, Uuid
+from gateway.api.schemas import DESCRIPTION, ApiRequest, ApiResponse, ApiType, UrlHeaders, Uuid
 
 RTSP_URL = r"^rtsp://"
 CV_URL = r"^(rtsp://|file://|https?://)"
@@ -166,7 +166,7 @@ class CameraHeaders(ApiRequest):
     source: Name | None = None
     created_at: Annotated[str, Meta(max_length=64)] | None = None
     url_headers: Annotated[
-        dict[str, HeaderValue] | None, Meta(description="Headers for fetching the URL over https.")
+        UrlHeaders | None, Meta(description="Headers for fetching the URL over https.")
     ] = None
 
 
@@ -218,7 +218,7 @@ class RemoveCamera(ApiRequest):
 class EventHeaders(ApiType):
     """What an event says of itself; anything else is ignored."""
 
-    url_headers: dict[str, HeaderValue] | None = None
+    url_headers: UrlHeaders | None = None
 
 
 class CameraEvent(ApiType):

@@ -35,10 +35,14 @@ T = TypeVar("T", bound=msgspec.Struct)
 REQUIRED = "Field required"
 _SHOWN = 256  # characters of a refused input, or of an unknown field's name, that a message repeats
 _ABSENT: Any = object()
+MOST_VALUES = 100_000
+"""Values in a body. To make millions of them out of 16 MiB would keep the event loop for seconds."""
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError)  # the second for strings that are not UTF-8
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 
 _UUID = re.compile(r"[0-9a-f]{8}-?(?:[0-9a-f]{4}-?){3}[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
 _INTEGER = re.compile(r"\s*([+-]?[0-9]+(?:_[0-9]+)*)(?:\.0+)?\s*")
+_BYTE = re.compile(r"\(byte (\d{1,18})\)")
 _TRUE = frozenset({"1", "on", "t", "true", "y", "yes"})
 _FALSE = frozenset({"0", "off", "f", "false", "n", "no"})
 
@@ -57,6 +61,7 @@ class _MismatchError(Exception):
 
 def validate_json(body: bytes, type_: type[T]) -> T:
     """A JSON request body as `type_`. Raises InvalidParameters for the first problem."""
+    require_few_values(body)
     strict = _strict_decoder(type_)
     if strict is not None:
         try:
@@ -127,6 +132,20 @@ def _parse(body: bytes) -> Any:
     return value
 
 
+def require_few_values(body: bytes) -> None:
+    """Raises InvalidParameters if parsing `body` would make more than about MOST_VALUES values."""
+    if _marks(body) <= MOST_VALUES:
+        return
+    # Texts may hold as many commas as they like, so the strings go before the marks are counted again.
+    strings = (body.count(b'"') - body.count(rb"\"")) // 2
+    if strings > MOST_VALUES or _marks(_STRING.sub(b"", body)) > MOST_VALUES:
+        raise problem(("body",), f"Must have at most {MOST_VALUES} values")
+
+
+def _marks(body: bytes) -> int:
+    return sum(body.count(mark) for mark in (b",", b"[", b"{")) if len(body) > MOST_VALUES else 0
+
+
 def _offset(body: bytes, message: str) -> int:
     """Where `body` stops being JSON, in characters, as the standard library counts them."""
     try:
@@ -137,8 +156,10 @@ def _offset(body: bytes, message: str) -> int:
         return error.start
     except RecursionError:
         return 0
+    except ValueError:  # an integer of more digits than Python reads
+        pass
     # The standard library is more lenient: NaN, lone surrogates, numbers beyond a double.
-    found = re.search(r"\(byte (\d+)\)", message)
+    found = _BYTE.search(message)
     return int(found[1]) if found else 0
 
 

@@ -25,7 +25,7 @@ from gateway.api.stream_schemas import (
     RemoveCamera,
     RemovedCamera,
 )
-from gateway.api.validation import problem, validate, validate_json
+from gateway.api.validation import problem, require_few_values, validate, validate_json
 from gateway.context import Context, context
 from gateway.endpoints.streams import register_stream, remove_stream, split_login, streams
 from gateway.intake.body import read_body
@@ -133,10 +133,11 @@ async def add_camera(request: HttpRequest) -> Response:
 
 def _is_event(body: bytes) -> bool:
     """Whether the body is in VIOS's envelope."""
+    require_few_values(body)
     try:
         data = msgspec.json.decode(body)
-    except msgspec.MsgspecError:
-        return False
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return False  # the validation of the other envelope says what is wrong
     return isinstance(data, dict) and ("event" in data or "alert_type" in data)
 
 

@@ -25,6 +25,8 @@ USER_AGENT = "NVIDIA-RTVI/1.0"
 REDIRECTS = {301, 302, 303, 307, 308}
 PASSED_HEADERS = {"authorization", "x-api-key", "x-jfrog-art-api", "cookie", "accept", "accept-language"}
 """Those of the client's headers that go to the host of its URL."""
+MOST_NAMES = 8
+"""Of headers that are not passed on, in the log."""
 PIECE = 1 << 20
 """How many bytes are collected before they are written."""
 _HEADER_VALUE = re.compile(r"([\x21-\x7e]([\t\x20-\x7e]*[\x21-\x7e])?)?")
@@ -159,7 +161,7 @@ def passed_headers(headers: Mapping[str, str]) -> dict[str, str]:
         name.lower(): value.strip() for name, value in headers.items() if name.lower() in PASSED_HEADERS
     }
     if dropped := sorted({name.lower()[:64] for name in headers} - PASSED_HEADERS):
-        log.warning("url headers dropped", names=dropped)
+        log.warning("url headers dropped", names=dropped[:MOST_NAMES], number=len(dropped))
     for name, value in passed.items():
         if not _HEADER_VALUE.fullmatch(value):
             raise problem(("body", "url_headers", name), "Must be printable ASCII characters")
@@ -194,7 +196,8 @@ def _check(status: int, headers: Mapping[bytes, bytes], url: SplitResult, limit:
         raise DownloadFailed(f"{shown(url.geturl())} answered with status {status}")
     if headers.get(b"content-encoding", b"identity").lower() != b"identity":
         raise DownloadFailed(f"{shown(url.geturl())} answered in an encoding that was not asked for")
-    if int(headers.get(b"content-length", b"0")) > limit:
+    length = headers.get(b"content-length", b"0")
+    if length.isdigit() and (len(length) > 18 or int(length) > limit):
         raise too_large(limit)
 
 

@@ -3,7 +3,6 @@
 What is left of the body, with a token in the payload's place, is small enough to be parsed and validated.
 """
 
-import re
 import uuid
 from contextlib import AsyncExitStack
 
@@ -20,8 +19,9 @@ from shared.errors import FileTooLarge
 THRESHOLD = 256 << 10
 """Bytes of a string from which it may be taken out of the body."""
 LONGEST_HEADER = 1024
-_QUOTE = re.compile(rb'["\\]')
-_PREFIX = b"data:"
+PIECE = 64 << 10
+"""Bytes that are looked at in one go."""
+_BEGIN = b'"data:'
 
 
 class Inline(msgspec.Struct, frozen=True):
@@ -51,19 +51,24 @@ async def read_video_request(
 
 
 class _BodyReader:
-    """Follows the strings of JSON text, byte by byte where it matters and in bulk elsewhere."""
+    """Collects JSON text, and takes the payload out of a string that begins with data: and grows long.
+
+    In JSON, a quote that no backslash precedes and that `data:` follows can only begin a string. So strings
+    need not be followed letter by letter; what is no JSON at all is refused when the rest is parsed.
+    """
 
     def __init__(self, ctx: Context, held: AsyncExitStack) -> None:
         self._ctx, self._held = ctx, held
         self._limit = ctx.settings.body_limit_bytes
-        self._in_string = self._escaped = False
-        self._start = 0
-        """Where in `kept` the current string begins."""
+        self._looked = self._at = 0
+        """Where in `kept` the last string was found, and from where the next is looked for."""
+        self._start = self._searched = -1
+        """Where the string begins that may have to be, and up to where it is known to go on."""
         self._token = uuid.uuid4().hex
         self._payload: Payload | None = None
+        self._backslash = b""
         self._writer: Writer | None = None
         self._path = ""
-        self._done = False
         self.kept = bytearray()
 
     @property
@@ -71,70 +76,70 @@ class _BodyReader:
         """What was taken out of the body, once that has been read."""
         return Inline(self._token, self._path, self._writer.size) if self._writer else None
 
-    async def add(self, piece: bytes) -> None:
+    async def add(self, data: bytes) -> None:
         """Read on. Raises FileTooLarge, InvalidParameters, InvalidDataUrl."""
-        at = 0
-        while at < len(piece):
-            if self._escaped:
-                await self._keep(self._unescaped(piece[at : at + 1]))
-                self._escaped, at = False, at + 1
-                continue
-            found = _QUOTE.search(piece, at) if self._in_string else None
-            end = found.start() if found else -1
-            if not self._in_string:
-                end = piece.find(b'"', at)
-            await self._keep(piece[at : end if end >= 0 else len(piece)])
-            if end < 0:
-                return
-            await self._mark(piece[end : end + 1])
-            at = end + 1
+        for start in range(0, len(data), PIECE):
+            await self._add(data[start : start + PIECE])
 
-    async def _mark(self, mark: bytes) -> None:
-        """A quote, or a backslash inside a string."""
-        if mark == b"\\":
-            self._escaped = True
-            if not self._payload:
-                self.kept += mark
-            return
+    async def _add(self, piece: bytes) -> None:
         if self._payload:
-            await self._end_payload()
-        self.kept += mark
-        self._in_string = not self._in_string
-        self._start = len(self.kept)
-
-    def _unescaped(self, letter: bytes) -> bytes:
-        """What a backslash before `letter` means inside a payload, which may only have escaped slashes."""
-        if self._payload and letter != b"/":
-            raise problem(("body", "url"), "The data URL's payload has characters that are not accepted")
-        return letter
-
-    async def _keep(self, data: bytes) -> None:
-        if self._payload:
-            await self._payload.add(data)
-            return
-        self.kept += data
-        if self._in_string and not self._done and len(self.kept) - self._start > THRESHOLD:
-            await self._begin_payload()
+            payload, quote, piece = piece.partition(b'"')
+            await self._take(self._payload, payload, last=bool(quote))
+            if quote:
+                await self._end_payload(self._payload)
+                self.kept += quote
+        self.kept += piece
         if len(self.kept) > self._limit:
             raise FileTooLarge(f"the request body is larger than {self._limit} bytes, beside its data: URL")
+        while self._writer is None and self._find():
+            await self._begin_payload()
+
+    def _find(self) -> bool:
+        """Whether a string that begins with data: has grown long. Several short ones may come before it."""
+        while True:
+            if self._start < 0:
+                at = self.kept.find(_BEGIN, self._at)
+                if at < 0:
+                    self._at = max(self._at, len(self.kept) - len(_BEGIN) + 1)
+                    return False
+                before = self.kept[self._looked : at]
+                self._looked = self._at = at + 1
+                if (len(before) - len(before.rstrip(b"\\"))) % 2 == 0:
+                    self._start = self._searched = at + 1
+                continue
+            if self.kept.find(b'"', self._searched) < 0:
+                self._searched = len(self.kept)
+                return len(self.kept) - self._start > THRESHOLD
+            self._start = -1
 
     async def _begin_payload(self) -> None:
-        head = bytes(self.kept[self._start : self._start + LONGEST_HEADER]).replace(b"\\/", b"/")
-        comma = self.kept.find(b",", self._start, self._start + LONGEST_HEADER)
-        encoded = is_base64(head.partition(b",")[0].decode("latin-1")) if head.startswith(_PREFIX) else None
+        start, self._start = self._start, -1
+        head = bytes(self.kept[start : start + LONGEST_HEADER]).replace(b"\\/", b"/").partition(b",")[0]
+        comma = self.kept.find(b",", start, start + LONGEST_HEADER)
+        encoded = is_base64(head.decode("latin-1"))
         if comma < 0 or encoded is None:
             return
         folder = await self._held.enter_async_context(self._ctx.assets.incoming())
         self._path = f"{folder}/inline"
         self._writer = await self._held.enter_async_context(self._ctx.assets.writer(self._path))
         self._payload = Payload(self._ctx.downloads.limit, self._writer.write, is_base64=encoded)
-        begun = bytes(self.kept[comma + 1 :]).replace(b"\\/", b"/")
+        begun = bytes(self.kept[comma + 1 :])
         del self.kept[comma + 1 :]
-        await self._payload.add(begun)
+        await self._take(self._payload, begun, last=False)
 
-    async def _end_payload(self) -> None:
-        assert self._payload and self._writer  # noqa: S101, PT018 - for the type checker
-        await self._payload.finish()
+    async def _take(self, payload: Payload, data: bytes, *, last: bool) -> None:
+        """Hand on what the payload's JSON text means; only its slashes may be escaped."""
+        data, self._backslash = self._backslash + data, b""
+        if data.endswith(b"\\") and not last:
+            data, self._backslash = data[:-1], b"\\"
+        data = data.replace(b"\\/", b"/")
+        if b"\\" in data:
+            raise problem(("body", "url"), "The data URL's payload has characters that are not accepted")
+        await payload.add(data)
+
+    async def _end_payload(self, payload: Payload) -> None:
+        await payload.finish()
+        assert self._writer  # noqa: S101 - for the type checker: a payload has a writer
         await self._writer.close()
         self.kept += self._token.encode()
-        self._payload, self._done = None, True
+        self._payload = None

@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # these exist for the type checker only
     from obstore import GetOptions, ObjectMeta
 
 PIECE = 4 << 20
-_RANGE = re.compile(r"bytes=(?:(\d+)-(\d*)|-(\d+))")
+_RANGE = re.compile(r"bytes=(?:([0-9]{1,19})-([0-9]{0,19})|-([0-9]{1,19}))")
 
 
 def byte_range(header: str, size: int) -> tuple[int, int] | None:

@@ -8,6 +8,7 @@ import re
 import sys
 import time
 from collections.abc import Mapping
+from itertools import islice
 from logging.handlers import TimedRotatingFileHandler
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,16 @@ import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from shared.settings import Settings
-from shared.telemetry.redaction import redact, secret_values
+from shared.telemetry.redaction import LONGEST, redact, secret_values
 
 PERF, STATUS = 15, 16
 DAYS_KEPT = 7
 FILE_NAME = "rtvi.log"
 
 _LEVELS = {"perf": PERF, "status": STATUS, "warn": logging.WARNING}
-_DATA_URL = re.compile(r"(\bdata:[\w.+-]*/[\w.+-]*[^,\s]{0,200},)[\w+/=%.~-]{16,}", re.IGNORECASE)
+MOST_PARTS, DEEPEST = 64, 8
+"""Of a list or mapping: parts that are logged, and levels."""
+_DATA_URL = re.compile(r"(data:[\w.+-]{0,64}+/[^,\s]{0,200}+,)[\w+/=%.~-]{16,}", re.IGNORECASE)
 
 
 def configure(settings: Settings, **bound: Any) -> None:
@@ -102,15 +105,18 @@ class _Clean:
                 event[name] = self._clean(value)
         return event
 
-    def _clean(self, value: Any) -> Any:
+    def _clean(self, value: Any, level: int = 0) -> Any:
         if isinstance(value, str):
-            return redact(_DATA_URL.sub(r"\1...", value), self._secrets)
-        if isinstance(value, Mapping):
-            return {name: self._clean(part) for name, part in value.items()}
-        if isinstance(value, list | tuple | set | frozenset):
-            return [self._clean(part) for part in value]
-        if value is None or isinstance(value, int | float):
+            return redact(_DATA_URL.sub(r"\1...", value[: 4 * LONGEST]), self._secrets)
+        if isinstance(value, Mapping) and level < DEEPEST:
+            parts = islice(value.items(), MOST_PARTS)
+            return {self._clean(str(name)): self._clean(part, level + 1) for name, part in parts}
+        if isinstance(value, list | tuple | set | frozenset) and level < DEEPEST:
+            return [self._clean(part, level + 1) for part in islice(value, MOST_PARTS)]
+        if value is None or isinstance(value, float):
             return value
+        if isinstance(value, int):
+            return value if -(1 << 64) < value < 1 << 64 else "(a very large number)"
         return self._clean(str(value))
 
 

@@ -8,15 +8,25 @@ from urllib.parse import unquote, urlsplit
 from shared.settings import Settings
 
 HIDDEN = "***"
+LONGEST = 16_384
+"""Characters of a text that are looked at, and kept."""
 
-# A password may hold "/" or "@" unencoded; a port is digits up to the "/", and so no password here.
+# Texts come from clients, cameras and brokers, so every pattern takes time in proportion to the text: nothing
+# that repeats can begin in the middle of what another attempt has just read.
 _USERINFO = re.compile(
-    r"(?P<scheme>\b[a-z][a-z0-9+.-]*://)(?:[^\s/?#]*@|[^\s/@:]*:(?!\d{1,5}/)[^\s@]*@)", re.IGNORECASE
+    r"""(?<=[a-z0-9+.-])://(?:
+        # A password may hold "/" and "@", unencoded; digits up to a "/" or the end are a port. It ends at the
+        # last "@" of the address or, where there is none, of its query.
+        [^\s/@:?\#]*:(?!\d{1,5}(?:["'<>/?\#\s,;)\]]|\Z))
+        (?:[^\s:?\#"'<>]*(?::(?!//)[^\s:?\#"'<>]*)*@|[^\s:@"'<>]*(?::(?!//)[^\s:@"'<>]*)*@)
+        |[^\s/?\#]*@)""",
+    re.IGNORECASE | re.VERBOSE,
 )
-_NAMES = (
-    r"[\w.-]*(?:password|passwd|pwd|secret|token|signature|credential|api[_-]?key|access[_-]?key(?:[_-]?id)?)"
+_ASSIGNMENT = re.compile(
+    r"""(?P<name>(?:password|passwd|pwd|secret|token|signature|credential|\bsig
+        |api[_-]?key|access[_-]?key(?:[_-]?id)?)["']?\s*[=:]\s*["']?)[^\s&"',;]+""",
+    re.IGNORECASE | re.VERBOSE,
 )
-_ASSIGNMENT = re.compile(rf"(?P<name>\b(?:{_NAMES}|sig)[\"']?\s*[=:]\s*[\"']?)[^\s&\"',;]+", re.IGNORECASE)
 _AUTHORIZATION = re.compile(
     r"(?P<name>\b(?:authorization[\"']?\s*[:=]\s*[\"']?\w+\s+|bearer\s+))[A-Za-z0-9._~+/=-]{4,}",
     re.IGNORECASE,
@@ -24,22 +34,28 @@ _AUTHORIZATION = re.compile(
 
 
 def without_userinfo(url: str) -> str:
-    """The address without user name and password."""
-    return _USERINFO.sub(r"\g<scheme>", url)
+    """Return the address without user name and password."""
+    return _USERINFO.sub("://", url)
 
 
-def redact(text: str, secrets: tuple[str, ...] = ()) -> str:
-    """The text without credentials: those in URLs, secret-looking parameters, and the given `secrets`."""
+def redact(text: str, secrets: tuple[str, ...] = (), longest: int = LONGEST) -> str:
+    """Return the text without credentials: those in URLs, secret-looking parameters, and the `secrets`.
+
+    What is longer than `longest` characters is cut, after a look at what the cut might have split.
+    """
+    shortened = text[: 2 * longest]
     for secret in secrets:
-        text = text.replace(secret, HIDDEN)
-    text = without_userinfo(text)
+        shortened = shortened.replace(secret, HIDDEN)
+    shortened = without_userinfo(shortened)
     for pattern in (_ASSIGNMENT, _AUTHORIZATION):
-        text = pattern.sub(rf"\g<name>{HIDDEN}", text)
-    return text
+        shortened = pattern.sub(rf"\g<name>{HIDDEN}", shortened)
+    if len(text) <= 2 * longest and len(shortened) <= longest:
+        return shortened
+    return f"{shortened[:longest]}... (cut)"
 
 
 def secret_values(settings: Settings) -> tuple[str, ...]:
-    """The secrets that the settings hold, longest first so that none hides part of another.
+    """Return the secrets that the settings hold, longest first so that none hides part of another.
 
     Those of fewer than four characters are left out: hiding them would make every text unreadable.
     """

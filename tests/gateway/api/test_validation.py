@@ -270,6 +270,38 @@ def test_what_only_lenient_parsers_take_is_refused(body: str) -> None:
     assert refusal(body).startswith("('body', ")
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"first": ' + "1" * 5000 + "}",
+        '{"nonesuch": ' + "1" * 5000 + "}",
+        '{"real": ' + "1" * 5000 + ".5}",
+        '{"first": 1, ' + "9" * 5000,
+    ],
+)
+def test_numbers_of_thousands_of_digits_are_refused(body: str) -> None:
+    assert refusal(body).startswith("('body', ")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "[" + "[]," * 200_000 + "[]]",
+        '{"nonesuch": [' + "1," * 200_000 + "1]}",
+        "{" + ",".join(f'"{number}":1' for number in range(200_000)) + "}",
+        '{"first": "' + r"a,\"" * 200_000 + '", "x": [' + "{}," * 200_000 + "1]}",
+    ],
+    ids=["lists", "numbers", "fields", "beside a long text"],
+)
+def test_a_body_of_too_many_values_is_refused_before_they_are_made(body: str) -> None:
+    assert refusal(body) == "('body',): Must have at most 100000 values"
+
+
+def test_a_text_may_have_any_number_of_commas_and_quotes() -> None:
+    body = '{"nonesuch": "' + r",[{\\\"" * 100_000 + '"}'
+    assert refusal(body) == "('body', 'first'): Field required"
+
+
 @pytest.mark.parametrize("body", ["", " \n", "null"])
 def test_a_body_is_required(body: str) -> None:
     assert refusal(body) == "('body',): Field required"

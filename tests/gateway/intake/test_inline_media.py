@@ -3,6 +3,7 @@
 import base64
 import json
 import random
+import time
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -107,3 +108,27 @@ async def test_what_is_refused_leaves_nothing(ctx: Context, text: str, error: ty
     with pytest.raises(error):
         await read(ctx, text.encode())
     assert not list((ctx.settings.asset_dir / ".incoming").glob("*"))
+
+
+async def test_escapes_cost_no_more_than_other_letters(ctx: Context) -> None:
+    """Half a megabyte of escaped quotes once took seconds of the event loop."""
+
+    async def seconds(text: bytes) -> float:
+        began = time.process_time()
+        with pytest.raises((InvalidParameters, FileTooLarge)):
+            await read(ctx, text)
+        return time.process_time() - began
+
+    plain, escaped = b"x" * 500_000, b'\\"' * 250_000
+    for before, after in ((b'{"id":"', b'"}'), (b'{"url":"https://a.org","url_headers":{"a":"', b'"}}')):
+        base = await seconds(before + plain + after)
+        assert await seconds(before + escaped + after) < 20 * base + 0.05
+        assert await seconds(before + b'\\"data:' * 70_000 + after) < 20 * base + 0.05
+        assert await seconds(b'{"id":[' + b'"data:",' * 60_000 + b'""]}') < 20 * base + 0.2
+
+
+async def test_a_text_that_looks_like_a_payload_stays_where_it_is(ctx: Context) -> None:
+    text = '"data:video/mp4;base64,' + "A" * 300_000
+    with pytest.raises(InvalidParameters, match="model") as caught:
+        await read(ctx, json.dumps(body("https://a.org/x", model=text)).encode())
+    assert "300023" in str(caught.value)

@@ -85,6 +85,16 @@ def test_numbers_and_flags_stay_what_they_are() -> None:
     assert (line["n"], line["f"], line["t"], line["none"], line["many"]) == (3, 0.5, True, None, [1, 2])
 
 
+def test_a_line_has_bounds_whatever_is_logged() -> None:
+    (line,) = lines(
+        run("log.info('x', names=['n'] * 5000, text='t' * 10**6, more={'k' * 10**5: 1}, big=10**5000)")
+    )
+    assert len(line["names"]) == 64
+    assert line["text"].endswith("... (cut)")
+    assert line["big"] == "(a very large number)"
+    assert len(json.dumps(line)) < 50_000
+
+
 def test_a_folder_of_log_files(tmp_path: Path) -> None:
     old, fresh, other = (tmp_path / name for name in ("rtvi-w0.log", "rtvi-w9.log", "notes.txt"))
     for path in (old, fresh, other):

@@ -1,4 +1,6 @@
-"""What counts as a credential, and what does not."""
+"""What counts as a credential, and what does not, and that looking for it takes little time."""
+
+import time
 
 import pytest
 
@@ -14,6 +16,12 @@ from shared.telemetry.redaction import redact, secret_values, without_userinfo
         ("rtsp://user:p@ss@cam/live", "rtsp://cam/live"),
         ("rtsp://user:pa/ss@cam/live", "rtsp://cam/live"),
         ("RTSP://user:pass@cam/live", "RTSP://cam/live"),
+        ("rtsp://admin:p@ss/w0rd@host", "rtsp://host"),
+        ("rtsp://admin:pa?ss@host/live", "rtsp://host/live"),
+        ("rtsp://admin:12345@host:554/live", "rtsp://host:554/live"),
+        ("rtsp://a:b@c/d,rtsp://e:f@g/h", "rtsp://c/d,rtsp://g/h"),
+        ("https://user:pass@host/x?to=me@example.com", "https://host/x?to=me@example.com"),
+        ("rtsp://cam:554", "rtsp://cam:554"),
         ("rtsp://cam:554/room@2", "rtsp://cam:554/room@2"),
         ("rtsp://cam/room@2", "rtsp://cam/room@2"),
         ("https://example.com/a.mp4?to=me@example.com", "https://example.com/a.mp4?to=me@example.com"),
@@ -70,3 +78,25 @@ def test_lists_of_secrets_are_hidden_too() -> None:
 
 def test_a_secret_too_short_to_be_one_is_not_looked_for() -> None:
     assert redact("a banana", secret_values(load({"REDIS_PASSWORD": "a"}))) == "a banana"
+
+
+@pytest.mark.parametrize(
+    "piece",
+    ["a.", "://", "a://a:b", "a://a:b@c/", "password", "secret = ", "authorization: a ", "api_", " ", "@:"],
+)
+def test_the_time_grows_with_the_length_of_the_text(piece: str) -> None:
+    """Eight thousand times "a." once took ten seconds, with all threads waiting."""
+
+    def seconds(size: int) -> float:
+        text = (piece * size)[:size]
+        began = time.thread_time()
+        redact(text, longest=size)
+        return time.thread_time() - began
+
+    assert seconds(1_000_000) < 4 * 8 * max(seconds(125_000), 0.005)
+
+
+def test_a_long_text_is_cut_and_the_cut_reveals_nothing() -> None:
+    text = redact("x" * 95 + " rtsp://user:" + "p" * 20 + "@cam " + "y" * 1000, longest=100)
+    assert text == "x" * 95 + " rtsp... (cut)"
+    assert redact("x" * 100, longest=100) == "x" * 100

@@ -16,8 +16,25 @@ Transport: TypeAlias = Literal["auto", "udp", "tcp"]
 CODECS = {"H264": "h264", "H265": "hevc", "HEVC": "hevc"}
 
 
+LONGEST_DESCRIPTION = 64 << 10
+MOST_MEDIA, MOST_FORMATS, MOST_PARAMETER_SETS = 32, 64, 16
+LONGEST_REASON = 500
+LONGEST_CONTROL = 2048
+DEFAULT_RATE = 90_000
+_MEDIA = re.compile(r"^(?=m=)", re.MULTILINE)
+_RTPMAP = re.compile(r"^a=rtpmap:([0-9]{1,3}) ([^/\s]{1,64})(?:/([0-9]{1,9}))?", re.MULTILINE)
+_CONTROL = re.compile(r"^a=control:(\S+)", re.MULTILINE)
+_FORMAT = re.compile(r"^a=fmtp:([0-9]{1,3}) (.*)$", re.MULTILINE)
+_PARAMETER_SETS = re.compile(r"\b(sprop-(?:vps|sps|pps|parameter-sets))=([^;\s]+)")
+
+
 class CameraError(Exception):
-    """The camera cannot be reached, refuses, or has fallen silent. Its text never holds credentials."""
+    """The camera cannot be reached, refuses, or has fallen silent. Its text never holds credentials; what the
+    camera says in it is short and printable."""
+
+    def __init__(self, message: str) -> None:
+        shown = message[:LONGEST_REASON]
+        super().__init__("".join(letter if letter.isprintable() else "?" for letter in shown))
 
 
 class TransportRefused(CameraError):
@@ -59,20 +76,20 @@ class Track(NamedTuple):
 
 def parse_sdp(text: str, base: str) -> Track:
     """The first H.264 or H.265 track (RFC 8866). Raises CameraError naming what there is instead."""
-    session, *media = re.split(r"(?m)^(?=m=)", text.replace("\r\n", "\n"))
+    session, *media = _MEDIA.split(text[:LONGEST_DESCRIPTION].replace("\r\n", "\n"))
     found = []
     base = _control(session, base, base)
-    for section in media:
-        kind, _, _, *formats = section.partition("\n")[0][2:].split()
-        names = dict(re.findall(r"(?m)^a=rtpmap:(\d+) ([^/\s]+)", section))
-        found += [f"{kind} {names.get(number, number)}" for number in formats]
+    for section in media[:MOST_MEDIA]:
+        kind, _, _, *formats = [*section.partition("\n")[0][2:].split(), "", "", ""][: 3 + MOST_FORMATS]
+        named = {number: (name, rate) for number, name, rate in _RTPMAP.findall(section)}
+        found += [f"{kind} {named.get(number, (number,))[0]}" for number in formats if number]
         for number in formats if kind == "video" else ():
-            if codec := CODECS.get(names.get(number, "").upper()):
-                rate = re.search(rf"(?m)^a=rtpmap:{number} [^/\s]+/(\d+)", section)
+            name, rate = named.get(number, ("", ""))
+            if (codec := CODECS.get(name.upper())) and int(number) < 128:
                 return Track(
                     codec,
                     int(number),
-                    int(rate[1]) if rate else 90_000,
+                    int(rate or 0) or DEFAULT_RATE,
                     _control(section, base, base),
                     _parameter_sets(section, number),
                 )
@@ -81,21 +98,26 @@ def parse_sdp(text: str, base: str) -> Track:
 
 def _control(section: str, base: str, default: str) -> str:
     """RFC 2326, C.1.1."""
-    control = re.search(r"(?m)^a=control:(\S+)", section)
+    control = _CONTROL.search(section)
     if not control or control[1] == "*":
         return default
     named = str(control[1])
+    if len(named) > LONGEST_CONTROL:
+        raise CameraError(f"its description has an address of {len(named)} characters")
     if named.lower().startswith("rtsp://"):
         return named
-    return urljoin(base if base.endswith("/") else f"{base}/", named)
+    try:
+        return urljoin(base if base.endswith("/") else f"{base}/", named)
+    except ValueError as error:
+        raise CameraError(f"its description has an address that is none: {named}") from error
 
 
 def _parameter_sets(section: str, number: str) -> bytes:
-    line = re.search(rf"(?m)^a=fmtp:{number} (.*)$", section)
+    line = next((text for format_, text in _FORMAT.findall(section) if format_ == number), "")
+    given = dict(_PARAMETER_SETS.findall(line))
     found = b""
     for name in ("sprop-vps", "sprop-sps", "sprop-pps", "sprop-parameter-sets"):
-        value = re.search(rf"{name}=([^;\s]+)", line[1]) if line else None
-        for part in value[1].split(",") if value else ():
+        for part in given.get(name, "").split(",", MOST_PARAMETER_SETS)[:MOST_PARAMETER_SETS]:
             with contextlib.suppress(ValueError):
-                found += START_CODE + base64.b64decode(part)
+                found += START_CODE + base64.b64decode(part) if part else b""
     return found

@@ -39,6 +39,10 @@ WATCH_INTERVAL = 0.25
 GOODBYE_GRACE = 0.1
 """Seconds in which the last packets may arrive after the goodbye, which over UDP goes to another port."""
 SESSION_TIMEOUT = 60
+LONGEST_SESSION = 256
+_TIMEOUT = re.compile(r"timeout=([0-9]{1,6})")
+_CHANNELS = re.compile(r"interleaved=([0-9]{1,3})(?:-([0-9]{1,3}))?")
+_PORTS = re.compile(r"server_port=([0-9]{1,5})(?:-([0-9]{1,5}))?")
 
 
 class Datagrams(asyncio.DatagramProtocol):
@@ -185,14 +189,12 @@ class Player:
         reply = await self._ask("SETUP", self.track.control, {"Transport": wanted})
         name, _, parameters = reply.header("session").partition(";")
         if name:
-            self._session = {"Session": name}
-        if timeout := re.search(r"timeout=(\d+)", parameters):
+            self._session = {"Session": name[:LONGEST_SESSION]}
+        if timeout := _TIMEOUT.search(parameters):
             self._interval = max(1.0, int(timeout[1]) / 2)
         answer = reply.header("transport")
-        if channels := re.search(r"interleaved=(\d+)(?:-(\d+))?", answer):
-            self._channels = int(channels[1]), int(channels[2] or int(channels[1]) + 1)
-        if ports := re.search(r"server_port=(\d+)(?:-(\d+))?", answer):
-            self._server_ports = int(ports[1]), int(ports[2] or int(ports[1]) + 1)
+        self._channels = _pair(_CHANNELS.search(answer), 0xFF) or self._channels
+        self._server_ports = _pair(_PORTS.search(answer), 0xFFFF) or self._server_ports
 
     async def _bind(self) -> int:
         """Two UDP sockets with neighbouring ports, the first even (RFC 3550, 11)."""
@@ -302,6 +304,15 @@ class Player:
         self._heard = time.monotonic()
         self._source, self._highest = packet.source, packet.sequence
         reorder.push(packet, self._heard)
+
+
+def _pair(match: re.Match[str] | None, most: int) -> tuple[int, int] | None:
+    """Two numbers of a transport header, the second perhaps unsaid; None if one is above `most`."""
+    if match is None:
+        return None
+    first = int(match[1])
+    second = int(match[2] or first + 1)
+    return (first, second) if max(first, second) <= most else None
 
 
 async def probe_camera(where: CameraAddress, options: CameraOptions) -> Track:

@@ -10,7 +10,13 @@ from typing import NamedTuple, cast
 
 from worker.live.rtsp.camera_description import CameraError
 
-LARGEST_MESSAGE = 256 << 10
+LARGEST_MESSAGE = 128 << 10
+"""Bytes of a reply, and of what waits for the rest of one; an interleaved packet has half of it at most."""
+MOST_CHALLENGES, LONGEST_CHALLENGE = 8, 4096
+_STATUS_LINE = re.compile(r"RTSP/[0-9]\.[0-9] ([0-9]{3}) ?(.*)")
+_NUMBER = re.compile(r"[0-9]{1,9}")
+_FIELD = re.compile(r'\b(\w{1,64})=(?:"([^"]*)"|([^\s,]+))')
+_SEPARATOR = re.compile(r"[\s,]+")
 
 
 class Reply(NamedTuple):
@@ -35,6 +41,8 @@ class Connection(asyncio.Protocol):
         self._on_media = on_media
         self._transport: asyncio.Transport | None = None
         self._buffer = bytearray()
+        self._wanted = 0
+        """How long the buffer is when the message at its beginning is whole, as far as that is known."""
         self._replies: dict[int, asyncio.Future[Reply]] = {}
         self._sequence = 0
 
@@ -52,7 +60,10 @@ class Connection(asyncio.Protocol):
         """Cut what arrived into media packets and messages."""
         buffer = self._buffer
         buffer += data
+        if len(buffer) < self._wanted:
+            return
         at, end = 0, len(buffer)
+        self._wanted = 0
         while end - at >= 4:
             if buffer[at] == 0x24:
                 stop = at + 4 + (buffer[at + 2] << 8 | buffer[at + 3])
@@ -61,7 +72,8 @@ class Connection(asyncio.Protocol):
                 self._on_media(buffer[at + 1], bytes(buffer[at + 4 : stop]))
             else:
                 stop = self._message(at)
-                if stop < 0:
+                if stop > end:
+                    self._wanted = min(stop - at, LARGEST_MESSAGE)
                     break
             at = stop
         del buffer[:at]
@@ -69,23 +81,22 @@ class Connection(asyncio.Protocol):
             self.close("sends something that is not RTSP")
 
     def _message(self, at: int) -> int:
-        """Take the message at `at`; where it ends, or -1 while it is not whole."""
+        """Take the message at `at`; where it ends, or will end as far as that is known yet."""
         head_end = self._buffer.find(b"\r\n\r\n", at)
         if head_end < 0:
-            return -1
+            return len(self._buffer) + 1
         first, *lines = self._buffer[at:head_end].decode("utf-8", "replace").strip().split("\r\n")
         headers: dict[str, list[str]] = {}
         for line in lines:
             name, _, value = line.partition(":")
             headers.setdefault(name.strip().lower(), []).append(value.strip())
-        length = headers.get("content-length", ["0"])[0]
-        stop = head_end + 4 + (int(length) if length.isdigit() else 0)
+        stop = head_end + 4 + _whole(headers.get("content-length", ["0"])[0])
         if stop > len(self._buffer):
-            return -1
+            return stop
         body = self._buffer[head_end + 4 : stop].decode("utf-8", "replace")
-        sequence = headers.get("cseq", ["0"])[0]
-        if match := re.match(r"RTSP/\d\.\d (\d{3}) ?(.*)", first):
-            reply = self._replies.pop(int(sequence) if sequence.isdigit() else 0, None)
+        sequence = _whole(headers.get("cseq", ["0"])[0])
+        if match := _STATUS_LINE.match(first):
+            reply = self._replies.pop(sequence, None)
             if reply is not None and not reply.done():
                 reply.set_result(Reply(int(match[1]), match[2], headers, body))
         elif " RTSP/" in first:  # the camera asks something of us
@@ -139,6 +150,10 @@ class Connection(asyncio.Protocol):
         return await reply
 
 
+def _whole(text: str) -> int:
+    return int(text) if _NUMBER.fullmatch(text) else 0
+
+
 class RtspLogin:
     """Answers a camera's challenge: digest (RFC 7616, 2617), else basic (RFC 7617)."""
 
@@ -155,9 +170,9 @@ class RtspLogin:
         if not self._username:
             raise CameraError("the camera wants a user name and a password (401)")
         for scheme in ("digest", "basic"):
-            for text in challenges:
-                if text.lower().startswith(scheme):
-                    fields = re.findall(r'(\w+)=(?:"([^"]*)"|([^\s,]+))', text)
+            for text in challenges[:MOST_CHALLENGES]:
+                if text[:16].lower().startswith(scheme):
+                    fields = _FIELD.findall(text[:LONGEST_CHALLENGE])
                     self._challenge = {name.lower(): quoted or plain for name, quoted, plain in fields}
                     if scheme == "digest" and self._hash is None:
                         continue
@@ -191,7 +206,7 @@ class RtspLogin:
             secret = h(f"{secret}:{nonce}:{ours}")
         fields = {"username": self._username, "realm": realm, "nonce": nonce, "uri": url}
         plain = ""
-        if "auth" in re.split(r"[\s,]+", given.get("qop", "")):
+        if "auth" in _SEPARATOR.split(given.get("qop", "")):
             fields["response"] = h(f"{secret}:{nonce}:{count}:{ours}:auth:{action}")
             fields["cnonce"] = ours
             plain = f", qop=auth, nc={count}"

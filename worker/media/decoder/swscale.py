@@ -6,7 +6,6 @@ signatures since FFmpeg 0.8; the library is the one that PyAV itself has loaded.
 
 import ctypes
 import functools
-import re
 from pathlib import Path
 
 import numpy as np
@@ -127,8 +126,9 @@ def _library() -> ctypes.CDLL:
 @functools.cache
 def _loaded(name: str) -> ctypes.CDLL:
     """The FFmpeg library `name` that this process has already mapped."""
-    pattern = re.compile(rf"\S*/lib{name}\b[^/\n]*\.so[^/\n]*")
-    found = pattern.search(Path("/proc/self/maps").read_text())
-    if not found:
-        raise OSError(f"lib{name} is not loaded")
-    return ctypes.CDLL(found.group())
+    begin = f"lib{name}.", f"lib{name}-"
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        _, slash, path = line.partition("/")
+        if path.rpartition("/")[2].startswith(begin):
+            return ctypes.CDLL(slash + path)
+    raise OSError(f"lib{name} is not loaded")

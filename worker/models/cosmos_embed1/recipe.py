@@ -68,5 +68,5 @@ def _channels(match: re.Match[str]) -> Channels:
     return float(match[1]), float(match[2]), float(match[3])
 
 
-_NUMBER = r"\s*(-?\d*\.\d+(?:[eE]-?\d+)?)\s*"
+_NUMBER = r"\s*(-?\d*\.\d+(?:[eE]-?\d+)?)\s*+"
 _TRIPLE = re.compile(rf"[\[(]{_NUMBER},{_NUMBER},{_NUMBER},?\s*[\])]")

@@ -13,6 +13,7 @@ from shared import keys
 from shared.keys import GROUP, LANES
 from shared.records import added_ms
 from shared.redis.connection import Redis, RedisError
+from shared.search.indexer_records import group_lag, read_indexers
 from shared.telemetry import instruments
 from shared.telemetry.fleet_metrics import Figures, exposition, is_fact, read_figures
 
@@ -66,6 +67,7 @@ class MetricsPublisher:
                 self._fleet = await read_figures(self._redis)
                 await self._count_requests()
                 await self._look_at_queues()
+                await self._look_at_indexers()
                 instruments.redis_up.set(1)
             except RedisError as error:
                 instruments.redis_up.set(0)
@@ -104,6 +106,13 @@ class MetricsPublisher:
         instruments.dead_jobs.set(await self._redis.xlen(keys.JOBS_DEAD))
         instruments.outbox_messages.set(await self._redis.xlen(keys.OUTBOX))
         instruments.outbox_oldest.set(await self._age(keys.OUTBOX, "-"))
+
+    async def _look_at_indexers(self) -> None:
+        found = await read_indexers(self._redis)
+        instruments.indexers.set(len(found))
+        lag = group_lag(found)
+        instruments.index_lag.set(lag.messages or 0)
+        instruments.index_lag_seconds.set(lag.seconds or 0.0)
 
     async def _age(self, stream: str, first: str) -> float:
         """Seconds since the first entry from `first` on was added; 0 if there is none."""

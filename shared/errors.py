@@ -232,6 +232,10 @@ class ModelError(RtEmbedError):
     """A model directory cannot be loaded or made."""
 
 
+class IndexUnusable(RtEmbedError):
+    """The database cannot hold a search index, and trying again does not help."""
+
+
 class BusError(RtEmbedError):
     """A message bus cannot be reached, or refuses."""
 

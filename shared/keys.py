@@ -34,6 +34,11 @@ WORKERS = PREFIX + "workers"
 MODEL = PREFIX + "model"
 """The last model that a worker announced; outlives the workers."""
 
+SEARCH_DELETED = PREFIX + "search:deleted"
+"""Sorted set of the ids of deleted assets that are yet to leave the search index, by when they went."""
+INDEXERS = PREFIX + "indexers"
+"""Sorted set of the names of indexers, scored by the second at which each record expires."""
+
 OUTBOX = PREFIX + "outbox"
 """Stream: messages that wait for their bus's acknowledgement."""
 PUBLISHERS = "publishers"
@@ -108,6 +113,11 @@ def rate(client: str) -> str:
 def worker(name: str) -> str:
     """Hash with a time to live: what the worker is, runs and has done."""
     return f"{PREFIX}worker:{name}"
+
+
+def indexer(name: str) -> str:
+    """Hash with a time to live: what an indexer does, and how far behind it is."""
+    return f"{PREFIX}indexer:{name}"
 
 
 def reader(asset_id: str) -> str:

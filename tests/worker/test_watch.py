@@ -5,14 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import httpx
 import pytest
-from prometheus_client import CollectorRegistry
 
 from shared.errors import DecodeError, InvalidFile
 from shared.redis.ending import end
 from worker.media.decoder_pool import DecoderPool
-from worker.watch import HUNG, HealthPage, Watch
+from worker.watch import HUNG, Watch
 
 BLOCKED_LOOP = """
 import asyncio, time
@@ -36,24 +34,6 @@ def test_a_blocked_event_loop_ends_the_process() -> None:
     assert done.stdout.splitlines()[0] == "well ''"
     assert done.returncode == HUNG
     assert "the event loop stands still" in done.stdout
-
-
-def test_a_page_says_what_is_wrong() -> None:
-    trouble = ""
-    page = HealthPage(CollectorRegistry(), lambda: trouble, lambda: "starting: loading the model")
-    port, close = page.serve("127.0.0.1", 0)
-    try:
-        assert httpx.get(f"http://127.0.0.1:{port}/live").status_code == 200
-        trouble = "stuck"
-        assert (httpx.get(f"http://127.0.0.1:{port}/live").status_code, page.answer("/live")[1]) == (
-            503,
-            b"stuck",
-        )
-        assert httpx.get(f"http://127.0.0.1:{port}/ready").text == "starting: loading the model"
-    finally:
-        close()
-    with pytest.raises(httpx.ConnectError):
-        httpx.get(f"http://127.0.0.1:{port}/live")
 
 
 async def test_decoders_that_cannot_be_started_are_a_problem(

@@ -256,6 +256,27 @@ async def test_an_evicted_id_can_be_used_again(stores: Callable[..., AssetStore]
     assert await store.aged_out() == 0
 
 
+@only_a_folder
+async def test_deleted_assets_are_listed_for_the_search_index(
+    stores: Callable[..., AssetStore], redis: Redis, place: Place
+) -> None:
+    unsearched = stores()
+    await unsearched.delete(await add(unsearched))
+    assert await redis.zcard(keys.SEARCH_DELETED) == 0
+    place.settings = replace(place.settings, search_url="postgresql://somewhere/")
+    store = stores()
+    deleted, evicted, kept = [await add(store) for _ in range(3)]
+    passing = await store.register(Asset(id="t", path="/nowhere/a.mp4", temporary=True))
+    await store.delete(passing)
+    await store.delete(deleted)
+    assert await store.age_out(evicted.id)
+    listed = await redis.zrange(keys.SEARCH_DELETED, 0, -1, withscores=True)
+    now, _ = await redis.time()
+    assert {asset_id.decode() for asset_id, _ in listed} == {deleted.id, evicted.id}
+    assert all(now - 60 < second <= now for _, second in listed)
+    assert await store.find(kept.id)
+
+
 # Age --------------------------------------------------------------------------------------------------
 
 

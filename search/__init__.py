@@ -1,0 +1,1 @@
+"""The search index: embedding messages in, rows of PostgreSQL with pgvector out."""

@@ -1,1 +1,0 @@
-"""How processes are started, watched, kept private, and ended."""

@@ -1,0 +1,1 @@
+"""What indexers and gateways agree on about the search index."""

@@ -1,1 +1,0 @@
-"""What keeps child processes that read media, or talk to cameras, from hurting others."""

@@ -7,11 +7,13 @@ import uvicorn
 from gateway.app import create_app
 from shared import settings
 from shared.errors import SettingsError
+from shared.lifecycle.guard import hide
 from shared.telemetry import export, logs
 
 
 def main() -> int:
     """Exit status: 0 after a clean stop, 2 for a bad setting."""
+    hide()
     try:
         configuration = settings.load()
     except SettingsError as error:

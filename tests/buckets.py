@@ -2,12 +2,9 @@
 
 import datetime
 import itertools
+from collections.abc import Callable
+from functools import partial
 from typing import Any
-
-import boto3
-from moto.core import DEFAULT_ACCOUNT_ID
-from moto.s3.models import s3_backends
-from moto.server import ThreadedMotoServer
 
 KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
 
@@ -43,6 +40,9 @@ class Bucket:
     def age(self, key: str, seconds: float) -> None:
         """Make the object so old."""
         then = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=seconds)
+        from moto.core import DEFAULT_ACCOUNT_ID
+        from moto.s3.models import s3_backends
+
         found = s3_backends[DEFAULT_ACCOUNT_ID]["aws"].buckets[self.name].keys[key]
         found.last_modified = then.replace(tzinfo=None)
 
@@ -51,7 +51,11 @@ class Buckets:
     """The service."""
 
     def __init__(self) -> None:
-        self._server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+        import boto3  # only tests of buckets need it, and it is large
+        from moto.server import ThreadedMotoServer
+
+        self._serve: Callable[..., ThreadedMotoServer] = partial(ThreadedMotoServer, verbose=False)
+        self._server = self._serve(ip_address="127.0.0.1", port=0)
         self._server.start()
         host, port = self._server.get_host_and_port()
         self.endpoint = f"http://{host}:{port}"
@@ -64,7 +68,7 @@ class Buckets:
     def start_again(self) -> None:
         """Serve the same buckets on the same port, after `stop`."""
         host, _, port = self.endpoint.removeprefix("http://").partition(":")
-        self._server = ThreadedMotoServer(ip_address=host, port=int(port), verbose=False)
+        self._server = self._serve(ip_address=host, port=int(port))
         self._server.start()
 
     def make(self) -> Bucket:

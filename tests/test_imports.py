@@ -104,6 +104,15 @@ def test_packages_import_only_what_lies_below_them(path: Path) -> None:
     assert ours <= ALLOWED[package], f"{path} imports {ours - ALLOWED[package]}"
 
 
+def test_the_client_imports_nothing_of_ours() -> None:
+    """It works in an application whose own modules are called shared, gateway or worker."""
+    for name, path in MODULES.items():
+        if name.startswith("rt_embed.") and not name.startswith(("rt_embed.cli", "rt_embed.__main__")):
+            ours = {found for found in imported(path) if found.partition(".")[0] in OURS}
+            assert {found for found in ours if not found.startswith("rt_embed")} == set(), name
+            assert not [found for found in ours if found.startswith("rt_embed.cli")], name
+
+
 def test_modules_import_each_other_in_no_circle() -> None:
     graph = {
         name: {found for found in imported(path) if found in MODULES and (name, found) not in LATE}

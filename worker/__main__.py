@@ -9,6 +9,7 @@ import uvloop
 
 from shared import settings
 from shared.errors import ModelError, RtEmbedError, SettingsError
+from shared.lifecycle.guard import hide
 from shared.settings import Settings
 from shared.telemetry import export, logs
 from worker.backend import choose_backend
@@ -55,6 +56,7 @@ def first_of(group: ExceptionGroup[Exception]) -> Exception:
 def main() -> int:
     """Exit status: 0 after a clean stop, 2 for a bad setting, 4 for a model that cannot be loaded, 5 if the
     worker was stuck or lost its GPU."""
+    hide()
     try:
         configuration = settings.load()
     except SettingsError as error:

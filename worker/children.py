@@ -34,7 +34,8 @@ class ChildDied(Exception):
 def child_environment() -> dict[str, str]:
     """Return the environment of a child process."""
     kept = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
-    return {**kept, "MALLOC_ARENA_MAX": "2"}
+    # One thread: what a process gives up for its isolation, only the thread that does so is sure to lose.
+    return {**kept, "MALLOC_ARENA_MAX": "2", "OPENBLAS_NUM_THREADS": "1", "UV_USE_IO_URING": "0"}
 
 
 class Spawned(msgspec.Struct, frozen=True):

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 
 import structlog
 
+from shared.lifecycle.supervised import SupervisedProcess
 from shared.settings import Settings
-from shared.supervised import SupervisedProcess
 from worker.engine.gpus import Gpu
 
 log = structlog.get_logger(__name__)

@@ -23,8 +23,8 @@ from rt_embed.cli.data_folder import LocalService, announced, names_redis, used_
 from rt_embed.cli.terminal import command_group, terminal
 from shared import settings
 from shared.errors import SettingsError
+from shared.lifecycle.supervised import SupervisedProcess
 from shared.settings import Settings
-from shared.supervised import SupervisedProcess
 from shared.telemetry import logs
 
 log = structlog.get_logger(__name__)

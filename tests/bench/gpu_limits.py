@@ -23,16 +23,23 @@ RATE, SECONDS = 30, 30
 
 
 class Gpu(msgspec.Struct, frozen=True):
-    """`fps`: 1080p H.264 frames that one engine decodes a second; `teraflops`: dense 16-bit, as stated."""
+    """`fps`: 1080p H.264 frames that one engine decodes a second; `teraflops`: dense 16-bit, as stated.
+    `clip_ms` is the measured time of a clip, where there is one; then `fps` is measured too, with all engines
+    busy.
+    """
 
     name: str
     engines: int
     fps: float
     teraflops: float
+    clip_ms: float = 0.0
 
 
-# Engines and TFLOPS as stated by NVIDIA. Frames a second are assumptions, see deploy/gpu.md.
+# Engines and TFLOPS as stated by NVIDIA. Frames a second are assumptions, except the H200's, which were
+# measured in one process with 7 sessions (results/gpu-h200): 4,017 a second; its clips by torch, which
+# TensorRT should beat.
 GPUS = [
+    Gpu("H200", engines=7, fps=4017 / 7, teraflops=989, clip_ms=45.9),
     Gpu("H100 SXM", engines=7, fps=729, teraflops=989),
     Gpu("L40S", engines=3, fps=729, teraflops=362),
     Gpu("RTX PRO 6000", engines=4, fps=1117, teraflops=500),
@@ -71,9 +78,10 @@ def clip_teraflop(arguments: argparse.Namespace) -> float:
 def limits(gpu: Gpu, share: float, arguments: argparse.Namespace) -> tuple[float, float]:
     """Chunks a second that the decoders and the engine can do."""
     frames = share * arguments.rate * arguments.chunk
-    decoding = gpu.engines * gpu.fps * arguments.decoder_use / frames
-    if arguments.clip_ms:
-        return decoding, 1000 / arguments.clip_ms
+    measured = arguments.clip_ms or gpu.clip_ms
+    decoding = gpu.engines * gpu.fps * (1.0 if gpu.clip_ms else arguments.decoder_use) / frames
+    if measured:
+        return decoding, 1000 / measured
     return decoding, gpu.teraflops * arguments.engine_use / clip_teraflop(arguments)
 
 

@@ -5,6 +5,7 @@ Decoding is compared with this machine's CPU in the same run. `--cpu` leaves the
 
 import argparse
 import asyncio
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -129,7 +130,7 @@ def measure_decoding(arguments: argparse.Namespace, folder: Path) -> Path:
 
 async def measure_whole(arguments: argparse.Namespace, film: Path) -> None:
     """Print what the engine does alone and with decoding."""
-    chosen = settings.load({"RTEMBED_BACKEND": "cuda", "MODEL_PATH": arguments.model})
+    chosen = settings.load({**os.environ, "RTEMBED_BACKEND": "cuda", "MODEL_PATH": arguments.model})
     loaded = load(chosen, lambda step, done, total: None)
     arguments.frames, arguments.size = loaded.info.frames, loaded.info.resolution
     print(f"\n{loaded.info.id}, engine {', '.join(loaded.engine_files)}")

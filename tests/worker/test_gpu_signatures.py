@@ -175,7 +175,11 @@ STUBS = sorted(str(path.relative_to(TYPINGS)) for path in TYPINGS.rglob("*.pyi")
 def test_the_stub_is_true_of_the_package(stub: str) -> None:
     package, _, inner = stub.removesuffix(".pyi").removesuffix("/__init__").replace("/", ".").partition(".")
     module = imported(package)
-    assert differences(TYPINGS / stub, _attribute(module, inner) if inner else module) == []
+    try:
+        found = differences(TYPINGS / stub, _attribute(module, inner) if inner else module)
+    except (OSError, RuntimeError) as error:  # CuPy loads the driver when its functions are looked at
+        pytest.skip(f"{stub} cannot be compared here: {error}")
+    assert found == []
 
 
 def test_the_stub_is_true_of_tensorrt(tensorrt: ModuleType) -> None:

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from shared.fleet import Worker, read_fleet
+from shared.lifecycle.supervised import SupervisedProcess
 from shared.redis.connection import Redis
 from shared.settings import Settings, load
-from shared.supervised import SupervisedProcess
 from shared.telemetry.fleet_metrics import read_figures
 from tests.support import until
 from tests.worker.conftest import Driver

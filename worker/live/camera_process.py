@@ -15,6 +15,7 @@ from typing import Literal
 import msgspec
 import uvloop
 
+from shared.lifecycle.guard import PR_SET_PDEATHSIG
 from worker.live.camera_messages import (
     FROM_CAMERAS,
     TO_CAMERAS,
@@ -31,7 +32,6 @@ from worker.live.chunker import Chunker, Cut
 from worker.live.rtsp.camera_description import CameraError, TransportRefused, address
 from worker.live.rtsp.rtp import AccessUnit
 from worker.live.rtsp.rtsp_client import Player
-from worker.media.decoder.sandbox import PR_SET_PDEATHSIG
 
 PULSE_INTERVAL = 1.0
 BACKLOG = 64 << 20

@@ -1,15 +1,19 @@
 """One decoder process, as its worker sees it: its socket, its shared memory, its life."""
 
 import asyncio
+import contextlib
+import fcntl
 import mmap
 import os
 import socket
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shared.redis.ending import end
 from worker.children import ChildProcess, Spawned, spawn
+from worker.media.decoder.byte_sources import OpenedFile, hand_over
 from worker.media.decoder.decoder_messages import (
     FROM_DECODER,
     TO_DECODER,
@@ -22,6 +26,7 @@ from worker.media.fetching import Fetching
 
 START_TIMEOUT = 60.0
 REGION_ALIGNMENT = 4096
+F_ADD_SEALS, F_SEAL_SHRINK = 1033, 2
 
 
 class SharedMemory:
@@ -31,7 +36,8 @@ class SharedMemory:
     """
 
     def __init__(self) -> None:
-        self.fd = os.memfd_create("rt-embed-clips", os.MFD_CLOEXEC)
+        self.fd = os.memfd_create("rt-embed-clips", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        fcntl.fcntl(self.fd, F_ADD_SEALS, F_SEAL_SHRINK)  # or reading it could end the worker (SIGBUS)
         self.size = 0
         self._used: dict[int, int] = {}
         self._map: mmap.mmap | None = None
@@ -69,9 +75,12 @@ class SharedMemory:
 class DecoderProcess(ChildProcess[ToDecoder, FromDecoder]):
     """A running decoder process."""
 
-    def __init__(self, spawned: Spawned, memory: SharedMemory, fetching: Fetching | None = None) -> None:
+    def __init__(
+        self, spawned: Spawned, memory: SharedMemory, files: socket.socket, fetching: Fetching | None = None
+    ) -> None:
         super().__init__("decoder", spawned, TO_DECODER, FROM_DECODER)
         self.memory = memory
+        self._files = files
         self.fetching = fetching
         self.sandbox = ""
         """What isolates it."""
@@ -83,17 +92,21 @@ class DecoderProcess(ChildProcess[ToDecoder, FromDecoder]):
         ChildDied or TimeoutError."""
         memory = SharedMemory()
         blocks, their_blocks = socket.socketpair()
-        given = (memory.fd, *((their_blocks.fileno(),) if fetching else ()))
+        files, their_files = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        files.setblocking(False)
+        needed = (memory.fd, their_files.fileno())
+        more = (their_blocks.fileno(),) if fetching else ()
         try:
-            with their_blocks:
+            with their_blocks, their_files:
                 spawned = await spawn(
-                    "worker.media.decoder.decoder_process", (memory.fd, niceness, *given[1:]), given
+                    "worker.media.decoder.decoder_process", (*needed, niceness, *more), (*needed, *more)
                 )
         except BaseException:
             blocks.close()
+            files.close()
             memory.close()
             raise
-        started = cls(spawned, memory, fetching)
+        started = cls(spawned, memory, files, fetching)
         try:
             async with asyncio.timeout(START_TIMEOUT):
                 await started.set_up(setup, blocks)
@@ -114,9 +127,16 @@ class DecoderProcess(ChildProcess[ToDecoder, FromDecoder]):
         if isinstance(ready, Ready):
             self.sandbox = ready.sandbox
 
+    def hand_over(self, files: Sequence[OpenedFile]) -> None:
+        """Give it the local files of the job that comes next, which it cannot open itself. One that has died,
+        or does not take them, fails that job."""
+        with contextlib.suppress(OSError):
+            hand_over(self._files, files)
+
     async def close(self) -> None:
         """End it at once, whatever it does, and free what it held."""
         await super().close()
         if self._serving:
             await end([self._serving])
+        self._files.close()
         self.memory.close()

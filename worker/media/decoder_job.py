@@ -2,14 +2,18 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
 
+from shared.assets import is_object
 from shared.chunks import Chunk
+from shared.errors import InvalidFile
 from worker.children import ChildDied
 from worker.media.clip_source import Clip
+from worker.media.decoder.byte_sources import OpenedFile, open_file
 from worker.media.decoder.decoder_messages import (
     Cancel,
     ClipDone,
@@ -92,16 +96,19 @@ class Job:
         self._granted.add(offset)
         self.process.send(Grant(self.process.memory.size, offset))
 
-    def send(self, request: Request) -> None:
-        """Start the job."""
+    async def send(self, request: Request) -> None:
+        """Start the job. Raises JobFailed when one of its files cannot be opened."""
+        wanted = paths(request)
         if self.process.fetching:
-            self.process.fetching.allow(paths(request))
+            self.process.fetching.allow(wanted)
+        if local := [path for path in wanted if not is_object(path)]:
+            self.process.hand_over(await asyncio.to_thread(_open_all, local))
         self.running = True
         self.process.send(request)
 
     async def ask(self, request: Request) -> FromDecoder:
         """Start the job and wait for its answer."""
-        self.send(request)
+        await self.send(request)
         return await self.receive()
 
     async def receive(self) -> FromDecoder:
@@ -140,3 +147,16 @@ class Job:
             self.process.terminate()
             raise
         return True
+
+
+def _open_all(wanted: Sequence[str]) -> list[OpenedFile]:
+    opened = []
+    for path in wanted:
+        try:
+            opened.append(open_file(path))
+        except InvalidFile as error:
+            raise JobFailed("invalid", error.message) from error
+        except (OSError, ValueError) as error:  # ValueError: a NUL in it
+            reason = getattr(error, "strerror", None) or str(error)
+            raise JobFailed("invalid", f"cannot read {PurePosixPath(path).name}: {reason}") from error
+    return opened

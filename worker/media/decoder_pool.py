@@ -14,6 +14,7 @@ from shared.chunks import SECOND, Chunk
 from shared.errors import DecodeError, InvalidFile, Unavailable
 from worker.children import ChildDied
 from worker.cores import cores
+from worker.isolation.sandbox import SECCOMP
 from worker.media.clip_source import Clip, MediaFacts
 from worker.media.decoder.decoder_messages import (
     ClipDone,
@@ -105,6 +106,12 @@ class DecoderPool:
             raise errors.exceptions[0] from None
         isolation = self._prober.process.sandbox if self._prober.process else ""
         log.info("decoders started", slots=len(self._slots), isolation=isolation)
+        if SECCOMP not in isolation:
+            log.warning(
+                "decoders run without a filter of system calls: a file that takes one over can do what this "
+                "user can; run the worker where seccomp is allowed",
+                isolation=isolation,
+            )
 
     async def close(self) -> None:
         """End every process."""
@@ -175,7 +182,7 @@ class DecoderPool:
         try:
             async with self._lease() as slot, self._job(slot, shape, self._limits.seconds) as job:
                 offset = job.take()
-                job.send(DecodeRuns(codec, list(runs), frames, size, job.process.memory.size, offset))
+                await job.send(DecodeRuns(codec, list(runs), frames, size, job.process.memory.size, offset))
                 done = await job.receive()
                 if not isinstance(done, ClipDone):
                     raise TypeError(done)
@@ -193,7 +200,7 @@ class DecoderPool:
             offsets = [job.take() for _ in range(self._ahead)]
             lanes, threads = self._shares()
             arena = job.process.memory.size
-            job.send(Decode(slot.path, list(chunks), frames, size, lanes, threads, arena, offsets))
+            await job.send(Decode(slot.path, list(chunks), frames, size, lanes, threads, arena, offsets))
             while not isinstance(message := await job.receive(), Finished):
                 match message:
                     case ClipDone():

@@ -26,11 +26,14 @@ from shared.errors import DecodeError, InvalidFile
 from tests.support import until
 from tests.worker.media.films import Film, make, picture
 from tests.worker.media.reading import SIZE, Frames, decode_everything, pick, same
+from worker.isolation.system_calls import this_machine
 from worker.media.clip_source import Clip
 from worker.media.decoder.limits import MediaLimits
+from worker.media.decoder_client import SharedMemory
 from worker.media.decoder_pool import DecoderPool
 
 FindFilm = Callable[[str], Path]
+needs_seccomp = pytest.mark.skipif(this_machine() is None, reason="no seccomp filter for this machine")
 CHUNKS = plan_chunks(0, 5 * SECOND, SECOND // 2, 0, None)
 
 
@@ -104,8 +107,40 @@ async def test_images_make_one_clip(tmp_path: Path) -> None:
         shown = np.stack([picture(index, SIZE, SIZE).transpose(2, 0, 1) for index in range(3)])
         assert np.abs(clip.frames.astype(int) - shown).max() <= 2
         clip.release()
-        with pytest.raises(DecodeError, match=r"Decode error: gone\.png: No such file"):
+        with pytest.raises(DecodeError, match=r"Decode error: cannot read gone\.png: No such file"):
             await pool.images([paths[0], tmp_path / "gone.png"], SIZE)
+
+
+def status_of(pid: int) -> dict[str, str]:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return dict(line.split(":\t", 1) for line in lines)
+
+
+def open_files(pid: int) -> list[str]:
+    return [str(fd.readlink()) for fd in Path(f"/proc/{pid}/fd").iterdir()]
+
+
+@needs_seccomp
+async def test_decoder_processes_are_isolated() -> None:
+    """What stands in the way of a file that takes one over; what it may try is in isolation/attempts.py."""
+    async with running() as pool:
+        process = await pool._slots[0].ready()
+        status, opened = status_of(process.pid), open_files(process.pid)
+        assert (status["Seccomp"], status["NoNewPrivs"]) == ("2", "1")
+        assert {int(status[f"Cap{kind}"], 16) for kind in ("Inh", "Prm", "Eff", "Amb")} == {0}
+        assert (status["Uid"].split()[0] == "65534") == (os.geteuid() == 0)
+        assert {name.partition(":")[0] for name in opened} == {"/dev/null", "socket", "/memfd"}
+        assert process.sandbox.endswith("seccomp")
+
+
+def test_shared_memory_is_never_made_smaller() -> None:
+    """The worker would die of SIGBUS where it reads what is gone."""
+    memory = SharedMemory()
+    memory.take(1 << 20)
+    with pytest.raises(PermissionError):
+        os.ftruncate(memory.fd, 0)
+    memory.array(0, (1 << 20,))[:] = 1
+    memory.close()
 
 
 async def test_probing_tells_videos_from_images(film: FindFilm, tmp_path: Path) -> None:
@@ -439,7 +474,8 @@ def test_decoders_die_with_their_worker(film: FindFilm) -> None:
         import asyncio, sys
         from pathlib import Path
         from shared.chunks import Chunk
-        from worker.media.decoder_pool import DecoderPool
+        from worker.media.decoder_client import SharedMemory
+from worker.media.decoder_pool import DecoderPool
 
         async def main():
             pool = DecoderPool(2)

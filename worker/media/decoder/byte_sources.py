@@ -1,15 +1,20 @@
-"""What a decoder process reads: local files, and objects whose bytes its worker fetches for it.
+"""What a decoder process reads: local files, which its worker opens for it, and objects, whose bytes its
+worker fetches for it.
 
-The process itself has no network. It asks through a socket of its own for a block of an object at a time.
+The process itself has no file system and no network. Before a job it is handed the job's files, open, through
+a socket of its own; through another it asks for a block of an object at a time.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+import stat
 import struct
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +30,58 @@ REQUEST = struct.Struct("<I")
 ANSWER = struct.Struct("<qI")
 """The object's size, or one of the two below, and how many bytes follow: the block, or what went wrong."""
 AWAY, MISSING = -1, -2
+
+
+MOST_FILES = 250
+"""Files of one job; the kernel passes 253 at a time."""
+LONGEST_FACTS = 64 << 10
+
+
+class FileFacts(msgspec.Struct, frozen=True, array_like=True):
+    """An open file's size in bytes, and what changes when its path comes to mean other bytes."""
+
+    size: int
+    device: int
+    inode: int
+    modified: int
+
+
+class OpenedFile:
+    """A local file, open for reading until nothing refers to it any more."""
+
+    def __init__(self, descriptor: int, facts: FileFacts) -> None:
+        self.descriptor = descriptor
+        self.facts = facts
+
+    def __del__(self) -> None:
+        os.close(self.descriptor)
+
+
+def open_file(path: str) -> OpenedFile:
+    """Open a local file. Blocks. Raises OSError, and InvalidFile for what is no file, such as a pipe."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    status = os.fstat(descriptor)
+    facts = FileFacts(status.st_size, status.st_dev, status.st_ino, status.st_mtime_ns)
+    opened = OpenedFile(descriptor, facts)
+    if not stat.S_ISREG(status.st_mode):
+        raise InvalidFile(f"{Path(path).name} is not a regular file")
+    return opened
+
+
+def hand_over(connection: socket.socket, files: Sequence[OpenedFile]) -> None:
+    """Give open files to the process at the other end. Raises OSError when it does not take them."""
+    facts = msgspec.msgpack.encode([file.facts for file in files])
+    socket.send_fds(connection, [facts], [file.descriptor for file in files])
+
+
+def receive_files(connection: socket.socket, paths: Sequence[str]) -> dict[str, OpenedFile]:
+    """Return the files that the worker has handed over, by their paths. Raises OSError."""
+    data, descriptors, flags, _ = socket.recv_fds(connection, LONGEST_FACTS, MOST_FILES)
+    facts = msgspec.msgpack.decode(data, type=list[FileFacts])
+    opened = [OpenedFile(*pair) for pair in zip(descriptors, facts, strict=False)]
+    if len(opened) != len(paths) or flags & socket.MSG_CTRUNC:
+        raise OSError(f"{len(opened)} files came from the worker, not {len(paths)}")
+    return dict(zip(paths, opened, strict=True))
 
 
 class StoreAway(Exception):
@@ -89,24 +146,13 @@ class Blocks:
         return data
 
 
-class ObjectFile:
-    """An object as a file to read and seek in, as FFmpeg does."""
+class SeekableBytes:
+    """Bytes of a known number as FFmpeg reads a file, from a position of its own."""
 
-    def __init__(self, blocks: Blocks, path: str) -> None:
-        self.name = path
-        self._blocks = blocks
-        self._size = blocks.size(path)
+    def __init__(self, name: str, size: int) -> None:
+        self.name = name
+        self._size = size
         self._at = 0
-
-    def read(self, size: int) -> bytes:
-        """The next bytes, no more than up to the end of a block; empty at the end. Raises StoreAway."""
-        number, start = divmod(self._at, BLOCK)
-        if self._at >= self._size:
-            return b""
-        data = self._blocks.block(self.name, number)
-        data = data[start : start + size]
-        self._at += len(data)
-        return data
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Go to `offset`, and say where that is."""
@@ -119,26 +165,83 @@ class ObjectFile:
         return self._at
 
 
-class ByteSources:
-    """Opens what a path names."""
+class LocalFile(SeekableBytes):
+    """An open local file. Others may read the same one elsewhere in it."""
 
-    def __init__(self, blocks: Blocks | None = None) -> None:
+    def __init__(self, path: str, opened: OpenedFile) -> None:
+        super().__init__(path, opened.facts.size)
+        self._opened = opened
+
+    def read(self, size: int) -> bytes:
+        """The next bytes; empty at the end. Raises OSError."""
+        left = max(0, self._size - self._at)
+        data = os.pread(self._opened.descriptor, min(size, left), self._at)
+        self._at += len(data)
+        return data
+
+
+class ObjectFile(SeekableBytes):
+    """An object in a bucket."""
+
+    def __init__(self, blocks: Blocks, path: str) -> None:
+        super().__init__(path, blocks.size(path))
         self._blocks = blocks
 
-    def for_ffmpeg(self, path: str) -> str | ObjectFile:
-        """What to give to FFmpeg: the URL of a local file, or an object as a file, for which it raises
-        InvalidFile and StoreAway."""
-        return self._object(path) if is_object(path) else f"file:{Path(path).absolute()}"
+    def read(self, size: int) -> bytes:
+        """The next bytes, no more than up to the end of a block; empty at the end. Raises StoreAway."""
+        number, start = divmod(self._at, BLOCK)
+        if self._at >= self._size:
+            return b""
+        data = self._blocks.block(self.name, number)
+        data = data[start : start + size]
+        self._at += len(data)
+        return data
+
+
+class ByteSources:
+    """Opens what a path names: what the worker hands over through `handed` and fetches through `blocks`.
+    Without `handed`, outside of a sandbox, local files are opened here."""
+
+    def __init__(self, blocks: Blocks | None = None, handed: socket.socket | None = None) -> None:
+        self._blocks = blocks
+        self._handed = handed
+        self._local: dict[str, OpenedFile] = {}
+
+    def begin(self, paths: Sequence[str]) -> None:
+        """Take the local files of a job that begins. Raises OSError."""
+        local = [path for path in paths if not is_object(path)]
+        if local and self._handed:
+            self._local = receive_files(self._handed, local)
+
+    def end(self) -> None:
+        """The job has ended: close its files, except one that is being kept open for the next."""
+        self._local.clear()
+
+    def for_ffmpeg(self, path: str) -> LocalFile | ObjectFile:
+        """What to give to FFmpeg. Raises OSError (local), InvalidFile and StoreAway (objects)."""
+        return self._object(path) if is_object(path) else LocalFile(path, self._opened(path))
 
     def read(self, path: str, most: int) -> bytes:
         """The first bytes of a file. Raises OSError (local), InvalidFile and StoreAway (objects)."""
-        if not is_object(path):
-            with Path(path).open("rb") as file:
-                return file.read(most)
-        data, found = bytearray(), self._object(path)
+        data, found = bytearray(), self.for_ffmpeg(path)
         while len(data) < most and (piece := found.read(most - len(data))):
             data += piece
         return bytes(data)
+
+    def facts(self, path: str) -> FileFacts | None:
+        """What a local file is now; None for an object, which never changes, and for a file that is gone."""
+        if is_object(path):
+            return None
+        with contextlib.suppress(OSError, InvalidFile):
+            return self._opened(path).facts
+        return None
+
+    def _opened(self, path: str) -> OpenedFile:
+        if self._handed is None:
+            return open_file(path)
+        if path not in self._local:
+            raise FileNotFoundError(f"{Path(path).name} was not handed over")
+        return self._local[path]
 
     def _object(self, path: str) -> ObjectFile:
         if self._blocks is None:

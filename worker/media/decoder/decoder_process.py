@@ -1,13 +1,16 @@
 """A decoder process, started by its worker.
 
-    python -m worker.media.decoder.decoder_process SOCKET ARENA NICENESS [BLOCKS]
+    python -m worker.media.decoder.decoder_process SOCKET ARENA FILES NICENESS [BLOCKS]
 
 It takes one job at a time. A thread listens to the worker, so that a job can be cancelled and so that the
 process ends at once when the worker goes away, whatever the decoder is doing.
 """
 
+import importlib
 import os
+import pkgutil
 import queue
+import resource
 import socket
 import sys
 import threading
@@ -15,11 +18,15 @@ import time
 from pathlib import Path
 from typing import Literal
 
+import av
 import av.logging
 import numpy as np
+from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
 from shared.errors import DecodeError, InvalidFile
+from worker.isolation.allowed_calls import decoder_calls
+from worker.isolation.sandbox import enter
 from worker.media.clip_source import MediaFacts
 from worker.media.decoder.byte_sources import Blocks, ByteSources, StoreAway
 from worker.media.decoder.decoder_messages import (
@@ -44,13 +51,13 @@ from worker.media.decoder.decoder_messages import (
     Request,
     Setup,
     ToDecoder,
+    paths,
 )
 from worker.media.decoder.demux import Refused, VideoSource
 from worker.media.decoder.images import image_facts, image_format, read_image
 from worker.media.decoder.memory import Arena, Cancelled, ClipMemory
 from worker.media.decoder.reader import Reader
 from worker.media.decoder.runs import decode_runs, look_at
-from worker.media.decoder.sandbox import enter
 from worker.media.decoder.selection.select import Irregular
 from worker.media.decoder.swscale import Scaler
 
@@ -114,9 +121,12 @@ class DecoderProcessState:
     def _answer(self, request: Request, memory: ClipMemory) -> FromDecoder:
         counts = DecodeCounts()
         try:
+            self._files.begin(paths(request))
             return self._do(request, memory, counts)
         except Exception as error:  # a bad file must not end the process, whatever it provoked
             return Failed(_KINDS.get(type(error), "decode"), self._detail(error), counts)
+        finally:
+            self._files.end()
 
     def _detail(self, error: Exception) -> str:
         match error:
@@ -193,17 +203,29 @@ def silence_ffmpeg() -> None:
     av.logging.restore_default_callback()
 
 
+def load_everything() -> None:
+    """Load what is otherwise loaded when it is first needed: then there is no file system any more."""
+    for module in pkgutil.walk_packages(av.__path__, "av."):
+        if module.name not in ("av.__main__", "av.datasets"):
+            importlib.import_module(module.name)
+    scaler = Scaler(2)
+    scaler.scale(VideoFrame(2, 2, "yuv420p"), np.empty((3, 2, 2), np.uint8))
+    scaler.close()
+
+
 def main() -> None:
     """Set up, then serve the worker at the other end of the socket."""
-    socket_fd, arena_fd, niceness, *blocks_fd = map(int, sys.argv[1:])
-    connection = socket.socket(fileno=socket_fd)
+    socket_fd, arena_fd, files_fd, niceness, *blocks_fd = map(int, sys.argv[1:])
+    connection, handed = socket.socket(fileno=socket_fd), socket.socket(fileno=files_fd)
+    blocks = Blocks(socket.socket(fileno=blocks_fd[0])) if blocks_fd else None
     setup = TO_DECODER.receive(connection)
     if not isinstance(setup, Setup):
         raise SystemExit(f"expected Setup, got {setup!r}")
     silence_ffmpeg()
-    isolation = enter(setup.limits.memory, setup.limits.open_files, niceness)
-    files = ByteSources(Blocks(socket.socket(fileno=blocks_fd[0])) if blocks_fd else None)
-    child = DecoderProcessState(connection, Arena(arena_fd), setup, files)
+    load_everything()
+    limits = {resource.RLIMIT_AS: setup.limits.memory, resource.RLIMIT_NOFILE: setup.limits.open_files}
+    isolation = enter("rt-embed-decode", decoder_calls(), limits, niceness=niceness)
+    child = DecoderProcessState(connection, Arena(arena_fd), setup, ByteSources(blocks, handed))
     connection.sendall(FROM_DECODER.pack(Ready(isolation)))
     child.serve()
 

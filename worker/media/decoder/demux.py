@@ -226,7 +226,7 @@ class VideoSource:
 def _open(path: str, limits: MediaLimits, files: ByteSources) -> InputContainer:
     try:
         return av.open(files.for_ffmpeg(path), "r", options=container_options(limits))
-    except av.error.FileNotFoundError as error:
+    except FileNotFoundError as error:
         raise InvalidFile(f"no such file: {Path(path).name}") from error
     except av.error.ArgumentError as error:  # what FFmpeg says of a format that is not allowed
         raise InvalidFile(f"not a video container of a supported kind ({CONTAINERS})") from error

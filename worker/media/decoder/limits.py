@@ -20,7 +20,7 @@ class MediaLimits(msgspec.Struct, frozen=True, kw_only=True):
     duration: int = 0
     tracks: int = 64
     memory: int = 4 * GIB
-    open_files: int = 64
+    open_files: int = 128
     seconds: float = 30.0
     pace: float = 4.0
     held: int = 128 << 20

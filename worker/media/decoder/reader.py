@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
-from pathlib import Path
 
 from av.video.frame import VideoFrame
 
@@ -61,7 +60,7 @@ class OpenFile:
     """A file with its decoders."""
 
     def __init__(self, path: str, size: int, setup: Setup, files: ByteSources) -> None:
-        self.key = file_key(path, size)
+        self.key = path, size, files.facts(path)
         self.source = VideoSource(path, setup.limits, files)
         self._limits = setup.limits
         self._size = size
@@ -154,7 +153,7 @@ class Reader:
     @contextmanager
     def _open(self, path: str, size: int, counts: DecodeCounts) -> Iterator[OpenFile]:
         try:
-            if self._file is None or self._file.key != file_key(path, size):
+            if self._file is None or self._file.key != (path, size, self._files.facts(path)):
                 self.close()
                 self._file = OpenFile(path, size, self._setup, self._files)
             yield self._file
@@ -165,15 +164,6 @@ class Reader:
             counts.packets_dropped += counts.packets - counts.frames_decoded
             if not self._setup.reuse:
                 self.close()
-
-
-def file_key(path: str, size: int) -> tuple[object, ...]:
-    """What must be the same for an open file to serve another job."""
-    try:
-        status = Path(path).stat()
-    except OSError:
-        return (path, size)
-    return path, size, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 class Pass:

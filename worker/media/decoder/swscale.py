@@ -123,6 +123,7 @@ def _library() -> ctypes.CDLL:
     return library
 
 
+@functools.cache
 def _loaded(name: str) -> ctypes.CDLL:
     """The FFmpeg library `name` that this process has already mapped."""
     begin = f"lib{name}.", f"lib{name}-"

@@ -173,7 +173,7 @@ class GpuMedia(DecoderPool):
         """Have the runs that the process chooses decoded, a few at a time."""
         running: deque[asyncio.Future[None]] = deque()
         try:
-            job.send(request)
+            await job.send(request)
             while not isinstance(message := await job.receive(), Finished):
                 if isinstance(message, Planned):
                     growing.plan(message)

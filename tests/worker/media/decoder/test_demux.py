@@ -210,7 +210,7 @@ def test_a_missing_file(tmp_path: Path) -> None:
 
 
 def test_a_folder(tmp_path: Path) -> None:
-    assert refusal(tmp_path) == "not a readable video file: Is a directory"
+    assert refusal(tmp_path) == f"{tmp_path.name} is not a regular file"
 
 
 @pytest.mark.parametrize("data", [b"", b"hello", bytes(range(256)) * 40, b"\0" * 5000])

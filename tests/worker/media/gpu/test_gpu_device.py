@@ -10,12 +10,13 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
 from shared.chunks import SECOND, Chunk, plan_chunks
 from tests.worker.media.decoder.test_handover import UNSUITED
-from tests.worker.media.films import FILMS, make
+from tests.worker.media.films import FILMS, make, x264
 from tests.worker.media.gpu.test_gpu_media import CHUNKS, live_runs
 from tests.worker.media.reading import SIZE, Frames, read, setup
 from worker.job_tasks import stack_clips
@@ -25,8 +26,26 @@ from worker.media.gpu.gpu_media import GpuMedia, open_device
 
 pytestmark = pytest.mark.gpu
 FindFilm = Callable[[str], Path]
+HIDDEN = "vp8-hidden-frames"
+"""NVDEC leaves out frames after ones that are not shown: the CPU takes over."""
 APPROXIMATE = {"mpeg4": 3.0, "mpeg4-avi": 3.0, "h264-interlaced": 12.0}
 """Mean difference in levels that is allowed."""
+
+
+SIZE_OF_FILMS = (256, 192)
+"""Large enough for every codec: NVDEC takes HEVC from 144 pixels on, and VP9 from 128."""
+
+
+@pytest.fixture(scope="session")
+def film(tmp_path_factory: pytest.TempPathFactory) -> FindFilm:
+    """The path of a film by its name, in a size that NVDEC takes; each is made once."""
+    folder = tmp_path_factory.mktemp("larger-films")
+
+    def find(name: str) -> Path:
+        path = folder / f"{name}.{FILMS[name].suffix}"
+        return path if path.exists() else make(path, FILMS[name], SIZE_OF_FILMS)
+
+    return find
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +115,53 @@ async def test_a_reconfigured_decoder_gives_the_same_frames(
         path = make(tmp_path / f"{number}.mp4", FILMS["h264-gop30"], size)
         assert_close(await collect(media, path, CHUNKS[:2]), read(reader, path, CHUNKS[:2], 8)[0])
     assert not media.fallbacks
+
+
+@pytest.mark.parametrize("second", [(640, 352), (1280, 720)])
+async def test_a_stream_with_more_reference_pictures_after_one_with_few(
+    media: GpuMedia, reader: Reader, tmp_path: Path, second: tuple[int, int]
+) -> None:
+    """A session of the first must not decode the second: it would overwrite pictures that are needed."""
+    few = make(tmp_path / "few.mp4", x264("mp4", "keyint=30:ref=1:bframes=0:scenecut=0"), (640, 352))
+    settings = "keyint=90:ref=16:bframes=8:b-adapt=0:b-pyramid=normal:scenecut=0"
+    many = make(tmp_path / "many.mp4", x264("mp4", settings), second)
+    for path in (few, many, few, many):
+        assert_close(await collect(media, path, CHUNKS[:2]), read(reader, path, CHUNKS[:2], 8)[0])
+    assert not media.fallbacks
+
+
+async def test_a_cropped_film(media: GpuMedia, reader: Reader, tmp_path: Path) -> None:
+    """By NVDEC, or by the CPU where the library does not crop: right in both cases."""
+    crop = "keyint=30:bframes=0:crop-rect=0,16,0,0:scenecut=0"
+    path = make(tmp_path / "cropped.mp4", x264("mp4", crop), (640, 352))
+    async with aclosing(media.clips(path, CHUNKS[:1], 8, SIZE)) as decoding:
+        (clip,) = [clip async for clip in decoding]
+    frames = stack_clips([clip], 8)
+    ours = frames.get()[0] if isinstance(clip, DeviceClip) else frames[0]
+    print("cropped:", dict(media.fallbacks))
+    assert_close([list(zip(clip.times, ours, strict=True))], read(reader, path, CHUNKS[:1], 8)[0])
+    clip.release()
+
+
+async def test_a_damaged_picture_is_noticed(media: GpuMedia, tmp_path: Path) -> None:
+    """The library prints so, and gives a concealed picture out."""
+    whole = make(tmp_path / "whole.mp4", x264("mp4", "keyint=30:bframes=0:scenecut=0"), (640, 352))
+    damaged = tmp_path / "damaged.mp4"
+    with av.open(str(whole)) as reading, av.open(str(damaged), "w") as writing:
+        copied = writing.add_stream_from_template(reading.streams.video[0])
+        for number, packet in enumerate(reading.demux(video=0)):
+            if not packet.size:
+                continue
+            if number == 5:
+                data = bytearray(packet)
+                data[60 : len(data) - 20] = np.random.default_rng(1).bytes(len(data) - 80)
+                packet.update(bytes(data))
+            packet.stream = copied
+            writing.mux(packet)
+    async with aclosing(media.clips(damaged, CHUNKS[:1], 8, SIZE)) as decoding:
+        async for clip in decoding:
+            clip.release()
+    assert media.fallbacks == {"NVDEC reported a damaged picture of h264": 1}
 
 
 async def test_many_files_at_once_do_not_disturb_each_other(

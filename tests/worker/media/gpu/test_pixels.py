@@ -263,10 +263,11 @@ def test_the_kernel_compiles_for_gpus(architecture: str) -> None:
     except RuntimeError as error:
         pytest.skip(f"NVRTC is not installed: {error}")
     try:
-        nvrtc.compileProgram(program, (f"-arch={architecture}", "-std=c++17", "-Werror", "all-warnings"))
+        nvrtc.compileProgram(program, (f"-arch={architecture}", "-std=c++17"))
         cubin = nvrtc.getCUBIN(program)
     except nvrtc.NVRTCError:
         pytest.fail(nvrtc.getProgramLog(program))
+    assert "warning" not in nvrtc.getProgramLog(program)  # NVRTC knows -Werror from 13.1 on only
     assert cubin[:4] == b"\x7fELF"
     assert b"draw_picture" in cubin
 

@@ -1,0 +1,139 @@
+"""What the service's answers become: frozen records; vectors are NumPy arrays where NumPy is installed."""
+
+import base64
+import functools
+import sys
+from array import array
+from collections.abc import Sequence
+from datetime import datetime
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Vector = NDArray[np.float32]
+else:
+    Vector = Any
+"""A vector of float32: a NumPy array, or an `array.array("f")` where NumPy is not installed."""
+
+
+class VideoChunk(msgspec.Struct, frozen=True, kw_only=True):
+    """One chunk of video and its vector.
+
+    `start_time` and `end_time` are as the service gives them: seconds from the start of the film, or UTC
+    timestamps where its time of day is known. `start` and `end` are the same as numbers. `vector` is empty if
+    a chunk of a live stream failed. `thumbnail` is a JPEG, if it was asked for.
+    """
+
+    asset_id: str
+    request_id: str
+    start_time: str
+    end_time: str
+    vector: Vector
+    frame_count: int | None = None
+    decode_latency_ms: float | None = None
+    inference_latency_ms: float | None = None
+    chunk_latency_ms: float | None = None
+    queue_time_s: float | None = None
+    processing_latency_s: float | None = None
+    thumbnail: bytes | None = None
+
+    @property
+    def start(self) -> float:
+        """Seconds from the start of the film, or since 1970 for a timestamp."""
+        return seconds_of(self.start_time)
+
+    @property
+    def end(self) -> float:
+        """Seconds from the start of the film, or since 1970 for a timestamp."""
+        return seconds_of(self.end_time)
+
+
+class StoredFile(msgspec.Struct, frozen=True):
+    """A file that the service keeps."""
+
+    id: str
+    filename: str
+    bytes: int
+    media_type: str = ""
+    creation_time: str | None = None
+    sensor_name: str = ""
+
+
+class CameraStream(msgspec.Struct, frozen=True, rename={"url": "liveStreamUrl"}):
+    """A registered live stream. Durations are those of its running embedding, 0 when there is none."""
+
+    id: str
+    url: str
+    description: str = ""
+    chunk_duration: int = 0
+    chunk_overlap_duration: int = 0
+
+
+class ModelEntry(msgspec.Struct, frozen=True):
+    """A model that the service has loaded."""
+
+    id: str
+    owned_by: str = ""
+    created: int = 0
+
+
+class RequestState(msgspec.Struct, frozen=True):
+    """How far a request is: `status` is running, done, failed or cancelled."""
+
+    id: str
+    kind: str
+    status: str
+    chunks_planned: int = 0
+    chunks_done: int = 0
+    error: "RequestProblem | None" = None
+
+
+class RequestProblem(msgspec.Struct, frozen=True):
+    """Why a request failed."""
+
+    code: str
+    message: str
+
+
+class SearchHit(msgspec.Struct, frozen=True):
+    """A chunk that a search found; `score` is the cosine of its vector and the query's."""
+
+    asset: str
+    score: float
+    start: str = ""
+    end: str = ""
+    name: str = ""
+    chunk: int | None = None
+
+
+def to_vector(embeddings: str | Sequence[float]) -> Vector:
+    """Return a vector from base64 of little-endian float32, or from numbers."""
+    if not isinstance(embeddings, str):
+        values = array("f", embeddings)
+    else:
+        values = array("f", base64.b64decode(embeddings))
+        if sys.byteorder == "big":
+            values.byteswap()
+    if numpy := _numpy():
+        made: Vector = numpy.frombuffer(values, dtype=numpy.float32)
+        return made
+    return values  # type: ignore[return-value] # what there is without NumPy
+
+
+@functools.cache
+def _numpy() -> Any:
+    if find_spec("numpy") is None:
+        return None
+    import numpy as np  # noqa: PLC0415 - an application may do without
+
+    return np
+
+
+def seconds_of(time: str) -> float:
+    """Return a time of the service as seconds: from the start of a film, or since 1970."""
+    return float(time) if "T" not in time else datetime.fromisoformat(time).timestamp()

@@ -1,0 +1,92 @@
+"""Uploads that are read from the disk as they are sent, never whole into memory."""
+
+import asyncio
+import mimetypes
+import os
+import re
+import secrets
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+PIECE = 1 << 20
+PICTURES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+_NOT_ALLOWED = re.compile(r"[^A-Za-z0-9_.\- ]")
+
+UploadProgress = Callable[[int, int], None]
+"""Told bytes sent and bytes in all, after every piece."""
+
+
+class UploadBody:
+    """A multipart body with one file and some fields. It can be sent again from the start."""
+
+    def __init__(self, path: Path, fields: Mapping[str, str], progress: UploadProgress | None = None) -> None:
+        """Raises OSError if the file cannot be read."""
+        self._path = path
+        self._progress = progress
+        self._boundary = secrets.token_hex(16)
+        with path.open("rb") as file:
+            self._size = os.fstat(file.fileno()).st_size
+        self._head = self._fields(fields) + self._file_header()
+        self._tail = f"\r\n--{self._boundary}--\r\n".encode()
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Return the headers that describe the body."""
+        return {
+            "Content-Type": f"multipart/form-data; boundary={self._boundary}",
+            "Content-Length": str(len(self._head) + self._size + len(self._tail)),
+        }
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Yield the body, piece by piece."""
+        yield self._head
+        with self._path.open("rb") as file:
+            sent = 0
+            while piece := file.read(min(PIECE, self._size - sent)):
+                yield piece
+                sent += self._tell(sent, piece)
+        yield self._tail
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """Yield the body, piece by piece, reading the file in a thread."""
+        yield self._head
+        file: Any = await asyncio.to_thread(self._path.open, "rb")
+        try:
+            sent = 0
+            while piece := await asyncio.to_thread(file.read, min(PIECE, self._size - sent)):
+                yield piece
+                sent += self._tell(sent, piece)
+        finally:
+            file.close()
+        yield self._tail
+
+    def _tell(self, sent: int, piece: bytes) -> int:
+        if self._progress:
+            self._progress(sent + len(piece), self._size)
+        return len(piece)
+
+    def _fields(self, fields: Mapping[str, str]) -> bytes:
+        parts = (
+            f'--{self._boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
+            for name, value in fields.items()
+        )
+        return "".join(parts).encode()
+
+    def _file_header(self) -> bytes:
+        name = allowed_name(self._path.name)
+        kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
+        return (
+            f'--{self._boundary}\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\n'
+            f"Content-Type: {kind}\r\n\r\n"
+        ).encode()
+
+
+def allowed_name(name: str) -> str:
+    """Return a file's name as the service accepts it: anything but letters, digits and `_.- ` becomes `_`."""
+    return _NOT_ALLOWED.sub("_", name)
+
+
+def is_picture(path: str | os.PathLike[str]) -> bool:
+    """Return whether a file's name is that of a still picture."""
+    return Path(path).suffix.lower() in PICTURES

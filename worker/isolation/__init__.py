@@ -1,0 +1,1 @@
+"""What keeps child processes that read media, or talk to cameras, from hurting others."""

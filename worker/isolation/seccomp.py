@@ -1,0 +1,101 @@
+"""A seccomp filter that lets a process make the system calls of a list, and no other (seccomp(2))."""
+
+import ctypes
+import errno
+import os
+import struct
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from worker.isolation.system_calls import NUMBERS, Machine, this_machine
+
+PR_SET_NO_NEW_PRIVS = 38
+SYS_SECCOMP = {0xC000003E: 317, 0xC00000B7: 277}
+SET_MODE_FILTER, FLAG_TSYNC = 1, 1
+ALLOW, KILL = 0x7FFF0000, 0x80000000
+LOAD, AND, JUMP_EQUAL, RETURN = 0x20, 0x54, 0x15, 0x06
+NUMBER_AT, AUDIT_AT, ARGUMENTS_AT = 0, 4, 16
+"""Offsets in struct seccomp_data. Both machines are little-endian: an argument's lower half comes first."""
+
+
+class Only(NamedTuple):
+    """A condition on an argument of a call: its lower 32 bits, less those outside of `mask`, are in
+    `values`. `whole`: its upper ones are 0 as well."""
+
+    argument: int
+    values: tuple[int, ...]
+    mask: int = 0xFFFFFFFF
+    whole: bool = False
+
+
+class Rule(NamedTuple):
+    """A call that is allowed if every condition holds. Without it, it fails with EPERM."""
+
+    call: str
+    conditions: tuple[Only, ...] = ()
+
+
+def refusing(number: int) -> int:
+    """Return what makes a call fail with an error number."""
+    return 0x00050000 | number
+
+
+class CannotFilter(Exception):
+    """The kernel, or what runs this process, allows no filter."""
+
+
+def install(rules: Iterable[Rule]) -> None:
+    """Allow this process, all of its threads, only the calls of `rules` for good. Raises CannotFilter."""
+    machine = this_machine()
+    if machine is None:
+        raise CannotFilter("no table of system calls for this processor")
+    program = assemble(rules, machine)
+    code = ctypes.create_string_buffer(program, len(program))
+    header = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(code)))
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    pointer = ctypes.c_void_p(ctypes.addressof(header))
+    if libc.syscall(SYS_SECCOMP[machine.audit], SET_MODE_FILTER, FLAG_TSYNC, pointer) != 0:
+        raise CannotFilter(os.strerror(ctypes.get_errno()))
+
+
+def assemble(rules: Iterable[Rule], machine: Machine) -> bytes:
+    """Return the filter's program for a machine. A call of another machine's kind ends the process.
+
+    clone3 does not exist for the process: its flags lie in memory, where no filter sees them, and without it
+    libraries take clone.
+    """
+    code = [
+        _op(LOAD, AUDIT_AT),
+        _op(JUMP_EQUAL, machine.audit, 1, 0),
+        _op(RETURN, KILL),
+        _op(LOAD, NUMBER_AT),
+        *_returning(NUMBERS["clone3"][machine.column], refusing(errno.ENOSYS)),
+    ]
+    for rule in rules:
+        number = NUMBERS[rule.call][machine.column]
+        if number is None:
+            continue
+        block = [op for condition in rule.conditions for op in _check(condition)]
+        code += [_op(JUMP_EQUAL, number, 0, len(block) + 1), *block, _op(RETURN, ALLOW)]
+    return b"".join([*code, _op(RETURN, refusing(errno.EPERM))])
+
+
+def _returning(number: int | None, value: int) -> list[bytes]:
+    return [] if number is None else [_op(JUMP_EQUAL, number, 0, 1), _op(RETURN, value)]
+
+
+def _check(condition: Only) -> list[bytes]:
+    """Go on behind these if the condition holds, else refuse the call."""
+    at = ARGUMENTS_AT + 8 * condition.argument
+    code = []
+    if condition.whole:
+        code += [_op(LOAD, at + 4), _op(JUMP_EQUAL, 0, 1, 0), _op(RETURN, refusing(errno.EPERM))]
+    code += [_op(LOAD, at), _op(AND, condition.mask)]
+    for left, value in reversed(list(enumerate(reversed(condition.values)))):
+        code.append(_op(JUMP_EQUAL, value & 0xFFFFFFFF, left + 1, 0))
+    return [*code, _op(RETURN, refusing(errno.EPERM))]
+
+
+def _op(code: int, value: int, if_true: int = 0, if_false: int = 0) -> bytes:
+    return struct.pack("HBBI", code, if_true, if_false, value)

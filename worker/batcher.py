@@ -26,6 +26,11 @@ class Embedded(msgspec.Struct, frozen=True):
     end: float
 
 
+def milliseconds(start: float, end: float) -> float:
+    """Return the milliseconds from one moment in seconds to another, never negative."""
+    return round(max(0.0, end - start) * 1000, 3)
+
+
 class Batcher(Generic[Item]):
     """Feeds one blocking engine call, from one thread of `executor`, with batches of at most `limit`."""
 

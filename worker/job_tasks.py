@@ -15,7 +15,7 @@ from shared.jobs import Claim, LiveJob, ProbeJob, TextJob, VideoJob
 from shared.redis.redis_clock import RedisClock
 from shared.requests import failed
 from shared.results import Facts, Result
-from worker.batcher import Batcher, Embedded
+from worker.batcher import Batcher, Embedded, milliseconds
 from worker.engine.embedding_engine import Clips
 from worker.live.session import LiveSessions
 from worker.media.clip_source import Clip, Media, MediaFacts
@@ -81,7 +81,7 @@ class Tasks:
             Result(
                 chunk=index,
                 vector=item.vector.tobytes(),
-                inference_latency_ms=_ms(item.start, item.end),
+                inference_latency_ms=milliseconds(item.start, item.end),
                 queue_time_s=self._clock.since(claim.enqueued_ms, item.start),
             )
             for index, item in enumerate(embedded)
@@ -179,9 +179,9 @@ class Tasks:
             vector=embedded.vector.tobytes(),
             frame_times=clip.times,
             decode_started=self._clock.at(clip.decode_start),
-            decode_latency_ms=_ms(clip.decode_start, clip.decode_end),
-            inference_latency_ms=_ms(embedded.start, embedded.end),
-            chunk_latency_ms=_ms(clip.decode_start, embedded.end),
+            decode_latency_ms=milliseconds(clip.decode_start, clip.decode_end),
+            inference_latency_ms=milliseconds(embedded.start, embedded.end),
+            chunk_latency_ms=milliseconds(clip.decode_start, embedded.end),
             queue_time_s=self._clock.since(claim.enqueued_ms, clip.decode_start),
             processing_latency_s=round(embedded.end - clip.decode_start, 3),
         )
@@ -213,7 +213,3 @@ def _facts(facts: MediaFacts) -> Facts:
         duration=facts.duration,
         frame_rate=str(facts.frame_rate or ""),
     )
-
-
-def _ms(start: float, end: float) -> float:
-    return round(max(0.0, end - start) * 1000, 3)

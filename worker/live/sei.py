@@ -9,6 +9,7 @@ from typing import NamedTuple
 import msgspec
 
 from shared.chunks import SECOND
+from worker.media.decoder.selection.bitstream import sei_number
 
 USER_DATA_UNREGISTERED = 5
 UUID_BYTES = 16
@@ -49,16 +50,9 @@ def _user_data(data: bytes) -> list[bytes]:
     """The unregistered user data of an SEI NAL unit, without its UUID (ITU-T H.264, 7.3.2.3.1 and D.1.7)."""
     found, at = [], 0
     while at + 2 < len(data):
-        kind, at = _number(data, at)
-        size, at = _number(data, at)
+        kind, at = sei_number(data, at)
+        size, at = sei_number(data, at)
         if kind == USER_DATA_UNREGISTERED:
             found.append(data[at + UUID_BYTES : at + size])
         at += size
     return found
-
-
-def _number(data: bytes, at: int) -> tuple[int, int]:
-    value = 0
-    while at < len(data) and data[at] == 255:
-        value, at = value + 255, at + 1
-    return value + (data[at] if at < len(data) else 0), at + 1

@@ -18,7 +18,7 @@ from shared.redis.connection import Redis, RedisError
 from shared.requests import finish, request_of
 from shared.results import Result
 from shared.settings import Settings
-from worker.batcher import Batcher
+from worker.batcher import Batcher, milliseconds
 from worker.live.camera_messages import Open, Opened, Taken
 from worker.live.camera_pool import Cameras, Feed
 from worker.live.chunker import Cut
@@ -343,9 +343,9 @@ class LiveSession:
             result,
             vector=embedded.vector.tobytes(),
             frame_times=clip.times,
-            decode_latency_ms=_ms(clip.decode_start, clip.decode_end),
-            inference_latency_ms=_ms(embedded.start, embedded.end),
-            chunk_latency_ms=_ms(clip.decode_start, embedded.end),
+            decode_latency_ms=milliseconds(clip.decode_start, clip.decode_end),
+            inference_latency_ms=milliseconds(embedded.start, embedded.end),
+            chunk_latency_ms=milliseconds(clip.decode_start, embedded.end),
             processing_latency_s=round(max(0.0, embedded.end - clip.decode_start), 3),
         )
 
@@ -382,7 +382,3 @@ class LiveSession:
             "failed": self._failed,
             "reconnections": self._reconnections,
         }
-
-
-def _ms(start: float, end: float) -> float:
-    return round(max(0.0, end - start) * 1000, 3)

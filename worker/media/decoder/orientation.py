@@ -5,6 +5,7 @@ Here they are turned, since a model knows the world upright and so does the pers
 """
 
 import struct
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
@@ -27,6 +28,10 @@ class Turn(NamedTuple):
 
 
 ORIENTATION_TAG = 0x0112
+APP1, START_OF_SCAN = 0xE1, 0xDA
+LONGEST_EXIF = 65_536
+MOST_PARTS = 100_000
+"""How many parts of an image are looked at: a PNG of 256 MiB has 32,768 of the usual size."""
 UPRIGHT = Turn(1, 0, 0, 1)
 
 
@@ -60,15 +65,43 @@ def orientation(frame: VideoFrame) -> Turn:
 
 
 def exif_orientation(data: bytes) -> Turn:
-    """How the image in `data` (JPEG, PNG or WebP) must be turned to stand upright, by its EXIF block."""
-    for marker in (b"Exif\0\0", b"eXIf", b"EXIF"):
-        at = data.find(marker)
-        while at >= 0:
-            for start in (at + len(marker), at + len(marker) + 4):  # WebP has a length between
-                if data[start : start + 4] in (b"II*\0", b"MM\0*"):
-                    return EXIF.get(_tag(data[start : start + 65536], ORIENTATION_TAG), UPRIGHT)
-            at = data.find(marker, at + 1)
-    return UPRIGHT
+    """Return how an image (JPEG, PNG or WebP) must be turned to stand upright, by its EXIF block."""
+    tiff = next(_exif_blocks(data), b"").removeprefix(b"Exif\0\0")
+    known = tiff.startswith((b"II*\0", b"MM\0*"))
+    return EXIF.get(_tag(tiff[:LONGEST_EXIF], ORIENTATION_TAG), UPRIGHT) if known else UPRIGHT
+
+
+def _exif_blocks(data: bytes) -> Iterator[bytes]:
+    """Yield the EXIF blocks of an image, going from one of its parts to the next."""
+    if data.startswith(b"\xff\xd8"):  # JPEG: ITU-T T.81, B.1.1; everything after SOS is picture
+        for marker, block in _parts(data, 2, ">xBH", before=2):
+            if marker == START_OF_SCAN:
+                return
+            if marker == APP1 and block.startswith(b"Exif\0\0"):
+                yield block
+    elif data.startswith(b"\x89PNG"):
+        yield from (block for kind, block in _parts(data, 8, ">I4s", after=4) if kind == b"eXIf")
+    elif data.startswith(b"RIFF"):  # WebP: RFC 9649
+        yield from (block for kind, block in _parts(data, 12, "<4sI", even=True) if kind == b"EXIF")
+
+
+def _parts(
+    data: bytes, at: int, head: str, *, before: int = 0, after: int = 0, even: bool = False
+) -> Iterator[tuple[int | bytes, bytes]]:
+    """Yield the kind and the content of an image's parts from `at` on.
+
+    The length in a part's head counts `before` bytes of the head, and not `after` bytes behind the content.
+    """
+    size = struct.calcsize(head)
+    for _ in range(MOST_PARTS):
+        if at + size > len(data):
+            return
+        first, second = struct.unpack_from(head, data, at)
+        kind, length = (second, first) if isinstance(second, bytes) else (first, second)
+        at += size
+        end = at + max(0, length - before)
+        yield kind, data[at : min(end, at + LONGEST_EXIF)]
+        at = end + after + (length & 1 if even else 0)
 
 
 def _tag(tiff: bytes, tag: int) -> int:

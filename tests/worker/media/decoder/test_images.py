@@ -15,7 +15,7 @@ from tests.worker.media.films import picture
 from worker.media.decoder.demux import Refused
 from worker.media.decoder.images import image_facts, image_format, image_size, read_image
 from worker.media.decoder.limits import MediaLimits
-from worker.media.decoder.orientation import UPRIGHT, exif_orientation
+from worker.media.decoder.orientation import EXIF, UPRIGHT, exif_orientation
 from worker.media.decoder.swscale import Scaler
 
 SIZE = 64
@@ -118,6 +118,24 @@ def test_exif_orientation_is_followed(orientation: int, kind: str, tmp_path: Pat
 @pytest.mark.parametrize("exif", [b"", b"II*\0", b"MM\0*\xff\xff\xff\xff", b"II*\0\x08\0\0\0\xff\xff"])
 def test_broken_exif_turns_nothing(exif: bytes) -> None:
     assert exif_orientation(b"\xff\xd8\xff\xe1\0\x20Exif\0\0" + exif) == UPRIGHT
+
+
+def saved(kind: str, **options: object) -> bytes:
+    buffer = BytesIO()
+    Image.fromarray(picture(3, 96, 64)).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_only_an_exif_block_turns_an_image(kind: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    block = exif.tobytes()
+    assert exif_orientation(saved(kind, exif=exif)) == EXIF[6]
+    assert exif_orientation(saved(kind) + b"eXIf" + b"EXIF" + block) == UPRIGHT
+    if kind == "JPEG":
+        assert exif_orientation(saved(kind, comment=block)) == UPRIGHT
+        assert exif_orientation(saved(kind, comment=b"x" * 999, exif=exif)) == EXIF[6]
 
 
 def bomb(width: int, height: int) -> bytes:

@@ -241,15 +241,16 @@ def _recovers_at_once(nal: bytes) -> bool:
     data = nal[1:].replace(b"\0\0\3", b"\0\0")
     at = 0
     while at + 2 < len(data):
-        kind, at = _sei_number(data, at)
-        size, at = _sei_number(data, at)
+        kind, at = sei_number(data, at)
+        size, at = sei_number(data, at)
         if kind == _RECOVERY_POINT:
             return at < len(data) and Bits(data[at:]).exp_golomb() == 0
         at += size
     return False
 
 
-def _sei_number(data: bytes, at: int) -> tuple[int, int]:
+def sei_number(data: bytes, at: int) -> tuple[int, int]:
+    """Return a number of an SEI message's head (ITU-T H.264, 7.3.2.3.1), and where it ends."""
     value = 0
     while at < len(data) and data[at] == 255:
         value, at = value + 255, at + 1

@@ -1,12 +1,14 @@
 """Messages between a worker and its child processes: MessagePack, with their length before them."""
 
-import asyncio
 import socket
 import struct
 from fractions import Fraction
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
+
+if TYPE_CHECKING:
+    import asyncio  # a decoder process needs none of it
 
 Message = TypeVar("Message")
 
@@ -29,7 +31,7 @@ class Framing(Generic[Message]):
         body = self._encoder.encode(message)
         return HEADER.pack(len(body)) + body
 
-    async def read(self, reader: asyncio.StreamReader) -> Message:
+    async def read(self, reader: "asyncio.StreamReader") -> Message:
         """Return the next message of a stream.
 
         Raises ConnectionError or IncompleteReadError at its end, and ConnectionError for what is no message.

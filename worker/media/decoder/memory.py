@@ -4,9 +4,12 @@ import mmap
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+Place = TypeVar("Place")
 
 
 class Cancelled(Exception):
@@ -32,48 +35,63 @@ class Arena:
         return np.frombuffer(self._map, np.uint8, count, offset).reshape(shape)
 
 
-class ClipMemory:
-    """The regions of one job, one per clip.
+class ClipPlaces(Generic[Place]):
+    """Gives the clips of one job a place each, one after the other.
 
-    Clips take them in order, whichever thread asks first, so that a later clip can never starve an earlier
-    one. Threads wait here while the worker has not yet released enough clips.
+    Clips take places in order, whichever thread asks first, so that a later clip can never starve an earlier
+    one. Threads wait here while too few clips have been released. With `patience`, TimeoutError tells after
+    so many seconds that there is a place and that the clips before this one do not come.
     """
 
-    def __init__(self, region: Callable[[int], NDArray[np.uint8]], offsets: Iterable[int]) -> None:
-        self._region = region
-        self._free = deque(offsets)
-        self._taken: dict[int, tuple[int, NDArray[np.uint8]]] = {}
+    def __init__(self, free: Iterable[Place], patience: float | None = None) -> None:
+        self._free = deque(free)
+        self._patience = patience
+        self._taken: dict[int, Place] = {}
         self._turn = 0
         self._changed = threading.Condition()
         self._cancelled = False
         self._interrupted = False
+        self._ended = False
 
-    def grant(self, offset: int, region: Callable[[int], NDArray[np.uint8]]) -> None:
-        """Add a region."""
-        with self._changed:
-            self._region = region
-            self._free.append(offset)
-            self._changed.notify_all()
+    def take(self, position: int) -> Place:
+        """Return the place of the clip at `position` of the job. Waits until there is one.
 
-    def take(self, position: int) -> NDArray[np.uint8]:
-        """The region of the clip at `position` of the job. Waits until there is one."""
+        Raises Cancelled, Interrupted, TimeoutError.
+        """
         with self._changed:
             while True:
                 self.check()
                 if position in self._taken:
-                    return self._taken[position][1]
+                    return self._taken[position]
                 if position == self._turn and self._free:
-                    offset = self._free.popleft()
-                    self._taken[position] = offset, self._region(offset)
+                    self._taken[position] = self._free.popleft()
                     self._turn += 1
                     self._changed.notify_all()
-                else:
-                    self._changed.wait()
+                elif not self._changed.wait(self._patience) and self._free:
+                    raise TimeoutError(f"clip {position} comes before clip {self._turn}")
 
-    def finish(self, position: int) -> int:
-        """The clip at `position` is complete: forget its region and return where it lies."""
+    def add(self, place: Place) -> bool:
+        """Add a place, unless no more are wanted."""
         with self._changed:
-            return self._taken.pop(position)[0]
+            if self._ended:
+                return False
+            self._free.append(place)
+            self._changed.notify_all()
+            return True
+
+    def finish(self, position: int) -> Place:
+        """Forget the place of the clip at `position`, which is complete, and return it."""
+        with self._changed:
+            return self._taken.pop(position)
+
+    def end(self) -> list[Place]:
+        """Return the places that no complete clip has; no more are wanted."""
+        with self._changed:
+            self._ended = True
+            unused = [*self._free, *self._taken.values()]
+            self._free.clear()
+            self._taken.clear()
+            return unused
 
     def cancel(self) -> None:
         """The caller has gone: everyone who waits or comes raises Cancelled from now on."""
@@ -81,7 +99,7 @@ class ClipMemory:
             self._cancelled = True
             self._changed.notify_all()
 
-    def interrupt(self, on: bool) -> None:
+    def interrupt(self, *, on: bool) -> None:
         """While `on`, everyone who waits or comes raises Interrupted."""
         with self._changed:
             self._interrupted = on
@@ -93,3 +111,29 @@ class ClipMemory:
             raise Cancelled
         if self._interrupted:
             raise Interrupted
+
+
+class ClipMemory(ClipPlaces[int]):
+    """The regions of one job, one per clip. A place is where a region begins."""
+
+    def __init__(self, region: Callable[[int], NDArray[np.uint8]], offsets: Iterable[int]) -> None:
+        super().__init__(offsets)
+        self._region = region
+        self._mapped: dict[int, NDArray[np.uint8]] = {}
+
+    def grant(self, offset: int, region: Callable[[int], NDArray[np.uint8]]) -> None:
+        """Add a region."""
+        self._region = region
+        self.add(offset)
+
+    def region(self, position: int) -> NDArray[np.uint8]:
+        """Return the region of the clip at `position`. Waits and raises as `take`."""
+        offset = self.take(position)
+        if position not in self._mapped:
+            self._mapped.setdefault(position, self._region(offset))
+        return self._mapped[position]
+
+    def finish(self, position: int) -> int:
+        """Forget the region of the clip at `position`, which is complete, and return where it lies."""
+        self._mapped.pop(position, None)
+        return super().finish(position)

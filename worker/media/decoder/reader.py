@@ -280,7 +280,7 @@ class Pass:
         """Scale the frame into its clips."""
         first = None
         for position, index in places:
-            out = self._memory.take(position)[index]
+            out = self._memory.region(position)[index]
             if first is None:
                 scaler.scale(frame, out)
                 turn(out, orientation(frame))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from worker.media.decoder.memory import Cancelled, ClipMemory, Interrupted
+from worker.media.decoder.memory import Cancelled, ClipMemory, ClipPlaces, Interrupted
 from worker.media.decoder_client import REGION_ALIGNMENT, SharedMemory
 
 Region = NDArray[np.uint8]
@@ -30,7 +30,7 @@ class Taker(threading.Thread):
 
     def run(self) -> None:
         try:
-            self.result = int(self.memory.take(self.position)[0])
+            self.result = int(self.memory.region(self.position)[0])
         except (Cancelled, Interrupted) as error:
             self.result = error
 
@@ -50,7 +50,7 @@ def test_clips_take_regions_in_order() -> None:
 
 def test_a_clip_keeps_its_region() -> None:
     memory = ClipMemory(region, [10, 20])
-    assert memory.take(0) is memory.take(0)
+    assert memory.region(0) is memory.region(0)
 
 
 def test_a_clip_waits_for_a_region_to_be_granted() -> None:
@@ -94,6 +94,19 @@ def test_cancelling_outlasts_an_interruption() -> None:
     memory.interrupt(on=False)
     with pytest.raises(Cancelled):
         memory.take(0)
+
+
+def test_a_clip_does_not_wait_for_ever_for_the_ones_before_it() -> None:
+    places = ClipPlaces([10], patience=0.05)
+    with pytest.raises(TimeoutError, match="clip 2 comes before clip 0"):
+        places.take(2)
+
+
+def test_places_that_are_not_used_are_returned_at_the_end() -> None:
+    places = ClipPlaces([10, 20, 30])
+    assert [places.take(0), places.take(1), places.finish(0)] == [10, 20, 10]
+    assert sorted(places.end()) == [20, 30]
+    assert not places.add(10)
 
 
 # The worker's side ----------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
-"""libswscale, called directly, so that it scales straight into shared memory.
+"""libswscale, called directly, so that it scales straight into shared memory, by what a frame states.
 
-PyAV always scales into a frame of its own, which costs a copy. The functions used here have had the same
-signatures since FFmpeg 0.8; the library is the one that PyAV itself has loaded.
+PyAV's reformatter shifts chroma where a stream states its place, and ignores the range that grey frames
+state: other pixels than those of the CUDA kernel (`python -m tests.bench.scaling`). The functions used here
+have had the same signatures since FFmpeg 0.8; the library is the one that PyAV itself has loaded.
 """
 
 import ctypes

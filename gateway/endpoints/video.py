@@ -24,7 +24,7 @@ from gateway.results.events import EventWriter, client_of, resume
 from gateway.results.reader_lease import reading, start_reading
 from gateway.results.sse import EventStream
 from gateway.submission import FailedEnd, collect
-from gateway.video.live_streams import find_live, live_events, remembered
+from gateway.video.live_streams import find_live, live_events, stored_position
 from gateway.video.planning import Plan, plan_video
 from gateway.video.request_progress import Progress
 from shared.assets import Asset
@@ -91,7 +91,7 @@ async def generate_video_embeddings(request: HttpRequest) -> Response:
     async with AsyncExitStack() as held:
         body, inline = await read_video_request(ctx, request, held)
         if body.stream and (seen := request.headers.get("last-event-id")):
-            return await resume(ctx, body, seen, remembered)
+            return await resume(ctx, body, seen, stored_position)
         if stream := await find_live(ctx, body):
             with ctx.reported(stream.id):
                 return await live_events(ctx, body, stream)

@@ -25,10 +25,10 @@ Chunk = TypeVar("Chunk", bound=ChunkEmbedding)
 
 
 class Outline(msgspec.Struct, frozen=True, kw_only=True):
-    """What answers repeat of their request. It is kept with the request, so that any gateway can answer.
+    """What answers repeat of their request. It is stored with the request, so that any gateway can answer.
 
-    `start` and `end` are the nanoseconds of the range that was asked for, even beyond the file's end. Of a
-    `live` stream failed chunks are told, too: they do not end it.
+    `start` and `end` are the requested range in nanoseconds, even beyond the file's end. Events of a `live`
+    stream include failed chunks, which do not end it.
     """
 
     request: str
@@ -42,7 +42,7 @@ class Outline(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def video_response(outline: Outline, created: int, seconds: float, results: list[Result]) -> VideoResponse:
-    """The whole answer, sorted by start time."""
+    """Return the whole answer, sorted by start time."""
     ordered = sorted(results, key=lambda result: (result.start, result.chunk))
     return VideoResponse(
         id=outline.request,
@@ -55,7 +55,7 @@ def video_response(outline: Outline, created: int, seconds: float, results: list
 
 
 class TextOptions(msgspec.Struct, frozen=True):
-    """What answers repeat of a text request. It is kept with a request that is answered later."""
+    """What answers repeat of a text request. It is stored with a request that is answered later."""
 
     text_input: list[str]
     encoding_format: EncodingFormat = "float"
@@ -73,7 +73,7 @@ def text_response(
 
 
 def chunk_event(outline: Outline, created: int, result: Result, so_far: Usage | None) -> ChunkEvent:
-    """One finished chunk as an event."""
+    """Return one finished chunk as an event."""
     return ChunkEvent(
         id=outline.request,
         model=outline.model,
@@ -85,12 +85,12 @@ def chunk_event(outline: Outline, created: int, result: Result, so_far: Usage | 
 
 
 def usage(chunks: int, seconds: float) -> Usage:
-    """What the request took so far."""
+    """Return what the request has taken so far."""
     return Usage(query_processing_time=int(seconds), total_chunks_processed=chunks)
 
 
 def chunk_embedding(kind: type[Chunk], outline: Outline, result: Result) -> Chunk:
-    """One chunk of an answer."""
+    """Return one chunk of an answer, as `kind`."""
     return kind(
         start_time=chunk_time(outline, result.start, result.wall_start),
         end_time=chunk_time(outline, result.end, result.wall_end),
@@ -105,7 +105,7 @@ def chunk_embedding(kind: type[Chunk], outline: Outline, result: Result) -> Chun
 
 
 def chunk_time(outline: Outline, ns: int, wall: int | None = None) -> str:
-    """The absolute time where camera or asset tells it, or else seconds from the start of the file."""
+    """Return the absolute time if the camera or the asset has one, else seconds from the file's start."""
     if wall is not None:
         return format_timestamp(wall)
     if outline.media_type == "image" or not outline.creation_time:
@@ -114,7 +114,7 @@ def chunk_time(outline: Outline, ns: int, wall: int | None = None) -> str:
 
 
 def chunk_range(outline: Outline, result: Result) -> OffsetRange | TimestampRange:
-    """What one chunk covers."""
+    """Return the range that one chunk covers."""
     if result.wall_start is None or result.wall_end is None:
         return media_range(outline, result.start, result.end)
     return TimestampRange(
@@ -123,7 +123,7 @@ def chunk_range(outline: Outline, result: Result) -> OffsetRange | TimestampRang
 
 
 def media_range(outline: Outline, start: int, end: int) -> OffsetRange | TimestampRange:
-    """A range of the asset, in the form that fits it."""
+    """Return a range of the asset: timestamps if its recording has a start time, else offsets."""
     if outline.creation_time:
         return TimestampRange(
             start_timestamp=_absolute(outline, start), end_timestamp=_absolute(outline, end)

@@ -1,7 +1,7 @@
-"""A request's results as server-sent events, from the first or from where a client had come to.
+"""A request's results as server-sent events, from the first one or from where a client stopped reading.
 
-The id of an event is the request's and the entry's in its stream of results, so a client that comes back with
-it (`Last-Event-ID`) gets what it missed from any gateway.
+The id of an event holds the ids of the request and of the entry in its results stream. A client that sends it
+as `Last-Event-ID` gets the events after it from any gateway.
 """
 
 import re
@@ -32,7 +32,7 @@ Entries = AsyncGenerator[tuple[str, Entry], None]
 
 
 class EventWriter:
-    """One client's stream of events about one request."""
+    """Writes the events of one request for one client."""
 
     def __init__(self, outline: Outline, created: int, *, include_usage: bool, chunks: int = 0) -> None:
         self._outline, self._created = outline, created
@@ -42,13 +42,13 @@ class EventWriter:
         self._last = ""
 
     def since(self, seconds: float) -> None:
-        """The request began so many seconds ago."""
+        """Count usage from `seconds` ago, when the request began."""
         self._began -= seconds
 
     async def events(
         self, entries: Entries | None, on_result: Callable[[Result], None] | None = None
     ) -> AsyncGenerator[bytes, None]:
-        """Yield one event per chunk; then usage, if asked for, and the terminator. No `entries`: no chunks.
+        """Yield one event per chunk, then usage, if asked for, and `[DONE]`. Without `entries`, no chunks.
 
         `on_result` is called with each result as it comes.
         """
@@ -87,15 +87,15 @@ async def _none() -> Entries:
     yield  # makes this a generator
 
 
-Remember = Callable[[Context, str, str, Entries], Entries]
-"""Passes on the entries of a stream (its id, then its request's), keeping how far its reader has come."""
+StorePosition = Callable[[Context, str, str, Entries], Entries]
+"""Passes on the entries of a live stream, by its id and its request's, and stores the last one read."""
 
 
-async def resume(ctx: Context, body: VideoRequest, seen: str, remember: Remember) -> EventStream:
-    """The events after the one whose id is `seen`.
+async def resume(ctx: Context, body: VideoRequest, seen: str, store_position: StorePosition) -> EventStream:
+    """Return the events after the one whose id is `seen`.
 
-    Raises InvalidParameters if it is no event's id, NotFound if its request is known no longer, BadParameters
-    if that embeds something else than the body names, Conflict if another client reads.
+    Raises InvalidParameters if it is no event's id, NotFound if its request has expired, BadParameters if
+    that embeds other assets than the body names, Conflict if another client reads the same events.
     """
     match = _EVENT_ID.fullmatch(seen)
     if match is None:
@@ -107,7 +107,7 @@ async def resume(ctx: Context, body: VideoRequest, seen: str, remember: Remember
         raise NotFound(f"No such request {request_id}, or its results have expired")
     if record.assets != body.ids:
         raise BadParameters(f"The request {request_id} embeds other assets than id names")
-    log.info("client came back for its events", request_id=request_id, after=after)
+    log.info("client resumes its events", request_id=request_id, after=after)
     chunks = await _chunks_until(ctx, request_id, after) if body.include_usage else 0
     writer = EventWriter(outline, record.created, include_usage=body.include_usage, chunks=chunks)
     writer.since(record.age)
@@ -120,7 +120,7 @@ async def resume(ctx: Context, body: VideoRequest, seen: str, remember: Remember
         if await _goes_on(ctx, record, request_id, after):
             entries = follower.entries(after)
             if outline.live:
-                entries = remember(ctx, record.assets[0], request_id, entries)
+                entries = store_position(ctx, record.assets[0], request_id, entries)
         return EventStream(writer.events(entries), held.pop_all(), replaced.wait)
 
 
@@ -131,12 +131,12 @@ def _outline(request_id: str, record: KnownRequest, body: VideoRequest) -> Outli
 
 
 def client_of(ctx: Context, request_id: str) -> str:
-    """The name of a client that reads this request's events."""
+    """Return a new name for a client that reads this request's events."""
     return f"{request_id}:{ctx.listener.new_id()}"
 
 
 async def _goes_on(ctx: Context, record: KnownRequest, request_id: str, after: str) -> bool:
-    """Whether anything comes after that entry: always, until the request has ended."""
+    """Return whether entries follow that one, as they always do until the request has ended."""
     return record.state == "running" or bool(
         await ctx.redis.xrange(keys.results(request_id), min=f"({after}", count=1)
     )

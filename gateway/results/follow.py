@@ -1,7 +1,7 @@
-"""Following a request's results: subscribe, read what is stored, then listen; read again after any break.
+"""Following a request's results: subscribe, read what is stored, listen; read again after a lost connection.
 
-One pub/sub connection serves all requests of this process. A notification only saves a read: whatever
-happens to it, the entry is in the stream.
+One pub/sub connection serves all requests of this process. A notification only saves a read: if it is lost,
+the entry is still in the stream.
 """
 
 import asyncio
@@ -23,19 +23,19 @@ from shared.settings import Settings
 log = structlog.get_logger(__name__)
 
 READ_AGAIN = 5.0
-"""Seconds of silence after which a follower looks at the stream itself."""
+"""Seconds without a notification after which a follower reads the stream itself."""
 RETRY_INTERVAL = 0.2
 PAGE = 100
 IDS_AHEAD = 64
-"""Ids of requests to come whose channels are subscribed to already: saves each request a round trip."""
+"""Request ids whose channels are subscribed in advance, which saves each request a round trip."""
 
 Entries = list[tuple[str, Entry]]
 Notification = Entries | None
-"""Entries with their stream ids, or None: something may have been missed."""
+"""Entries with their stream ids; None if some may have been missed."""
 
 
 class ResultListener:
-    """The process's pub/sub connection. `run` must be running while anyone follows."""
+    """The process's pub/sub connection. `run` must be running while followers wait."""
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
         self._redis = redis
@@ -51,26 +51,26 @@ class ResultListener:
         """Receive until cancelled. After a lost connection every follower reads its stream again."""
         while True:
             try:
-                self._think_ahead()
+                self._subscribe_ahead()
                 await self._channels.listen(self._wanted)
             except RedisError as error:
                 self._open.clear()
                 self._left.clear()
-                log.warning("notifications interrupted", error=str(error))
+                log.warning("notifications interrupted, subscribing again", error=str(error))
                 await asyncio.sleep(RETRY_INTERVAL)
 
     def _wanted(self) -> set[bytes]:
         return {*self._coming, *map(channel_of, self._ahead), *self._queues}
 
-    def _think_ahead(self) -> None:
-        """Subscribe for requests to come, many at a time."""
+    def _subscribe_ahead(self) -> None:
+        """Subscribe for future requests, many at a time."""
         if len(self._ahead) + len(self._coming) <= IDS_AHEAD // 2:
             coming = {channel_of(request_id): request_id for request_id in _new_ids(IDS_AHEAD)}
             self._coming |= coming
             self._channels.subscribe(*coming)
 
     def _leave(self, channel: bytes) -> None:
-        """Unsubscribe from requests that are over, many at a time."""
+        """Unsubscribe from requests that have ended, many at a time."""
         self._left.add(channel)
         if len(self._left) >= IDS_AHEAD:
             left, self._left = self._left, set()
@@ -91,13 +91,13 @@ class ResultListener:
             queue.put_nowait(notification)
 
     def new_id(self) -> str:
-        """An id for a request that is about to be submitted; most often one already subscribed to."""
-        self._think_ahead()
+        """Return an id for a request that is about to be submitted, usually one subscribed already."""
+        self._subscribe_ahead()
         return self._ahead.popleft() if self._ahead else str(uuid.uuid4())
 
     @asynccontextmanager
     async def subscribe(self, request_id: str) -> AsyncIterator["Follower"]:
-        """Listen for a request's entries from now on. Raises RedisError, or Unavailable without an answer."""
+        """Yield a follower that hears of a request's entries from now on. Raises RedisError, Unavailable."""
         channel = channel_of(request_id)
         queue: asyncio.Queue[Notification] = asyncio.Queue()
         queues = self._queues.setdefault(channel, [])
@@ -133,10 +133,9 @@ class Follower:
     async def entries(
         self, after: str = "0-0", *, stored: bool = True
     ) -> AsyncGenerator[tuple[str, Entry], None]:
-        """Entries after the stream id `after`, up to and including the end entry.
+        """Yield the entries after the stream id `after`, up to and including the end entry.
 
-        `stored` False skips the first look at the stream, for a request that was not submitted when the
-        subscription began.
+        With `stored` False, the stream is not read first: the request was submitted after the subscription.
         """
         notification = None if stored else await self._next()
         while True:
@@ -161,7 +160,7 @@ class Follower:
         try:
             entries: Any = await self._redis.xrange(self._stream, min=f"({after}", count=PAGE)
         except RedisError as error:
-            log.warning("results not readable now", stream=self._stream, error=str(error))
+            log.warning("reading results failed, trying again", stream=self._stream, error=str(error))
             await asyncio.sleep(RETRY_INTERVAL)
             return []
         return [(entry_id.decode(), results.from_fields(fields)) for entry_id, fields in entries]
@@ -172,5 +171,5 @@ def _new_ids(count: int) -> list[str]:
 
 
 def channel_of(request_id: str) -> bytes:
-    """The channel on which a request's entries are announced."""
+    """Return the channel on which a request's entries are announced."""
     return keys.notify(request_id).encode()

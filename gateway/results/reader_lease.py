@@ -1,4 +1,4 @@
-"""One client reads the events of a file or stream at a time."""
+"""The lease that lets one client at a time read the events of a file or stream."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -17,9 +17,9 @@ READER_RENEWAL = 1.0
 
 
 async def start_reading(redis: Redis, asset_id: str, client: str, replaces: str = "") -> None:
-    """Become the client that reads the asset's events.
+    """Take the lease for the client that reads the asset's events.
 
-    Raises Conflict if there is another, unless its name begins with what this one `replaces`.
+    Raises Conflict if another client has it, unless that client's name begins with `replaces`.
     """
     if not await _claim(redis, asset_id, client, replaces):
         raise Conflict(f"another client is reading the events of {asset_id}")
@@ -27,7 +27,7 @@ async def start_reading(redis: Redis, asset_id: str, client: str, replaces: str 
 
 @asynccontextmanager
 async def reading(redis: Redis, asset_id: str, client: str) -> AsyncIterator[asyncio.Event]:
-    """Stay that client, and give it up on exit. The event is set if another has taken its place."""
+    """Renew the lease until exit, then give it up. The event is set if another client has taken it."""
     replaced = asyncio.Event()
 
     async def renew() -> None:
@@ -37,7 +37,7 @@ async def reading(redis: Redis, asset_id: str, client: str) -> AsyncIterator[asy
                 if not await _claim(redis, asset_id, client):
                     replaced.set()
             except RedisError as error:
-                log.warning("reader not renewed", asset=asset_id, error=str(error))
+                log.warning("reader lease not renewed, trying again", asset=asset_id, error=str(error))
 
     renewing = asyncio.create_task(renew())
     try:
@@ -49,11 +49,11 @@ async def reading(redis: Redis, asset_id: str, client: str) -> AsyncIterator[asy
 
 
 async def stop_reading(redis: Redis, asset_id: str, client: str) -> None:
-    """Make place for another client."""
+    """Give up the lease."""
     try:
         await script(redis, "release_reader")(keys=[keys.reader(asset_id)], args=[client])
-    except RedisError as error:  # the claim expires by itself
-        log.warning("reader not released", asset=asset_id, error=str(error))
+    except RedisError as error:  # the lease expires by itself
+        log.warning("reader lease not released, it expires by itself", asset=asset_id, error=str(error))
 
 
 async def _claim(redis: Redis, asset_id: str, client: str, replaces: str = "") -> bool:

@@ -1,4 +1,4 @@
-"""Requests as Redis keeps them: their state, and the answers that their stored results make."""
+"""Requests as Redis stores them: their state, and answers made of their stored results."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ class KnownRequest(RequestRecord, frozen=True, kw_only=True):
 
     @property
     def outline(self) -> Outline | None:
-        """What answers repeat; None for what is not a video request."""
+        """What answers repeat of a video request; None for other requests."""
         if self.lane == "text" or not self.options:
             return None
         return msgspec.json.decode(self.options, type=_VideoOptions).outline
@@ -37,7 +37,7 @@ _KNOWN_REQUESTS: RecordCodec[KnownRequest] = RecordCodec(KnownRequest, "id", "ag
 
 
 async def find_record(redis: Redis, request_id: str) -> KnownRequest | None:
-    """Return what is known of a request, or None."""
+    """Return what Redis knows of a request, or None."""
     fields: Any = await redis.hgetall(keys.request(request_id))
     if b"state" not in fields:
         return None
@@ -47,7 +47,7 @@ async def find_record(redis: Redis, request_id: str) -> KnownRequest | None:
 
 
 async def read_status(redis: Redis, request_id: str) -> RequestStatus:
-    """Return how far a request is. Raises NotFound for one that is not known."""
+    """Return the state of a request. Raises NotFound for one that is unknown or has expired."""
     record = await find_record(redis, request_id)
     if record is None or record.lane == "probe":
         raise NotFound(f"No such request {request_id}, or it has expired")
@@ -76,7 +76,7 @@ async def _read_end(redis: Redis, request_id: str) -> End | None:
 async def read_results(redis: Redis, request_id: str) -> tuple[list[Result], End | None]:
     """Return the stored results of a request that has ended, in order of chunks, and its end.
 
-    Without an end, because they have expired, there are no results.
+    Returns no results and no end if they have expired.
     """
     found: dict[int, Result] = {}
     start = "-"

@@ -1,4 +1,4 @@
-"""Server-sent events: lines end with CRLF, a ping every second, a slow reader is let go."""
+"""Server-sent events: lines end with CRLF, a ping every second, slow readers are disconnected."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -26,16 +26,16 @@ HEADERS = {
 
 
 def event(value: object, event_id: str = "") -> bytes:
-    """One event: a msgspec value as JSON, or a text as it is; `event_id` is what a client may go on from."""
+    """Return one event: a msgspec value as JSON, or a string. Clients may resume after `event_id`."""
     data = value.encode() if isinstance(value, str) else msgspec.json.encode(value)
     last = b"\r\nid: " + event_id.encode() if event_id else b""
     return b"data: " + data + last + b"\r\n\r\n"
 
 
 class EventStream(Response):
-    """Sends what `events` yields, and pings in between, until it ends, the client goes, or `watch` returns.
+    """Sends what `events` yields, and pings in between, until it ends, the client leaves, or `watch` returns.
 
-    `events` is closed and `held` is left in every case, also when nothing could be sent.
+    `events` is closed and `held` is exited in every case, also when nothing could be sent.
     """
 
     def __init__(

@@ -8,12 +8,12 @@ from gateway.api.schemas import EncodingFormat
 
 
 def encoded(vector: bytes, form: EncodingFormat) -> list[float] | str:
-    """Little-endian float32 in the form that the client asked for."""
+    """Return a vector (little-endian float32) in the form that the client asked for."""
     return b64encode(vector).decode() if form == "base64" else floats(vector)
 
 
 def floats(vector: bytes) -> list[float]:
-    """Little-endian float32 as numbers."""
+    """Return a vector (little-endian float32) as numbers."""
     values = array("f", vector)
     if sys.byteorder == "big":
         values.byteswap()

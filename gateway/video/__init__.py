@@ -1,1 +1,1 @@
-"""What a video request needs between intake and results."""
+"""Video requests between intake and results: planning, live streams, progress, profiles."""

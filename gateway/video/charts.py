@@ -2,7 +2,7 @@
 
     python -m gateway.video.charts NVDEC_CSV GPU_CSV PLOT_NVDEC PLOT_GPU PLOT_MEMORY
 
-A process of its own: matplotlib is large, slow to load, and not needed by a gateway.
+It runs in a process of its own: matplotlib is large and slow to load, and the gateway does not need it.
 """
 
 import csv
@@ -16,7 +16,7 @@ Series = dict[str, list[tuple[float, float]]]
 
 
 def read(path: Path, ending: str) -> Series:
-    """The columns whose names end so: time (s) and percent, where it is known."""
+    """Return the columns whose names end with `ending`: time (s) and percent, where known."""
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     names = [name for name in (rows[0] if rows else {}) if name.endswith(ending)]
@@ -26,7 +26,7 @@ def read(path: Path, ending: str) -> Series:
 
 
 def draw(series: Series, title: str, path: Path) -> None:
-    """One line per GPU, over time."""
+    """Draw one line per GPU over time."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - an optional extra
     from matplotlib.figure import Figure  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""Embedding live streams: starting, following and stopping the one session that a stream has at a time."""
+"""Live sessions: starting, following and stopping the one that embeds a stream."""
 
 import asyncio
 import time
@@ -30,7 +30,7 @@ STOPPED = End(state="done")
 
 
 async def start_session(ctx: Context, asset: Asset, model: ServedModel, duration: int, overlap: int) -> str:
-    """Embed the stream, unless it is embedded already; returns the id of the request that does.
+    """Start a session that embeds the stream, or join the running one, and return its request's id.
 
     Raises BadParameter for a chunk duration of 0, ServerBusy at the limit of live streams.
     """
@@ -52,7 +52,7 @@ async def start_session(ctx: Context, asset: Asset, model: ServedModel, duration
 
 
 async def find_live(ctx: Context, body: VideoRequest) -> Asset | None:
-    """The live stream that a request names, if it names one."""
+    """Return the live stream that a request names, or None."""
     if body.url is not None or len(body.ids) != 1:
         return None
     asset = await ctx.assets.find(body.ids[0])
@@ -60,10 +60,11 @@ async def find_live(ctx: Context, body: VideoRequest) -> Asset | None:
 
 
 async def live_events(ctx: Context, body: VideoRequest, asset: Asset) -> EventStream:
-    """The events of a live stream, from where the last client stopped reading. The session is started if none
-    runs; a client that disconnects does not stop it.
+    """Return the events of a live stream, from where the last client stopped reading.
 
-    Raises BadParameters unless events are asked for, Conflict if another client reads them, and as
+    A session is started if none runs; it goes on when the client disconnects.
+
+    Raises BadParameters if `stream` is not set, Conflict if another client reads the events, and as
     `start_session`.
     """
     model = ctx.view.require_model(body.model)
@@ -86,7 +87,7 @@ async def live_events(ctx: Context, body: VideoRequest, asset: Asset) -> EventSt
                 request=request_id, model=model.id, live=True, encoding_format=body.encoding_format
             )
             writer = EventWriter(outline, created, include_usage=body.include_usage)
-            entries = remembered(ctx, asset.id, request_id, follower.entries(after))
+            entries = stored_position(ctx, asset.id, request_id, follower.entries(after))
             return EventStream(writer.events(entries), held.pop_all(), replaced.wait)
     except BaseException:
         await asyncio.shield(stop_reading(ctx.redis, asset.id, client))
@@ -94,17 +95,17 @@ async def live_events(ctx: Context, body: VideoRequest, asset: Asset) -> EventSt
 
 
 async def _position(ctx: Context, asset: Asset, request_id: str) -> tuple[int, str]:
-    """The second at which the request was accepted, and the entry that a client has read last."""
+    """Return the second at which the request was accepted, and the entry that a client has read last."""
     created: Any = await ctx.redis.hget(keys.request(request_id), "created")
     request, read = cast("list[Any]", await ctx.redis.hmget(keys.live(asset.id), ["request", "read"]))
     follows = request == request_id.encode() and read
     return int(created or time.time()), read.decode() if follows else BEGINNING
 
 
-async def remembered(
+async def stored_position(
     ctx: Context, stream_id: str, request_id: str, entries: AsyncGenerator[tuple[str, Entry], None]
 ) -> AsyncGenerator[tuple[str, Entry], None]:
-    """The entries; how far the client has come is kept for the next one."""
+    """Yield the entries, and store the last one read for the next client."""
     async with aclosing(entries):
         async for entry_id, entry in entries:
             yield entry_id, entry
@@ -122,7 +123,7 @@ def _measure(result: Result) -> None:
 
 
 async def stop_session(ctx: Context, asset: Asset, timeout: float) -> None:
-    """Stop embedding the stream, if it is embedded; what is in flight has `timeout` seconds to finish."""
+    """Stop the stream's session, if one runs. Chunks in flight have `timeout` seconds to finish."""
     (session,) = await live_records.read_sessions(ctx.redis, [asset.id])
     if session is None:
         return
@@ -131,13 +132,17 @@ async def stop_session(ctx: Context, asset: Asset, timeout: float) -> None:
         await live_records.ask_to_stop(ctx.redis, asset.id)
         if await _drained(ctx, asset, session.request, timeout):
             return
-        log.warning("drain timed out, ending the live session all the same", stream=asset.id, seconds=timeout)
+        log.warning(
+            "drain timed out, ending the live session without its last chunks",
+            stream=asset.id,
+            seconds=timeout,
+        )
     state = await finish(ctx.redis, ctx.settings, request, STOPPED)
     log.info("live session stopped", stream=asset.id, request_id=session.request, state=state)
 
 
 async def _drained(ctx: Context, asset: Asset, request_id: str, timeout: float) -> bool:
-    """Whether the session ended in time."""
+    """Return whether the session ended within `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         (session,) = await live_records.read_sessions(ctx.redis, [asset.id])

@@ -1,4 +1,4 @@
-"""From a request for video embeddings to the jobs that carry it out, by arithmetic alone."""
+"""Planning the jobs of a video request, by arithmetic alone."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ from shared.timestamps import format_timestamp, parse_timestamp
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What is asked of the workers: `planned` chunks in `jobs`, each of `chunk_seconds` (0: no bound)."""
+    """The work of one request: `planned` chunks in `jobs`, of `chunk_seconds` each (0: the whole file)."""
 
     request: Request
     jobs: list[Job]
@@ -35,14 +35,14 @@ def plan_video(
 ) -> Plan:
     """Plan the chunks of one video, or the one clip of a list of images.
 
-    Raises BadParameters for more images than the model takes, BadParameter for an overlap that is not
-    shorter than the chunk, and for a video of more than `longest` ns, unless that is 0.
+    Raises BadParameters for more images than the model takes, BadParameter for an overlap that is not shorter
+    than the chunk, and for a video of more than `longest` ns (0: no limit).
     """
     duration, overlap = body.chunk_duration * SECOND, body.chunk_overlap_duration * SECOND
     if assets[0].media_type == "image":
         if len(assets) > model.frames:
             raise BadParameters(f"{len(assets)} images given; the model takes at most {model.frames}")
-        plan_chunks(0, 0, duration, overlap, None)  # the overlap rule holds for images too
+        plan_chunks(0, 0, duration, overlap, None)  # checks the overlap, also for images
         start = end = 0
         runs = [[Chunk(0, 0, 0)]]
     else:
@@ -84,7 +84,7 @@ def _range(wanted: MediaRange | None, duration: int) -> tuple[int, int]:
 
 
 def _require_dates(creation_time: str, latest: int) -> None:
-    """Raises BadParameter if `latest`, ns after `creation_time`, is after the year 9999."""
+    """Raise BadParameter if `latest`, ns after `creation_time`, is after the year 9999."""
     try:
         format_timestamp(parse_timestamp(creation_time) + latest if creation_time else 0)
     except OverflowError as error:

@@ -1,7 +1,7 @@
-"""Files about single video requests, for whoever tunes the service: what took how long, how busy GPUs were.
+"""Profiles of video requests, written to files: how long each step took, and how busy the GPUs were.
 
-The names and contents are RT-Embed's. They are written after the answer, by one task; charts are drawn by a
-process of its own, as they need matplotlib.
+Names and contents of the files are RT-Embed's. One task writes them after the answer; a process of its own
+draws the charts, which need matplotlib.
 """
 
 import asyncio
@@ -30,12 +30,12 @@ from shared.telemetry.gpu_samples import INTERVAL, Sample, from_fields
 log = structlog.get_logger(__name__)
 
 WAITING = 64
-"""Profiles that may wait to be written; beyond that the oldest is dropped."""
+"""Profiles that wait to be written at most; beyond that the oldest is dropped."""
 KEPT = 500
 """Requests whose files are kept."""
 CHARTS_TIMEOUT = 120.0
 SAMPLES_LATE = 1.0
-"""Seconds that the last samples of GPUs may take to arrive."""
+"""Seconds that the GPUs' last samples may take to arrive."""
 
 
 class Timing(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,7 +53,7 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Metrics(msgspec.Struct, frozen=True, kw_only=True):
-    """What `request_metrics_<id>.json` tells. Times are seconds."""
+    """The contents of `request_metrics_<id>.json`. Times are seconds."""
 
     num_gpus: int
     gpu_names: list[str]
@@ -76,7 +76,7 @@ class Metrics(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Profile(msgspec.Struct, kw_only=True):
-    """What is noted of a request while it runs. `began` and `ended` are `time.monotonic()` seconds."""
+    """Measurements of a running request. `began` and `ended` are `time.monotonic()` seconds."""
 
     plan: Plan
     began: float
@@ -85,13 +85,13 @@ class Profile(msgspec.Struct, kw_only=True):
     timings: dict[int, Timing] = {}
 
     def chunk(self, result: Result) -> None:
-        """A result has come."""
+        """Add the times of a result."""
         if (timing := timing_of(result)) is not None:
             self.timings[result.chunk] = timing
 
 
 def timing_of(result: Result) -> Timing | None:
-    """The chunk's times; None from a worker that does not tell when it began."""
+    """Return the chunk's times; None if its worker did not report when it began."""
     if result.decode_started is None:
         return None
     begun = result.decode_started
@@ -109,7 +109,7 @@ def timing_of(result: Result) -> Timing | None:
 
 
 class Profiler:
-    """Writes the files of every video request, if that is switched on."""
+    """Writes the files of every video request, if profiling is switched on."""
 
     def __init__(self, redis: Redis, view: FleetView, settings: Settings) -> None:
         self._redis, self._view, self._settings = redis, view, settings
@@ -119,20 +119,22 @@ class Profiler:
         self.enabled = settings.profiling
 
     def begin(self, plan: Plan, began: float, accepted: float) -> Profile | None:
-        """Start to take notes about a request; None if that is switched off."""
+        """Return a profile for a request; None if profiling is switched off."""
         return Profile(plan=plan, began=began, accepted=accepted) if self.enabled else None
 
     def hand_in(self, profile: Profile) -> None:
-        """The request has ended: write its files soon."""
+        """Queue the profile of a request that has ended, to be written."""
         if len(self._waiting) == WAITING:
-            log.warning("profile dropped: too many wait", request_id=self._waiting[0].plan.request.id)
+            log.warning(
+                "profile dropped: too many wait to be written", request_id=self._waiting[0].plan.request.id
+            )
         self._waiting.append(profile)
         self._changed.set()
 
     async def run(self) -> None:
         """Write until cancelled."""
         if self.enabled and not find_spec("matplotlib"):
-            log.error("profiles have no charts: matplotlib is missing; pip install 'rt-embed[profiling]'")
+            log.error("profiles have no charts: matplotlib is missing; run pip install 'rt-embed[profiling]'")
         while self.enabled:
             await self._changed.wait()
             self._changed.clear()
@@ -159,14 +161,14 @@ class Profiler:
         log.info("profile written", request_id=profile.plan.request.id, file=str(files.metrics))
 
     async def _samples(self, start: float, end: float) -> list[Sample]:
-        """The GPUs' samples between two seconds of Redis's clock."""
+        """Return the GPUs' samples between two seconds of Redis's clock."""
         entries: Any = await self._redis.xrange(
             keys.GPU_SAMPLES, f"{int(start * 1000)}", f"{int(end * 1000) + 1}"
         )
         return [sample for entry_id, fields in entries for sample in from_fields(entry_id, fields)]
 
     async def _draw(self, files: "ProfileFiles") -> list[Path]:
-        """Draw the charts; those that are there afterwards."""
+        """Draw the charts and return the paths of those that exist."""
         if not find_spec("matplotlib"):
             return []
         process = await asyncio.create_subprocess_exec(
@@ -219,13 +221,13 @@ class Profiler:
 
 
 def _spanned(times: Iterable[tuple[float, float]]) -> float:
-    """From the earliest start to the latest end."""
+    """Return the time from the earliest start to the latest end."""
     pairs = list(times)
     return max(end for _, end in pairs) - min(start for start, _ in pairs) if pairs else 0.0
 
 
 def gpus_of(samples: Iterable[Sample]) -> list[tuple[tuple[str, int], str]]:
-    """The GPUs that samples tell of, by host and number, with their names, in order."""
+    """Return the GPUs in the samples, by host and number, with their names, in order."""
     return sorted({((s.host, s.index), s.name) for s in samples})
 
 
@@ -240,7 +242,7 @@ class ProfileFiles:
         self.metrics = folder / f"request_metrics_{request_id}.json"
 
     def write_usage(self, profile: Profile, samples: Sequence[Sample], start: float) -> None:
-        """Write what is known without charts, and remove the oldest requests' files. Blocks."""
+        """Write the answers and usage files, and remove the oldest requests' files. Blocks."""
         self._folder.mkdir(parents=True, exist_ok=True)
         self._remove_oldest()
         chunks = "".join(f'{index},""\n' for index in range(profile.plan.planned))
@@ -250,7 +252,7 @@ class ProfileFiles:
         self.usage[1].write_text(_csv(gpus))
 
     def write_metrics(self, metrics: Metrics) -> None:
-        """Write the file that is there last. Blocks."""
+        """Write the metrics file, which marks the profile as complete. Blocks."""
         temporary = self.metrics.with_suffix(".tmp")
         temporary.write_bytes(msgspec.json.format(msgspec.json.encode(metrics)))
         temporary.rename(self.metrics)
@@ -267,8 +269,10 @@ Table = list[list[object]]
 
 
 def usage_tables(samples: Sequence[Sample], start: float) -> tuple[Table, Table]:
-    """The rows of the two CSV files: decoders, then computing and memory, in percent, every 0.2 s; GPUs are
-    numbered through the fleet. Without GPUs there is only the header."""
+    """Return the rows of the two CSV files: decoders, then computing and memory, in percent, every 0.2 s.
+
+    GPUs are numbered through the fleet. Without GPUs there is only the header.
+    """
     gpus = [gpu for gpu, _ in gpus_of(samples)]
     numbers = range(len(gpus))
     decoders: Table = [["elapsed_time", *(f"GPU{i}_AvgNVDEC" for i in numbers)]]

@@ -1,4 +1,4 @@
-"""How one video request gets on, in figures and in spans."""
+"""The progress of one video request, as metrics, spans and a profile."""
 
 import time
 from types import TracebackType
@@ -17,10 +17,10 @@ from shared.telemetry.export import Names
 
 
 class Progress:
-    """From the request's arrival to the end of its answer; a context manager that may be left in another task
-    than it was entered in, as that of an event stream is.
+    """Measures from the request's arrival to the end of its answer.
 
-    Its spans are those of one trace, which goes on from the client's `traceparent` if it sent one. They are
+    It is a context manager that may be exited in another task than it was entered in, as streams do.
+    Its spans belong to one trace, which continues the client's `traceparent` if it sent one:
     `Pipeline End-to-End`, and below it `VLM Pipeline Latency`, to which the workers add their chunks.
     """
 
@@ -41,7 +41,7 @@ class Progress:
         return self
 
     def planned(self, plan: Plan) -> str:
-        """The request is about to be accepted; the `traceparent` for its jobs."""
+        """Record that the request is about to be submitted, and return the `traceparent` for its jobs."""
         self._plan = plan
         self._accepted = time.monotonic()
         self._profile = self._profiler.begin(plan, self._began, self._accepted)
@@ -52,7 +52,7 @@ class Progress:
         return export.traceparent(self._pipeline)
 
     def chunk(self, result: Result) -> None:
-        """A result has come."""
+        """Record a result."""
         if result.error or self._pipeline is None:
             return
         self._chunks += 1
@@ -66,7 +66,7 @@ class Progress:
         self._pipeline.add_event(f"chunk {result.chunk} processed", {"chunk_idx": result.chunk})
 
     def _frames_of(self, result: Result) -> int:
-        """The frames of the chunk's duration, or those sampled where the rate is unknown."""
+        """Return the frames in the chunk's duration, or the sampled ones if the frame rate is unknown."""
         assert self._plan is not None  # noqa: S101 - for the type checker
         asset = self._plan.assets[0]
         if asset.media_type == "image" or not asset.fps:

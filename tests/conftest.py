@@ -18,6 +18,20 @@ hypothesis.settings.register_profile("no deadline", deadline=None)  # no test as
 hypothesis.settings.load_profile("no deadline")
 
 
+SLOW = frozenset((Path(__file__).parent / "slow.txt").read_text().split())
+"""Files and folders of tests that take long, below tests/."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what runs the whole service as `e2e`, and what slow.txt lists as `slow`."""
+    for item in items:
+        path = item.path.relative_to(Path(__file__).parent)
+        if path.parts[0] == "e2e":
+            item.add_marker("e2e")
+        if any(str(place) in SLOW for place in (path, *path.parents)):
+            item.add_marker("slow")
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what is marked `gpu` where CuPy sees no GPU."""
     if item.get_closest_marker("gpu") and (why := _no_gpu()):

@@ -36,6 +36,8 @@ class LiveRecord(msgspec.Struct, frozen=True, kw_only=True):
     owner: str = ""
     detail: str = ""
     transport: str = ""
+    clock: str = ""
+    """What the chunks' times of day come from: picture, camera (its sender reports) or arrival."""
     next: int = 0
     dropped: int = 0
     failed: int = 0

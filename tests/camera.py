@@ -3,11 +3,14 @@
 import asyncio
 import hashlib
 import re
+import ssl
 import struct
 import threading
 import time
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import av
@@ -84,13 +87,37 @@ def packetize(nal: bytes, codec: str) -> list[bytes]:
     return made
 
 
+class Asked(NamedTuple):
+    """A request as it came; names of headers are in lower case."""
+
+    method: str
+    url: str
+    headers: dict[str, str]
+
+
+class Answer(NamedTuple):
+    """What a camera says instead of what it would."""
+
+    status: str = "200 OK"
+    headers: Mapping[str, str] = MappingProxyType({})
+    body: str = ""
+
+
+NAMES = {"h264": "H264", "hevc": "H265", "mjpeg": "JPEG", "mpeg4": "MP4V-ES", "vp8": "VP8"}
+
+
 class ScriptedCamera:
     """Listens on a port of its own, on a thread of its own, until `stop`.
 
     `login` is a user name and a password, asked for by digest. A `deaf` camera accepts and never answers;
     `mute_after` pictures it sends nothing more; `ends` says goodbye after the last picture, else it begins
-    anew. `reports` sends sender reports, `ahead` seconds ahead of the true time. `first` is the RTP timestamp
-    of the first picture; `jumps` adds ticks from a picture on. Every `lossy`-th packet is left out.
+    anew. `reports` sends sender reports, `ahead` seconds ahead of the true time, which may depend on the
+    picture's number; no report where that is None. `first` is the RTP timestamp of the first picture; `jumps`
+    adds ticks from a picture on. Every `lossy`-th packet is left out.
+
+    `answer` may answer any request instead; `requests` are those that came. `sdp` is the description, `carry`
+    makes the payloads of a picture, `disturb` gets the RTP packets of one and returns those to send now,
+    `interrupts` are bytes that go out on the control connection before a picture. `tls` makes it rtsps://.
     """
 
     def __init__(
@@ -104,22 +131,38 @@ class ScriptedCamera:
         mute_after: int | None = None,
         ends: bool = False,
         reports: bool = True,
-        ahead: float = 0,
+        ahead: float | Callable[[int], float | None] = 0,
         first: int = 1000,
         jumps: dict[int, int] | None = None,
         speed: float = 1.0,
         lossy: int = 0,
+        path: str = "/live",
+        answer: Callable[[Asked], Answer | None] = lambda asked: None,
+        sdp: str = "",
+        carry: Callable[[Picture], list[bytes]] | None = None,
+        disturb: Callable[[list[bytes]], list[bytes]] = lambda packets: packets,
+        interrupts: dict[int, bytes] | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.pictures, self.codec = pictures, codec
         self.transports, self.login = transports, login
         self.deaf, self.mute_after, self.ends = deaf, mute_after, ends
-        self.reports, self.ahead = reports, ahead
+        self.reports = reports
+        self.ahead = ahead if callable(ahead) else lambda number: ahead
         self.first, self.jumps, self.speed, self.lossy = first, jumps or {}, speed, lossy
+        self.answer, self.disturb, self.interrupts, self.tls = answer, disturb, interrupts or {}, tls
+        self.carry = carry or (lambda p: [part for nal in p.nals for part in packetize(nal, codec)])
         self.port = free_port()
-        self.url = f"rtsp://127.0.0.1:{self.port}/live"
+        self.url = f"rtsp{'s' if tls else ''}://127.0.0.1:{self.port}{path}"
+        self.sdp = sdp or describe(codec)
         self.plays: list[str] = []
+        self.requests: list[Asked] = []
         self._loop: asyncio.AbstractEventLoop
         self._thread: threading.Thread | None = None
+
+    def asked(self, method: str) -> list[str]:
+        """The addresses for which `method` was asked."""
+        return [asked.url for asked in self.requests if asked.method == method]
 
     def __enter__(self) -> "ScriptedCamera":
         self.start()
@@ -145,7 +188,9 @@ class ScriptedCamera:
 
     def _run(self, listening: threading.Event) -> None:
         asyncio.set_event_loop(self._loop)
-        server = self._loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", self.port))
+        server = self._loop.run_until_complete(
+            asyncio.start_server(self._serve, "127.0.0.1", self.port, ssl=self.tls)
+        )
         listening.set()
         self._loop.run_forever()
         server.close()
@@ -164,12 +209,22 @@ class ScriptedCamera:
                     await reader.readexactly(length)
                     continue
                 head = (first + await reader.readuntil(b"\r\n\r\n")).decode()
-                if not self.deaf:
+                if not self.deaf and not head.startswith("RTSP/"):
                     await session.answer(head)
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             pass
         finally:
             await session.close()
+
+
+def describe(codec: str, *lines: str) -> str:
+    """The description of a camera with audio and one video track; `lines` are added to the latter."""
+    text = (
+        "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=camera\r\nt=0 0\r\na=control:*\r\n"
+        "m=audio 0 RTP/AVP 0\r\na=control:audio\r\n"
+        f"m=video 0 RTP/AVP 96\r\na=rtpmap:96 {NAMES[codec]}/90000\r\na=control:video\r\n"
+    )
+    return text + "".join(f"{line}\r\n" for line in lines)
 
 
 class _Session:
@@ -182,13 +237,20 @@ class _Session:
 
     async def answer(self, head: str) -> None:
         method, url, _ = head.split(" ", 2)
-        sequence = re.search(r"(?im)^cseq: *(\d+)", head)
-        status, headers, body = "200 OK", {"CSeq": sequence[1] if sequence else "0"}, ""
-        if self._camera.login and not self._may(method, head):
+        fields = [line.partition(":") for line in head.split("\r\n")[1:] if line]
+        asked = Asked(method, url, {name.strip().lower(): value.strip() for name, _, value in fields})
+        self._camera.requests.append(asked)
+        status, headers, body = "200 OK", {"CSeq": asked.headers.get("cseq", "0")}, ""
+        if own := self._camera.answer(asked):
+            status, body = own.status, own.body
+            headers |= own.headers
+        elif self._camera.login and not self._may(method, head):
             status = "401 Unauthorized"
             headers["WWW-Authenticate"] = 'Digest realm="tests", nonce="abc", qop="auth"'
+        elif method == "OPTIONS":
+            headers["Public"] = "OPTIONS, DESCRIBE, SETUP, PLAY, TEARDOWN, GET_PARAMETER"
         elif method == "DESCRIBE":
-            body = self._description()
+            body = self._camera.sdp
             headers |= {"Content-Base": f"{url}/", "Content-Type": "application/sdp"}
         elif method == "SETUP":
             status = await self._setup(head, headers)
@@ -196,7 +258,7 @@ class _Session:
             headers["Session"] = "7"
             self._playing = asyncio.create_task(self._play())
         lines = [f"RTSP/1.0 {status}", *(f"{k}: {v}" for k, v in headers.items())]
-        lines.append(f"Content-Length: {len(body)}")
+        lines.append(f"Content-Length: {len(body.encode())}")
         self._writer.write(("\r\n".join(lines) + "\r\n\r\n" + body).encode())
 
     def _may(self, method: str, head: str) -> bool:
@@ -211,14 +273,6 @@ class _Session:
         secret, action = h(f"{user}:tests:{password}"), h(f"{method}:{fields['uri']}")
         wanted = h(f"{secret}:abc:{fields['nc']}:{fields['cnonce']}:auth:{action}")
         return fields["username"] == user and fields["response"] == wanted
-
-    def _description(self) -> str:
-        name = {"h264": "H264", "hevc": "H265", "mjpeg": "JPEG"}[self._camera.codec]
-        return (
-            "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=camera\r\nt=0 0\r\na=control:*\r\n"
-            "m=audio 0 RTP/AVP 0\r\na=control:audio\r\n"
-            f"m=video 0 RTP/AVP 96\r\na=rtpmap:96 {name}/90000\r\na=control:video\r\n"
-        )
 
     async def _setup(self, head: str, headers: dict[str, str]) -> str:
         ports = re.search(r"client_port=(\d+)", head)
@@ -262,8 +316,10 @@ class _Session:
                 )
                 await asyncio.sleep(max(0, due - time.time()))
                 timestamp = (camera.first + ticks + shift) & 0xFFFFFFFF
-                if camera.reports and sent % 30 == 0:
-                    self._report(began + ticks / CLOCK_RATE / camera.speed + camera.ahead, timestamp)
+                ahead = camera.ahead(sent)
+                if camera.reports and sent % 30 == 0 and ahead is not None:
+                    self._report(began + ticks / CLOCK_RATE / camera.speed + ahead, timestamp)
+                self._writer.write(camera.interrupts.get(sent, b""))
                 self._send(picture, timestamp)
                 sent += 1
                 await self._writer.drain()
@@ -272,19 +328,21 @@ class _Session:
                 return
 
     def _report(self, wall: float, timestamp: int) -> None:
-        ntp = int((wall + NTP_EPOCH) * (1 << 32))
+        ntp = int((wall + NTP_EPOCH) * (1 << 32)) & (1 << 64) - 1
         self._out(1, struct.pack(">BBHIQIII", 0x80, 200, 6, 0x1234, ntp, timestamp, 0, 0))
 
     def _send(self, picture: Picture, timestamp: int) -> None:
-        payloads = [part for nal in picture.nals for part in packetize(nal, self._camera.codec)]
+        payloads = self._camera.carry(picture)
+        packets = []
         for number, payload in enumerate(payloads):
             marker = 0x80 if number == len(payloads) - 1 else 0
             self._sequence = (self._sequence + 1) & 0xFFFF
             if self._camera.lossy and self._sequence % self._camera.lossy == 0:
                 continue
-            self._out(
-                0, struct.pack(">BBHII", 0x80, marker | 96, self._sequence, timestamp, 0x1234) + payload
-            )
+            head = struct.pack(">BBHII", 0x80, marker | 96, self._sequence, timestamp, 0x1234)
+            packets.append(head + payload)
+        for packet in self._camera.disturb(packets):
+            self._out(0, packet)
 
     def _out(self, channel: int, data: bytes) -> None:
         if self._udp:

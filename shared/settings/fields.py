@@ -452,6 +452,24 @@ class Settings:
         10.0,
         "Seconds without video after which a camera counts as lost",
     )
+    rtsp_ca_file: Path | None = setting(
+        "RTEMBED_RTSP_CA_FILE",
+        PATH,
+        None,
+        "Certificate authorities of rtsps:// cameras, PEM; unset: the public ones",
+    )
+    rtsp_unverified_hosts: tuple[str, ...] = setting(
+        "RTEMBED_RTSP_UNVERIFIED_HOSTS",
+        listed(","),
+        (),
+        "Hosts of rtsps:// cameras whose certificate is not verified: encrypted, but open to impostors",
+    )
+    rtsp_clock_tolerance: float = setting(
+        "RTEMBED_RTSP_CLOCK_TOLERANCE",
+        number(1, 10**9),
+        86_400.0,
+        "Seconds by which a camera's clock may differ from ours; beyond, chunks get their times on arrival",
+    )
     reconnection_interval: float = setting(
         "RTVI_RTSP_RECONNECTION_INTERVAL",
         number(0, 3600),

@@ -8,7 +8,8 @@ import json
 from shared.chunks import SECOND
 from tests.camera import CLOCK_RATE, Picture, encode
 from worker.live.chunker import Chunker
-from worker.live.rtsp.rtp import START_CODE, AccessUnit
+from worker.live.rtp.access_units import AccessUnit
+from worker.live.rtsp.session_description import START_CODE
 
 STREAMS = {
     "camera: IPPP": {"preset": "ultrafast"},
@@ -22,7 +23,7 @@ def share(pictures: list[Picture], seconds: int) -> float:
     cuts = []
     for number, picture in enumerate(pictures):
         time = picture.pts * SECOND // CLOCK_RATE
-        unit = AccessUnit(time, None, START_CODE + START_CODE.join(picture.nals))
+        unit = AccessUnit(time, None, START_CODE + START_CODE.join(picture.nals), tuple(picture.nals))
         cuts += chunker.push(unit, number * SECOND // 30, 0)
     return sum(cut.kept for cut in cuts) / max(1, sum(cut.arrived for cut in cuts))
 

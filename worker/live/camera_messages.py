@@ -4,11 +4,12 @@ import msgspec
 
 from worker.framing import Framing
 from worker.live.chunker import Cut
-from worker.live.rtsp.camera_description import CameraOptions
+from worker.live.rtsp.camera_description import CameraOptions, Habits
 
 
 class Open(msgspec.Struct, tag=True, frozen=True, kw_only=True):
-    """Play a camera and cut it into chunks of `duration` ns with up to `frames` frames."""
+    """Play a camera and cut it into chunks of `duration` ns with up to `frames` frames. `habits` is what
+    worked before. No chunk begins before `after` (ns since 1970), the end of the last one."""
 
     camera: int
     url: str
@@ -17,6 +18,8 @@ class Open(msgspec.Struct, tag=True, frozen=True, kw_only=True):
     options: CameraOptions
     duration: int
     frames: int
+    habits: Habits = Habits()
+    after: int = 0
 
 
 class Close(msgspec.Struct, tag=True, frozen=True):
@@ -40,11 +43,11 @@ class Pulse(msgspec.Struct, tag=True, frozen=True):
 
 
 class Opened(msgspec.Struct, tag=True, frozen=True):
-    """A camera's video has begun to arrive."""
+    """A camera's video has begun to arrive. `habits` is what works with it."""
 
     camera: int
-    transport: str
     codec: str
+    habits: Habits
 
 
 class Taken(msgspec.Struct, tag=True, frozen=True):
@@ -55,6 +58,13 @@ class Taken(msgspec.Struct, tag=True, frozen=True):
     skipped: int = 0
 
 
+class Told(msgspec.Struct, tag=True, frozen=True):
+    """Something that people should know of a camera."""
+
+    camera: int
+    event: str
+
+
 class Ended(msgspec.Struct, tag=True, frozen=True):
     """A camera's stream has ended: by itself if `error` is empty, else for that reason."""
 
@@ -62,7 +72,7 @@ class Ended(msgspec.Struct, tag=True, frozen=True):
     error: str = ""
 
 
-FromCameras = Pulse | Opened | Taken | Ended
+FromCameras = Pulse | Opened | Taken | Told | Ended
 
 TO_CAMERAS: Framing[ToCameras] = Framing(ToCameras)
 FROM_CAMERAS: Framing[FromCameras] = Framing(FromCameras)

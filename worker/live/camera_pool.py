@@ -21,6 +21,7 @@ from worker.live.camera_messages import (
     Pulse,
     Taken,
     ToCameras,
+    Told,
 )
 from worker.live.rtsp.camera_description import CameraError
 
@@ -32,11 +33,17 @@ PULSE_TIMEOUT = 15.0
 
 
 class Feed:
-    """What comes from one camera. `opened` and `taken` are called as it comes."""
+    """What comes from one camera. `opened`, `taken` and `told` are called as it comes."""
 
-    def __init__(self, opened: Callable[[Opened], None], taken: Callable[[Taken], None]) -> None:
+    def __init__(
+        self,
+        opened: Callable[[Opened], None],
+        taken: Callable[[Taken], None],
+        told: Callable[[Told], None],
+    ) -> None:
         self.opened = opened
         self.taken = taken
+        self.told = told
         self.tell: Callable[[bool], None] | None = None
         self.ended: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
 
@@ -89,6 +96,8 @@ class CameraProcess(ChildProcess[ToCameras, FromCameras]):
                 feed.opened(message)
             case Taken():
                 feed.taken(message)
+            case Told():
+                feed.told(message)
             case Ended():
                 feed.end(message)
 

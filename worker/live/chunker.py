@@ -3,17 +3,15 @@
 Pure arithmetic: pictures go in as they arrive, chunks come out as soon as their last frame is known.
 """
 
-from typing import Any, cast
-
 import msgspec
 
 from shared.chunks import Chunk
-from worker.live.rtsp.rtp import AccessUnit
-from worker.live.sei import read_sei
-from worker.live.stream_clock import StreamClock
+from worker.live.entries import Entries, LivePacket
+from worker.live.pictures import FieldPairs, LivePicture, picture_reader
+from worker.live.rtp.access_units import AccessUnit
+from worker.live.stream_clock import TOLERANCE, StreamClock, WallClock, WallSource
 from worker.media.decoder.runs import Run
-from worker.media.decoder.selection.bitstream import Coding, parser
-from worker.media.decoder.selection.select import Coded, Irregular, Sampler, Splitter, Unit
+from worker.media.decoder.selection.select import Coded, Irregular, Sampler, Splitter, Unit, is_leading
 
 LONGEST_GOP = 32 << 20
 """Bytes of packets that wait for the next key frame; of a longer GOP the rest is not embedded."""
@@ -23,9 +21,9 @@ LARGEST_CHUNK = 64 << 20
 
 class Cut(msgspec.Struct, frozen=True):
     """One chunk of a live stream. `start` and `end` are ns since the connection began, `wall_start` and
-    `wall_end` ns since 1970. `began` and `finished` are `time.monotonic()` ns of the arrival of its first and
-    last picture. `arrived` packets came during the chunk, `kept` of them are in `runs`. `error` says what cut
-    the chunk off before it was complete."""
+    `wall_end` ns since 1970 by `clock`. `began` and `finished` are `time.monotonic()` ns of the arrival of
+    its first and last picture. `arrived` packets came during the chunk, `kept` of them are in `runs`. `error`
+    says what cut the chunk off before it was complete."""
 
     start: int
     end: int
@@ -37,10 +35,11 @@ class Cut(msgspec.Struct, frozen=True):
     arrived: int
     kept: int
     runs: list[Run]
+    clock: WallSource = "arrival"
     error: str = ""
 
 
-class Held(Splitter[tuple[int, bytes]]):
+class Held(Splitter[LivePacket]):
     """The packets of the present GOP."""
 
     @property
@@ -48,11 +47,16 @@ class Held(Splitter[tuple[int, bytes]]):
         """Whether there has been a key frame."""
         return bool(self._own)
 
-    def push(self, coded: Coded[tuple[int, bytes]]) -> list[Unit[tuple[int, bytes]]]:
+    def push(self, coded: Coded[LivePacket]) -> list[Unit[LivePacket]]:
         """Add the next packet; what comes before a key frame weighs nothing."""
         return super().push(coded) if self.started or coded.coding.entry else []
 
-    def so_far(self) -> Unit[tuple[int, bytes]]:
+    def hides(self, coded: Coded[LivePacket]) -> bool:
+        """Whether the packet last added cannot be shown: it is presented before the key frame with which all
+        began, and needs what came before that."""
+        return not self._tail and len(self._own) > 1 and is_leading(coded, self._own[0])
+
+    def so_far(self) -> Unit[LivePacket]:
         """What is there of a GOP whose end is not."""
         return Unit(self._own, self._tail)
 
@@ -65,25 +69,30 @@ class Chunker:
     without a frame make no chunk.
     """
 
-    def __init__(self, codec: str, parameters: bytes, duration: int, frames: int) -> None:
+    def __init__(
+        self,
+        codec: str,
+        parameters: bytes,
+        duration: int,
+        frames: int,
+        *,
+        after: int = 0,
+        tolerance: int = TOLERANCE,
+    ) -> None:
         self.lost_gops = 0
         self._codec = codec
         self._duration = duration
         self._frames = frames
-        parse = parser(codec, parameters)
-        if parse is None:
-            raise ValueError(codec)
-        self._parse = cast("Any", parse)  # takes anything with the buffer protocol
-        self._parameters = parameters
-        self._sets: tuple[bytes, ...] = ()
+        self._reader = picture_reader(codec, parameters)
+        self._pairs = FieldPairs()
+        self._entries = Entries(self._reader, LONGEST_GOP)
         self._clock = StreamClock()
+        self._wall = WallClock(tolerance, after)
         self._splitter = Held(LONGEST_GOP)
         self._unsettled: list[int] = []
         self._highest = -1
         self._fed = -1
-        self._base = 0
-        self._sei_base: int | None = None
-        self._arrival = 0
+        self._arrival = self._now = 0
         self._start: int | None = None
         self._sampler: Sampler | None = None
         self._wanted: list[int] = []
@@ -99,25 +108,37 @@ class Chunker:
 
         Returns the chunks that it completes.
         """
-        coding: Coding = self._parse(unit.data)
-        self._keep_parameters(coding)
         self._arrived += 1
-        self._arrival = arrival
-        if not coding.shown:
-            return []
-        said = read_sei(unit.sei, self._codec) if unit.sei else None
-        raw = said.time if said and said.time is not None else unit.time
-        time = self._clock.place(raw, arrival, entry=coding.closed)
-        if said and said.wall is not None and self._sei_base is None:
-            self._sei_base = said.wall - time
-        self._base = self._sei_base if self._sei_base is not None else (unit.wall or now) - time
-        self._add(Coded(time, coding, (time, unit.data), len(unit.data)))
+        self._arrival, self._now = arrival, now
+        for picture in self._pairs.push(self._reader.read(unit)):
+            self._take(picture)
         cuts, self._cuts = self._cuts, []
         return cuts
+
+    @property
+    def events(self) -> list[str]:
+        """What people should know of the stream, once each; whoever tells them clears it."""
+        return self._entries.events
+
+    def _take(self, picture: LivePicture) -> None:
+        if not picture.coding.shown:
+            return
+        unit, said = picture.unit, picture.said
+        raw = said.time if said and said.time is not None else unit.time
+        time = self._clock.place(raw, self._arrival, entry=picture.coding.closed)
+        self._wall.arrived(time, self._now)
+        if unit.wall is not None:
+            self._wall.reported(time, unit.wall, unit.reports)
+        if said and said.wall is not None:
+            self._wall.said(time, said.wall)
+        picture, packet = self._entries.judge(picture, time, self._arrival)
+        self._add(Coded(time, picture.coding, packet, packet.size))
 
     def finish(self) -> list[Cut]:
         """The stream has ended: the chunk that is under way, if it has a frame."""
         try:
+            for picture in self._pairs.flush():
+                self._take(picture)
             for unit in self._splitter.finish():
                 self._complete(unit)
         except Irregular:
@@ -127,18 +148,7 @@ class Chunker:
         cuts, self._cuts = self._cuts, []
         return cuts
 
-    def _keep_parameters(self, coding: Coding) -> None:
-        """Remember the parameter sets in force: a key frame does not always repeat them."""
-        if not coding.parameters:
-            return
-        self._sets = (
-            coding.parameters if len(coding.parameters) > 1 else (*self._sets[-7:], *coding.parameters)
-        )
-        joined = b"".join(b"\0\0\0\1" + nal for nal in self._sets)
-        if joined != self._parameters:
-            self._parameters = joined
-
-    def _add(self, coded: Coded[tuple[int, bytes]]) -> None:
+    def _add(self, coded: Coded[LivePacket]) -> None:
         time = coded.time or 0
         try:
             complete = self._splitter.push(coded)
@@ -147,7 +157,7 @@ class Chunker:
             complete = []
         for unit in complete:
             self._complete(unit)
-        if not self._splitter.started:
+        if not self._splitter.started or self._splitter.hides(coded):
             return
         self._unsettled.append(time)
         if time > self._highest:
@@ -158,15 +168,16 @@ class Chunker:
             for when in settled:
                 self._feed(when, None)
 
-    def _restart(self, coded: Coded[tuple[int, bytes]]) -> None:
+    def _restart(self, coded: Coded[LivePacket]) -> None:
         """Give up the GOP: it is too long, or its times make no sense."""
         self.lost_gops += 1
+        self._entries.lost()
         self._splitter = Held(LONGEST_GOP)
         self._unsettled, self._wanted = [], []
         if coded.coding.entry:
             self._splitter.push(coded)
 
-    def _complete(self, unit: Unit[tuple[int, bytes]]) -> None:
+    def _complete(self, unit: Unit[LivePacket]) -> None:
         """All frames of a GOP are known."""
         for when in unit.times():
             self._feed(when, unit)
@@ -174,7 +185,7 @@ class Chunker:
         self._highest = max(self._highest, self._fed)
         self._unsettled = [t for t in self._unsettled if t > self._fed]
 
-    def _feed(self, when: int, unit: Unit[tuple[int, bytes]] | None) -> None:
+    def _feed(self, when: int, unit: Unit[LivePacket] | None) -> None:
         """Pass the next frame in presentation order; `unit` holds it if that is complete."""
         if when <= self._fed:
             return
@@ -194,7 +205,7 @@ class Chunker:
         self._wanted, self._runs, self._taken = [], [], 0
         self._last_seen, self._began = start, self._arrival
 
-    def _sample(self, when: int, unit: Unit[tuple[int, bytes]] | None) -> None:
+    def _sample(self, when: int, unit: Unit[LivePacket] | None) -> None:
         assert self._sampler is not None  # noqa: S101 - for the type checker
         if when <= self._sampler.chunk.end:
             self._last_seen = when
@@ -204,12 +215,16 @@ class Chunker:
             self._extract(unit or self._splitter.so_far())
             self._cut()
 
-    def _extract(self, unit: Unit[tuple[int, bytes]]) -> None:
+    def _extract(self, unit: Unit[LivePacket]) -> None:
         """Keep what the wanted frames of the unit need."""
         wanted, self._wanted = self._wanted, []
         if not wanted:
             return
-        run = Run(self._parameters, unit.needed(wanted), wanted)
+        needed = unit.needed(wanted)
+        if not needed:
+            return
+        packets = [(packet.time, packet.data) for packet in (*needed[0].before, *needed)]
+        run = Run(needed[0].parameters, packets, wanted)
         self._taken += run.size
         if self._taken <= LARGEST_CHUNK:
             self._runs.append(run)
@@ -220,12 +235,14 @@ class Chunker:
         if not self._runs:
             return
         start = self._start or 0
+        wall_start, wall_end = self._wall.span(start, self._last_seen)
         self._cuts.append(
             Cut(
                 start=start,
                 end=self._last_seen,
-                wall_start=self._base + start,
-                wall_end=self._base + self._last_seen,
+                wall_start=wall_start,
+                wall_end=wall_end,
+                clock=self._wall.source,
                 codec=self._codec,
                 began=self._began,
                 finished=self._arrival,

@@ -1,22 +1,25 @@
-"""Times that a camera writes into its pictures: JSON in SEI user data.
+"""What cameras write beside their pictures: supplemental enhancement information (SEI).
 
-`timestamp` is the time of day in ns since 1970, `sim_time` a time in seconds that replaces the picture's own.
+Recovery points, and times as JSON in user data: `timestamp` is the time of day in ns since 1970, `sim_time` a
+time in seconds that replaces the picture's own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import msgspec
 
 from shared.chunks import SECOND
-from worker.media.decoder.selection.bitstream import sei_number
+from worker.media.decoder.selection.bitstream import Bits, sei_number
 
-USER_DATA_UNREGISTERED = 5
+USER_DATA_UNREGISTERED, RECOVERY_POINT = 5, 6
 UUID_BYTES = 16
+LARGEST_SEI = 4096
+"""Bytes of an SEI NAL unit that are read."""
 
 
-class Said(NamedTuple):
-    """What a picture says: `wall` in ns since 1970, `time` in ns on the stream's clock."""
+class SaidTime(NamedTuple):
+    """What a picture says of its time: `wall` in ns since 1970, `time` in ns on the stream's clock."""
 
     wall: int | None
     time: int | None
@@ -27,32 +30,48 @@ class _UserData(msgspec.Struct):
     sim_time: float | None = None
 
 
-def read_sei(nals: Sequence[bytes], codec: str) -> Said | None:
-    """What the SEI NAL units of a picture say of its time; None where they hold no such JSON."""
-    for nal in nals:
-        for payload in _user_data(nal[2 if codec == "hevc" else 1 :].replace(b"\0\0\3", b"\0\0")):
-            at = payload.find(b"{")
-            try:
-                data = (
-                    msgspec.json.decode(payload[at:].rstrip(b"\0\x80 \n"), type=_UserData)
-                    if at >= 0
-                    else None
-                )
-            except msgspec.MsgspecError:
-                continue
-            if data is not None and (data.timestamp is not None or data.sim_time is not None):
-                time = None if data.sim_time is None else round(data.sim_time * SECOND)
-                return Said(data.timestamp, time)
+def sei_nals(nals: Sequence[bytes], codec: str) -> list[bytes]:
+    """Return the SEI NAL units of a picture that come before it."""
+    if codec == "hevc":
+        return [nal for nal in nals if nal[0] >> 1 & 63 == 39]
+    return [nal for nal in nals if nal[0] & 31 == 6]
+
+
+def read_time(nals: Sequence[bytes], codec: str) -> SaidTime | None:
+    """Return what SEI NAL units say of the picture's time; None where they hold no such JSON."""
+    for kind, payload in _messages(nals, codec):
+        at = payload.find(b"{", UUID_BYTES)
+        if kind != USER_DATA_UNREGISTERED or at < 0:
+            continue
+        try:
+            data = msgspec.json.decode(payload[at:].rstrip(b"\0\x80 \n"), type=_UserData)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            continue
+        if data.timestamp is not None or data.sim_time is not None:
+            time = None if data.sim_time is None else round(data.sim_time * SECOND)
+            return SaidTime(data.timestamp, time)
     return None
 
 
-def _user_data(data: bytes) -> list[bytes]:
-    """The unregistered user data of an SEI NAL unit, without its UUID (ITU-T H.264, 7.3.2.3.1 and D.1.7)."""
-    found, at = [], 0
-    while at + 2 < len(data):
-        kind, at = sei_number(data, at)
-        size, at = sei_number(data, at)
-        if kind == USER_DATA_UNREGISTERED:
-            found.append(data[at + UUID_BYTES : at + size])
-        at += size
-    return found
+def recovery_count(nals: Sequence[bytes], codec: str) -> int:
+    """Return after how many frames everything comes out right when decoding begins at a picture with these
+    SEI NAL units (ITU-T H.264, D.2.8; H.265, D.3.8); -1 where they promise nothing."""
+    for kind, payload in _messages(nals, codec):
+        if kind == RECOVERY_POINT:
+            count = Bits(payload[:8]).exp_golomb()
+            if codec == "hevc":  # a signed number, and what lies before the picture is of no use
+                count = (count + 1) // 2 if count & 1 else 0
+            return count
+    return -1
+
+
+def _messages(nals: Sequence[bytes], codec: str) -> Iterator[tuple[int, bytes]]:
+    """Yield kind and payload of each message (ITU-T H.264, 7.3.2.3.1)."""
+    for nal in nals:
+        data = nal[2 if codec == "hevc" else 1 : LARGEST_SEI].replace(b"\0\0\3", b"\0\0")
+        at = 0
+        while at + 2 < len(data):
+            kind, at = sei_number(data, at)
+            size, at = sei_number(data, at)
+            yield kind, data[at : at + size]
+            at += size

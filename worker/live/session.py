@@ -1,6 +1,7 @@
 """One live session: a camera is played, lost and found again; its chunks are embedded and published."""
 
 import asyncio
+import ssl
 import time
 from collections import deque
 from typing import Any, Literal, cast
@@ -10,19 +11,19 @@ import structlog
 
 from shared import keys, live_records
 from shared.assets import Asset
-from shared.bus.errorbus import ErrorBus
+from shared.bus.errorbus import ErrorBus, EventType
 from shared.chunks import SECOND, Chunk
-from shared.errors import DecodeError, InvalidFile, RtEmbedError
+from shared.errors import DecodeError, InvalidFile, RtEmbedError, SettingsError
 from shared.jobs import Claim, LiveJob
 from shared.redis.connection import Redis, RedisError
 from shared.requests import finish, request_of
 from shared.results import Result
 from shared.settings import Settings
 from worker.batcher import Batcher, milliseconds
-from worker.live.camera_messages import Open, Opened, Taken
+from worker.live.camera_messages import Open, Opened, Taken, Told
 from worker.live.camera_pool import Cameras, Feed
 from worker.live.chunker import Cut
-from worker.live.rtsp.camera_description import CameraError, CameraOptions, address
+from worker.live.rtsp.camera_description import CameraError, CameraOptions, Habits, address
 from worker.live.rtsp.rtsp_client import probe_camera
 from worker.live.tracing import LiveTrace
 from worker.media.clip_source import Clip, MediaFacts
@@ -62,6 +63,7 @@ class LiveSessions:
         self.publisher = publisher
         self.owner = owner
         self.errors = errors
+        self.options = camera_options(settings)
         self.cameras = Cameras()
 
     async def run(self, claim: Claim, job: LiveJob) -> None:
@@ -81,7 +83,7 @@ class LiveSessions:
         (login,) = await live_records.read_logins(self.redis, [asset.id])
         try:
             where = address(asset.path, login.username, login.password)
-            track = await probe_camera(where, camera_options(self.settings))
+            track = await probe_camera(where, self.options)
         except CameraError as error:
             raise InvalidFile(f"Cannot use the stream {asset.path}: {error}") from error
         return MediaFacts(kind="video", codec=track.codec, width=0, height=0)
@@ -93,7 +95,14 @@ class LiveSessions:
 
 
 def camera_options(settings: Settings) -> CameraOptions:
-    """How cameras are talked to."""
+    """Return how cameras are talked to. Raises SettingsError for unreadable certificate authorities."""
+    authorities = ""
+    if settings.rtsp_ca_file:
+        try:
+            authorities = settings.rtsp_ca_file.read_text()
+            ssl.create_default_context(cadata=authorities)
+        except (OSError, ValueError) as error:  # an SSLError is an OSError
+            raise SettingsError(f"RTEMBED_RTSP_CA_FILE {settings.rtsp_ca_file}: {error}") from error
     return CameraOptions(
         transport=cast("Literal['auto', 'udp', 'tcp']", settings.rtsp_transport),
         open_timeout=settings.rtsp_open_timeout,
@@ -101,6 +110,9 @@ def camera_options(settings: Settings) -> CameraOptions:
         read_timeout=settings.rtsp_read_timeout,
         latency=settings.rtsp_latency_ms / 1000,
         networks=[str(network) for network in settings.rtsp_networks],
+        authorities=authorities,
+        unverified_hosts=[host.lower() for host in settings.rtsp_unverified_hosts],
+        clock_tolerance=settings.rtsp_clock_tolerance,
     )
 
 
@@ -154,8 +166,10 @@ class LiveSession:
         self._asset = job.assets[0]
         self._login = login
         self._state: live_records.SessionState = "connecting"
-        self._transport = cast("Literal['auto', 'udp', 'tcp']", shared.settings.rtsp_transport)
+        self._habits = Habits()
         self._detail = ""
+        self._clock = ""
+        self._last_wall = 0
         self._next = record.next
         self._dropped = record.dropped
         self._failed = record.failed
@@ -209,7 +223,7 @@ class LiveSession:
         """Play the camera, again and again, until its stream ends or it is given up."""
         while True:
             try:
-                self._feed = Feed(self._opened, self._taken)
+                self._feed = Feed(self._opened, self._taken, self._told)
                 await self._shared.cameras.play(self._order(), self._feed)
                 log.info("live stream ended by itself", stream=self._asset.id)
                 return
@@ -221,21 +235,22 @@ class LiveSession:
             await asyncio.sleep(self._settings.reconnection_interval)
 
     def _order(self) -> Open:
-        options = msgspec.structs.replace(camera_options(self._settings), transport=self._transport)
         return Open(
             camera=0,
             url=self._asset.path,
             username=self._login.username,
             password=self._login.password,
-            options=options,
+            options=self._shared.options,
             duration=self._job.chunk_duration * SECOND,
             frames=self._shared.model.frames,
+            habits=self._habits,
+            after=self._last_wall,
         )
 
     def _opened(self, opened: Opened) -> None:
-        log.info("camera plays", stream=self._asset.id, transport=opened.transport, codec=opened.codec)
-        if opened.transport == "tcp":
-            self._transport = "tcp"  # what has failed once need not be tried at each reconnection
+        transport = opened.habits.transport
+        log.info("camera plays", stream=self._asset.id, transport=transport, codec=opened.codec)
+        self._habits = opened.habits  # what has failed once need not be tried at each reconnection
         if self._outage.lasts:
             self._reconnections += 1
             self._emit(f"Live stream reconnection successful. Error message: {self._outage.error}")
@@ -258,16 +273,21 @@ class LiveSession:
             f"{self._outage.error}"
         )
 
-    def _emit(self, event: str) -> None:
+    def _emit(self, event: str, kind: EventType = "stream_reconnection") -> None:
         log.warning("camera", stream=self._asset.id, said=event)
         if self._shared.errors:
-            self._shared.errors.emit(event, "stream_reconnection", self._asset.id)
+            self._shared.errors.emit(event, kind, self._asset.id)
+
+    def _told(self, told: Told) -> None:
+        self._detail = told.event
+        self._emit(f"Live stream {self._asset.path}: {told.event}", "functional")
 
     # Chunks -------------------------------------------------------------------------------------------
 
     def _taken(self, taken: Taken) -> None:
         """A chunk is there. When too many wait, the oldest is dropped, or the camera is held up."""
         self._trace.taken()
+        self._note_clock(taken.cut)
         if taken.skipped:
             self._next += taken.skipped
             self._drop(taken.skipped)
@@ -280,6 +300,13 @@ class LiveSession:
                 self._waiting.popleft()
                 self._drop(1)
         self._changed.set()
+
+    def _note_clock(self, cut: Cut) -> None:
+        """Say once, and when it changes, what the times of day of the chunks come from."""
+        self._last_wall = max(self._last_wall, cut.wall_end)
+        if cut.clock != self._clock:
+            self._clock = cut.clock
+            log.info("camera's time of day", stream=self._asset.id, source=cut.clock, first_chunk=self._next)
 
     def _pause(self, *, on: bool) -> None:
         if self._feed:
@@ -376,7 +403,8 @@ class LiveSession:
         return {
             "state": self._state,
             "detail": self._detail,
-            "transport": self._transport,
+            "transport": "" if self._habits.transport == "auto" else self._habits.transport,
+            "clock": self._clock,
             "next": self._next - len(self._waiting),
             "dropped": self._dropped,
             "failed": self._failed,

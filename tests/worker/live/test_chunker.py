@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from shared.chunks import SECOND, frame_targets
 from tests.camera import CLOCK_RATE, Picture, encode
 from worker.live.chunker import Chunker, Cut
-from worker.live.rtsp.rtp import START_CODE, AccessUnit
+from worker.live.rtp.access_units import AccessUnit
+from worker.live.rtsp.session_description import START_CODE
 from worker.live.stream_clock import StreamClock
 from worker.media.decoder.limits import MediaLimits
 from worker.media.decoder.runs import decode_runs
@@ -22,7 +23,7 @@ SIZE = 32
 
 def unit(picture: Picture, shift: int = 0, wall: int | None = None) -> AccessUnit:
     data = START_CODE + START_CODE.join(picture.nals)
-    return AccessUnit(picture.pts * SECOND // CLOCK_RATE + shift, wall, data)
+    return AccessUnit(picture.pts * SECOND // CLOCK_RATE + shift, wall, data, tuple(picture.nals), 1)
 
 
 def arriving(pictures: Sequence[Picture], shift: int = 0) -> Iterator[tuple[AccessUnit, int]]:
@@ -198,7 +199,7 @@ def test_the_wall_clock_is_the_cameras_or_that_of_arrival(film: list[Picture]) -
     told = Chunker("h264", b"", SECOND, 8)
     untold = Chunker("h264", b"", SECOND, 8)
     for one, arrival in arriving(film):
-        for chunk in told.push(one._replace(wall=NOW + one.time), arrival, 5):
+        for chunk in told.push(one._replace(wall=NOW + one.time), arrival, NOW + 3600 * SECOND + arrival):
             assert chunk.wall_start == NOW + chunk.start
             assert chunk.wall_end == NOW + chunk.end
         for chunk in untold.push(one, arrival, NOW + one.time + 1234):
@@ -219,7 +220,7 @@ def test_times_in_sei_user_data_win(film: list[Picture], codec: str) -> None:
     chunker = Chunker(codec, b"", SECOND, 8)
     cuts = []
     for index, (one, arrival) in enumerate(arriving(pictures)):
-        marked = one._replace(sei=(sei,)) if index == 0 else one
+        marked = one._replace(nals=(sei, *one.nals)) if index == 0 else one
         cuts += chunker.push(marked, arrival, 5)
     first = min(p.pts for p in pictures)
     assert cuts[0].wall_start == NOW + 7 - (pictures[0].pts - first) * SECOND // CLOCK_RATE

@@ -7,91 +7,86 @@ code reads what comes from the network. Audio is not set up.
 import asyncio
 import contextlib
 import re
-import secrets
-import socket
 import time
 from collections.abc import Callable
-from ipaddress import ip_address, ip_network
-from typing import Literal
+from typing import Any, Literal
 
-from shared.addresses import CameraAddress, may_be_camera
+from shared.addresses import CameraAddress
+from worker.live.rtp.access_units import AccessUnit, Assembler
+from worker.live.rtp.rtcp import Reception, parse_rtcp
+from worker.live.rtp.rtp_packets import Reorder, RtpPacket, parse_rtp
 from worker.live.rtsp.camera_description import (
     CameraError,
     CameraOptions,
-    Track,
+    Habits,
+    Redirected,
+    RequestRefused,
     TransportRefused,
-    parse_sdp,
 )
-from worker.live.rtsp.rtp import (
-    AccessUnit,
-    Assembler,
-    Reorder,
-    RtpPacket,
-    parse_rtcp,
-    parse_rtp,
-    receiver_report,
-)
-from worker.live.rtsp.rtsp_connection import Connection, Reply, RtspLogin
+from worker.live.rtsp.control_address import base_address, control_addresses
+from worker.live.rtsp.keep_alive import KeepAlive
+from worker.live.rtsp.media_sockets import MediaSockets
+from worker.live.rtsp.rtsp_connection import Connection, Exchange
+from worker.live.rtsp.rtsp_conversation import Conversation, connect, follow
+from worker.live.rtsp.session_description import Track, parse_sdp
 
-RECEIVE_BUFFER = 2 << 20
 REPORT_INTERVAL = 5.0
 WATCH_INTERVAL = 0.25
 GOODBYE_GRACE = 0.1
 """Seconds in which the last packets may arrive after the goodbye, which over UDP goes to another port."""
 SESSION_TIMEOUT = 60
+INVALID_RANGE = 457
+LEAVE_TIMEOUT = 0.5
 LONGEST_SESSION = 256
-_TIMEOUT = re.compile(r"timeout=([0-9]{1,6})")
+_TIMEOUT = re.compile(r"timeout ?= ?([0-9]{1,6})", re.IGNORECASE)
 _CHANNELS = re.compile(r"interleaved=([0-9]{1,3})(?:-([0-9]{1,3}))?")
 _PORTS = re.compile(r"server_port=([0-9]{1,5})(?:-([0-9]{1,5}))?")
-
-
-class Datagrams(asyncio.DatagramProtocol):
-    """One UDP socket of a session; packets from other hosts than the camera are ignored."""
-
-    def __init__(self, channel: int, on_media: Callable[[int, bytes], None]) -> None:
-        self._channel = channel
-        self._on_media = on_media
-        self.gone = asyncio.Event()
-        self.host = ""
-
-    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
-        """A packet."""
-        if addr[0] == self.host:
-            self._on_media(self._channel, data)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """The socket is closed."""
-        self.gone.set()
+_SOURCE = re.compile(r"source=([0-9A-Fa-f.:]{2,45})")
+SETTLED = 10.0
+"""Seconds of playing after which redirections are counted anew."""
 
 
 class Player:
     """Plays one camera over one transport, UDP or TCP.
 
-    `play` hands every access unit to `take`; `track` is known once it calls `opened`.
+    `play` hands every access unit to `take`. Before, at the first packet, it calls `opened`, when `track` is
+    known. `habits` says what to try first, and is what has worked once the camera plays. `log` gets what is
+    said.
     """
 
     def __init__(
-        self, where: CameraAddress, options: CameraOptions, transport: Literal["udp", "tcp"]
+        self,
+        where: CameraAddress,
+        options: CameraOptions,
+        transport: Literal["udp", "tcp"],
+        habits: Habits | None = None,
+        log: Callable[[Exchange], None] | None = None,
     ) -> None:
         self.track: Track
-        self.packets = 0
+        self.reception: Reception
+        self.habits = habits or Habits()
+        self.server = ""
         self._where = where
         self._options = options
         self._kind = transport
-        self._login = RtspLogin(where.username, where.password)
-        self._connection: Connection
-        self._assembler: Assembler | None = None
-        self._reorder: Reorder | None = None
-        self._sockets: list[tuple[asyncio.DatagramTransport, Datagrams]] = []
+        self._log = log
+        self._base = where.url
+        self._control = where.url
+        self._conversation: Conversation | None = None
+        self._keep_alive = KeepAlive("")
+        self._sockets: MediaSockets | None = None
         self._channels = (0, 1)
-        self._server_ports: tuple[int, int] | None = None
-        self._session: dict[str, str] = {}
         self._interval = SESSION_TIMEOUT / 2
+        self._assembler: Assembler
+        self._reorder: Reorder | None = None
+        self._opened: Callable[[], None] = lambda: None
+        self._foreign: int | None = None
         self._source = 0
-        self._highest = 0
         self._heard = time.monotonic()
         self._paused = False
         self._goodbye = False
+        self._moved: str | None = None
+        self._playing = asyncio.Event()
         self._ended = asyncio.Event()
 
     async def describe(self) -> Track:
@@ -100,214 +95,237 @@ class Player:
             async with asyncio.timeout(self._options.open_timeout):
                 return await self._describe()
         except TimeoutError as error:
-            raise CameraError(f"no answer within {self._options.open_timeout:g} s") from error
+            raise CameraError(self._late("no answer")) from error
 
     async def play(self, take: Callable[[AccessUnit], None], opened: Callable[[], None]) -> None:
         """Play until the camera says that the stream has ended. Raises CameraError for any other end."""
         started = time.monotonic()
         track = await self.describe()
-        self._assembler = Assembler(track.codec, track.clock_rate, take)
+        self._opened = opened
+        self.reception = Reception(track.clock_rate)
+        self._assembler = Assembler(track, take)
         self._reorder = Reorder(self._assembler.push, self._options.latency if self._kind == "udp" else 0)
         try:
             async with asyncio.timeout(max(0.1, self._options.open_timeout - (time.monotonic() - started))):
                 await self._setup()
-                await self._ask("PLAY", self._base, {"Range": "npt=0.000-"})
-                self._punch()
+                await self._start()
                 await self._first_packet()
         except TimeoutError as error:
-            raise CameraError(f"no video within {self._options.open_timeout:g} s") from error
-        opened()
+            raise CameraError(self._late("no video")) from error
+        except RequestRefused as refused:
+            if self._kind == "udp":
+                raise TransportRefused(str(refused)) from refused
+            raise
         await self._watch()
         self._reorder.flush()
         self._assembler.flush()
+        if self._moved is not None:
+            raise Redirected(self._moved, settled=time.monotonic() - started > SETTLED)
 
     async def close(self) -> None:
         """Say goodbye and end everything."""
-        if hasattr(self, "_connection"):
-            if self._session and not self._connection.closed.done():
+        if self._conversation:
+            connection = self._conversation.connection
+            if self._conversation.session and not connection.closed.done():
                 with contextlib.suppress(CameraError, TimeoutError):
-                    async with asyncio.timeout(0.5):
-                        await self._ask("TEARDOWN", self._base)
-            self._connection.close()
-            await self._connection.gone.wait()
-        for transport, protocol in self._sockets:
-            transport.abort()
-            await protocol.gone.wait()
+                    async with asyncio.timeout(LEAVE_TIMEOUT):
+                        await self._conversation.ask("TEARDOWN", self._base)
+            connection.close()
+            await connection.gone.wait()
+        if self._sockets:
+            await self._sockets.close()
 
     def pause(self, *, on: bool) -> None:
         """Stop or go on reading from the camera."""
         self._paused = on
-        if hasattr(self, "_connection"):
-            self._connection.pause(on=on)
+        if self._conversation:
+            self._conversation.connection.pause(on=on)
 
     # Asking -------------------------------------------------------------------------------------------
 
+    @property
+    def _talk(self) -> Conversation:
+        if self._conversation is None:
+            raise CameraError("not connected")
+        return self._conversation
+
+    def _late(self, what: str) -> str:
+        """Return what did not come in time, and what was waited for."""
+        asking = self._conversation.asking if self._conversation else ""
+        told = f"{what} within {self._options.open_timeout:g} s"
+        if asking:
+            told = f"no answer to {asking} within {self._options.open_timeout:g} s"
+        elif self._foreign is not None:
+            told += f": packets of payload type {self._foreign} came, {self.track.payload_type} was announced"
+        return told
+
     async def _describe(self) -> Track:
-        where = self._where
-        loop = asyncio.get_running_loop()
-        try:
-            found = await loop.getaddrinfo(where.host, where.port, type=socket.SOCK_STREAM)
-            host = next((name[0] for *_, name in found if self._may_be_at(str(name[0]))), None)
-            if host is None:
-                raise CameraError("its address is in no network that cameras may be in")
-            _, self._connection = await loop.create_connection(
-                lambda: Connection(self._media), str(host), where.port
-            )
-        except (OSError, ValueError) as error:  # ValueError: no name of a host, after all
-            raise CameraError(f"cannot connect: {getattr(error, 'strerror', None) or error}") from error
-        reply = await self._ask("DESCRIBE", where.url, {"Accept": "application/sdp"})
-        self._base = reply.header("content-base") or reply.header("content-location") or where.url
-        self.track = parse_sdp(reply.body, self._base)
+        url = self._where.url
+        connection = await connect(
+            self._where, self._options, lambda: Connection(self._media, self._request, self._log)
+        )
+        self._conversation = Conversation(self._where, connection)
+        with contextlib.suppress(RequestRefused):  # a camera that knows no OPTIONS may play all the same
+            self._keep_alive = KeepAlive((await self._talk.ask("OPTIONS", url)).header("public"))
+        reply = await self._talk.ask("DESCRIBE", url, {"Accept": "application/sdp"})
+        self.server = reply.header("server")
+        self._base = base_address(url, reply.header("content-base"), reply.header("content-location"))
+        self.track = parse_sdp(reply.body)
         return self.track
 
-    def _may_be_at(self, host: str) -> bool:
-        return may_be_camera(ip_address(host), [ip_network(network) for network in self._options.networks])
-
-    async def _ask(self, method: str, url: str, headers: dict[str, str] | None = None) -> Reply:
-        """Ask, log in if need be. Raises CameraError for what is not a success."""
-        reply = await self._request(method, url, headers or {})
-        if reply.status == 401:
-            self._login.learn(reply)
-            reply = await self._request(method, url, headers or {})
-        if reply.status == 401:
-            raise CameraError("the camera refuses the user name or the password (401)")
-        if not 200 <= reply.status < 300:
-            kind = TransportRefused if method == "SETUP" and self._kind == "udp" else CameraError
-            raise kind(f"the camera answers {method} with {reply.status} {reply.reason}")
-        return reply
-
-    async def _request(self, method: str, url: str, headers: dict[str, str]) -> Reply:
-        login = self._login.headers(method, url)
-        return await self._connection.request(method, url, {**headers, **self._session, **login})
-
     async def _setup(self) -> None:
+        """Ask for the track."""
         if self._kind == "tcp":
             wanted = "RTP/AVP/TCP;unicast;interleaved=0-1"
         else:
-            port = await self._bind()
+            self._sockets = MediaSockets(self._talk.connection.peer, self._media)
+            port = await self._sockets.bind()
             wanted = f"RTP/AVP;unicast;client_port={port}-{port + 1}"
-        reply = await self._ask("SETUP", self.track.control, {"Transport": wanted})
-        name, _, parameters = reply.header("session").partition(";")
-        if name:
-            self._session = {"Session": name[:LONGEST_SESSION]}
+        urls = control_addresses(self._base, self._where.url, self.track.control)
+        reply, form = await self._talk.ask_any("SETUP", urls, {"Transport": wanted}, self.habits.control)
+        self._control = urls[form]
+        self.habits = Habits(transport=self._kind, control=form)
+        self._take_session(reply.header("session"))
+        self._take_transport(reply.header("transport"))
+
+    def _take_session(self, text: str) -> None:
+        name, _, parameters = text.partition(";")
+        if name.strip():
+            self._talk.session = {"Session": name.strip()[:LONGEST_SESSION]}
         if timeout := _TIMEOUT.search(parameters):
             self._interval = max(1.0, int(timeout[1]) / 2)
-        answer = reply.header("transport")
-        self._channels = _pair(_CHANNELS.search(answer), 0xFF) or self._channels
-        self._server_ports = _pair(_PORTS.search(answer), 0xFFFF) or self._server_ports
 
-    async def _bind(self) -> int:
-        """Two UDP sockets with neighbouring ports, the first even (RFC 3550, 11)."""
-        loop = asyncio.get_running_loop()
-        peer = self._connection.peer
-        family = socket.AF_INET6 if ":" in peer else socket.AF_INET
-        for _ in range(50):
-            pair: list[socket.socket] = []
-            try:
-                first = 2 * (16_384 + secrets.randbelow(16_000))
-                for port in (first, first + 1):
-                    pair.append(socket.socket(family, socket.SOCK_DGRAM))
-                    pair[-1].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
-                    pair[-1].bind(("", port))
-            except OSError:
-                for one in pair:
-                    one.close()
-                continue
-            for channel, one in enumerate(pair):
-                made = await loop.create_datagram_endpoint(
-                    lambda channel=channel: Datagrams(channel, self._media),  # type: ignore[misc]
-                    sock=one,
-                )
-                made[1].host = peer
-                self._sockets.append(made)
-            return first
-        raise TransportRefused("no two free UDP ports")
+    def _take_transport(self, text: str) -> None:
+        """Read where media will come from (RFC 2326, 12.39)."""
+        if channels := _pair(_CHANNELS.search(text), 0xFF):
+            if self._sockets:
+                raise TransportRefused("the camera answers SETUP for UDP with TCP")
+            self._channels = channels
+        if self._sockets:
+            if source := _SOURCE.search(text):
+                self._sockets.hosts.add(source[1])
+            if ports := _pair(_PORTS.search(text), 0xFFFF):
+                self._sockets.aim(ports)
 
-    def _punch(self) -> None:
-        """Open the way through a NAT by sending something first."""
-        if self._server_ports:
-            for (transport, protocol), port in zip(self._sockets, self._server_ports, strict=True):
-                transport.sendto(
-                    b"\x80\x00\x00\x00" if port == self._server_ports[0] else b"", (protocol.host, port)
-                )
+    async def _start(self) -> None:
+        """Ask for play: of the session, or of the track where the camera knows no session."""
+        urls = control_addresses(self._base, self._where.url, self.track.session)
+        urls = list(dict.fromkeys([*urls, self._control]))
+        try:
+            _, form = await self._talk.ask_any("PLAY", urls, {"Range": "npt=0.000-"})
+        except RequestRefused as refused:
+            if refused.status != INVALID_RANGE:
+                raise
+            _, form = await self._talk.ask_any("PLAY", urls, {})
+        self._base = urls[form]
 
     async def _first_packet(self) -> None:
         """Wait for the first packet of video, over UDP not for long."""
-        deadline = time.monotonic() + self._options.udp_timeout
-        while not self.packets and not self._ended.is_set():
-            if self._connection.closed.done():
-                raise CameraError(self._connection.closed.result())
-            if self._kind == "udp" and time.monotonic() > deadline:
-                raise TransportRefused(f"no video over UDP within {self._options.udp_timeout:g} s")
-            await asyncio.sleep(0.02)
+        waits: set[asyncio.Future[Any]] = {
+            asyncio.ensure_future(event.wait()) for event in (self._playing, self._ended)
+        }
+        timeout = self._options.udp_timeout if self._kind == "udp" else None
+        try:
+            done, _ = await asyncio.wait(
+                {*waits, self._talk.connection.closed}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED
+            )
+        finally:
+            for wait in waits:
+                wait.cancel()
+        if not done:
+            raise TransportRefused(f"no video over UDP within {self._options.udp_timeout:g} s")
+        if self._talk.connection.closed.done():
+            raise CameraError(self._talk.connection.closed.result())
 
     # Listening ----------------------------------------------------------------------------------------
 
     async def _watch(self) -> None:
         """Wait for the end; stay alive for the camera meanwhile."""
         next_report = time.monotonic()
-        next_sign = next_report + self._interval
-        signing: asyncio.Task[Reply] | None = None
+        renewing = asyncio.create_task(self._renew())
         try:
             while not self._ended.is_set():
                 now = time.monotonic()
-                if self._connection.closed.done():
+                if self._talk.connection.closed.done():
                     if self._goodbye:
                         return
-                    raise CameraError(self._connection.closed.result())
+                    raise CameraError(self._talk.connection.closed.result())
+                if renewing.done():
+                    renewing.result()
                 if self._paused:
                     self._heard = now
                 if now - self._heard > self._options.read_timeout:
                     raise CameraError(f"no video for {self._options.read_timeout:g} s")
                 if now >= next_report:
                     next_report = now + REPORT_INTERVAL
-                    self._report()
-                if now >= next_sign and (signing is None or signing.done()):
-                    if signing is not None:
-                        signing.exception()
-                    next_sign = now + self._interval
-                    signing = asyncio.create_task(self._ask("GET_PARAMETER", self._base))
+                    self._report(now)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(WATCH_INTERVAL):
                         await self._ended.wait()
         finally:
-            if signing is not None:
-                signing.cancel()
-                await asyncio.gather(signing, return_exceptions=True)
+            renewing.cancel()
+            await asyncio.gather(renewing, return_exceptions=True)
 
-    def _report(self) -> None:
-        report = receiver_report(0x72746D62, self._source, self._highest)
-        if self._kind == "tcp":
-            self._connection.send_media(self._channels[1], report)
-        elif self._server_ports:
-            transport, protocol = self._sockets[1]
-            transport.sendto(report, (protocol.host, self._server_ports[1]))
+    async def _renew(self) -> None:
+        """Renew the session at half its timeout. A camera that does not answer may play on."""
+        while True:
+            await asyncio.sleep(self._interval)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._interval):
+                    await self._keep_alive.send(self._talk, self._base)
+
+    def _report(self, now: float) -> None:
+        report = self.reception.receiver_report(now)
+        if self._sockets:
+            self._sockets.report(report)
+        else:
+            self._talk.connection.send_media(self._channels[1], report)
+
+    def _request(self, method: str, headers: dict[str, list[str]]) -> None:
+        """The camera asks of its own accord: to go elsewhere, or to go."""
+        if method == "REDIRECT":
+            self._moved = headers.get("location", [""])[0] or self._where.url
+            self._ended.set()
+        elif method == "TEARDOWN":
+            self._talk.connection.close("the camera ends the session")
 
     def _media(self, channel: int, data: bytes) -> None:
-        """A media packet, from wherever."""
-        if self._assembler is None or self._reorder is None:
+        """A media packet, from wherever. RTCP is told by its type: some cameras mix up the channels."""
+        if self._reorder is None or len(data) < 8:
             return
-        if channel == self._channels[0]:
-            packet = parse_rtp(data, self.track.payload_type)
-            if packet is not None:
+        media, control = self._channels
+        is_ours = data[1] & 0x7F == self.track.payload_type
+        if 192 <= data[1] <= 223 and (channel == control or not is_ours):
+            self._control_packet(data)
+        elif packet := parse_rtp(data, self.track.payload_type):
+            if not self._playing.is_set():
+                self._channels = media, control = channel, control if channel == media else channel ^ 1
+            if channel == media:
                 self._take(packet, self._reorder)
-        elif channel == self._channels[1]:
-            told = parse_rtcp(data)
-            if told.report and told.report[0] == (self._source or told.report[0]):
-                self._assembler.clock.report(*told.report[1:])
-            if told.bye and (not self.packets or self._source in told.bye):
-                self._goodbye = True
-                asyncio.get_running_loop().call_later(GOODBYE_GRACE, self._ended.set)
+        elif channel == media:
+            self._foreign = data[1] & 0x7F
+
+    def _control_packet(self, data: bytes) -> None:
+        told = parse_rtcp(data)
+        if told.report and told.report.source == (self._source or told.report.source):
+            self._assembler.clock.report(told.report)
+            self.reception.reported(told.report.ntp, time.monotonic())
+        if told.bye and (not self._playing.is_set() or self._source in told.bye):
+            self._goodbye = True
+            asyncio.get_running_loop().call_later(GOODBYE_GRACE, self._ended.set)
 
     def _take(self, packet: RtpPacket, reorder: Reorder) -> None:
-        self.packets += 1
-        self._heard = time.monotonic()
-        self._source, self._highest = packet.source, packet.sequence
-        reorder.push(packet, self._heard)
+        self._heard = now = time.monotonic()
+        self._source = packet.source
+        self.reception.take(packet, now)
+        if not self._playing.is_set():
+            self._playing.set()
+            self._opened()
+        reorder.push(packet, now)
 
 
 def _pair(match: re.Match[str] | None, most: int) -> tuple[int, int] | None:
-    """Two numbers of a transport header, the second perhaps unsaid; None if one is above `most`."""
+    """Return two numbers of a transport header, the second perhaps unsaid; None if one is above `most`."""
     if match is None:
         return None
     first = int(match[1])
@@ -316,9 +334,13 @@ def _pair(match: re.Match[str] | None, most: int) -> tuple[int, int] | None:
 
 
 async def probe_camera(where: CameraAddress, options: CameraOptions) -> Track:
-    """The camera's video track. Raises CameraError if it cannot be reached or has none."""
-    player = Player(where, options, "tcp")
-    try:
-        return await player.describe()
-    finally:
-        await player.close()
+    """Return the camera's video track. Raises CameraError if it cannot be reached or has none."""
+
+    async def attempt(there: CameraAddress) -> Track:
+        player = Player(there, options, "tcp")
+        try:
+            return await player.describe()
+        finally:
+            await player.close()
+
+    return await follow(where, attempt)

@@ -1,22 +1,26 @@
-"""The control connection to a camera: requests and replies, interleaved media, logins (RFC 2326)."""
+"""The control connection to a camera: requests and replies, and interleaved media (RFC 2326)."""
 
 import asyncio
-import base64
-import hashlib
 import re
-import secrets
+import time
 from collections.abc import Callable
 from typing import NamedTuple, cast
 
-from worker.live.rtsp.camera_description import CameraError
+from worker.live.rtsp.camera_description import CameraError, shown
 
-LARGEST_MESSAGE = 128 << 10
-"""Bytes of a reply, and of what waits for the rest of one; an interleaved packet has half of it at most."""
-MOST_CHALLENGES, LONGEST_CHALLENGE = 8, 4096
-_STATUS_LINE = re.compile(r"RTSP/[0-9]\.[0-9] ([0-9]{3}) ?(.*)")
-_NUMBER = re.compile(r"[0-9]{1,9}")
-_FIELD = re.compile(r'\b(\w{1,64})=(?:"([^"]*)"|([^\s,]+))')
-_SEPARATOR = re.compile(r"[\s,]+")
+LARGEST_HEAD = 16 << 10
+LARGEST_BODY = 128 << 10
+LARGEST_BUFFER = LARGEST_HEAD + LARGEST_BODY
+MOST_HEADERS = 100
+LONGEST_VALUE = 2048
+"""Characters of a header's value that are read."""
+LARGEST_UNSENT = 64 << 10
+"""Bytes that may wait for a camera that does not read what it has asked for."""
+_MESSAGE = re.compile(rb"RTSP/\d|[A-Z][A-Z_]{2,30} ")
+_STATUS = re.compile(r"RTSP/\d(?:\.\d)? {1,8}(\d{3})(?: (.*))?", re.ASCII)
+_RESUMES = re.compile(rb"RTSP/\d|\$")
+_NOT_YET_SURE = 32
+OPTIONS_OF_OURS = "OPTIONS, ANNOUNCE, REDIRECT, SET_PARAMETER, GET_PARAMETER, TEARDOWN"
 
 
 class Reply(NamedTuple):
@@ -32,17 +36,39 @@ class Reply(NamedTuple):
         return self.headers.get(name, [""])[0]
 
 
-class Connection(asyncio.Protocol):
-    """The TCP connection to a camera: requests and replies, and interleaved media (RFC 2326, 10.12)."""
+class Exchange(NamedTuple):
+    """One request and what came back, for people: without credentials. `reply` is None where none came."""
 
-    def __init__(self, on_media: Callable[[int, bytes], None]) -> None:
+    method: str
+    url: str
+    headers: dict[str, str]
+    reply: Reply | None
+    seconds: float
+
+
+class Connection(asyncio.Protocol):
+    """The TCP connection to a camera.
+
+    `on_media` gets channel and data of each interleaved packet (RFC 2326, 10.12), `on_request` what the
+    camera asks of its own accord: method and headers. `log`, where there is one, gets every exchange.
+    """
+
+    def __init__(
+        self,
+        on_media: Callable[[int, bytes], None],
+        on_request: Callable[[str, dict[str, list[str]]], None],
+        log: Callable[[Exchange], None] | None = None,
+    ) -> None:
         self.closed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.gone = asyncio.Event()
         self._on_media = on_media
+        self._on_request = on_request
+        self._log = log
         self._transport: asyncio.Transport | None = None
         self._buffer = bytearray()
         self._wanted = 0
         """How long the buffer is when the message at its beginning is whole, as far as that is known."""
+        self._junk = 0
         self._replies: dict[int, asyncio.Future[Reply]] = {}
         self._sequence = 0
 
@@ -55,6 +81,8 @@ class Connection(asyncio.Protocol):
         """The camera's IP address."""
         name = self._transport.get_extra_info("peername") if self._transport else None
         return str(name[0]) if name else ""
+
+    # Receiving ----------------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
         """Cut what arrived into media packets and messages."""
@@ -72,36 +100,87 @@ class Connection(asyncio.Protocol):
                 self._on_media(buffer[at + 1], bytes(buffer[at + 4 : stop]))
             else:
                 stop = self._message(at)
-                if stop > end:
-                    self._wanted = min(stop - at, LARGEST_MESSAGE)
+                if stop > end or stop < 0:
+                    self._wanted = min(stop - at, LARGEST_BUFFER)
                     break
             at = stop
         del buffer[:at]
-        if len(buffer) > LARGEST_MESSAGE:
+        if len(buffer) > LARGEST_BUFFER or self._junk > LARGEST_BUFFER:
             self.close("sends something that is not RTSP")
 
     def _message(self, at: int) -> int:
-        """Take the message at `at`; where it ends, or will end as far as that is known yet."""
-        head_end = self._buffer.find(b"\r\n\r\n", at)
-        if head_end < 0:
-            return len(self._buffer) + 1
-        first, *lines = self._buffer[at:head_end].decode("utf-8", "replace").strip().split("\r\n")
+        """Take the message at `at`, or skip what is none; return where to go on. That lies beyond the buffer
+        while the message is not whole, or is -1 where even its length is not known."""
+        if not _MESSAGE.match(self._buffer, at):
+            return self._skip(at)
+        head, body_at = self._head(at)
+        if body_at < 0:
+            if len(self._buffer) - at > LARGEST_HEAD:
+                self.close(f"sends a message whose head is longer than {LARGEST_HEAD} bytes")
+            return -1
+        first, *lines = head
         headers: dict[str, list[str]] = {}
-        for line in lines:
+        for line in lines[:MOST_HEADERS]:
             name, _, value = line.partition(":")
-            headers.setdefault(name.strip().lower(), []).append(value.strip())
-        stop = head_end + 4 + _whole(headers.get("content-length", ["0"])[0])
+            headers.setdefault(name.strip().lower(), []).append(value.strip()[:LONGEST_VALUE])
+        length = headers.get("content-length", ["0"])[0]
+        size = int(length) if length.isascii() and length.isdigit() and len(length) < 9 else 0
+        if size > LARGEST_BODY:
+            self.close(f"sends a message of {size} bytes, more than the {LARGEST_BODY} that are read")
+        stop = body_at + size
         if stop > len(self._buffer):
             return stop
-        body = self._buffer[head_end + 4 : stop].decode("utf-8", "replace")
-        sequence = _whole(headers.get("cseq", ["0"])[0])
-        if match := _STATUS_LINE.match(first):
-            reply = self._replies.pop(sequence, None)
-            if reply is not None and not reply.done():
-                reply.set_result(Reply(int(match[1]), match[2], headers, body))
-        elif " RTSP/" in first:  # the camera asks something of us
-            self._write(f"RTSP/1.0 200 OK\r\nCSeq: {sequence}\r\n\r\n".encode())
+        body = self._buffer[body_at:stop].decode("utf-8", "replace")
+        self._junk = 0
+        if status := _STATUS.match(first):
+            reason = shown(status[2] or "")
+            self._take_reply(Reply(int(status[1]), reason, headers, body))
+        else:
+            self._take_request(first.partition(" ")[0], headers)
         return stop
+
+    def _head(self, at: int) -> tuple[list[str], int]:
+        """Return the lines of the message at `at`, and where its body begins: -1 while that is not there."""
+        ends = [
+            (self._buffer.find(mark, at, at + LARGEST_HEAD), len(mark)) for mark in (b"\r\n\r\n", b"\n\n")
+        ]
+        end, width = min(((end, width) for end, width in ends if end >= 0), default=(-1, 0))
+        if end < 0:
+            return [], -1
+        return self._buffer[at:end].decode("utf-8", "replace").splitlines(), end + width
+
+    def _skip(self, at: int) -> int:
+        """Go on at the next packet or message: some cameras send stray bytes between them."""
+        if len(self._buffer) - at < _NOT_YET_SURE and not self._buffer[at : at + 1].isspace():
+            return -1
+        resumes = _RESUMES.search(self._buffer, at + 1)
+        stop = resumes.start() if resumes else len(self._buffer)
+        self._junk += stop - at
+        return stop
+
+    def _take_reply(self, reply: Reply) -> None:
+        """Hand a reply to who waits for it. A camera that does not repeat the number answers the last one."""
+        given = reply.header("cseq")
+        number = int(given) if given.isascii() and given.isdigit() and len(given) < 10 else 0
+        if number not in self._replies and len(self._replies) == 1:
+            (waiting,) = self._replies
+            number = waiting if number == 0 or number > self._sequence else number
+        waiter = self._replies.pop(number, None)
+        if waiter is not None and not waiter.done():
+            waiter.set_result(reply)
+
+    def _take_request(self, method: str, headers: dict[str, list[str]]) -> None:
+        """Answer what the camera asks of its own accord."""
+        known = method in OPTIONS_OF_OURS.split(", ")
+        lines = [f"RTSP/1.0 {'200 OK' if known else '501 Not Implemented'}"]
+        given = {name: headers.get(name.lower(), [""])[0][:64] for name in ("CSeq", "Session")}
+        lines += [f"{name}: {value}" for name, value in given.items() if value]
+        if method == "OPTIONS":
+            lines.append(f"Public: {OPTIONS_OF_OURS}")
+        self._write("\r\n".join([*lines, "", ""]).encode())
+        self._on_request(method, headers)
+
+    # The end ------------------------------------------------------------------------------------------
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The camera, or the way to it, has gone."""
@@ -118,8 +197,11 @@ class Connection(asyncio.Protocol):
     def close(self, reason: str = "closed") -> None:
         """End the connection."""
         self._lost(reason)
+        self._buffer.clear()
         if self._transport:
             self._transport.abort()
+
+    # Sending ------------------------------------------------------------------------------------------
 
     def pause(self, *, on: bool) -> None:
         """Stop or go on reading; what the camera sends waits in the kernel, then at the camera."""
@@ -131,7 +213,10 @@ class Connection(asyncio.Protocol):
 
     def _write(self, data: bytes) -> None:
         if self._transport and not self._transport.is_closing():
-            self._transport.write(data)
+            if self._transport.get_write_buffer_size() > LARGEST_UNSENT:
+                self.close("does not read what is sent to it")
+            else:
+                self._transport.write(data)
 
     def send_media(self, channel: int, data: bytes) -> None:
         """Send an interleaved packet."""
@@ -142,77 +227,18 @@ class Connection(asyncio.Protocol):
         if self.closed.done():
             raise CameraError(self.closed.result())
         self._sequence += 1
-        reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        self._replies[self._sequence] = reply
-        lines = [f"{method} {url} RTSP/1.0", f"CSeq: {self._sequence}", "User-Agent: rt-embed"]
+        number, began = self._sequence, time.monotonic()
+        waiter: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._replies[number] = waiter
+        lines = [f"{method} {url} RTSP/1.0", f"CSeq: {number}", "User-Agent: rt-embed"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         self._write("\r\n".join([*lines, "", ""]).encode())
-        return await reply
-
-
-def _whole(text: str) -> int:
-    return int(text) if _NUMBER.fullmatch(text) else 0
-
-
-class RtspLogin:
-    """Answers a camera's challenge: digest (RFC 7616, 2617), else basic (RFC 7617)."""
-
-    def __init__(self, username: str, password: str) -> None:
-        self._username = username
-        self._password = password
-        self._challenge: dict[str, str] = {}
-        self._scheme = ""
-        self._count = 0
-
-    def learn(self, reply: Reply) -> None:
-        """Take the challenge of a 401. Raises CameraError where there is nothing to answer with."""
-        challenges = reply.headers.get("www-authenticate", [])
-        if not self._username:
-            raise CameraError("the camera wants a user name and a password (401)")
-        for scheme in ("digest", "basic"):
-            for text in challenges[:MOST_CHALLENGES]:
-                if text[:16].lower().startswith(scheme):
-                    fields = _FIELD.findall(text[:LONGEST_CHALLENGE])
-                    self._challenge = {name.lower(): quoted or plain for name, quoted, plain in fields}
-                    if scheme == "digest" and self._hash is None:
-                        continue
-                    self._scheme = scheme
-                    return
-        raise CameraError("the camera wants an unknown kind of login (401)")
-
-    @property
-    def _hash(self) -> str | None:
-        """The digest's hash function."""
-        name = self._challenge.get("algorithm", "MD5").upper().removesuffix("-SESS")
-        return {"MD5": "md5", "SHA-256": "sha256"}.get(name)
-
-    def headers(self, method: str, url: str) -> dict[str, str]:
-        """The header that logs a request in; none before the camera has asked for it."""
-        if self._scheme == "basic":
-            token = base64.b64encode(f"{self._username}:{self._password}".encode()).decode()
-            return {"Authorization": f"Basic {token}"}
-        return {"Authorization": self._digest(method, url)} if self._scheme else {}
-
-    def _digest(self, method: str, url: str) -> str:
-        def h(text: str) -> str:
-            return hashlib.new(self._hash or "md5", text.encode(), usedforsecurity=False).hexdigest()
-
-        given = self._challenge
-        realm, nonce = given.get("realm", ""), given.get("nonce", "")
-        secret, action = h(f"{self._username}:{realm}:{self._password}"), h(f"{method}:{url}")
-        self._count += 1
-        count, ours = f"{self._count:08x}", secrets.token_hex(8)
-        if given.get("algorithm", "").upper().endswith("-SESS"):
-            secret = h(f"{secret}:{nonce}:{ours}")
-        fields = {"username": self._username, "realm": realm, "nonce": nonce, "uri": url}
-        plain = ""
-        if "auth" in _SEPARATOR.split(given.get("qop", "")):
-            fields["response"] = h(f"{secret}:{nonce}:{count}:{ours}:auth:{action}")
-            fields["cnonce"] = ours
-            plain = f", qop=auth, nc={count}"
-        else:
-            fields["response"] = h(f"{secret}:{nonce}:{action}")
-        fields |= {name: given[name] for name in ("opaque",) if name in given}
-        if "algorithm" in given:
-            plain += f", algorithm={given['algorithm']}"
-        return "Digest " + ", ".join(f'{name}="{value}"' for name, value in fields.items()) + plain
+        reply = None
+        try:
+            reply = await waiter
+        finally:
+            self._replies.pop(number, None)
+            if self._log:
+                told = {name: value if name != "Authorization" else "***" for name, value in headers.items()}
+                self._log(Exchange(method, shown(url), told, reply, time.monotonic() - began))
+        return reply

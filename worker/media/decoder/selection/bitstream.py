@@ -7,8 +7,8 @@ may be pictures from which decoding becomes right only after a while.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import NamedTuple, TypeAlias
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple, TypeAlias
 
 from av.packet import Packet
 from av.video.stream import VideoStream
@@ -57,6 +57,12 @@ def parser(codec: str, extradata: bytes | None) -> Parser | None:
     if codec == "vp8":
         return _vp8
     return _whole if codec in _SIMPLE else None
+
+
+def nal_parser(codec: str) -> Callable[[Iterable[bytes]], Coding]:
+    """Return the parser for pictures of h264 or hevc whose NAL units are at hand."""
+    parse: Any = _h264 if codec == "h264" else _hevc
+    return lambda nals: parse(nals, iter)
 
 
 def parameter_sets(codec: str, extradata: bytes | None) -> set[bytes]:

@@ -68,7 +68,7 @@ class Unit(Generic[P]):
 
     def __init__(self, own: Sequence[Coded[P]], tail: Sequence[Coded[P]]) -> None:
         self.packets = [*own, *tail]
-        self._own_leading = {index for index, coded in enumerate(own) if index and _is_leading(coded, own[0])}
+        self._own_leading = {index for index, coded in enumerate(own) if index and is_leading(coded, own[0])}
         borrowed = len(own) if tail else -1
         self._frames = {
             index: coded.time
@@ -104,7 +104,8 @@ class Unit(Generic[P]):
         return chosen[::-1]
 
 
-def _is_leading(coded: Coded[P], entry: Coded[P]) -> bool:
+def is_leading(coded: Coded[P], entry: Coded[P]) -> bool:
+    """Return whether a picture is presented before the entry that it follows, and needs what came before."""
     if coded.coding.leading is not None:
         return coded.coding.leading
     if entry.coding.closed:
@@ -145,7 +146,7 @@ class Splitter(Generic[P]):
                 self._tail = [coded]
             else:
                 self._own = [coded]
-        elif self._tail and not _is_leading(coded, self._tail[0]):
+        elif self._tail and not is_leading(coded, self._tail[0]):
             complete = [self._complete()]
             self._own.append(coded)
         else:

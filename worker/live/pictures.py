@@ -1,0 +1,209 @@
+"""The pictures of a live stream as selection sees them: what each says of itself, and when one is whole."""
+
+from typing import NamedTuple, Protocol
+
+from worker.live.rtp.access_units import AccessUnit
+from worker.live.sei import SaidTime, read_time, recovery_count, sei_nals
+from worker.live.slices import FRAME, H264Slices, SliceHead, is_intra_hevc, unescaped
+from worker.media.decoder.selection.bitstream import ALONE, START_CODE, Bits, Coding, nal_parser
+
+MOST_PARAMETER_SETS = 16
+LARGEST_PARAMETER_SET = 4096
+_LARGEST_HEADER = 4096
+
+
+class LivePicture(NamedTuple):
+    """One picture. `recovery`: after how many frames everything comes out right when decoding begins here, -1
+    if nothing says so. `head`: of a picture that is a single field, the head of its slice. `said`: what the
+    camera wrote beside it about its time."""
+
+    unit: AccessUnit
+    coding: Coding
+    recovery: int = -1
+    head: SliceHead | None = None
+    said: SaidTime | None = None
+
+
+class PictureReader(Protocol):
+    """Reads the pictures of one codec. `parameters` is what a decoder must know before the next one."""
+
+    parameters: bytes
+
+    @property
+    def missing(self) -> str:
+        """What a decoder would need, and has not come yet; nothing if all is there."""
+
+    def read(self, unit: AccessUnit) -> LivePicture:
+        """Return the picture."""
+
+    def is_intra(self, picture: LivePicture) -> bool:
+        """Whether a picture is coded without any other, though nothing promises that those after it are."""
+
+
+def picture_reader(codec: str, parameters: bytes) -> PictureReader:
+    """Return the reader for a codec by its name in FFmpeg. Raises ValueError for one that is not played."""
+    match codec:
+        case "h264" | "hevc":
+            return NalPictures(codec, parameters)
+        case "mpeg4":
+            return Mpeg4Pictures(parameters)
+        case "mjpeg":
+            return JpegPictures()
+    raise ValueError(codec)
+
+
+class NalPictures:
+    """H.264 and H.265. Remembers the parameter sets in force: a key frame does not always repeat them."""
+
+    def __init__(self, codec: str, parameters: bytes) -> None:
+        self.parameters = b""
+        self._codec = codec
+        self._parse = nal_parser(codec)
+        self._sets: dict[tuple[int, int], bytes] = {}
+        self._slices = H264Slices()
+        self._keep(tuple(nal for nal in parameters.split(START_CODE) if nal))
+
+    def read(self, unit: AccessUnit) -> LivePicture:
+        """Return the picture."""
+        coding = self._parse(unit.nals)
+        if coding.parameters:
+            self._keep(coding.parameters)
+        sei = sei_nals(unit.nals, self._codec)
+        said = read_time(sei, self._codec) if sei else None
+        recovery = recovery_count(sei, self._codec) if sei else -1
+        head = self._field(unit) if self._codec == "h264" and self._slices.interlaced else None
+        return LivePicture(unit, coding, recovery, head, said)
+
+    def _keep(self, sets: tuple[bytes, ...]) -> None:
+        before = dict(self._sets)
+        for nal in sets:
+            if len(nal) > LARGEST_PARAMETER_SET:
+                continue
+            self._sets[self._name(nal)] = nal
+            if self._codec == "h264":
+                self._slices.learn(nal)
+        while len(self._sets) > MOST_PARAMETER_SETS:
+            del self._sets[next(iter(self._sets))]
+        if self._sets != before:
+            self.parameters = b"".join(START_CODE + nal for _, nal in sorted(self._sets.items()))
+
+    def _name(self, nal: bytes) -> tuple[int, int]:
+        """Return what a parameter set replaces: those of its kind and its number."""
+        if self._codec == "h264":
+            kind, at = nal[0] & 31, 4 if nal[0] & 31 == 7 else 1
+            return kind, _exp_golomb_at(nal, at)
+        kind = nal[0] >> 1 & 63
+        if kind == 32:
+            return kind, nal[2] >> 4 if len(nal) > 2 else 0
+        return kind, _exp_golomb_at(nal, 2) if kind == 34 else 0
+
+    @property
+    def missing(self) -> str:
+        """The kinds of parameter sets that have not come yet."""
+        needed = {7: "SPS", 8: "PPS"} if self._codec == "h264" else {32: "VPS", 33: "SPS", 34: "PPS"}
+        there = {kind for kind, _ in self._sets}
+        return " and ".join(name for kind, name in needed.items() if kind not in there)
+
+    def _field(self, unit: AccessUnit) -> SliceHead | None:
+        """Return the slice head of a picture that is one field; None of a frame, and where both are there."""
+        fields = {head.field: head for head in self._slices.heads(unit.nals)}
+        return next(iter(fields.values())) if len(fields) == 1 and FRAME not in fields else None
+
+    def is_intra(self, picture: LivePicture) -> bool:
+        """Whether all its slices are intra-coded; of H.265, the first."""
+        nals = picture.unit.nals
+        if self._codec == "h264":
+            heads = self._slices.heads(nals)
+            return bool(heads) and all(head.intra for head in heads)
+        sets = {number: unescaped(nal[2:64]) for (kind, number), nal in self._sets.items() if kind == 34}
+        return is_intra_hevc(nals, sets)
+
+
+class Mpeg4Pictures:
+    """MPEG-4 part 2 (ISO/IEC 14496-2, 6.2)."""
+
+    missing = ""
+
+    def __init__(self, parameters: bytes) -> None:
+        self.parameters = parameters
+
+    def read(self, unit: AccessUnit) -> LivePicture:
+        """Return the picture; its headers are remembered."""
+        data = unit.data
+        start = data.find(b"\0\0\1\xb6")
+        if start < 0 or start + 4 >= len(data):
+            return LivePicture(unit, Coding(shown=False))
+        if 0 < start <= _LARGEST_HEADER and _has_layer(data[:start]):
+            self.parameters = data[:start]
+        kind = data[start + 4] >> 6
+        alone = kind == 2
+        coding = Coding(entry=kind == 0, reference=not alone, layer=ALONE if alone else 0)
+        return LivePicture(unit, coding)
+
+    def is_intra(self, picture: LivePicture) -> bool:  # such a picture is an entry already
+        """Whether it is coded without any other."""
+        return picture.coding.entry
+
+
+class JpegPictures:
+    """Motion JPEG: every picture stands for itself."""
+
+    missing = ""
+    parameters = b""
+
+    def read(self, unit: AccessUnit) -> LivePicture:
+        """Return the picture."""
+        return LivePicture(unit, Coding(entry=True, closed=True, reference=False))
+
+    def is_intra(self, picture: LivePicture) -> bool:
+        """Whether it is coded without any other."""
+        return picture.coding.entry
+
+
+class FieldPairs:
+    """Puts the two fields of a frame together where they come as two pictures."""
+
+    def __init__(self) -> None:
+        self._first: LivePicture | None = None
+
+    def push(self, picture: LivePicture) -> list[LivePicture]:
+        """Return the pictures that are whole now."""
+        first, self._first = self._first, None
+        if first is not None and first.head and picture.head and _is_second(first.head, picture.head):
+            return [_joined(first, picture)]
+        whole = [first] if first is not None else []
+        if picture.head is None:
+            return [*whole, picture]
+        self._first = picture
+        return whole
+
+    def flush(self) -> list[LivePicture]:
+        """Return the field that is left when the stream ends."""
+        first, self._first = self._first, None
+        return [first] if first is not None else []
+
+
+def _is_second(first: SliceHead, second: SliceHead) -> bool:
+    return first.frame == second.frame and first.field != second.field
+
+
+def _joined(first: LivePicture, second: LivePicture) -> LivePicture:
+    unit = first.unit._replace(
+        data=first.unit.data + second.unit.data, nals=(*first.unit.nals, *second.unit.nals)
+    )
+    reference = first.coding.reference or second.coding.reference
+    return first._replace(unit=unit, coding=first.coding._replace(reference=reference))
+
+
+def _exp_golomb_at(nal: bytes, at: int) -> int:
+    return Bits(nal[at : at + 8]).exp_golomb()
+
+
+def _has_layer(data: bytes) -> bool:
+    """Whether headers hold a video object layer, which a decoder needs."""
+    at = data.find(b"\0\0\1")
+    while 0 <= at < len(data) - 3:
+        if 0x20 <= data[at + 3] <= 0x2F:
+            return True
+        at = data.find(b"\0\0\1", at + 3)
+    return False

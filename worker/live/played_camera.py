@@ -1,0 +1,118 @@
+"""One camera in a camera process: played over whatever transport works, and cut into chunks."""
+
+import time
+from typing import Literal, Protocol
+
+import msgspec
+
+from shared.addresses import CameraAddress
+from shared.chunks import SECOND
+from worker.live.camera_messages import Ended, FromCameras, Open, Opened, Taken, Told
+from worker.live.chunker import Chunker, Cut
+from worker.live.rtp.access_units import AccessUnit
+from worker.live.rtsp.camera_description import CameraError, TransportRefused, address
+from worker.live.rtsp.rtsp_client import Player
+from worker.live.rtsp.rtsp_conversation import follow
+
+BACKLOG = 64 << 20
+"""Bytes that may wait for a worker that does not read; beyond, chunks are dropped."""
+
+
+class Send(Protocol):
+    """Sends messages to the worker; `backlog` bytes of them wait."""
+
+    @property
+    def backlog(self) -> int:
+        """Bytes that the worker has not read."""
+
+    def __call__(self, message: FromCameras) -> None:
+        """Send one."""
+
+
+class PlayedCamera:
+    """One camera that is being played."""
+
+    def __init__(self, order: Open, send: Send) -> None:
+        self._order = order
+        self._send = send
+        self._chunker: Chunker | None = None
+        self._player: Player | None = None
+        self._skipped = 0
+        self._paused = False
+
+    async def run(self) -> None:
+        """Play until the stream ends, by itself or not, and say so."""
+        error = ""
+        order = self._order
+        try:
+            await follow(address(order.url, order.username, order.password), self._play_any)
+        except CameraError as problem:
+            error = str(problem)
+        except Exception as problem:  # whatever one camera provokes, the others go on
+            error = f"{type(problem).__name__}: {problem}"
+        self._finish(error)
+        self._send(Ended(order.camera, error))
+
+    def pause(self, *, on: bool) -> None:
+        """Stop or go on reading."""
+        self._paused = on
+        if self._player:
+            self._player.pause(on=on)
+
+    async def _play_any(self, where: CameraAddress) -> None:
+        """UDP first, then TCP, unless one of them is asked for or has worked before. TLS is for TCP only."""
+        wanted = self._order.options.transport
+        if wanted == "udp" or (
+            wanted == "auto" and self._order.habits.transport != "tcp" and not where.secure
+        ):
+            try:
+                await self._play(where, "udp")
+                return
+            except TransportRefused:
+                if wanted == "udp":
+                    raise
+        await self._play(where, "tcp")
+
+    async def _play(self, where: CameraAddress, transport: Literal["udp", "tcp"]) -> None:
+        order = self._order
+        self._player = player = Player(where, order.options, transport, order.habits)
+
+        def opened() -> None:
+            self._finish("")  # what another address or transport gave
+            track = player.track
+            self._chunker = Chunker(
+                track.codec,
+                track.parameters,
+                order.duration,
+                order.frames,
+                after=order.after,
+                tolerance=round(order.options.clock_tolerance * SECOND),
+            )
+            self._send(Opened(order.camera, track.codec, player.habits))
+            player.pause(on=self._paused)
+
+        try:
+            await player.play(self._take, opened)
+        finally:
+            await player.close()
+
+    def _take(self, unit: AccessUnit) -> None:
+        if self._chunker is None:
+            return
+        for cut in self._chunker.push(unit, time.monotonic_ns(), time.time_ns()):
+            self._hand_over(cut)
+        while self._chunker.events:
+            self._send(Told(self._order.camera, self._chunker.events.pop(0)))
+
+    def _finish(self, error: str) -> None:
+        """Hand over the chunk under way; cut off by an `error` it is told without its pictures."""
+        for cut in self._chunker.finish() if self._chunker else ():
+            self._hand_over(msgspec.structs.replace(cut, runs=[], error=error) if error else cut)
+        self._chunker = None
+
+    def _hand_over(self, cut: Cut) -> None:
+        if self._send.backlog > BACKLOG:
+            self._skipped += 1
+            return
+        self._send(Taken(self._order.camera, cut, self._skipped))
+        self._skipped = 0

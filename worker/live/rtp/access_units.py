@@ -1,0 +1,122 @@
+"""RTP packets put together to coded pictures, whatever the payload format."""
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol, TypeAlias
+
+from shared.chunks import SECOND
+from worker.live.rtp.jpeg_payload import JpegPayload
+from worker.live.rtp.nal_payload import H264Payload, H265Payload, NalPayload
+from worker.live.rtp.rtcp import SenderClock
+from worker.live.rtp.rtp_packets import RtpPacket, signed
+from worker.live.rtsp.session_description import START_CODE, Track
+
+LARGEST_UNIT = 16 << 20
+"""Bytes of one access unit; a larger one is dropped."""
+
+Emit: TypeAlias = Callable[[int, bytes], None]
+"""Takes a piece of the picture of an RTP timestamp: a NAL unit, or whatever the codec's pieces are."""
+
+
+class AccessUnit(NamedTuple):
+    """One coded picture. `time` is ns on the stream's own clock, which starts anywhere; `wall` is ns since
+    1970 by the last of `reports` sender reports, None before the first; `data` is in Annex B form where the
+    codec has NAL units, which are in `nals`, too."""
+
+    time: int
+    wall: int | None
+    data: bytes
+    nals: tuple[bytes, ...] = ()
+    reports: int = 0
+
+
+class Payload(Protocol):
+    """Finds the pieces of pictures in the payloads of packets."""
+
+    def push(self, packet: RtpPacket, *, lost: bool) -> None:
+        """Add the next packet; `lost` says that some before it are missing."""
+
+    def flush(self) -> None:
+        """Hand on what can be, and forget the rest: the source changes or ends."""
+
+
+class PlainPayload:
+    """MPEG-4: each packet holds a piece of the elementary stream (RFC 6416, 5)."""
+
+    def __init__(self, emit: Emit) -> None:
+        self._emit = emit
+
+    def push(self, packet: RtpPacket, *, lost: bool) -> None:
+        """Hand on the piece."""
+        self._emit(packet.timestamp, packet.payload)
+
+    def flush(self) -> None:
+        """Nothing is held."""
+
+
+class Assembler:
+    """Puts pieces together to access units: those of one RTP timestamp are one picture.
+
+    Not every camera sets the marker bit, and only there: a picture is whole when the next begins.
+    """
+
+    def __init__(self, track: Track, take: Callable[[AccessUnit], None]) -> None:
+        self.clock = SenderClock(track.clock_rate)
+        self._rate = track.clock_rate
+        self._take = take
+        self._payload = _payload(track, self._add)
+        self._start = START_CODE if isinstance(self._payload, NalPayload) else b""
+        self._source: int | None = None
+        self._timestamp: int | None = None
+        self._ticks = 0
+        self._pieces: list[bytes] = []
+        self._size = 0
+
+    def push(self, packet: RtpPacket, lost: bool) -> None:
+        """Add the next packet; `lost` says that some before it are missing."""
+        if packet.source != self._source:
+            self.flush()
+            if self._source is not None:
+                self.clock = SenderClock(self._rate)
+            self._source, self._timestamp = packet.source, None  # whose timestamps go on from anywhere
+        self._payload.push(packet, lost=lost)
+
+    def flush(self) -> None:
+        """Hand on the picture that is there."""
+        self._payload.flush()
+        self._complete()
+
+    def _add(self, timestamp: int, piece: bytes) -> None:
+        if timestamp != self._timestamp:
+            self._complete()
+            if self._timestamp is not None:
+                self._ticks += signed(timestamp - self._timestamp, 32)
+            self._timestamp = timestamp
+        self._size += len(piece)
+        if not piece or self._size > LARGEST_UNIT:
+            return
+        if self._start and b"\0\0\1" in piece:  # several, as in a file: some cameras send them so
+            self._pieces += [nal for nal in (part.rstrip(b"\0") for part in piece.split(b"\0\0\1")) if nal]
+        else:
+            self._pieces.append(piece)
+
+    def _complete(self) -> None:
+        pieces, self._pieces = self._pieces, []
+        size, self._size = self._size, 0
+        if pieces and size <= LARGEST_UNIT and self._timestamp is not None:
+            wall, time = self.clock.wall(self._timestamp), self._ticks * SECOND // self._rate
+            data = self._start + self._start.join(pieces)
+            nals = tuple(pieces) if self._start else ()
+            self._take(AccessUnit(time, wall, data, nals, self.clock.reports))
+
+
+def _payload(track: Track, emit: Emit) -> Payload:
+    """Return what reads the payload format of a track."""
+    match track.codec:
+        case "h264":
+            return H264Payload(emit, track.disorder)
+        case "hevc":
+            return H265Payload(emit, track.disorder)
+        case "mjpeg":
+            return JpegPayload(emit, track.size)
+        case _:
+            return PlainPayload(emit)

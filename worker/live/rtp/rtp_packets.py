@@ -1,0 +1,109 @@
+"""RTP packets, and putting them back in order (RFC 3550)."""
+
+import struct
+from collections.abc import Callable
+from typing import NamedTuple
+
+REORDERED = 1024
+"""Packets that may wait for one that is late."""
+REORDERED_BYTES = 4 << 20
+"""Bytes that may wait for a packet that is late."""
+RESTARTED = 4096
+"""A larger step ahead in the sequence numbers is a new beginning."""
+
+
+class RtpPacket(NamedTuple):
+    """What is used of an RTP packet. `extension` is the header extension: its kind, then its data."""
+
+    sequence: int
+    timestamp: int
+    source: int
+    payload: bytes
+    marker: bool = False
+    extension: bytes = b""
+
+
+def parse_rtp(data: bytes, payload_type: int) -> RtpPacket | None:
+    """Return the packet, or None if it is none of this payload type (RFC 3550, 5.1)."""
+    if len(data) < 12 or data[0] >> 6 != 2 or data[1] & 0x7F != payload_type:
+        return None
+    sequence, timestamp, source = struct.unpack_from(">HII", data, 2)
+    start, end, extension = 12 + 4 * (data[0] & 15), len(data), b""
+    if data[0] & 0x10 and len(data) >= start + 4:
+        size = 4 * int.from_bytes(data[start + 2 : start + 4], "big")
+        extension = data[start : start + 2] + data[start + 4 : start + 4 + size]
+        start += 4 + size
+    if data[0] & 0x20:
+        end -= data[-1]
+    if start >= end:
+        return None
+    return RtpPacket(sequence, timestamp, source, data[start:end], data[1] > 0x7F, extension)
+
+
+def signed(difference: int, bits: int) -> int:
+    """Return a difference of counters that wrap at 2**bits as the nearest signed number."""
+    half = 1 << bits - 1
+    return (difference + half) % (1 << bits) - half
+
+
+class Reorder:
+    """Hands packets on in order; one that stays away for `patience` seconds is given up.
+
+    `lost` counts those. Over TCP nothing is late, so `patience` is 0.
+    """
+
+    def __init__(self, take: Callable[[RtpPacket, bool], None], patience: float) -> None:
+        self.lost = 0
+        self._take = take
+        self._patience = patience
+        self._next: int | None = None
+        self._waiting: dict[int, RtpPacket] = {}
+        self._bytes = 0
+        self._since = 0.0
+
+    def push(self, packet: RtpPacket, now: float) -> None:
+        """Add a packet that arrived at `now` (s). `take` gets each, and whether one before it is lost."""
+        if self._next is None:
+            self._next = packet.sequence
+        ahead = signed(packet.sequence - self._next, 16)
+        if ahead == 0 and not self._waiting:
+            self._next = (self._next + 1) & 0xFFFF
+            self._take(packet, False)
+            return
+        if -REORDERED < ahead < 0 or packet.sequence in self._waiting:
+            return  # a copy, or too late
+        if ahead < 0 or ahead > RESTARTED:
+            self.flush()
+            self._next = (packet.sequence + 1) & 0xFFFF
+            self._take(packet, True)
+            return
+        if not self._waiting:
+            self._since = now
+        self._waiting[packet.sequence] = packet
+        self._bytes += len(packet.payload)
+        self._deliver(now)
+
+    def _deliver(self, now: float) -> None:
+        lost = False
+        while self._waiting and self._next is not None:
+            packet = self._waiting.pop(self._next, None)
+            if packet is not None:
+                self._bytes -= len(packet.payload)
+                self._take(packet, lost)
+                lost, self._since = False, now
+            elif (
+                now - self._since < self._patience
+                and len(self._waiting) < REORDERED
+                and self._bytes < REORDERED_BYTES
+            ):
+                return
+            else:
+                lost = True
+                self.lost += 1
+            self._next = (self._next + 1) & 0xFFFF
+
+    def flush(self) -> None:
+        """Hand on what waits."""
+        for sequence in sorted(self._waiting, key=lambda s: signed(s - (self._next or 0), 16)):
+            self._take(self._waiting.pop(sequence), True)
+        self._bytes = 0

@@ -1,0 +1,96 @@
+"""The UDP sockets of a session: media arrives at the first, RTCP at the second."""
+
+import asyncio
+import secrets
+import socket
+from collections.abc import Callable
+
+from worker.live.rtsp.camera_description import TransportRefused
+
+RECEIVE_BUFFER = 2 << 20
+LOWEST_PORT, PORTS = 16_384, 16_000
+
+
+class Datagrams(asyncio.DatagramProtocol):
+    """One UDP socket; packets from other hosts than those of the camera are ignored."""
+
+    def __init__(self, channel: int, hosts: set[str], on_media: Callable[[int, bytes], None]) -> None:
+        self.gone = asyncio.Event()
+        self._channel = channel
+        self._hosts = hosts
+        self._on_media = on_media
+
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        """A packet."""
+        if addr[0] in self._hosts:
+            self._on_media(self._channel, data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The socket is closed."""
+        self.gone.set()
+
+
+class MediaSockets:
+    """Two UDP sockets with neighbouring ports, the first even (RFC 3550, 11). Media may come from any of the
+    `hosts`, which are IP addresses."""
+
+    def __init__(self, host: str, on_media: Callable[[int, bytes], None]) -> None:
+        self.hosts = {host}
+        self._host = host
+        self._on_media = on_media
+        self._sockets: list[tuple[asyncio.DatagramTransport, Datagrams]] = []
+        self._ports: tuple[int, int] | None = None
+
+    async def bind(self) -> int:
+        """Open the sockets and return the first one's port. Raises TransportRefused if no two are free."""
+        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
+        for _ in range(50):
+            first = LOWEST_PORT + 2 * secrets.randbelow(PORTS // 2)
+            if pair := _bound(family, first):
+                for channel, one in enumerate(pair):
+                    await self._listen(channel, one)
+                return first
+        raise TransportRefused("no two free UDP ports")
+
+    async def _listen(self, channel: int, one: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        made = await loop.create_datagram_endpoint(
+            lambda: Datagrams(channel, self.hosts, self._on_media), sock=one
+        )
+        self._sockets.append(made)
+
+    def aim(self, ports: tuple[int, int]) -> None:
+        """Take the camera's ports, and open the way through a NAT by sending something to each."""
+        self._ports = ports
+        self._send(0, b"\x80\x00\x00\x00" + bytes(8))
+        self._send(1, b"")
+
+    def report(self, data: bytes) -> None:
+        """Send an RTCP packet to the camera."""
+        self._send(1, data)
+
+    def _send(self, channel: int, data: bytes) -> None:
+        if self._ports and self._ports[channel]:
+            self._sockets[channel][0].sendto(data, (self._host, self._ports[channel]))
+
+    async def close(self) -> None:
+        """Close the sockets."""
+        for transport, protocol in self._sockets:
+            transport.abort()
+            await protocol.gone.wait()
+        self._sockets.clear()
+
+
+def _bound(family: socket.AddressFamily, first: int) -> list[socket.socket]:
+    """Return two sockets at a port and the next; none if one of them is taken."""
+    pair: list[socket.socket] = []
+    try:
+        for port in (first, first + 1):
+            pair.append(socket.socket(family, socket.SOCK_DGRAM))
+            pair[-1].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+            pair[-1].bind(("", port))
+    except OSError:
+        for one in pair:
+            one.close()
+        return []
+    return pair

@@ -12,6 +12,7 @@ from ctypes import CDLL
 
 import uvloop
 
+from shared.lifecycle.guard import PR_SET_PDEATHSIG
 from worker.live.camera_messages import (
     FROM_CAMERAS,
     TO_CAMERAS,
@@ -22,7 +23,6 @@ from worker.live.camera_messages import (
     Pulse,
 )
 from worker.live.played_camera import BACKLOG, PlayedCamera
-from shared.lifecycle.guard import PR_SET_PDEATHSIG
 
 PULSE_INTERVAL = 1.0
 

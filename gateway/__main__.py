@@ -4,6 +4,7 @@ import sys
 
 import uvicorn
 
+from gateway.access.http_server import server_config
 from gateway.app import create_app
 from shared import settings
 from shared.errors import SettingsError
@@ -20,17 +21,10 @@ def main() -> int:
         print(f"rt-embed gateway: {error}", file=sys.stderr)
         return 2
     logs.configure(configuration, process="gateway")
-    uvicorn.run(
-        create_app(configuration, export.configure(configuration)),
-        host=configuration.host,
-        port=configuration.port,
-        loop="uvloop",
-        http="httptools",
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=int(configuration.shutdown_timeout),
-    )
-    return 0
+    app = create_app(configuration, export.configure(configuration))
+    server = uvicorn.Server(server_config(app, configuration))
+    server.run()
+    return 0 if server.started else 3
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.access import AccessMiddleware
+from gateway.access.admission import AccessMiddleware
 from gateway.api.responses import error_response, json_response
 from gateway.api.schemas import Error
 from gateway.context import Context

@@ -209,6 +209,38 @@ class Settings:
         "Largest JSON request body in bytes, not counting the data: URL of a video request",
     )
 
+    header_limit_bytes: int = setting(
+        "RTEMBED_MAX_HEADER_BYTES",
+        whole(1024, 2**20),
+        16 * 2**10,
+        "Most bytes of a request's headers; more are answered with 431",
+    )
+    header_timeout: float = setting(
+        "RTEMBED_HEADER_TIMEOUT",
+        number(0.1, 3600),
+        10.0,
+        "Seconds that a new connection, or a request on it, has until its headers are complete",
+    )
+    least_body_rate: int = setting(
+        "RTEMBED_MIN_BODY_RATE",
+        whole(0, 10**9),
+        500,
+        "Least bytes per second of a request's body, over RTEMBED_HEADER_TIMEOUT; slower ones are answered "
+        "with 408; 0: any",
+    )
+    connections_per_address: int = setting(
+        "RTEMBED_MAX_CONNECTIONS_PER_ADDRESS",
+        whole(0, 10**6),
+        0,
+        "Most connections from one address to one gateway, trusted proxies aside; 0: no limit",
+    )
+    trusted_proxies: tuple[IPNetwork, ...] = setting(
+        "RTEMBED_TRUSTED_PROXIES",
+        SettingType(networks, "networks such as 10.0.0.0/8, separated by ,"),
+        (),
+        "Networks of the proxies whose X-Forwarded-For names the client; empty: nobody is believed",
+    )
+
     # Fetching URLs
     download_timeout: int = setting(
         "ASSET_DOWNLOAD_TOTAL_TIMEOUT",

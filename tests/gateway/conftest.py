@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from struct import pack
 from typing import Any
 
@@ -11,6 +12,7 @@ import httpx
 import pytest
 import uvicorn
 
+from gateway.access.http_server import server_config
 from gateway.app import create_app
 from gateway.context import Context
 from gateway.store.asset_store import AssetStore
@@ -52,9 +54,7 @@ Serve = Callable[[Settings], AbstractAsyncContextManager[Gateway]]
 @asynccontextmanager
 async def _serve(settings: Settings) -> AsyncIterator[Gateway]:
     app = create_app(settings)
-    server = uvicorn.Server(
-        uvicorn.Config(app, host="127.0.0.1", port=0, http="httptools", log_config=None, access_log=False)
-    )
+    server = uvicorn.Server(server_config(app, replace(settings, host="127.0.0.1", port=0)))
     serving = asyncio.create_task(server.serve())
     while not server.started:
         assert not serving.done(), serving.result()

@@ -8,6 +8,7 @@ import structlog
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from gateway.access.client_address import client_address
 from gateway.api.responses import error_response
 from gateway.context import Context
 from shared import keys
@@ -32,6 +33,7 @@ class AccessMiddleware:
         self._free = free
         self._digests = [sha256(key.encode()).digest() for key in settings.api_keys]
         self._rate = settings.rate_limit
+        self._proxies = settings.trusted_proxies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or refuse it."""
@@ -52,7 +54,7 @@ class AccessMiddleware:
     def _identify(self, scope: Scope) -> str:
         """A name for who sends this. Raises Unauthorized without a known key, where keys are set."""
         if not self._digests:
-            return f"address:{(scope.get('client') or ('unknown',))[0]}"
+            return f"address:{client_address(scope, self._proxies)}"
         given = sha256(_key(Headers(scope=scope)).encode("utf-8", "surrogateescape")).digest()
         # Every key is compared, each in constant time: how long it takes tells nothing.
         if sum([compare_digest(given, digest) for digest in self._digests]) == 0:

@@ -12,13 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import SettingsError
+from shared.settings.names import unknown_names
 from shared.settings.setting_types import (
+    ABSOLUTE_FOLDERS,
     BOOLEAN,
+    EXISTING_FILE,
+    HTTP_URL,
     PATH,
     TEXT,
     TOPIC,
     IPNetwork,
     SettingType,
+    at_least_one,
     between,
     choice,
     lenient,
@@ -103,10 +108,10 @@ class Settings:
         "Collector of traces and metrics, OTLP over HTTP",
     )
     otlp_traces_endpoint: str | None = setting(
-        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", TEXT, None, "Whole URL for traces, if it is another"
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", HTTP_URL, None, "Whole URL for traces, if it is another"
     )
     otlp_metrics_endpoint: str | None = setting(
-        "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", TEXT, None, "Whole URL for metrics, if it is another"
+        "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", HTTP_URL, None, "Whole URL for metrics, if it is another"
     )
     metric_export_interval: int = setting(
         "OTEL_METRIC_EXPORT_INTERVAL",
@@ -190,7 +195,7 @@ class Settings:
     # Access
     api_keys: tuple[str, ...] = setting(
         "RTEMBED_API_KEYS",
-        listed(","),
+        at_least_one(listed(",")),
         (),
         "Keys of which each request must bring one, except to health, metrics and documentation; empty: none "
         "is asked for",
@@ -292,7 +297,7 @@ class Settings:
         "Networks that cameras may be in; empty: any but link-local ones and metadata services",
     )
     file_url_dirs: tuple[str, ...] = setting(
-        "FILE_URL_ALLOWED_DIRS", listed(","), (), "Folders that file:// URLs may name; empty: none"
+        "FILE_URL_ALLOWED_DIRS", ABSOLUTE_FOLDERS, (), "Folders that file:// URLs may name; empty: none"
     )
     s3_access_key: str | None = setting(
         "AWS_ACCESS_KEY_ID",
@@ -308,10 +313,10 @@ class Settings:
     aws_region: str | None = setting("AWS_REGION", TEXT, None, "Region of the buckets; wins over the next")
     s3_region: str = setting("AWS_DEFAULT_REGION", TEXT, "us-east-1", "Region of the buckets")
     s3_endpoint_url: str | None = setting(
-        "S3_ENDPOINT_URL", TEXT, None, "S3 service other than Amazon's; wins over AWS_ENDPOINT_URL_S3"
+        "S3_ENDPOINT_URL", HTTP_URL, None, "S3 service other than Amazon's; wins over AWS_ENDPOINT_URL_S3"
     )
     aws_endpoint_url_s3: str | None = setting(
-        "AWS_ENDPOINT_URL_S3", TEXT, None, "S3 service other than Amazon's"
+        "AWS_ENDPOINT_URL_S3", HTTP_URL, None, "S3 service other than Amazon's"
     )
 
     s3_addressing: str = setting(
@@ -690,12 +695,15 @@ class Settings:
     kafka_username: str | None = setting("KAFKA_SASL_USERNAME", TEXT, None, "User of Kafka")
     kafka_password: str | None = setting("KAFKA_SASL_PASSWORD", TEXT, None, "Its password", secret=True)
     kafka_ca_file: Path | None = setting(
-        "KAFKA_SSL_CAFILE", PATH, None, "Certificate authorities of the brokers, PEM; unset: the system's"
+        "KAFKA_SSL_CAFILE",
+        EXISTING_FILE,
+        None,
+        "Certificate authorities of the brokers, PEM; unset: the system's",
     )
     kafka_certificate: Path | None = setting(
-        "KAFKA_SSL_CERTFILE", PATH, None, "Certificate of this client, PEM, for mutual TLS"
+        "KAFKA_SSL_CERTFILE", EXISTING_FILE, None, "Certificate of this client, PEM, for mutual TLS"
     )
-    kafka_key: Path | None = setting("KAFKA_SSL_KEYFILE", PATH, None, "Its private key, PEM")
+    kafka_key: Path | None = setting("KAFKA_SSL_KEYFILE", EXISTING_FILE, None, "Its private key, PEM")
     kafka_key_password: str | None = setting(
         "KAFKA_SSL_PASSWORD", TEXT, None, "Password of the private key", secret=True
     )
@@ -810,15 +818,19 @@ class Settings:
     )
 
 
+VARIABLES = frozenset(field.metadata["variable"] for field in dataclasses.fields(Settings))
+
+
 def load(environment: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
     """Settings from `environment` (the process's own by default); an empty variable counts as unset,
     except where its emptiness has a meaning.
 
-    Raises SettingsError with every bad variable, its value and what is allowed.
+    Raises SettingsError with every bad variable, its value and what is allowed, and every variable of ours
+    that does not exist, with the nearest that does.
     """
     source = os.environ if environment is None else environment
     values: dict[str, Any] = {}
-    problems: list[str] = []
+    problems = unknown_names(source, VARIABLES)
     for field in dataclasses.fields(Settings):
         variable = field.metadata["variable"]
         text = source.get(variable, "").strip()

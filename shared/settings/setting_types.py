@@ -76,6 +76,48 @@ TEXT = SettingType(str, "any text")
 PATH = SettingType(_path, "a path")
 
 
+def _existing_file(text: str) -> Path:
+    path = _path(text)
+    if not path.is_file():
+        raise ValueError(text)
+    return path
+
+
+EXISTING_FILE = SettingType(_existing_file, "the path of a file that exists")
+
+
+def _absolute_folders(text: str) -> tuple[str, ...]:
+    folders = tuple(part.strip() for part in text.split(",") if part.strip())
+    if not all(Path(folder).is_absolute() for folder in folders):
+        raise ValueError(text)
+    return folders
+
+
+ABSOLUTE_FOLDERS = SettingType(_absolute_folders, "absolute paths separated by ','")
+
+
+def _http_url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError(text)
+    parts.port  # noqa: B018 - raises ValueError for what is no port
+    return text
+
+
+HTTP_URL = SettingType(_http_url, "an http or https URL")
+
+
+def at_least_one(kind: SettingType) -> SettingType:
+    """As `kind`, but a text in which nothing is listed is refused."""
+
+    def parse(text: str) -> Any:
+        if not (found := kind.parse(text)):
+            raise ValueError(text)
+        return found
+
+    return SettingType(parse, f"{kind.allowed}, at least one")
+
+
 def whole(low: int, high: int) -> SettingType:
     """A whole number from `low` to `high`."""
     return SettingType(between(int, low, high), f"a whole number from {low} to {high}")

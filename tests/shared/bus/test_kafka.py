@@ -264,9 +264,10 @@ async def test_a_login_that_is_refused_is_told(mechanism: str) -> None:
     guarded.stop()
 
 
-async def test_certificates_that_are_missing_are_named(tmp_path: Path) -> None:
-    missing = str(tmp_path / "none.pem")
-    settings = settings_for("127.0.0.1:1", KAFKA_SECURITY_PROTOCOL="SSL", KAFKA_SSL_CAFILE=missing)
+async def test_certificates_that_are_of_no_use_are_named(tmp_path: Path) -> None:
+    empty = tmp_path / "none.pem"
+    empty.touch()
+    settings = settings_for("127.0.0.1:1", KAFKA_SECURITY_PROTOCOL="SSL", KAFKA_SSL_CAFILE=str(empty))
     with pytest.raises(BusError, match="certificates are not usable"):
         await connect(settings)
 

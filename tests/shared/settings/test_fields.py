@@ -231,12 +231,13 @@ def test_every_variable_belongs_to_one_field() -> None:
 
 def test_what_grants_access_is_secret() -> None:
     suspects = [name for name in FIELDS if any(w in name for w in ("PASSWORD", "SECRET", "TOKEN", "API_KEY"))]
-    assert set(suspects) | {"REDIS_URL"} == set(SECRETS)
+    assert set(suspects) | {"REDIS_URL", "RTEMBED_SEARCH_URL"} == set(SECRETS)
 
 
 def test_secrets_are_in_no_representation() -> None:
     environment = dict.fromkeys(SECRETS, "s3cr3t-value")
     environment |= {"REDIS_URL": "redis://:s3cr3t-value@h", "ASSET_DOWNLOAD_AUTH_TOKENS": "h=s3cr3t-value"}
+    environment["RTEMBED_SEARCH_URL"] = "postgresql://me:s3cr3t-value@h/db"
     settings = load(environment)
     assert settings.redis_password == "s3cr3t-value"
     assert "s3cr3t" not in repr(settings)

@@ -24,6 +24,7 @@ from gateway.endpoints import docs
 from gateway.intake.uploads import TooManyFields
 from gateway.routing import ENDPOINTS, routes
 from shared.errors import RtEmbedError, Unavailable
+from shared.lifecycle.heartbeat import beating
 from shared.redis.connection import RedisError
 from shared.settings import Settings
 from shared.telemetry.export import SWITCHED_OFF, Telemetry
@@ -43,7 +44,7 @@ def create_app(settings: Settings, telemetry: Telemetry = SWITCHED_OFF) -> Starl
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         ctx = Context(settings, telemetry.registry)
-        async with ctx.running():
+        async with ctx.running(), beating(settings.stall_timeout):
             app.state.context = ctx
             log.info("gateway ready", assets=settings.asset_store or str(settings.asset_dir))
             yield

@@ -30,6 +30,12 @@ def free_port() -> int:
             return port
 
 
+def watched(watchdog: int) -> psutil.Process:
+    """The gateway or worker that a watchdog, the process that was started, watches."""
+    (process,) = psutil.Process(watchdog).children()
+    return process
+
+
 class RedisServer:
     """One Valkey or Redis server of its own, with its append-only file in `folder`."""
 

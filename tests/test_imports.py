@@ -152,7 +152,7 @@ def test_no_media_package_is_named_outside_of_the_worker(package: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["gateway.__main__", "gateway.app", "rt_embed.cli.main", "shared.redis.connection"]
+    "module", ["gateway.gateway_process", "gateway.app", "rt_embed.cli.main", "shared.redis.connection"]
 )
 def test_a_fresh_interpreter_loads_no_media_package(module: str) -> None:
     program = f"import sys, {module}; print(*sorted({{name.partition('.')[0] for name in sys.modules}}))"

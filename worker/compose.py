@@ -12,9 +12,9 @@ import structlog
 
 from shared.errors import DeviceLost, EngineError, ModelError
 from shared.fleet import ServedModel
+from shared.lifecycle.cores import cores
 from shared.settings import Settings
 from worker.backend import CPU_PRECISION, Backend, choose_backend, implementation
-from worker.cores import cores
 from worker.engine.device import device_errors
 from worker.engine.embedding_engine import Engine
 from worker.engine.python import inference_file, load_python_model, run_repository_script

@@ -79,7 +79,7 @@ class Service:
         self.forwarder = Forwarder(self.redis, settings, self.claims.consumer, self.errors)
         self.clock = RedisClock()
         self.metrics = self._metrics()
-        self.watch = Watch(self._give_up, settings.shutdown_timeout)
+        self.watch = Watch(self._give_up, settings.shutdown_timeout, settings.stall_timeout)
         self.jobs = ClaimLoop(settings, self.claims, self.publisher)
         self.alive = self._signs_of_life()
         self._tell = log_progress()
@@ -175,6 +175,7 @@ class Service:
                 self.alive.change(state="ready", detail="", model=loaded.model, **loaded.told())
                 self.alive.change(batch_size=loaded.batch_size)
                 await self._first_contact()
+                self.watch.loaded()
                 log.info("worker ready", model=info.id, backend=loaded.backend, slots=self.jobs.slots)
                 await self._work(tasks)
                 for task in background:

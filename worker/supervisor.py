@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import structlog
 
+from shared.lifecycle.heartbeat import beating
 from shared.lifecycle.supervised import SupervisedProcess
 from shared.settings import Settings
 from worker.engine.gpus import Gpu
@@ -92,4 +93,5 @@ async def supervise(settings: Settings, gpus: Sequence[Gpu]) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, supervisor.stop)
     log.info("one worker per GPU", gpus=[f"{gpu.index}: {gpu.name}" for gpu in gpus])
-    return await supervisor.run()
+    async with beating(settings.stall_timeout):
+        return await supervisor.run()

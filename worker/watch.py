@@ -1,4 +1,5 @@
-"""Whether this worker makes progress, judged from a thread of its own, which a stuck event loop cannot stop.
+"""Whether this worker makes progress: what it cannot do any more is seen from a thread of its own, a standing
+event loop by the watchdog, which is another process.
 
 A worker that is stuck says so in its record and its log, stops claiming, and then ends itself: whoever
 started it starts it again, and its jobs go to others.
@@ -12,33 +13,38 @@ from collections.abc import Callable
 
 import structlog
 
+from shared.lifecycle.heartbeat import speak
+from shared.lifecycle.watchdog import STUCK
+
 log = structlog.get_logger(__name__)
 
-HUNG = 5
-"""Exit status of a worker that ended itself."""
 BEAT = 1.0
-LOOP_TIMEOUT = 30.0
+LOADING_PATIENCE = 1800.0
+"""Seconds that the event loop may stand still while the model is loaded: libraries may keep Python's lock."""
 LAST_WORDS = 5.0
 """Seconds for a stuck worker to tell the fleet, beyond those for its jobs."""
 
 
 class Watch:
-    """Looks after the event loop, and after what `look_after` and `ask` name.
+    """Looks after what `look_after` and `ask` name, and lets the watchdog look after the event loop.
 
     `problem` says what is stuck; empty while all is well. `stuck` is called in the event loop when there is a
-    problem; the process ends `patience` seconds later, at once if it is the loop itself.
+    problem; the process ends `patience` seconds later.
     """
 
-    def __init__(
-        self, stuck: Callable[[], None], patience: float, loop_timeout: float = LOOP_TIMEOUT
-    ) -> None:
+    def __init__(self, stuck: Callable[[], None], patience: float, stall: float = 30.0) -> None:
+        """`stall`: seconds that the event loop may stand still once the model is loaded."""
         self.problem = ""
         self._stuck = stuck
         self._patience = patience + LAST_WORDS
-        self._loop_timeout = loop_timeout
-        self._beaten = time.monotonic()
+        self._stall = stall
+        self._allowed = LOADING_PATIENCE
         self._checks: list[Callable[[], str]] = []
         self._over = threading.Event()
+
+    def loaded(self) -> None:
+        """The model is loaded: from now on nothing may hold the event loop up for long."""
+        self._allowed = self._stall
 
     def look_after(self, name: str, since: Callable[[], float | None], limit: float) -> None:
         """What `name` does may take `limit` seconds; `since` says when it began, None while it is idle."""
@@ -55,14 +61,13 @@ class Watch:
         self._checks.append(check)
 
     async def run(self) -> None:
-        """Watch until cancelled."""
+        """Watch, and speak to the watchdog, until cancelled."""
         loop = asyncio.get_running_loop()
-        self._beaten = time.monotonic()
         thread = threading.Thread(target=self._watch, args=(loop,), name="watch", daemon=True)
         thread.start()
         try:
             while True:
-                self._beaten = time.monotonic()
+                speak(self._allowed + BEAT)
                 await asyncio.sleep(BEAT)
         finally:
             self._over.set()
@@ -71,21 +76,11 @@ class Watch:
 
     def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
         while not self._over.wait(BEAT):
-            if problem := self._loop_problem():
-                self._end(problem)
-            elif problem := next(filter(None, (check() for check in self._checks)), ""):
+            if problem := next(filter(None, (check() for check in self._checks)), ""):
                 self.problem = problem
                 log.critical("worker is stuck", reason=problem)
                 loop.call_soon_threadsafe(self._stuck)
                 # Not the event: that is set when the loop ends, which does not free what is stuck.
                 time.sleep(self._patience)
-                self._end(problem)
-
-    def _loop_problem(self) -> str:
-        silence = time.monotonic() - self._beaten
-        return f"the event loop stands still for {silence:.0f} s" if silence > self._loop_timeout else ""
-
-    def _end(self, problem: str) -> None:
-        self.problem = problem
-        log.critical("worker ends itself to be replaced", reason=problem)
-        os._exit(HUNG)
+                log.critical("worker ends itself to be replaced", reason=problem)
+                os._exit(STUCK)

@@ -23,6 +23,7 @@ from rt_embed.cli.data_folder import LocalService, announced, names_redis, used_
 from rt_embed.cli.terminal import command_group, terminal
 from shared import settings
 from shared.errors import SettingsError
+from shared.lifecycle.guard import hide
 from shared.lifecycle.supervised import SupervisedProcess
 from shared.settings import Settings
 from shared.telemetry import logs
@@ -44,7 +45,8 @@ async def up(configuration: Settings, workers: int) -> int:
     children = [start("gateway", [*python, "gateway"])]
     children += [start(f"worker {i + 1}", [*python, "worker"]) for i in range(workers)]
     if not names_redis(os.environ):
-        children.insert(0, start("valkey", _valkey(folder)))
+        bare = {"PATH": os.environ.get("PATH", os.defpath)}  # none of our secrets: nothing hides them there
+        children.insert(0, start("valkey", _valkey(folder), environment=bare))
     with announced(folder, LocalService(_address(environment), environment.get("REDIS_URL", ""))):
         return await _run(children, environment)
 
@@ -149,6 +151,7 @@ def run_up(
     os.environ.update({name: str(value) for name, value in given.items() if value is not None})
     if terminal.verbose:
         os.environ["LOG_LEVEL"] = "debug"
+    hide()
     configuration = settings.load()
     logs.configure(configuration, process="up")
     with used_alone(configuration.data_dir):

@@ -1,14 +1,14 @@
 """Processes that are kept running, and end with the process that started them."""
 
 import asyncio
-import ctypes
 import os
-import signal
-import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import structlog
+
+from shared.lifecycle.guard import die_with_parent
 
 log = structlog.get_logger(__name__)
 
@@ -18,7 +18,6 @@ FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 30.0
 STEADY = 30.0
 """Seconds after which a child that ends is started again at once, as the first time."""
-PR_SET_PDEATHSIG = 1
 
 
 class SupervisedProcess:
@@ -41,7 +40,7 @@ class SupervisedProcess:
             started = time.monotonic()
             self._process = await asyncio.create_subprocess_exec(
                 *self._command, env=self._environment, stdin=asyncio.subprocess.DEVNULL,
-                preexec_fn=_die_with_parent,
+                preexec_fn=partial(_attach, os.getpid()),
             )  # fmt: skip
             status = await self._process.wait()
             if status in WILL_NOT_START:
@@ -64,8 +63,7 @@ class SupervisedProcess:
             await self._process.wait()
 
 
-def _die_with_parent() -> None:
-    """In the child: leave Ctrl-C to the parent, and ask Linux to end this process with it."""
+def _attach(parent: int) -> None:
+    """In the child: leave Ctrl-C to the parent, and end with it, even when frozen."""
     os.setpgid(0, 0)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    die_with_parent(parent)

@@ -454,6 +454,12 @@ class Settings:
         600.0,
         "Seconds after which a batch counts as hung, and its worker ends to be replaced",
     )
+    stall_timeout: float = setting(
+        "RTEMBED_STALL_TIMEOUT",
+        number(1, 86_400),
+        30.0,
+        "Seconds that the event loop of a gateway or worker may stand still; then its watchdog replaces it",
+    )
     shutdown_timeout: float = setting(
         "RTEMBED_SHUTDOWN_TIMEOUT",
         number(0, 3600),

@@ -21,7 +21,7 @@ from shared import keys
 from shared.timestamps import parse_timestamp
 from tests.camera import ScriptedCamera, encode
 from tests.e2e.conftest import Stack
-from tests.support import RedisServer, valkey_binary
+from tests.support import RedisServer, valkey_binary, watched
 
 BODY = {"model": "null", "stream": True}
 
@@ -149,7 +149,7 @@ def _seconds(text: str) -> float:
 
 
 def _processes(stack: Stack) -> list[psutil.Process]:
-    worker = psutil.Process(stack.workers[0].pid)
+    worker = watched(stack.workers[0].pid)
     return [worker, *worker.children(recursive=True)]
 
 

@@ -19,7 +19,7 @@ import httpx
 import psutil
 
 from tests.e2e.conftest import Stack
-from tests.support import RedisServer, valkey_binary
+from tests.support import RedisServer, valkey_binary, watched
 
 PIECE = 1 << 20
 GIB = 1 << 30
@@ -71,7 +71,7 @@ class Watch(threading.Thread):
 def measure(stack: Stack, size: int, path: str, body: Iterator[bytes], kind: str) -> None:
     """Send `body`, which holds a file of `size` bytes, and print how long it took and what it cost."""
     assert stack.gateway
-    watch = Watch(psutil.Process(stack.gateway.pid))
+    watch = Watch(watched(stack.gateway.pid))
     watch.start()
     began = time.monotonic()
     answer = httpx.post(f"{stack.url}/v1{path}", content=body, headers={"Content-Type": kind}, timeout=600)

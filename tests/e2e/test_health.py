@@ -5,8 +5,8 @@ from pathlib import Path
 
 import httpx
 
+from shared.lifecycle.watchdog import STUCK
 from tests.e2e.conftest import Stack
-from worker.watch import HUNG
 
 
 def test_a_hung_engine_is_reported_and_its_job_goes_to_another(stack: Stack, film: Path) -> None:
@@ -24,7 +24,7 @@ def test_a_hung_engine_is_reported_and_its_job_goes_to_another(stack: Stack, fil
                 health = stack.client.get("/ready?detailed=true").json()
                 reasons |= {c["message"] for c in health["checks"] if c["component"].startswith("worker ")}
                 time.sleep(0.1)
-            assert hung.returncode == HUNG
+            assert hung.returncode == STUCK
             assert any("the video engine works on one batch for more than 1 s" in r for r in reasons), reasons
             stack.start_worker()
             data = [line for line in answer.iter_lines() if line.startswith("data: ")]

@@ -21,7 +21,7 @@ from shared.timestamps import parse_timestamp
 from tests.camera import Picture, ScriptedCamera, encode
 from tests.e2e.conftest import Stack
 from tests.e2e.media import colour_film
-from tests.support import RedisServer, free_port
+from tests.support import RedisServer, free_port, watched
 
 URL = "/generate_video_embeddings"
 MILLISECOND = 1_000_000
@@ -491,9 +491,10 @@ def owner(redis: Redis, stream: str) -> bytes:
 
 
 def worker_of(redis: Redis, stack: Stack, stream: str) -> subprocess.Popen[bytes]:
+    """The watchdog of the worker that has the stream's session."""
     wait_for(lambda: owner(redis, stream))
     pid = int(redis.hget(keys.worker(owner(redis, stream).decode()), "pid") or 0)
-    return next(w for w in stack.workers if w.pid == pid)
+    return next(w for w in stack.workers if watched(w.pid).pid == pid)
 
 
 @like(workers=2)
@@ -528,12 +529,13 @@ def test_a_session_goes_on_when_its_worker_does_not(
         wait_for(lambda: len(watcher.chunks) >= 2)
         victim = worker_of(redis, live_stack, stream)
         before = owner(redis, stream)
-        victim.send_signal(how)
+        process = watched(victim.pid)
+        process.send_signal(how)
         wait_for(lambda: owner(redis, stream) != before, 15)
         count = len(watcher.chunks)
         wait_for(lambda: len(watcher.chunks) >= count + 2)
         if how == signal.SIGSTOP:
-            victim.send_signal(signal.SIGCONT)
+            process.send_signal(signal.SIGCONT)
             wait_for(lambda: "claim lost to another worker" in live_stack.logs())
         else:
             victim.wait(20)

@@ -16,7 +16,7 @@ from redis import Redis
 from shared import keys
 from tests.e2e.conftest import Stack
 from tests.e2e.media import colour_film
-from tests.support import RedisServer, valkey_binary
+from tests.support import RedisServer, valkey_binary, watched
 
 URL = "/generate_video_embeddings"
 
@@ -137,7 +137,8 @@ def held(redis: Redis, stack: Stack) -> bool:
     """Whether the newest worker holds the only video job."""
     pending = redis.xpending_range(keys.jobs("video"), keys.GROUP, "-", "+", 1)
     record = [redis.hgetall(key) for key in redis.scan_iter(keys.worker("*"))]
-    name = next((r[b"name"] for r in record if r[b"pid"] == str(stack.workers[-1].pid).encode()), None)
+    pid = str(watched(stack.workers[-1].pid).pid).encode()
+    name = next((r[b"name"] for r in record if r[b"pid"] == pid), None)
     return bool(pending) and pending[0]["consumer"] == name
 
 

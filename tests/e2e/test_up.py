@@ -15,7 +15,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.support import free_port
+from tests.support import free_port, watched
 from worker.models.conse.film import SCENES, make_film
 
 RT_EMBED = str(Path(sys.executable).parent / "rt-embed")
@@ -24,12 +24,12 @@ RT_EMBED = str(Path(sys.executable).parent / "rt-embed")
 class Up:
     """One `rt-embed up` with a data folder of its own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **settings: str) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}/v1"
         self.environment = {
             **os.environ, "BACKEND_PORT": str(self.port), "RTEMBED_DATA_DIR": str(folder),
-            "LOG_LEVEL": "warning",
+            "LOG_LEVEL": "warning", **settings,
         }  # fmt: skip
         self.process = subprocess.Popen(
             [RT_EMBED, "up"], env=self.environment, stdout=subprocess.PIPE, text=True, start_new_session=True
@@ -58,6 +58,16 @@ def up(tmp_path: Path) -> Iterator[Up]:
     made.stop()
 
 
+def until_healthy(up: Up) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with suppress(httpx.TransportError):
+            if httpx.get(f"{up.url}/ready?detailed=true").json()["healthy"]:
+                return
+        time.sleep(0.2)
+    raise TimeoutError("not healthy")
+
+
 def gone(processes: list[psutil.Process], seconds: float) -> bool:
     return not psutil.wait_procs(processes, timeout=seconds)[1]
 
@@ -79,23 +89,48 @@ def test_a_child_that_dies_is_started_again(up: Up) -> None:
         with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):  # a worker's own processes end with it
             if "gateway" in child.cmdline() or "worker" in child.cmdline():
                 child.kill()
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        try:
-            if httpx.get(f"{up.url}/ready?detailed=true").json()["healthy"]:
-                break
-        except httpx.TransportError:
-            pass
-        time.sleep(0.2)
+    until_healthy(up)
     body = {"text_input": "a cat", "model": "conse-efficientnet-lite0-minilm"}
     assert httpx.post(f"{up.url}/generate_text_embeddings", json=body, timeout=30).status_code == 200
 
 
-def test_no_process_stays_when_it_is_killed(up: Up) -> None:
+@pytest.mark.parametrize("frozen", ["", "worker", "everything"])
+def test_no_process_stays_when_it_is_killed(up: Up, frozen: str) -> None:
+    """Not even one that a signal to end would not reach."""
     up.wait_ready()
     family = up.family()
+    for process in family:
+        if frozen == "everything" or (frozen and frozen in process.cmdline()):
+            process.suspend()
     up.process.kill()
     assert gone(family, 30)
+
+
+@pytest.mark.parametrize("module", ["worker", "gateway"])
+def test_a_frozen_process_is_replaced(tmp_path: Path, module: str) -> None:
+    up = Up(tmp_path, RTEMBED_STALL_TIMEOUT="2")
+    try:
+        up.wait_ready()
+        (watchdog,) = (p for p in psutil.Process(up.process.pid).children() if module in p.cmdline())
+        frozen = watched(watchdog.pid)
+        frozen.suspend()
+        assert gone([frozen, watchdog], 30)
+        until_healthy(up)
+        body = {"text_input": "a cat", "model": "conse-efficientnet-lite0-minilm"}
+        assert httpx.post(f"{up.url}/generate_text_embeddings", json=body, timeout=60).status_code == 200
+    finally:
+        up.stop()
+
+
+def test_no_secret_is_where_it_is_not_needed(tmp_path: Path) -> None:
+    """Valkey is not hidden from other processes of the same user, so it is told no secret."""
+    up = Up(tmp_path, HF_TOKEN="hf_secret")
+    try:
+        up.wait_ready()
+        (valkey,) = (p for p in up.family() if "valkey" in p.name())
+        assert "HF_TOKEN" not in valkey.environ()
+    finally:
+        up.stop()
 
 
 def test_a_data_folder_serves_one_at_a_time(up: Up) -> None:

@@ -145,7 +145,7 @@ def test_a_worker_that_cannot_load_its_model_says_so_and_ends_with_status_4(
 def test_a_worker_with_the_packages_for_gpus_alone_says_what_a_cpu_would_need(tmp_path: Path) -> None:
     program = (
         "import sys; sys.modules['onnxruntime'] = None\n"
-        "import worker.__main__\n"
+        "import worker.worker_process\n"
         "from shared.errors import ModelError; from shared.settings import load; from worker import compose\n"
         "try: compose.load(load(), lambda *_: None)\n"
         "except ModelError as error: print(error.message)"

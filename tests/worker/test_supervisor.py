@@ -13,6 +13,7 @@ import pytest
 
 from shared.fleet import Worker, read_fleet
 from shared.lifecycle.supervised import SupervisedProcess
+from shared.lifecycle.watchdog import STUCK
 from shared.redis.connection import Redis
 from shared.settings import Settings, load
 from shared.telemetry.fleet_metrics import read_figures
@@ -20,7 +21,6 @@ from tests.support import until
 from tests.worker.conftest import Driver
 from worker.engine.gpus import Gpu
 from worker.supervisor import Supervisor, own_environment, worker_processes
-from worker.watch import HUNG
 
 ROOT = Path(__file__).parents[2]
 GPUS = [Gpu(i, f"GPU-{i}", "NVIDIA L40S", 48 << 30, (8, 9), "580") for i in range(5)]
@@ -237,7 +237,7 @@ async def test_a_gpu_that_falls_off_the_bus_takes_its_worker_out(
         driver.report(1, 79)
         await until(lambda: not alive(victim.pid), 20)
         assert await said(operators, "GPU-fake-1) is lost")
-    assert HUNG in statuses(host.log)
+    assert STUCK in statuses(host.log)
     (survivor,) = [w for w in await ready(redis) if w.pid != victim.pid]
     assert alive(survivor.pid)
     # Its GPU does not come back, so the next process for it cannot start.

@@ -1,7 +1,6 @@
 """A worker that is stuck is seen, says why, and ends to be replaced."""
 
 import asyncio
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,30 +9,7 @@ import pytest
 from shared.errors import DecodeError, InvalidFile
 from shared.redis.ending import end
 from worker.media.decoder_pool import DecoderPool
-from worker.watch import HUNG, Watch
-
-BLOCKED_LOOP = """
-import asyncio, time
 from worker.watch import Watch
-
-async def main():
-    watch = Watch(lambda: None, patience=0, loop_timeout=3)
-    task = asyncio.create_task(watch.run())
-    await asyncio.sleep(1.5)
-    print("well", repr(watch.problem), flush=True)
-    time.sleep(60)
-
-asyncio.run(main())
-"""
-
-
-def test_a_blocked_event_loop_ends_the_process() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", BLOCKED_LOOP], check=False, capture_output=True, text=True, timeout=30
-    )
-    assert done.stdout.splitlines()[0] == "well ''"
-    assert done.returncode == HUNG
-    assert "the event loop stands still" in done.stdout
 
 
 async def test_decoders_that_cannot_be_started_are_a_problem(

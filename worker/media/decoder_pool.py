@@ -12,8 +12,8 @@ import structlog
 
 from shared.chunks import SECOND, Chunk
 from shared.errors import DecodeError, InvalidFile, Unavailable
+from shared.lifecycle.cores import cores
 from worker.children import ChildDied
-from worker.cores import cores
 from worker.isolation.sandbox import SECCOMP
 from worker.media.clip_source import Clip, MediaFacts
 from worker.media.decoder.decoder_messages import (

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from worker.cores import cores
+from shared.lifecycle.cores import cores
 
 ALLOWED = len(os.sched_getaffinity(0))
 

@@ -41,6 +41,8 @@ class Asset(msgspec.Struct, frozen=True, kw_only=True):
     duration: int = 0
     frame_rate: str = ""
     """Frames per second as a fraction, `30000/1001`; empty where unknown."""
+    last_frames: int = 0
+    """How long (ns) the last two frames of a video are shown; 0 where unknown."""
     probed: bool = False
     """Whether a worker has opened the file."""
     temporary: bool = False

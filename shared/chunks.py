@@ -19,18 +19,26 @@ class Chunk(msgspec.Struct, frozen=True, array_like=True):
     end: int
 
 
-def plan_chunks(start: int, end: int, duration: int, overlap: int, fps: Fraction | None) -> list[Chunk]:
+ROUNDING = 2_000_000
+"""Nanoseconds by which containers that count milliseconds get the length of two frames wrong."""
+
+
+def plan_chunks(
+    start: int, end: int, duration: int, overlap: int, fps: Fraction | None, *, last_frames: int = 0
+) -> list[Chunk]:
     """Cut the span [start, end) into chunks, in presentation order.
 
     All times are nanoseconds from the start of the file. `duration` 0 makes one chunk of the whole span.
-    A negative `overlap` leaves gaps. A tail shorter than two frames at `fps` is dropped, except for the
-    first chunk. An empty span gives no chunk. Raises BadParameter if the overlap is not shorter than the
-    duration, or if more than MAX_CHUNKS chunks would be made.
+    A negative `overlap` leaves gaps. A tail shorter than two frames is dropped, except for the first chunk:
+    two frames at the average rate `fps`, or the two that are really at the end, which take `last_frames` ns
+    (0 where that is unknown). Frames that stand for long do not count, so no second of a film whose last
+    frames are known is dropped. An empty span gives no chunk. Raises BadParameter if the overlap is not
+    shorter than the duration, or if more than MAX_CHUNKS chunks would be made.
     """
     if duration > 0 and 0 < overlap >= duration:
         raise BadParameter("chunk_overlap_duration must be less than chunk_duration")
     chunks: list[Chunk] = []
-    for chunk in _windows(start, end, duration, overlap, fps):
+    for chunk in _windows(start, end, duration, overlap, _sliver(fps, last_frames)):
         if len(chunks) == MAX_CHUNKS:
             raise BadParameter(
                 f"the request would make more than {MAX_CHUNKS} chunks; use a longer chunk_duration"
@@ -39,14 +47,14 @@ def plan_chunks(start: int, end: int, duration: int, overlap: int, fps: Fraction
     return chunks
 
 
-def _windows(start: int, end: int, duration: int, overlap: int, fps: Fraction | None) -> Iterator[Chunk]:
+def _windows(start: int, end: int, duration: int, overlap: int, sliver: Fraction) -> Iterator[Chunk]:
     if start >= end:
         return
     if duration <= 0:
         yield Chunk(0, start, end)
         return
     index, begin = 0, start
-    while begin < end and not (index and _is_sliver(end - begin, fps)):
+    while begin < end and not (index and end - begin < sliver):
         yield Chunk(index, begin, min(begin + duration, end))
         if begin + duration >= end:
             return
@@ -54,9 +62,12 @@ def _windows(start: int, end: int, duration: int, overlap: int, fps: Fraction | 
         begin += duration - overlap
 
 
-def _is_sliver(remaining: int, fps: Fraction | None) -> bool:
-    """Whether `remaining` ns is less than two frame durations; an unknown rate has no slivers."""
-    return fps is not None and fps > 0 and remaining * fps < 2 * SECOND
+def _sliver(fps: Fraction | None, last_frames: int) -> Fraction:
+    """The length (ns) below which a tail is no chunk; a film of unknown rate has no slivers."""
+    if fps is None or fps <= 0:
+        return Fraction(0)
+    average = 2 * SECOND / fps
+    return min(average, Fraction(min(last_frames + ROUNDING, SECOND))) if last_frames else average
 
 
 def frame_targets(start: int, end: int, count: int) -> list[int]:

@@ -5,7 +5,7 @@ A stream entry has plain fields for people (`request`, `kind`, `enqueued`, `trac
 """
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import msgspec
 
@@ -39,12 +39,17 @@ class ProbeJob(msgspec.Struct, frozen=True, kw_only=True, tag="probe", tag_field
 
 
 class VideoJob(msgspec.Struct, frozen=True, kw_only=True, tag="video", tag_field="kind"):
-    """Embed consecutive chunks of one video file, or one clip made of images."""
+    """Embed consecutive chunks of one video file, or one clip made of images.
+
+    `on_error`: what a chunk of a video that cannot be decoded does to its request: it fails, or the chunk is
+    left out of the answer.
+    """
 
     request: str
     assets: list[Asset]
     chunks: list[Chunk]
     model: str = ""
+    on_error: Literal["fail", "skip"] = "fail"
     version: int = VERSION
 
     lane: ClassVar[Lane] = "video"

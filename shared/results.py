@@ -49,7 +49,8 @@ Entry = Result | End
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer of a probe. `duration` in ns; `frame_rate` a fraction, empty where it is unknown."""
+    """The answer of a probe. `duration` in ns; `frame_rate` a fraction, empty where it is unknown;
+    `last_frames`: how long (ns) the last two frames are shown, 0 where it is unknown."""
 
     kind: Literal["video", "image"]
     codec: str
@@ -57,6 +58,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     height: int
     duration: int = 0
     frame_rate: str = ""
+    last_frames: int = 0
 
 
 _results: RecordCodec[Result] = RecordCodec(Result)

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import structlog
 
-from shared.chunks import Chunk
+from shared.chunks import SECOND, Chunk
 from shared.errors import RtEmbedError
 from shared.jobs import Claim, LiveJob, ProbeJob, TextJob, VideoJob
 from shared.redis.redis_clock import RedisClock
@@ -18,7 +18,7 @@ from shared.results import Facts, Result
 from worker.batcher import Batcher, Embedded, milliseconds
 from worker.engine.embedding_engine import Clips
 from worker.live.session import LiveSessions
-from worker.media.clip_source import Clip, Media, MediaFacts
+from worker.media.clip_source import Clip, LeftOut, Media, MediaFacts
 from worker.media.gpu.clip_slots import DeviceClip
 from worker.models.directory import ModelInfo
 from worker.publish.publisher import Publisher
@@ -125,8 +125,11 @@ class Tasks:
             async with asyncio.TaskGroup() as group, aclosing(self._decode(job, chunks)) as clips:
                 try:
                     async for clip in clips:
-                        held.callback(clip.release)  # for those that never reach the engine
                         left.popleft()
+                        if isinstance(clip, LeftOut):
+                            await self._leave_out(job, clip)
+                            continue
+                        held.callback(clip.release)  # for those that never reach the engine
                         await room.acquire()
                         group.create_task(self._embed_clip(claim, job, clip, room))
                 except RtEmbedError as error:
@@ -138,14 +141,16 @@ class Tasks:
         done = await self._publisher.chunks_done(job) if claim.deliveries > 1 else set()
         return [chunk for chunk in job.chunks if chunk.index not in done]
 
-    async def _decode(self, job: VideoJob, chunks: Sequence[Chunk]) -> AsyncGenerator[Clip, None]:
+    async def _decode(self, job: VideoJob, chunks: Sequence[Chunk]) -> AsyncGenerator[Clip | LeftOut, None]:
         if not chunks:
             return
         paths = [asset.path for asset in job.assets]
         if job.assets[0].media_type == "image":
             yield await self._media.images(paths, self._model.resolution)
             return
-        decoding = self._media.clips(paths[0], chunks, self._model.frames, self._model.resolution)
+        decoding = self._media.clips(
+            paths[0], chunks, self._model.frames, self._model.resolution, skip=job.on_error == "skip"
+        )
         async with aclosing(decoding) as clips:
             async for clip in clips:
                 yield clip
@@ -171,13 +176,24 @@ class Tasks:
         end = failed(f"Failed to generate video embeddings: chunk {chunk.index}: {error.message}")
         await self._publisher.publish(job, [result], end)
 
+    async def _leave_out(self, job: VideoJob, left_out: LeftOut) -> None:
+        """Report a chunk without a clip; the request goes on."""
+        chunk, reason = left_out.chunk, left_out.reason
+        log.warning("chunk left out", chunk=chunk.index, asset=job.assets[0].id, reason=reason)
+        event = (
+            f"Chunk {chunk.index} ({chunk.start / SECOND:g} s to {chunk.end / SECOND:g} s) left out: {reason}"
+        )
+        result = Result(chunk=chunk.index, start=chunk.start, end=chunk.end, error=event)
+        if await self._publisher.publish(job, [result]) not in ("running", "done"):
+            raise RequestEnded
+
     def _result(self, claim: Claim, clip: Clip, embedded: Embedded) -> Result:
         return Result(
             chunk=clip.chunk.index,
             start=clip.chunk.start,
             end=clip.chunk.end,
             vector=embedded.vector.tobytes(),
-            frame_times=clip.times,
+            frame_times=_frame_times(clip),
             decode_started=self._clock.at(clip.decode_start),
             decode_latency_ms=milliseconds(clip.decode_start, clip.decode_end),
             inference_latency_ms=milliseconds(embedded.start, embedded.end),
@@ -204,6 +220,13 @@ def stack_clips(clips: Sequence[Clip], frames: int) -> Clips:
     return batch
 
 
+def _frame_times(clip: Clip) -> list[int]:
+    """Return when the clip's frames were presented. A frame that stands still counts once; images, whose
+    chunk has no length, are all at 0."""
+    has_length = clip.chunk.end > clip.chunk.start
+    return list(dict.fromkeys(clip.times)) if has_length else clip.times
+
+
 def _facts(facts: MediaFacts) -> Facts:
     return Facts(
         kind=facts.kind,
@@ -212,4 +235,5 @@ def _facts(facts: MediaFacts) -> Facts:
         height=facts.height,
         duration=facts.duration,
         frame_rate=str(facts.frame_rate or ""),
+        last_frames=facts.last_frames,
     )

@@ -374,6 +374,13 @@ class VideoRequest(ApiRequest):
     creation_time: Annotated[
         Timestamp | None, Meta(description="When the recording behind `url` began (UTC).")
     ] = None
+    on_error: Annotated[
+        Literal["fail", "skip"],
+        Meta(
+            description="Whether a chunk of a video that cannot be decoded fails the request, or is left "
+            "out of the answer and reported on the error bus."
+        ),
+    ] = "fail"
     encoding_format: Encoding = "float"
 
     @property

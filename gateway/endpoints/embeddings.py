@@ -144,4 +144,6 @@ async def _media_vector(ctx: Context, request: HttpRequest, url: str, model: str
         with ctx.reported(plan.assets[0].id):
             async with ctx.submitter.submitted(plan.request, plan.jobs) as (_, follower):
                 (result,) = await collect(follower, plan.planned)
+    if result.error:
+        raise EmbeddingFailed(result.error)
     return result.vector

@@ -39,5 +39,6 @@ async def probe(ctx: Context, asset: Asset) -> Asset:
         height=facts.height,
         duration=facts.duration,
         frame_rate=facts.frame_rate,
+        last_frames=facts.last_frames,
         probed=True,
     )

@@ -42,14 +42,16 @@ class Outline(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def video_response(outline: Outline, created: int, seconds: float, results: list[Result]) -> VideoResponse:
-    """Return the whole answer, sorted by start time."""
-    ordered = sorted(results, key=lambda result: (result.start, result.chunk))
+    """Return the whole answer, sorted by start time, without the chunks that were left out: they have an
+    error."""
+    answered = [result for result in results if not result.error]
+    ordered = sorted(answered, key=lambda result: (result.start, result.chunk))
     return VideoResponse(
         id=outline.request,
         created=created,
         model=outline.model,
         media_info=media_range(outline, outline.start, outline.end),
-        usage=usage(len(results), seconds),
+        usage=usage(len(answered), seconds),
         chunk_responses=[chunk_embedding(ChunkEmbedding, outline, result) for result in ordered],
     )
 

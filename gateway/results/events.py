@@ -145,7 +145,7 @@ async def _goes_on(ctx: Context, record: KnownRequest, request_id: str, after: s
 async def _chunks_until(ctx: Context, request_id: str, last: str) -> int:
     count, start = 0, BEGINNING
     while page := await _page(ctx, request_id, start, last):
-        count += len(page)
+        count += sum(b"error" not in fields for _, fields in page)
         start = page[-1][0].decode()
     return count
 

@@ -52,7 +52,10 @@ def plan_video(
             raise BadParameter(f"{asset.filename} lasts {seconds:g} s; at most {limit} s are embedded")
         start, end = _range(body.media_info, asset.duration)
         _require_dates(asset.creation_time, max(start, end))
-        runs = job_runs(plan_chunks(start, min(end, asset.duration), duration, overlap, asset.fps))
+        end_of_chunks = min(end, asset.duration)
+        runs = job_runs(
+            plan_chunks(start, end_of_chunks, duration, overlap, asset.fps, last_frames=asset.last_frames)
+        )
     outline = Outline(
         request=request_id,
         model=model.id,
@@ -71,7 +74,8 @@ def plan_video(
         options=_options(body, outline),
     )
     jobs: list[Job] = [
-        VideoJob(request=request_id, assets=list(assets), chunks=run, model=model.id) for run in runs
+        VideoJob(request=request_id, assets=list(assets), chunks=run, model=model.id, on_error=body.on_error)
+        for run in runs
     ]
     lengths = (body.chunk_duration, body.chunk_overlap_duration)
     return Plan(request, jobs, list(assets), outline, *lengths)
@@ -97,6 +101,7 @@ def _options(body: VideoRequest, outline: Outline) -> str:
         "chunk_duration": body.chunk_duration,
         "chunk_overlap_duration": body.chunk_overlap_duration,
         "media_info": body.media_info,
+        "on_error": body.on_error,
         "outline": outline,
     }
     return msgspec.json.encode(shown).decode()

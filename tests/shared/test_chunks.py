@@ -49,6 +49,31 @@ def test_a_tail_of_exactly_two_frames_is_kept() -> None:
     assert len(plan_chunks(0, 10 * SECOND + two_frames - 1, 10 * SECOND, 0, fps)) == 1
 
 
+def test_a_tail_is_measured_by_the_frames_that_are_really_at_the_end() -> None:
+    """A slide show whose last slides, or last second, are shorter than its average."""
+    slow = Fraction(1, 4)
+    assert len(plan_chunks(*seconds(0, 16, 10, 0), slow)) == 1
+    assert len(plan_chunks(*seconds(0, 16, 10, 0), slow, last_frames=8 * SECOND)) == 2
+    assert len(plan_chunks(*seconds(0, 10.5, 10, 0), slow, last_frames=SECOND // 12)) == 2
+    assert len(plan_chunks(*seconds(0, 10.05, 10, 0), slow, last_frames=SECOND // 12)) == 1
+
+
+@given(st.integers(1, 400_000), st.integers(1, 30))
+def test_a_whole_second_of_a_film_is_never_dropped(milliseconds: int, duration: int) -> None:
+    end = milliseconds * SECOND // 1000
+    chunks = plan_chunks(0, end, duration * SECOND, 0, Fraction(1, 10), last_frames=20 * SECOND)
+    assert end - chunks[-1].end < SECOND
+
+
+@given(st.fractions(2, 240), st.integers(1, 10**7), st.integers(1, 20), st.integers(-1, 1))
+def test_at_an_even_rate_the_last_frames_change_nothing(
+    fps: Fraction, milliseconds: int, duration: int, rounding: int
+) -> None:
+    end, two = milliseconds * SECOND // 1000, int(2 * SECOND / fps) + rounding * SECOND // 1000
+    arguments = (0, end, max(duration * SECOND, end // 100), 0, fps)
+    assert plan_chunks(*arguments, last_frames=max(1, two)) == plan_chunks(*arguments)
+
+
 @pytest.mark.parametrize("overlap", [10, 11])
 def test_an_overlap_as_long_as_the_chunk_is_refused(overlap: int) -> None:
     with pytest.raises(BadParameter, match="chunk_overlap_duration must be less"):

@@ -29,7 +29,7 @@ from tests.support import until
 from worker.batcher import Batcher
 from worker.engine.embedding_engine import Clips, Vectors
 from worker.job_tasks import Tasks, stack_clips
-from worker.media.clip_source import Clip, MediaFacts
+from worker.media.clip_source import Clip, LeftOut, MediaFacts
 from worker.models.directory import ModelInfo
 from worker.publish.publisher import Publisher
 
@@ -54,6 +54,7 @@ class Films:
         self.made: list[CountedClip] = []
         self.asked: list[list[int]] = []
         self.broken: int | None = None
+        self.empty: set[int] = set()
         self.short = False
         self.facts: MediaFacts | InvalidFile = InvalidFile("no film")
         self.open = 0
@@ -64,17 +65,22 @@ class Films:
         return self.facts
 
     async def clips(
-        self, path: str | Path, chunks: Sequence[Chunk], frames: int, size: int
-    ) -> AsyncGenerator[Clip, None]:
+        self, path: str | Path, chunks: Sequence[Chunk], frames: int, size: int, *, skip: bool = False
+    ) -> AsyncGenerator[Clip | LeftOut, None]:
         assert path == FILM.path
         self.asked.append([chunk.index for chunk in chunks])
         self.open += 1
         try:
             for chunk in chunks:
                 await asyncio.sleep(0)
-                if chunk.index == self.broken:
+                if chunk.index in self.empty:
+                    yield LeftOut(chunk, "nothing to show")
+                elif chunk.index != self.broken:
+                    yield self._clip(chunk, 1 if self.short else frames, size)
+                elif skip:
+                    yield LeftOut(chunk, "bad slice")
+                else:
                     raise DecodeError("bad slice")
-                yield self._clip(chunk, 1 if self.short else frames, size)
         finally:
             self.open -= 1
 
@@ -88,7 +94,8 @@ class Films:
 
     def _clip(self, chunk: Chunk, frames: int, size: int) -> Clip:
         pixels = np.full((frames, 3, size, size), chunk.index % 256, np.uint8)
-        self.made.append(CountedClip(chunk, pixels, [chunk.start] * frames, 1.0, 1.5))
+        times = [chunk.start + (0 if chunk.start == chunk.end else index) for index in range(frames)]
+        self.made.append(CountedClip(chunk, pixels, times, 1.0, 1.5))
         return self.made[-1]
 
 
@@ -185,7 +192,7 @@ async def test_every_chunk_gets_its_vector_times_and_latencies(
     found = await results(redis)
     assert [values(result) for result in found] == [[i, 1] for i in range(7)]
     assert [(r.start, r.end, r.frame_times) for r in found] == [
-        (i * SECOND, (i + 1) * SECOND, [i * SECOND] * 4) for i in range(7)
+        (i * SECOND, (i + 1) * SECOND, [i * SECOND + frame for frame in range(4)]) for i in range(7)
     ]
     assert all(r.decode_latency_ms == 500 and r.queue_time_s is not None and not r.error for r in found)
     assert all(r.inference_latency_ms is not None and r.processing_latency_s is not None for r in found)
@@ -240,6 +247,43 @@ async def test_a_chunk_that_cannot_be_decoded_ends_the_request_and_names_itself(
     assert failures == [(3, 3 * SECOND, "Decode error: bad slice")]
     assert {r.chunk for r in await results(redis) if not r.error} <= {0, 1, 2}
     assert all(clip.released for clip in films.made)
+
+
+async def test_chunks_without_a_clip_are_left_out_and_reported(
+    redis: Redis, settings: Settings, tasks: Tasks, films: Films
+) -> None:
+    films.empty = {0, 5}
+    await tasks.run(await accepted(redis, settings, video_job(6), 6))
+    assert await end(redis) == End(state="done")
+    found = await results(redis)
+    assert [result.chunk for result in found if result.vector] == [1, 2, 3, 4]
+    assert [(r.chunk, r.start, r.end, r.error) for r in found if r.error] == [
+        (0, 0, SECOND, "Chunk 0 (0 s to 1 s) left out: nothing to show"),
+        (5, 5 * SECOND, 6 * SECOND, "Chunk 5 (5 s to 6 s) left out: nothing to show"),
+    ]
+
+
+async def test_a_request_may_skip_what_cannot_be_decoded(
+    redis: Redis, settings: Settings, tasks: Tasks, films: Films
+) -> None:
+    films.broken = 3
+    await tasks.run(await accepted(redis, settings, video_job(6, on_error="skip"), 6))
+    assert await end(redis) == End(state="done")
+    found = await results(redis)
+    assert [result.chunk for result in found if result.vector] == [0, 1, 2, 4, 5]
+    assert found[3].error == "Chunk 3 (3 s to 4 s) left out: bad slice"
+
+
+async def test_a_request_cancelled_before_a_chunk_is_left_out_stops_the_job(
+    redis: Redis, settings: Settings, tasks: Tasks, films: Films
+) -> None:
+    films.empty = {0}
+    claim = await accepted(redis, settings, video_job(6), 6)
+    running = asyncio.create_task(tasks.run(claim))
+    await until(lambda: bool(films.asked))
+    await finish(redis, settings, Request(id="r1", lane="video", planned=6), CANCELLED)
+    await running
+    assert films.open == 0
 
 
 async def test_images_that_cannot_be_decoded_end_the_request(

@@ -13,9 +13,13 @@ from shared.chunks import Chunk
 
 MediaKind = Literal["video", "image"]
 
+BEFORE_THE_VIDEO = "the chunk ends before the first frame of the video"
+"""Why a chunk is left out that has nothing to show."""
+
 
 class MediaFacts(msgspec.Struct, frozen=True):
-    """What a probe finds. `duration` in ns (0 for an image); `frame_rate` None where it is unknown."""
+    """What a probe finds. `duration` in ns (0 for an image); `frame_rate` None where it is unknown;
+    `last_frames`: how long (ns) the last two frames of a video are shown, 0 where it is unknown."""
 
     kind: MediaKind
     codec: str
@@ -23,6 +27,7 @@ class MediaFacts(msgspec.Struct, frozen=True):
     height: int
     duration: int = 0
     frame_rate: Fraction | None = None
+    last_frames: int = 0
 
 
 class Clip:
@@ -51,6 +56,13 @@ class Clip:
         """Give the frames' memory back. Harmless when called twice."""
 
 
+class LeftOut(msgspec.Struct, frozen=True):
+    """A chunk that has no clip, and why; the chunks after it may have theirs."""
+
+    chunk: Chunk
+    reason: str
+
+
 class Media(Protocol):
     """Reads media for the worker: local files, and objects by their s3:// URLs. Cancelling a call stops its
     work and frees what it held."""
@@ -60,10 +72,11 @@ class Media(Protocol):
         if the bucket that it lies in is away."""
 
     def clips(
-        self, path: str | Path, chunks: Sequence[Chunk], frames: int, size: int
-    ) -> AsyncGenerator[Clip, None]:
+        self, path: str | Path, chunks: Sequence[Chunk], frames: int, size: int, *, skip: bool = False
+    ) -> AsyncGenerator[Clip | LeftOut, None]:
         """Decode consecutive chunks of one video file, in order, up to `frames` frames each, scaled to
-        `size` x `size`. Raises DecodeError at the first chunk that fails."""
+        `size` x `size`. A chunk that ends before the first frame of the video is left out. Raises DecodeError
+        at the first chunk that cannot be decoded; with `skip`, such a chunk is left out, too."""
 
     async def images(self, paths: Sequence[str | Path], size: int) -> Clip:
         """One clip with one frame per image, in order, times 0, chunk (0, 0, 0). Raises DecodeError."""

@@ -15,12 +15,13 @@ from shared.errors import DecodeError, InvalidFile, Unavailable
 from shared.lifecycle.cores import cores
 from worker.children import ChildDied
 from worker.isolation.sandbox import SECCOMP
-from worker.media.clip_source import Clip, MediaFacts
+from worker.media.clip_source import BEFORE_THE_VIDEO, Clip, LeftOut, MediaFacts
 from worker.media.decoder.decoder_messages import (
     ClipDone,
     Decode,
     DecodeCounts,
     DecodeRuns,
+    Empty,
     Finished,
     Found,
     Images,
@@ -37,6 +38,8 @@ from worker.media.process_slot import Slot
 log = structlog.get_logger(__name__)
 
 FOREIGN_KILLS = 3
+MOST_HANGS = 2
+"""Chunks of one call that are waited for in vain before the rest is left out."""
 
 
 class DecoderPool:
@@ -138,9 +141,10 @@ class DecoderPool:
         return message.facts
 
     async def clips(
-        self, path: str | Path, chunks: Sequence[Chunk], frames: int, size: int
-    ) -> AsyncGenerator[Clip, None]:
-        """The clips of `chunks`, in order. Raises DecodeError at the first that cannot be had."""
+        self, path: str | Path, chunks: Sequence[Chunk], frames: int, size: int, *, skip: bool = False
+    ) -> AsyncGenerator[Clip | LeftOut, None]:
+        """Yield the clips of `chunks`, in order. Raises DecodeError at the first that cannot be decoded; with
+        `skip`, that one is left out."""
         left = list(chunks)
         attempts = _Attempts(self._attempts, self.counts)
         while left:
@@ -156,10 +160,12 @@ class DecoderPool:
                         yield clip
                 return
             except (ChildDied, JobFailed, TimeoutError) as error:
-                attempts.failed(error)
-                log.warning(
-                    "decoding again", file=PurePosixPath(path).name, chunk=left[0].index, reason=str(error)
-                )
+                left_out = attempts.failed_chunk(error, left, skip=skip)
+                what = "chunks left out" if left_out else "decoding again"
+                log.warning(what, file=PurePosixPath(path).name, chunk=left[0].index, reason=str(error))
+            for item in left_out:
+                yield item
+            left = left[len(left_out) :]
 
     async def images(self, paths: Sequence[str | Path], size: int) -> Clip:
         """One clip with one frame per image. Raises DecodeError."""
@@ -193,7 +199,7 @@ class DecoderPool:
 
     async def _decode(
         self, slot: Slot, chunks: Sequence[Chunk], frames: int, size: int, turn: AsyncExitStack
-    ) -> AsyncGenerator[SharedClip]:
+    ) -> AsyncGenerator[SharedClip | LeftOut]:
         span = max(chunk.end - chunk.start for chunk in chunks) / SECOND
         limit = self._limits.seconds + self._limits.pace * span
         async with self._job(slot, (frames, 3, size, size), limit) as job:
@@ -205,6 +211,8 @@ class DecoderPool:
                 match message:
                     case ClipDone():
                         yield job.clip(chunks[message.position], message)
+                    case Empty(position):
+                        yield LeftOut(chunks[position], BEFORE_THE_VIDEO)
                     case Spare():
                         await turn.aclose()
                     case _:
@@ -264,6 +272,7 @@ class _Attempts:
     def __init__(self, most: int, counts: DecodeCounts) -> None:
         self._most = most
         self._counts = counts
+        self._hangs = 0
         self.reset()
 
     def reset(self) -> None:
@@ -288,6 +297,23 @@ class _Attempts:
         if self._failures >= self._most or not again:
             raise DecodeError(_detail(error)) from error
         self._counts.retries += 1
+
+    def failed_chunk(
+        self, error: ChildDied | JobFailed | TimeoutError, left: Sequence[Chunk], *, skip: bool
+    ) -> list[LeftOut]:
+        """Return which chunks to leave out, as the first of those `left` has failed: none if it is worth
+        another attempt, all where the others would fail or hang, too. Raises DecodeError unless `skip`."""
+        try:
+            self.failed(error)
+        except DecodeError as final:
+            if not skip:
+                raise
+            self._hangs += isinstance(error, TimeoutError)
+            refused = isinstance(error, JobFailed) and error.kind in ("invalid", "refused")
+            self.reset()
+            lost = left if refused or self._hangs >= MOST_HANGS else left[:1]
+            return [LeftOut(chunk, final.message) for chunk in lost]
+        return []
 
 
 def _detail(error: Exception) -> str:

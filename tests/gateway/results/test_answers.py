@@ -72,6 +72,13 @@ def test_the_whole_answer_is_sorted_by_time() -> None:
     assert answer.media_info == OffsetRange(start_offset=0, end_offset=20)
 
 
+def test_chunks_that_were_left_out_are_not_in_the_answer() -> None:
+    results = [result(0), result(1, error="Chunk 1 left out"), result(2)]
+    answer = video_response(FILM, 1718000000, 2.9, results)
+    assert [c.embeddings[0] for c in answer.chunk_responses] == [0, 2]
+    assert answer.usage == usage(2, 2.0)
+
+
 def test_an_answer_without_chunks() -> None:
     answer = video_response(msgspec.structs.replace(FILM, start=30 * SECOND, end=40 * SECOND), 1, 0, [])
     assert answer.chunk_responses == []

@@ -96,6 +96,17 @@ def test_more_images_than_the_model_takes_are_refused() -> None:
         plan_video("r1", asked(), pictures, MODEL)
 
 
+@pytest.mark.parametrize("on_error", ["fail", "skip"])
+def test_jobs_know_what_becomes_of_chunks_that_cannot_be_decoded(on_error: str) -> None:
+    jobs = plan_video("r1", asked(on_error=on_error), [FILM], MODEL).jobs
+    assert {job.on_error for job in jobs if isinstance(job, VideoJob)} == {on_error}
+
+
+def test_the_last_part_of_a_slide_show_is_a_chunk() -> None:
+    slides = msgspec.structs.replace(FILM, duration=16 * SECOND, frame_rate="1/4", last_frames=8 * SECOND)
+    assert plan_video("r1", asked(chunk_duration=10), [slides], MODEL).planned == 2
+
+
 def test_what_was_asked_for_can_be_read_later() -> None:
     body = asked(stream=True, chunk_duration=7, chunk_overlap_duration=-2, media_info={"type": "offset"})
     options = msgspec.json.decode(plan_video("r1", body, [FILM], MODEL).request.options)

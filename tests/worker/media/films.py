@@ -1,7 +1,7 @@
 """Small films of every kind that the decoder must understand, made when a test first asks for them."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,11 @@ from av.packet import Packet
 from numpy.typing import NDArray
 
 WIDTH, HEIGHT, RATE = 128, 96, 30
+BROKEN = b"\0\0\0\3\x01\xff\xff"
+"""A packet of MP4 in which no decoder finds a picture."""
+
+Rewrite = Callable[[int, Packet], bytes]
+"""What a packet, by its number in the film, becomes."""
 
 
 class Film(msgspec.Struct, frozen=True):
@@ -166,4 +171,18 @@ def copy(source: Path, target: Path, first: int = 0, **muxing: str) -> Path:
             packet.pts, packet.dts = (packet.pts or 0) - zero, (packet.dts or 0) - zero
             packet.stream = copied
             writing.mux(packet)
+    return target
+
+
+def rewritten(source: Path, target: Path, rewrite: Rewrite) -> Path:
+    """The film with other bytes in its packets."""
+    with av.open(str(source)) as reading, av.open(str(target), "w") as writing:
+        stream = reading.streams.video[0]
+        copied = writing.add_stream_from_template(stream)
+        packets = [packet for packet in reading.demux(stream) if packet.size]
+        for index, packet in enumerate(packets):
+            changed = Packet(rewrite(index, packet))
+            changed.pts, changed.dts, changed.time_base = packet.pts, packet.dts, packet.time_base
+            changed.is_keyframe, changed.stream = packet.is_keyframe, copied
+            writing.mux(changed)
     return target

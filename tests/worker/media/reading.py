@@ -9,8 +9,15 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.chunks import Chunk
-from worker.media.decoder.decoder_messages import ClipDone, Decode, DecodeCounts, Setup, Spare
+from shared.chunks import SECOND, Chunk
+from worker.media.decoder.decoder_messages import (
+    ClipDone,
+    Decode,
+    DecodeCounts,
+    Empty,
+    Setup,
+    Spare,
+)
 from worker.media.decoder.demux import VideoSource
 from worker.media.decoder.limits import MediaLimits
 from worker.media.decoder.memory import Arena, ClipMemory
@@ -32,7 +39,7 @@ def setup(*, sparse: bool = True, lanes: int = 2, **limits: int) -> Setup:
 def read(
     reader: Reader, path: Path, chunks: Sequence[Chunk], frames: int
 ) -> tuple[list[Frames], DecodeCounts]:
-    """The chunks' frames by our reader. Raises what it raises."""
+    """The chunks' frames by our reader, none for a chunk that is left out. Raises what it raises."""
     shape = (frames, 3, SIZE, SIZE)
     each = frames * 3 * SIZE * SIZE
     arena = each * len(chunks)
@@ -40,8 +47,12 @@ def read(
     os.ftruncate(fd, arena)
     memory, counts, clips = Arena(fd), DecodeCounts(), []
 
-    def take(done: ClipDone | Spare) -> None:
+    def take(done: ClipDone | Empty | Spare) -> None:
         if isinstance(done, Spare):
+            return
+        if isinstance(done, Empty):
+            assert done.position == len(clips)
+            clips.append([])
             return
         pictures = memory.region(arena, done.offset, shape)
         clips.append([(when, pictures[i].copy()) for i, when in enumerate(done.times)])
@@ -98,3 +109,33 @@ def same(ours: Sequence[Frames], theirs: Sequence[Frames]) -> bool:
         for mine_clip, other_clip in zip(ours, theirs, strict=True)
         for (_, mine), (_, other) in zip(mine_clip, other_clip, strict=True)
     )
+
+
+def shown(frames: Frames, chunk: Chunk, count: int, end: int) -> Frames:
+    """The chunk's frames by the rule for films, target by target: as `pick`, but where a frame stands still,
+    it is what a target shows. The film ends at `end`."""
+    step = max(SECOND // 2, (chunk.end - chunk.start) // count)
+    chosen: Frames = []
+    for index in range(count):
+        target = chunk.start + index * (chunk.end - chunk.start) // count
+        before = next((frame for frame in reversed(frames) if frame[0] < target), None)
+        after = next((frame for frame in frames if frame[0] >= target), None)
+        here = after is not None and after[0] == target
+        still = (after[0] if after else end) - (before[0] if before else 0) > step
+        if still and not here:
+            on_screen = before or after
+            if on_screen and on_screen[0] <= chunk.end and (after or target < end):
+                chosen.append(on_screen)
+        elif after and after[0] <= chunk.end and not (chosen and chosen[-1][0] == after[0]):
+            chosen.append(after)
+    earlier = [frame for frame in frames if frame[0] < chunk.start]
+    return chosen or earlier[-1:]
+
+
+def end_of(path: Path) -> int:
+    """Until when (ns) the last frame is shown, as far as the file says."""
+    source = VideoSource(str(path), MediaLimits())
+    try:
+        return max(source.end_of(packet) for packet in source.packets())
+    finally:
+        source.close()

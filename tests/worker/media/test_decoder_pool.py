@@ -24,10 +24,10 @@ from PIL import Image
 from shared.chunks import SECOND, Chunk, plan_chunks
 from shared.errors import DecodeError, InvalidFile
 from tests.support import until
-from tests.worker.media.films import Film, make, picture
+from tests.worker.media.films import BROKEN, Film, make, picture, rewritten
 from tests.worker.media.reading import SIZE, Frames, decode_everything, pick, same
 from worker.isolation.system_calls import this_machine
-from worker.media.clip_source import Clip
+from worker.media.clip_source import Clip, LeftOut
 from worker.media.decoder.limits import MediaLimits
 from worker.media.decoder_client import SharedMemory
 from worker.media.decoder_pool import DecoderPool
@@ -60,6 +60,7 @@ async def collect(pool: DecoderPool, path: Path, chunks: list[Chunk], frames: in
     clips = []
     async with aclosing(pool.clips(path, chunks, frames, SIZE)) as decoding:
         async for clip in decoding:
+            assert isinstance(clip, Clip)
             assert clip.frames.shape == (len(clip.times), 3, SIZE, SIZE)
             assert clip.decode_start <= clip.decode_end <= time.monotonic()
             clips.append(list(zip(clip.times, clip.frames.copy(), strict=True)))
@@ -198,26 +199,64 @@ async def test_a_job_that_leaves_lanes_idle_lets_the_next_begin(film: FindFilm) 
         assert pool.busy == 0
 
 
-async def test_a_failed_job_gives_its_turn_up(film: FindFilm, expected: list[Frames]) -> None:
+@pytest.fixture(scope="module")
+def damaged(film: FindFilm, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A film of which chunks 4 and 5 of CHUNKS cannot be decoded."""
+    path = tmp_path_factory.mktemp("damaged") / "hole.mp4"
+    return rewritten(film("h264-gop1"), path, lambda i, p: BROKEN if 60 <= i < 90 else bytes(p))
+
+
+async def test_a_failed_job_gives_its_turn_up(damaged: Path) -> None:
+    frames = decode_everything(damaged)
     async with running(2) as pool:
-        beyond = [Chunk(0, 50 * SECOND, 60 * SECOND)]
-        jobs = [collect(pool, film("h264-open"), chunks) for chunks in (beyond, CHUNKS[:2])]
+        jobs = [collect(pool, damaged, chunks) for chunks in (CHUNKS[4:6], CHUNKS[:2])]
         failed, clips = await asyncio.gather(*jobs, return_exceptions=True)
         assert isinstance(failed, DecodeError)
         assert not isinstance(clips, BaseException)
-        assert same(clips, expected[:2])
+        assert same(clips, [pick(frames, chunk, 8) for chunk in CHUNKS[:2]])
 
 
-async def test_a_chunk_without_frames_fails_after_all_attempts(film: FindFilm) -> None:
-    chunks = [CHUNKS[0], Chunk(1, 50 * SECOND, 60 * SECOND)]
+async def test_a_chunk_without_frames_fails_after_all_attempts(damaged: Path, film: FindFilm) -> None:
     async with running(attempts=3) as pool:
-        clips = pool.clips(film("h264-open"), chunks, 8, SIZE)
-        (await anext(clips)).release()
+        clips = pool.clips(damaged, CHUNKS[3:5], 8, SIZE)
+        clip = await anext(clips)
+        assert isinstance(clip, Clip)
+        clip.release()
         with pytest.raises(DecodeError) as caught:
             await anext(clips)
-        assert caught.value.message == "Decode error: decoded 0 frame(s), required at least 1"
+        assert caught.value.message == (
+            "Decode error: decoded 0 frame(s), required at least 1: 15 picture(s) are damaged"
+        )
         assert pool.counts.retries == 2
         assert len(await collect(pool, film("h264-open"), CHUNKS)) == 10
+
+
+async def test_chunks_that_cannot_be_decoded_are_skipped(damaged: Path) -> None:
+    frames = decode_everything(damaged)
+    found: dict[int, Frames | str] = {}
+    async with (
+        running(attempts=2) as pool,
+        aclosing(pool.clips(damaged, CHUNKS, 8, SIZE, skip=True)) as clips,
+    ):
+        async for clip in clips:
+            if isinstance(clip, LeftOut):
+                found[clip.chunk.index] = clip.reason
+            else:
+                found[clip.chunk.index] = list(zip(clip.times, clip.frames.copy(), strict=True))
+                clip.release()
+        assert pool.counts.retries == 2
+    assert list(found) == list(range(10))
+    assert {index for index, clip in found.items() if isinstance(clip, str)} == {4, 5}
+    clips_of = [clip for clip in found.values() if not isinstance(clip, str)]
+    assert same(clips_of, [pick(frames, chunk, 8) for chunk in [*CHUNKS[:4], *CHUNKS[6:]]])
+
+
+async def test_nothing_is_tried_again_of_a_file_that_is_refused(film: FindFilm) -> None:
+    async with running(limits=MediaLimits(pixels=12_000)) as pool:
+        left_out = [clip async for clip in pool.clips(film("h264-open"), CHUNKS, 8, SIZE, skip=True)]
+        assert [item.chunk for item in left_out] == CHUNKS
+        assert all(isinstance(item, LeftOut) and "12000 pixels" in item.reason for item in left_out)
+        assert pool.counts.retries == 0
 
 
 async def test_what_a_limit_forbids_is_not_tried_again(film: FindFilm) -> None:
@@ -433,9 +472,9 @@ async def test_a_probe_that_hangs_is_given_up(film: FindFilm) -> None:
 
 
 async def test_a_process_that_swells_fails_its_own_file(tmp_path: Path, film: FindFilm) -> None:
-    large = make(tmp_path / "large.mp4", Film("mjpeg", "mp4", pixels="yuvj444p", frames=2), (6000, 4000))
-    async with running(limits=MediaLimits(memory=300 << 20)) as pool:
-        with pytest.raises(DecodeError, match="Decode error: more than 300 MiB of memory needed"):
+    large = make(tmp_path / "large.mp4", Film("mjpeg", "mp4", pixels="yuvj444p", frames=2), (8000, 4400))
+    async with running(limits=MediaLimits(memory=380 << 20)) as pool:
+        with pytest.raises(DecodeError, match="Decode error: more than 380 MiB of memory needed"):
             await collect(pool, large, [Chunk(0, 0, SECOND // 15)])
         assert len(await collect(pool, film("h264-open"), CHUNKS)) == 10
 

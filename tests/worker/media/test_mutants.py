@@ -7,6 +7,7 @@ from shared.chunks import SECOND, Chunk
 from shared.errors import DecodeError, InvalidFile
 from tests.worker.media.films import FILMS
 from tests.worker.media.mutants import mutant
+from worker.media.clip_source import LeftOut
 from worker.media.decoder.limits import MediaLimits
 from worker.media.decoder_pool import DecoderPool
 
@@ -28,6 +29,8 @@ async def read_all(pool: DecoderPool, path: Path) -> str:
         step = max(1, min(facts.duration, 20 * SECOND) // 3)
         chunks = [Chunk(index, index * step, (index + 1) * step) for index in range(3)]
         async for clip in pool.clips(path, chunks, 8, 32):
+            if isinstance(clip, LeftOut):
+                continue
             assert 1 <= len(clip.frames) <= 8
             assert clip.times == sorted(clip.times)
             clip.release()

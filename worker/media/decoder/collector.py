@@ -6,33 +6,48 @@ from collections.abc import Callable, Sequence
 
 from shared.errors import DecodeError
 from worker.media.decoder.decoder_messages import Choose, Decode, DecodeCounts
-from worker.media.decoder.selection.select import Sampler
+from worker.media.decoder.selection.film_sampler import FilmSampler
+from worker.media.decoder.selection.select import Irregular
 
 Wanted = dict[int, list[tuple[int, int]]]
 """Frame time to the clips that it goes into: (position of the chunk in the job, index in the clip)."""
 
+NO_FRAMES = "decoded 0 frame(s), required at least 1"
+
+
+class BeganLate(Irregular):
+    """Reading began after a frame that a chunk may want."""
+
 
 class Collector:
-    """Chooses frames for a job's chunks, and hands clips over in order as they are complete: `emit` gets the
-    clip's position, the times of its frames (ns) and when the first was chosen (s, monotonic).
+    """Chooses frames for a job's chunks, and hands clips over in order as they are complete.
 
-    Frames may arrive from several threads.
+    `emit` gets the clip's position, the times of its frames (ns) and when the first was chosen (s,
+    monotonic). `leave_out` gets the position of a chunk that ends before the film's first frame. Frames may
+    arrive from several threads.
     """
 
     def __init__(
-        self, job: Decode | Choose, emit: Callable[[int, list[int], float], None], counts: DecodeCounts
+        self,
+        job: Decode | Choose,
+        emit: Callable[[int, list[int], float], None],
+        leave_out: Callable[[int], None],
+        counts: DecodeCounts,
     ) -> None:
         self.first = 0
         self.last = len(job.chunks)
         self._job = job
         self._emit = emit
+        self._leave_out = leave_out
         self._counts = counts
         self._lock = threading.Lock()
         self._clips = [_Growing(job, position) for position in range(self.last)]
+        self._before: int | None = None
+        self._is_whole = False
 
     def next_target(self, stop: int) -> int | None:
         """The earliest time (ns) at which a chunk before position `stop` still wants a frame."""
-        targets = [clip.sampler.next_target for clip in self._clips[self.first : stop] if not clip.closed]
+        targets = [clip.sampler.next_target for clip in self._clips[self.first : stop]]
         return min((target for target in targets if target is not None), default=None)
 
     def stop_for(self, overlapping: int) -> int:
@@ -44,19 +59,60 @@ class Collector:
                 return stop
         return self.last
 
+    def begin(self, *, is_whole: bool) -> None:
+        """Frames come from another place in the file from now on; `is_whole`: from its first one."""
+        self._before = None
+        self._is_whole = is_whole
+
     def choose(self, times: Sequence[int], stop: int) -> Wanted:
-        """Which of the frames at `times` (ns, ascending) the chunks before position `stop` want."""
+        """Which of the frames at `times` (ns, ascending), and of the one before them, the chunks before
+        position `stop` want.
+
+        Raises BeganLate if the first of them comes after a target, and there may be frames before it.
+        """
         wanted: Wanted = {}
+        if not times:
+            return wanted
+        if self._before is None and not self._is_whole:
+            target = self.next_target(stop)
+            if target is not None and target < times[0]:
+                raise BeganLate(f"frames from {times[0]} ns on for a target at {target} ns")
         with self._lock:
             for position in range(self.first, stop):
-                clip = self._clips[position]
+                clip, before = self._clips[position], self._before
+                clip.saw(times)
                 for when in times:
-                    if clip.sampler.take(when):
-                        clip.start = clip.start if clip.times else time.monotonic()
-                        wanted.setdefault(when, []).append((position, len(clip.times)))
-                        clip.times.append(when)
+                    self._take(position, clip.sampler.take(when, before), wanted)
+                    before = when
+        self._before = times[-1]
         self._hand_over()
         return wanted
+
+    def finish(self, stop: int, end: int) -> Wanted:
+        """Return where the last frame goes, now that no more come for chunks before position `stop`; it is
+        shown until `end` (ns). Raises DecodeError if the file has no frame, BeganLate if it may have one."""
+        wanted: Wanted = {}
+        if self._before is None and self.next_target(stop) is not None:
+            if self._is_whole:
+                raise DecodeError(f"{NO_FRAMES}: no frame of the video can be decoded")
+            raise BeganLate("no frame was found")
+        with self._lock:
+            for position in range(self.first, stop):
+                self._take(position, self._clips[position].sampler.finish(self._before, end), wanted)
+        self._hand_over()
+        return wanted
+
+    def read(self, when: int, stop: int) -> None:
+        """A picture presented at `when` (ns) has been read, and will be decoded if it can be."""
+        for clip in self._clips[self.first : stop]:
+            clip.pictures += clip.chunk.start <= when < clip.chunk.end
+
+    def _take(self, position: int, frames: list[int], wanted: Wanted) -> None:
+        clip = self._clips[position]
+        for frame in frames:
+            clip.start = clip.start if clip.times else time.monotonic()
+            wanted.setdefault(frame, []).append((position, len(clip.times)))
+            clip.times.append(frame)
 
     def placed(self, places: Sequence[tuple[int, int]]) -> None:
         """One frame has been put where it belongs."""
@@ -66,26 +122,22 @@ class Collector:
             self._counts.frames_used += len(places)
         self._hand_over()
 
-    def close(self, stop: int) -> None:
-        """No more frames come for chunks before position `stop`."""
-        with self._lock:
-            for clip in self._clips[self.first : stop]:
-                clip.closed = True
-        self._hand_over()
-
     def restart(self) -> None:
         """Forget what unfinished chunks have got, for another pass over the file."""
         for position in range(self.first, self.last):
             self._clips[position] = _Growing(self._job, position)
 
     def _hand_over(self) -> None:
-        """Emit the clips that are complete. Raises DecodeError at the first that is empty."""
+        """Emit the clips that are complete. Raises DecodeError at one whose pictures are all damaged."""
         with self._lock:
             while self.first < self.last and self._clips[self.first].complete:
                 clip = self._clips[self.first]
-                if not clip.times:
-                    raise DecodeError("decoded 0 frame(s), required at least 1")
-                self._emit(self.first, clip.times, clip.start)
+                if clip.is_damaged:
+                    raise DecodeError(f"{NO_FRAMES}: {clip.pictures} picture(s) are damaged")
+                if clip.times:
+                    self._emit(self.first, clip.times, clip.start)
+                else:
+                    self._leave_out(self.first)
                 self.first += 1
 
 
@@ -93,13 +145,25 @@ class _Growing:
     """One clip: the times of its frames so far, and how many of those are in place."""
 
     def __init__(self, job: Decode | Choose, position: int) -> None:
-        self.sampler = Sampler(job.chunks[position], job.frames)
+        self.chunk = job.chunks[position]
+        self.sampler = FilmSampler(self.chunk, job.frames)
         self.times: list[int] = []
         self.there = 0
-        self.closed = False
+        self.pictures = 0
+        self._seen = 0
         self.start = time.monotonic()
 
     @property
     def complete(self) -> bool:
         """Whether it will not change any more."""
-        return (self.closed or self.sampler.next_target is None) and self.there == len(self.times)
+        return self.sampler.next_target is None and self.there == len(self.times)
+
+    def saw(self, times: Sequence[int]) -> None:
+        """Frames at `times` (ns) have been decoded."""
+        if self.pictures:
+            self._seen += sum(self.chunk.start <= when < self.chunk.end for when in times)
+
+    @property
+    def is_damaged(self) -> bool:
+        """Whether pictures of the chunk were read, and none of them came out, as some before it did."""
+        return self.pictures > 0 and self._seen == 0 and bool(self.times)

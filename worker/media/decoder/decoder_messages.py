@@ -159,6 +159,12 @@ class ClipDone(msgspec.Struct, tag=True, frozen=True):
     end: float
 
 
+class Empty(msgspec.Struct, tag=True, frozen=True):
+    """`chunks[position]` has no clip: it ends before the first frame of the video."""
+
+    position: int
+
+
 class Spare(msgspec.Struct, tag=True, frozen=True):
     """The job has no work for all of its lanes, or no more."""
 
@@ -203,7 +209,7 @@ class Failed(msgspec.Struct, tag=True, frozen=True):
     counts: DecodeCounts
 
 
-FromDecoder = Ready | Found | ClipDone | Spare | Chosen | Planned | Looked | Finished | Failed
+FromDecoder = Ready | Found | ClipDone | Empty | Spare | Chosen | Planned | Looked | Finished | Failed
 
 TO_DECODER: Framing[ToDecoder] = Framing(ToDecoder)
 FROM_DECODER: Framing[FromDecoder] = Framing(FromDecoder)

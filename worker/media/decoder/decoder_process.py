@@ -6,6 +6,7 @@ It takes one job at a time. A thread listens to the worker, so that a job can be
 process ends at once when the worker goes away, whatever the decoder is doing.
 """
 
+import gc
 import importlib
 import os
 import pkgutil
@@ -63,7 +64,8 @@ from worker.media.decoder.swscale import Scaler
 
 IDLE_SECONDS = 5.0  # a file that nobody reads any more must not be kept, nor the memory of its decoders
 
-_KINDS: dict[type[Exception], Literal["invalid", "refused", "cancelled", "unsuited", "away"]] = {
+Kind = Literal["invalid", "refused", "decode", "cancelled", "away", "unsuited"]
+_KINDS: dict[type[Exception], Kind] = {
     Cancelled: "cancelled",
     InvalidFile: "invalid",
     Irregular: "unsuited",
@@ -94,7 +96,10 @@ class DecoderProcessState:
             except queue.Empty:
                 self._reader.close()
                 continue
-            self._send(self._answer(request, memory))
+            answer = self._answer(request, memory)
+            self._send(answer)
+            if isinstance(answer, Failed):
+                gc.collect()  # an error and the frames of video that it refers to may hold each other
 
     def _listen(self) -> None:
         """Read messages; the end of the connection is the end of the process."""
@@ -124,7 +129,8 @@ class DecoderProcessState:
             self._files.begin(paths(request))
             return self._do(request, memory, counts)
         except Exception as error:  # a bad file must not end the process, whatever it provoked
-            return Failed(_KINDS.get(type(error), "decode"), self._detail(error), counts)
+            kinds: list[Kind] = [kind for known, kind in _KINDS.items() if isinstance(error, known)]
+            return Failed(kinds[0] if kinds else "decode", self._detail(error), counts)
         finally:
             self._files.end()
 

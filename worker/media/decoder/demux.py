@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import heapq
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 from av.container import InputContainer
@@ -46,6 +48,13 @@ def container_options(limits: MediaLimits) -> dict[str, str]:
     }
 
 
+class Ending(NamedTuple):
+    """How a video ends: when its last frame does (ns), and how long the last two are shown (0: unknown)."""
+
+    end: int
+    last_frames: int
+
+
 class VideoSource:
     """One video file: its facts, its clock and its packets.
 
@@ -70,6 +79,8 @@ class VideoSource:
         self.time_base = self.stream.time_base or Fraction(1, av.time_base)
         self._zero = _start_of_file(self.container, self.stream)
         self._numerator = self.time_base.numerator * SECOND
+        rate = self.stream.average_rate or self.stream.guessed_rate
+        self._usual_duration = int(1 / (rate * self.time_base)) if rate else 1
         self.at_start = True
         if self._made_up:  # all of them are late by the same number of frames, which the header does not tell
             first = next(self.packets(), None)
@@ -83,6 +94,12 @@ class VideoSource:
     def time(self, timestamp: int) -> int:
         """A timestamp of the video stream as nanoseconds from the start of the file."""
         return timestamp * self._numerator // self.time_base.denominator - self._zero
+
+    def end_of(self, packet: Packet[VideoStream]) -> int:
+        """Until when (ns) the packet's frame is shown, if nothing follows it; 0 where it is not shown."""
+        if packet.pts is None or packet.is_discard:
+            return 0
+        return self.time(packet.pts + (packet.duration or self._usual_duration))
 
     def timestamp(self, time: int) -> int:
         """The last timestamp of the video stream at or before `time` (ns)."""
@@ -148,8 +165,9 @@ class VideoSource:
     def facts(self) -> MediaFacts:
         """What the file is. Raises InvalidFile where it has no usable duration or breaks a limit."""
         context = self.stream.codec_context
-        duration = self._duration()
-        if not duration or duration <= 0:
+        end, last_frames = self._ending()
+        duration = end // MILLISECOND * MILLISECOND
+        if duration <= 0:
             raise InvalidFile("the video has no known duration")
         limit = self._limits.duration * SECOND
         if limit and duration > limit:
@@ -163,19 +181,20 @@ class VideoSource:
             height=context.height,
             duration=duration,
             frame_rate=self.stream.average_rate or self.stream.guessed_rate or None,
+            last_frames=last_frames,
         )
 
-    def _duration(self) -> int | None:
-        """Where the video ends (ns, whole milliseconds).
+    def _ending(self) -> Ending:
+        """How the video ends.
 
         Headers are not to be trusted: audio outlasts the video, recordings are cut off or were never closed,
         and Matroska counts from 0 where the video starts later. A chunk beyond the last frame would fail.
         """
         stated = self._stated_end()
         seen = self._seen_end(stated)
-        if seen is None or (stated is not None and seen > stated + SECOND):
-            seen = stated
-        return None if seen is None else seen // MILLISECOND * MILLISECOND
+        if seen is None or (stated is not None and seen.end > stated + SECOND):
+            return Ending(stated or 0, 0)
+        return seen
 
     def _stated_end(self) -> int | None:
         if self.stream.duration is not None:
@@ -185,14 +204,13 @@ class VideoSource:
             return (start + self.container.duration) * (SECOND // av.time_base) - self._zero
         return None
 
-    def _seen_end(self, stated: int | None) -> int | None:
-        """When the last frame ends, or None if the last packets cannot be found."""
+    def _seen_end(self, stated: int | None) -> Ending | None:
+        """Return how the video really ends, or None if the last packets cannot be found."""
         last = self._last_complete(stated)
         for back in TAIL_STEPS if last is not None else ():
             self.seek(max(0, (last or 0) - back * SECOND))
-            end = self._end_of_packets(TAIL_BYTES)
-            if end is not None:
-                return end
+            if ending := self._end_of_packets(TAIL_BYTES):
+                return ending
         if stated is None:
             self.rewind()
             return self._end_of_packets(None)
@@ -209,18 +227,18 @@ class VideoSource:
                 return self.time(index[at].timestamp)
         return stated
 
-    def _end_of_packets(self, most: int | None) -> int | None:
-        """When the last of the packets ahead ends; None if there is none, or more than `most` bytes."""
-        rate = self.stream.average_rate or self.stream.guessed_rate
-        frame = int(1 / (rate * self.time_base)) if rate else 1
-        end, read = None, 0
+    def _end_of_packets(self, most: int | None) -> Ending | None:
+        """Return how the packets ahead end; None if there is none, or more than `most` bytes."""
+        end, read = 0, 0
+        times: list[int] = []
         for packet in self.packets():
             read += packet.size
             if most is not None and read > most:
                 return None
             if packet.pts is not None and not packet.is_discard:
-                end = max(end or 0, self.time(packet.pts + (packet.duration or frame)))
-        return end
+                end = max(end, self.end_of(packet))
+                times = heapq.nlargest(2, [*times, self.time(packet.pts)])
+        return Ending(end, end - times[-1]) if times else None
 
 
 def _open(path: str, limits: MediaLimits, files: ByteSources) -> InputContainer:

@@ -63,7 +63,6 @@ class Handover:
                 if wanted:
                     self._send(unit, wanted)
                 memory.check()
-            collector.close(stop)
 
     def _send(self, unit: Unit[VideoPacket], wanted: Wanted) -> None:
         entry = unit.packets[0]

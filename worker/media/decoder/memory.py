@@ -48,6 +48,7 @@ class ClipPlaces(Generic[Place]):
         self._patience = patience
         self._taken: dict[int, Place] = {}
         self._turn = 0
+        self._left_out: set[int] = set()
         self._changed = threading.Condition()
         self._cancelled = False
         self._interrupted = False
@@ -66,9 +67,21 @@ class ClipPlaces(Generic[Place]):
                 if position == self._turn and self._free:
                     self._taken[position] = self._free.popleft()
                     self._turn += 1
+                    self._skip_turns()
                     self._changed.notify_all()
                 elif not self._changed.wait(self._patience) and self._free:
                     raise TimeoutError(f"clip {position} comes before clip {self._turn}")
+
+    def leave_out(self, position: int) -> None:
+        """There is no clip at `position`, so it takes no place."""
+        with self._changed:
+            self._left_out.add(position)
+            self._skip_turns()
+            self._changed.notify_all()
+
+    def _skip_turns(self) -> None:
+        while self._turn in self._left_out:
+            self._turn += 1
 
     def add(self, place: Place) -> bool:
         """Add a place, unless no more are wanted."""

@@ -8,17 +8,19 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
+from itertools import count
 
 from av.video.frame import VideoFrame
 
 from worker.media.decoder.byte_sources import LOCAL, ByteSources
-from worker.media.decoder.collector import Collector, Wanted
+from worker.media.decoder.collector import BeganLate, Collector, Wanted
 from worker.media.decoder.decoder_messages import (
     Choose,
     Chosen,
     ClipDone,
     Decode,
     DecodeCounts,
+    Empty,
     Planned,
     Setup,
     Spare,
@@ -30,7 +32,7 @@ from worker.media.decoder.memory import ClipMemory
 from worker.media.decoder.orientation import orientation, turn
 from worker.media.decoder.runs import FrameLook
 from worker.media.decoder.selection.bitstream import VideoPacket, parse_keys, parser
-from worker.media.decoder.selection.select import Coded, Irregular
+from worker.media.decoder.selection.select import Irregular
 from worker.media.decoder.selection.units import Selection
 from worker.media.decoder.software import SoftwareDecoder
 from worker.media.decoder.swscale import Scaler
@@ -111,14 +113,22 @@ class Reader:
         self._threads = ThreadPoolExecutor(setup.lanes, "decode")
 
     def run(
-        self, job: Decode, memory: ClipMemory, emit: Callable[[ClipDone | Spare], None], counts: DecodeCounts
+        self,
+        job: Decode,
+        memory: ClipMemory,
+        emit: Callable[[ClipDone | Empty | Spare], None],
+        counts: DecodeCounts,
     ) -> None:
         """Decode the job's chunks, in order. Raises InvalidFile, DecodeError, Cancelled."""
 
         def done(position: int, times: list[int], start: float) -> None:
             emit(ClipDone(position, memory.finish(position), times, start, time.monotonic()))
 
-        collector = Collector(job, done, counts)
+        def left_out(position: int) -> None:
+            memory.leave_out(position)
+            emit(Empty(position))
+
+        collector = Collector(job, done, left_out, counts)
         with self._open(job.path, job.size, counts) as file:
             Pass(
                 file,
@@ -132,7 +142,11 @@ class Reader:
             ).run()
 
     def choose(
-        self, job: Choose, memory: ClipMemory, emit: Callable[[Chosen | Planned], None], counts: DecodeCounts
+        self,
+        job: Choose,
+        memory: ClipMemory,
+        emit: Callable[[Chosen | Empty | Planned], None],
+        counts: DecodeCounts,
     ) -> None:
         """Hand over the packets that the job's chunks need, in order, without decoding them. `memory` tells
         of cancellation. Raises InvalidFile, DecodeError, Cancelled, and Irregular where it cannot."""
@@ -140,7 +154,7 @@ class Reader:
         def planned(position: int, times: list[int], start: float) -> None:
             emit(Planned(position, times, start))
 
-        collector = Collector(job, planned, counts)
+        collector = Collector(job, planned, lambda position: emit(Empty(position)), counts)
         with self._open(job.path, 0, counts) as file:
             Handover(file, Selection(file, collector, counts, self._setup.limits), emit, counts).run(memory)
 
@@ -229,7 +243,6 @@ class Pass:
                 threads = self._threads if len(packets) >= LONG_UNIT else 1
                 pending.append(self._submit(packets, wanted, threads))
             self._finish(pending, last=stop == self._collector.last)
-            self._collector.close(stop)
         except BaseException:
             self._memory.interrupt(on=True)
             wait(pending)
@@ -255,7 +268,7 @@ class Pass:
         left = deque(sorted(wanted))
         for when, frame, lane in self._frames(packets, threads):
             if when == left[0]:
-                self._place(frame, wanted[left.popleft()], lane.scaler)
+                self._place(frame, lane.scaler, wanted[left.popleft()])
                 if not left:
                     return
             elif when in wanted and when > left[0]:
@@ -263,20 +276,33 @@ class Pass:
         raise MissingFrame(left[0])
 
     def _decode_all(self, stop: int) -> None:
-        """Decode every frame from the chunks' start on, by one decoder."""
+        """Decode every frame from the chunks' start on, or from further back if it needs one before."""
         self._spare()
         before = self._collector.first
-        packets = self._selection.everything(stop)
-        for when, frame, lane in self._frames(self._counted(packets), self._threads):
-            wanted = self._collector.choose([when], stop)
-            if when in wanted:
-                self._place(frame, wanted[when], lane.scaler)
-            if self._collector.next_target(stop) is None:
+        for steps in count():
+            try:
+                self._decode_from(stop, steps)
                 break
-        self._collector.close(stop)
+            except BeganLate:
+                self._collector.restart()
         self._counts.dense_chunks += self._collector.first - before
 
-    def _place(self, frame: VideoFrame, places: Sequence[tuple[int, int]], scaler: Scaler) -> None:
+    def _decode_from(self, stop: int, steps: int) -> None:
+        """Decode every frame, by one decoder. Raises BeganLate where earlier ones are needed."""
+        last: tuple[VideoFrame, Scaler] | None = None
+        packets = self._counted(self._selection.everything(stop, steps))
+        for when, frame, lane in self._frames(packets, self._threads):
+            shown = frame, lane.scaler
+            for wanted, places in self._collector.choose([when], stop).items():
+                self._place(*(shown if wanted == when or last is None else last), places)
+            if self._collector.next_target(stop) is None:
+                return
+            last = shown
+        for places in self._selection.finish(stop).values():
+            if last is not None:
+                self._place(*last, places)
+
+    def _place(self, frame: VideoFrame, scaler: Scaler, places: Sequence[tuple[int, int]]) -> None:
         """Scale the frame into its clips."""
         first = None
         for position, index in places:
@@ -289,10 +315,10 @@ class Pass:
                 out[...] = first
         self._collector.placed(places)
 
-    def _counted(self, packets: Iterable[Coded[VideoPacket]]) -> Iterator[VideoPacket]:
-        for coded in packets:
+    def _counted(self, packets: Iterable[VideoPacket]) -> Iterator[VideoPacket]:
+        for packet in packets:
             self._counts.frames_decoded += 1
-            yield coded.packet
+            yield packet
 
     def _frames(self, packets: Iterable[VideoPacket], threads: int) -> Iterator[tuple[int, VideoFrame, Lane]]:
         """The frames of `packets` that have a time, with it and with the lane that decoded them."""

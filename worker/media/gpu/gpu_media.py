@@ -15,8 +15,8 @@ import structlog
 
 from shared.chunks import SECOND, Chunk
 from worker.children import ChildDied
-from worker.media.clip_source import Clip
-from worker.media.decoder.decoder_messages import Choose, Chosen, Finished, Look, Looked, Planned
+from worker.media.clip_source import Clip, LeftOut
+from worker.media.decoder.decoder_messages import Choose, Chosen, Empty, Finished, Look, Looked, Planned
 from worker.media.decoder.memory import Cancelled
 from worker.media.decoder.runs import FrameLook, Run
 from worker.media.decoder.selection.bitstream import sequence_sets
@@ -109,9 +109,10 @@ class GpuMedia(DecoderPool):
         self._device.sessions.close()
 
     async def clips(
-        self, path: str | Path, chunks: Sequence[Chunk], frames: int, size: int
-    ) -> AsyncGenerator[Clip, None]:
-        """The clips of `chunks`, in order. Raises DecodeError at the first that cannot be had."""
+        self, path: str | Path, chunks: Sequence[Chunk], frames: int, size: int, *, skip: bool = False
+    ) -> AsyncGenerator[Clip | LeftOut, None]:
+        """Yield the clips of `chunks`, in order. Raises DecodeError at the first that cannot be decoded; with
+        `skip`, that one is left out."""
         left = list(chunks)
         try:
             async with aclosing(self._clips_on_gpu(str(path), left, frames)) as clips:
@@ -123,7 +124,7 @@ class GpuMedia(DecoderPool):
         except (ChildDied, JobFailed, TimeoutError) as error:
             log.warning("reading again", file=PurePosixPath(path).name, reason=str(error))
         if left:
-            async with aclosing(super().clips(path, left, frames, size)) as clips:
+            async with aclosing(super().clips(path, left, frames, size, skip=skip)) as clips:
                 async for clip in clips:
                     yield clip
 
@@ -147,7 +148,7 @@ class GpuMedia(DecoderPool):
 
     async def _clips_on_gpu(
         self, path: str, chunks: Sequence[Chunk], frames: int
-    ) -> AsyncGenerator[Clip, None]:
+    ) -> AsyncGenerator[Clip | LeftOut, None]:
         span = max(chunk.end - chunk.start for chunk in chunks) / SECOND
         limit = self._limits.seconds + self._limits.pace * span
         slots = await self._stock.take(self._ahead)
@@ -177,6 +178,8 @@ class GpuMedia(DecoderPool):
             while not isinstance(message := await job.receive(), Finished):
                 if isinstance(message, Planned):
                     growing.plan(message)
+                elif isinstance(message, Empty):
+                    growing.leave_out(message.position)
                 elif isinstance(message, Chosen):
                     await self._check(message.look)
                     if len(running) >= self._device.sessions.most:  # a lone file keeps every engine busy

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from shared.chunks import Chunk
+from worker.media.clip_source import BEFORE_THE_VIDEO, LeftOut
 from worker.media.decoder.decoder_messages import Planned
 from worker.media.decoder.memory import ClipPlaces
 from worker.media.gpu.clip_slots import DeviceClip, Slots
@@ -23,7 +24,7 @@ class Growing:
         give_back: Callable[[int], None],
         patience: float,
     ) -> None:
-        self.complete: asyncio.Queue[DeviceClip | None] = asyncio.Queue()
+        self.complete: asyncio.Queue[DeviceClip | LeftOut | None] = asyncio.Queue()
         self._slots = slots
         self._chunks = chunks
         self._places = ClipPlaces(free, patience)
@@ -32,6 +33,7 @@ class Growing:
         self._ended = False
         self._there: Counter[int] = Counter()
         self._planned: dict[int, Planned] = {}
+        self._left_out: set[int] = set()
         self._loop = asyncio.get_running_loop()
 
     def slot(self, position: int) -> int:
@@ -54,6 +56,12 @@ class Growing:
         self._planned[planned.position] = planned
         self._hand_over()
 
+    def leave_out(self, position: int) -> None:
+        """The chunk at `position` gets no clip, so it takes no slot."""
+        self._left_out.add(position)
+        self._places.leave_out(position)
+        self._hand_over()
+
     def finish(self, _: object = None) -> None:
         """Nothing more comes after what is complete."""
         self._hand_over()
@@ -66,21 +74,30 @@ class Growing:
     def end(self) -> None:
         """No thread draws any more: give back what no clip holds. Clips are given back when released."""
         while not self.complete.empty():
-            if clip := self.complete.get_nowait():
+            if isinstance(clip := self.complete.get_nowait(), DeviceClip):
                 clip.release()
         self._ended = True
         for slot in self._places.end():
             self._give_back(slot)
 
     def _hand_over(self) -> None:
-        while planned := self._planned.get(self._first):
-            if self._ended or self._there[self._first] < len(planned.times):
+        while True:
+            chunk = self._chunks[self._first] if self._first < len(self._chunks) else None
+            if chunk is not None and self._first in self._left_out:
+                self.complete.put_nowait(LeftOut(chunk, BEFORE_THE_VIDEO))
+            elif chunk is None or (clip := self._clip(chunk)) is None:
                 return
-            slot = self._places.finish(self._first)
-            chunk = self._chunks[self._first]
-            clip = DeviceClip(chunk, self._slots, slot, planned.times, planned.start, release=self._released)
+            else:
+                self.complete.put_nowait(clip)
             self._first += 1
-            self.complete.put_nowait(clip)
+
+    def _clip(self, chunk: Chunk) -> DeviceClip | None:
+        """The first clip that has not been handed over, if all its frames are drawn."""
+        planned = self._planned.get(self._first)
+        if planned is None or self._ended or self._there[self._first] < len(planned.times):
+            return None
+        slot = self._places.finish(self._first)
+        return DeviceClip(chunk, self._slots, slot, planned.times, planned.start, release=self._released)
 
     def _released(self, slot: int) -> None:
         if not self._places.add(slot):

@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shared.chunks import SECOND, Chunk, plan_chunks
-from shared.errors import DecodeError, InvalidFile
+from shared.errors import InvalidFile
 from tests.worker.media.films import FILMS, Film, copy, make, x264
-from tests.worker.media.reading import SIZE, Frames, read, same, setup
+from tests.worker.media.reading import SIZE, Frames, decode_everything, read, same, setup
 from worker.media.decoder.decoder_messages import Choose, Chosen, DecodeCounts, Planned
 from worker.media.decoder.handover import Handover
 from worker.media.decoder.limits import MediaLimits
@@ -211,9 +211,10 @@ def test_two_pictures_in_one_packet_are_not_handed_over(
         choose(reader, path, [Chunk(0, 0, 2 * SECOND)], 4)
 
 
-def test_a_chunk_without_a_frame_fails_as_it_does_here(film: FindFilm, reader: Reader) -> None:
-    with pytest.raises(DecodeError, match="decoded 0 frame"):
-        choose(reader, film("h264-gop30"), [Chunk(0, 60 * SECOND, 61 * SECOND)], 2)
+def test_a_chunk_beyond_the_end_shows_the_last_frame(film: FindFilm, reader: Reader) -> None:
+    messages, _ = choose(reader, film("h264-gop30"), [Chunk(0, 60 * SECOND, 61 * SECOND)], 2)
+    last = decode_everything(film("h264-gop30"))[-1][0]
+    assert [message.times for message in messages if isinstance(message, Planned)] == [[last]]
 
 
 def test_a_file_that_is_none_is_refused(reader: Reader, tmp_path: Path) -> None:

@@ -68,6 +68,16 @@ def test_a_finished_clip_tells_where_it_lies() -> None:
     assert memory.finish(0) == 10
 
 
+def test_a_clip_that_is_left_out_takes_no_region() -> None:
+    memory = ClipMemory(region, [10, 20])
+    third = Taker(memory, 2)
+    memory.leave_out(1)
+    assert third.outcome() is None
+    memory.leave_out(0)
+    assert third.outcome() == 10
+    assert Taker(memory, 3).outcome() == 20
+
+
 def test_who_waits_is_cancelled() -> None:
     memory = ClipMemory(region, [])
     waiting = Taker(memory, 0)

@@ -10,31 +10,16 @@ from av.packet import Packet
 
 from shared.chunks import SECOND, Chunk, plan_chunks
 from shared.errors import DecodeError
-from tests.worker.media.films import Film, make
-from tests.worker.media.reading import decode_everything, pick, read, same, setup
+from tests.worker.media.films import BROKEN, Film, make, rewritten
+from tests.worker.media.reading import decode_everything, end_of, pick, read, same, setup, shown
 from worker.media.decoder.byte_sources import LOCAL
 from worker.media.decoder.decoder_messages import DecodeCounts
 from worker.media.decoder.reader import OpenFile, Reader
 from worker.media.decoder.selection.bitstream import parameter_sets
 
 FindFilm = Callable[[str], Path]
-Rewrite = Callable[[int, Packet], bytes]
 CHUNKS = plan_chunks(0, 5 * SECOND, SECOND, 0, None)
 START_CODE = b"\0\0\0\1"
-
-
-def rewritten(source: Path, target: Path, rewrite: Rewrite) -> Path:
-    """The film with other bytes in its packets."""
-    with av.open(str(source)) as reading, av.open(str(target), "w") as writing:
-        stream = reading.streams.video[0]
-        copied = writing.add_stream_from_template(stream)
-        packets = [packet for packet in reading.demux(stream) if packet.size]
-        for index, packet in enumerate(packets):
-            changed = Packet(rewrite(index, packet))
-            changed.pts, changed.dts, changed.time_base = packet.pts, packet.dts, packet.time_base
-            changed.is_keyframe, changed.stream = packet.is_keyframe, copied
-            writing.mux(changed)
-    return target
 
 
 def check(path: Path, chunks: list[Chunk] = CHUNKS, **limits: int) -> DecodeCounts:
@@ -43,7 +28,7 @@ def check(path: Path, chunks: list[Chunk] = CHUNKS, **limits: int) -> DecodeCoun
     reader = Reader(setup(**limits))
     clips, counts = read(reader, path, chunks, 4)
     reader.close()
-    assert same(clips, [pick(frames, chunk, 4) for chunk in chunks])
+    assert same(clips, [shown(frames, chunk, 4, end_of(path)) for chunk in chunks])
     return counts
 
 
@@ -86,11 +71,10 @@ def test_parameter_sets_that_are_not_repeated(film: FindFilm, tmp_path: Path) ->
 
 @pytest.mark.parametrize("lost", [range(60, 61), range(58, 66), range(97, 140)])
 def test_frames_that_do_not_come_out(lost: range, film: FindFilm, tmp_path: Path) -> None:
-    """Pictures that no decoder can decode: the next one serves, as if everything had been decoded."""
-    broken = b"\0\0\0\3\x01\xff\xff"
+    """Pictures that no decoder can decode: what came before stands still, as if everything was decoded."""
 
     def change(index: int, packet: Packet) -> bytes:
-        return broken if index in lost and not packet.is_keyframe else bytes(packet)
+        return BROKEN if index in lost and not packet.is_keyframe else bytes(packet)
 
     path = rewritten(film("h264-no-b"), tmp_path / "broken.mp4", change)
     counts = check(path)
@@ -125,10 +109,26 @@ def test_frames_that_come_out_in_another_order_than_their_times(film: FindFilm, 
     assert check(path).dense_chunks > 0
 
 
-def test_a_chunk_beyond_the_end_has_no_frames(film: FindFilm) -> None:
+def test_a_chunk_beyond_the_end_shows_the_last_frame(film: FindFilm) -> None:
+    (last,) = decode_everything(film("h264-gop30"))[-1:]
+    clips, _ = read(Reader(setup()), film("h264-gop30"), [Chunk(0, 6 * SECOND, 7 * SECOND)], 4)
+    assert same(clips, [[last]])
+
+
+def test_a_chunk_whose_pictures_are_all_damaged_fails(film: FindFilm, tmp_path: Path) -> None:
+    path = rewritten(
+        film("h264-gop1"), tmp_path / "hole.mp4", lambda i, p: BROKEN if 60 <= i < 90 else bytes(p)
+    )
     reader = Reader(setup())
-    with pytest.raises(DecodeError, match=r"decoded 0 frame\(s\), required at least 1"):
-        read(reader, film("h264-gop30"), [CHUNKS[0], Chunk(1, 6 * SECOND, 7 * SECOND)], 4)
+    with pytest.raises(DecodeError, match=r"decoded 0 frame\(s\), required at least 1: 30 picture\(s\) are"):
+        read(reader, path, [CHUNKS[1], CHUNKS[2]], 4)
+    check(path, [CHUNKS[1], *CHUNKS[3:]])
+
+
+def test_a_film_without_any_frame_fails(film: FindFilm, tmp_path: Path) -> None:
+    path = rewritten(film("h264-gop1"), tmp_path / "broken.mp4", lambda _, __: BROKEN)
+    with pytest.raises(DecodeError, match="no frame of the video can be decoded"):
+        read(Reader(setup()), path, CHUNKS, 4)
 
 
 def test_frames_that_change_their_size(tmp_path: Path) -> None:
@@ -180,10 +180,11 @@ def test_a_file_that_was_replaced_is_opened_again(film: FindFilm, tmp_path: Path
         assert same(clips, [pick(frames, chunk, 4) for chunk in CHUNKS[:2]])
 
 
-def test_a_file_that_failed_is_closed(film: FindFilm) -> None:
+def test_a_file_that_failed_is_closed(film: FindFilm, tmp_path: Path) -> None:
     reader = Reader(setup())
+    broken = rewritten(film("h264-gop1"), tmp_path / "broken.mp4", lambda _, __: BROKEN)
     with pytest.raises(DecodeError):
-        read(reader, film("h264-gop30"), [Chunk(0, 60 * SECOND, 61 * SECOND)], 4)
+        read(reader, broken, CHUNKS, 4)
     assert opened(reader) is None
 
 

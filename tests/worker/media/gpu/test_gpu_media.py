@@ -21,7 +21,8 @@ from tests.worker.media.films import FILMS, make, x264
 from tests.worker.media.kernel import HostSurface, Kernel
 from tests.worker.media.reading import SIZE, Frames, read, setup
 from tests.worker.media.recorder import Packet, Recorder, RecordingDecoder, planes_of
-from worker.media.clip_source import Clip
+from tests.worker.media.test_pauses import late_video
+from worker.media.clip_source import Clip, LeftOut
 from worker.media.decoder.decoder_messages import Chosen
 from worker.media.decoder.limits import MediaLimits
 from worker.media.decoder.reader import Reader
@@ -61,6 +62,7 @@ async def collect(media: GpuMedia, path: Path, chunks: list[Chunk], frames: int 
     clips = []
     async with aclosing(media.clips(path, chunks, frames, SIZE)) as decoding:
         async for clip in decoding:
+            assert isinstance(clip, Clip)
             assert clip.decode_start <= clip.decode_end
             clips.append(list(zip(clip.times, clip.frames.copy(), strict=True)))
             clip.release()
@@ -97,6 +99,25 @@ async def test_clips_are_those_of_the_cpu(name: str, film: FindFilm, reader: Rea
     created = [event for event in recorder.events if event.what == "create"]
     assert 1 <= len(created) <= 2
     assert_ended(recorder)
+
+
+async def test_pauses_and_chunks_before_the_video_are_those_of_the_cpu(
+    reader: Reader, kernel: Kernel, tmp_path: Path
+) -> None:
+    recorder, path = Recorder(kernel), late_video(tmp_path / "late.mkv")
+    chunks = plan_chunks(0, 7 * SECOND, SECOND, 0, None)
+    found: list[Frames] = []
+    async with running(recorder) as media, aclosing(media.clips(path, chunks, 8, SIZE)) as clips:
+        async for clip in clips:
+            if isinstance(clip, LeftOut):
+                assert clip.reason == "the chunk ends before the first frame of the video"
+                found.append([])
+            else:
+                found.append(list(zip(clip.times, clip.frames.copy(), strict=True)))
+                clip.release()
+        assert not media.fallbacks
+    assert [len(clip) for clip in found[:4]] == [0, 0, 0, 0]
+    assert_close(found, read(reader, path, chunks, 8)[0])
 
 
 def told(run: Run) -> list[tuple[int, bytes]]:

@@ -21,13 +21,16 @@ class PacketReader:
 
     A decoder that starts in the middle must know the parameter sets in force there. Those beside the stream
     it has; those inside must come with every entry, once one of them is new, or the stream is Irregular and
-    reading it raises that, as long as `strict`.
+    reading it raises that, as long as `strict`. `is_whole` tells whether reading began with the first packet
+    of the file, and `end` until when (ns) the frames that were read are shown.
     """
 
     def __init__(self, source: VideoSource, parse: Parser, counts: DecodeCounts) -> None:
         self.source = source
         self.last: VideoPacket | None = None
         self.strict = True
+        self.is_whole = False
+        self.end = 0
         self._parse = parse
         self._counts = counts
         context = source.stream.codec_context
@@ -35,18 +38,21 @@ class PacketReader:
         self._inband = False
         self._extradata: PacketSideData | None = None
 
-    def start(self, time: int) -> Iterator[Coded[VideoPacket]]:
-        """The packets from the last entry at or before `time` (ns), or else from the start of the file."""
-        for back in STEPS_BACK:
+    def start(self, time: int, steps: int = 0) -> Iterator[Coded[VideoPacket]]:
+        """The packets from the last entry at or before `time` (ns) whose frame is shown, or else from the
+        start of the file. `steps` of STEPS_BACK are skipped: what they led to was no use."""
+        self.is_whole = False
+        for back in STEPS_BACK[steps:]:
             if time - back * SECOND <= 0:
                 break
             self.source.seek(time - back * SECOND)
             packets = self._read(first_is_entry=False)
-            entry = next((coded for coded in packets if coded.coding.entry), None)
+            entry = next((coded for coded in packets if coded.coding.entry and coded.coding.shown), None)
             if entry is not None and entry.time is not None and entry.time <= time:
                 return chain((entry,), packets)
         self.source.rewind()
         self.last = None
+        self.is_whole = True
         return self._read(first_is_entry=True)
 
     def is_after(self, packet: VideoPacket) -> bool:
@@ -71,6 +77,7 @@ class PacketReader:
             self._counts.bytes_read += packet.size
             self.last = packet
             time = None if packet.pts is None else self.source.time(packet.pts)
+            self.end = max(self.end, self.source.end_of(packet))
             yield Coded(time, coding, packet, packet.size)
 
     def _watch_parameters(self, coding: Coding) -> None:

@@ -513,8 +513,7 @@ def test_decoders_die_with_their_worker(film: FindFilm) -> None:
         import asyncio, sys
         from pathlib import Path
         from shared.chunks import Chunk
-        from worker.media.decoder_client import SharedMemory
-from worker.media.decoder_pool import DecoderPool
+        from worker.media.decoder_pool import DecoderPool
 
         async def main():
             pool = DecoderPool(2)

@@ -33,13 +33,13 @@ from shared.telemetry.logs import PERF
 
 log = structlog.get_logger(__name__)
 access_log = logging.getLogger("gateway.access")
-"""The standard library's: structlog knows no level PERF."""
+"""A logger of the standard library: structlog has no level PERF."""
 
 CLIENT_CLOSED_REQUEST = 499
 
 
 def create_app(settings: Settings, telemetry: Telemetry = SWITCHED_OFF) -> Starlette:
-    """The application; its connections, and the telemetry of its process, live until shutdown."""
+    """Return the application. Its connections and the telemetry of its process close at shutdown."""
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -48,7 +48,7 @@ def create_app(settings: Settings, telemetry: Telemetry = SWITCHED_OFF) -> Starl
             app.state.context = ctx
             log.info("gateway ready", assets=settings.asset_store or str(settings.asset_dir))
             yield
-        # Not after the server has ended: uvicorn then sends itself the signal that ended it.
+        # Not after uvicorn.run: by then uvicorn has sent itself the signal that stopped it.
         await asyncio.to_thread(telemetry.close)
 
     free = docs.PAGES | {endpoint.path for endpoint in ENDPOINTS if not endpoint.needs_key}
@@ -89,7 +89,7 @@ async def _http_error(_: HttpRequest, error: Exception) -> Response:
 
 
 async def _client_gone(request: HttpRequest, _: Exception) -> Response:
-    log.info("client gone", path=request.url.path)
+    log.info("client disconnected before its answer", path=request.url.path)
     return Response(status_code=CLIENT_CLOSED_REQUEST)
 
 
@@ -99,7 +99,7 @@ async def _unexpected(request: HttpRequest, error: Exception) -> Response:
 
 
 class RequestLog:
-    """Gives each request a log context of its own and, at level PERF, a line with its duration."""
+    """Gives each request its own log context and, at level PERF, a log line with its duration."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

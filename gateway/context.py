@@ -38,7 +38,7 @@ class Context:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Run what serves all requests; end it, and what they left to do, on exit."""
+        """Run the background tasks that serve all requests; on exit, end them and finish cancellations."""
         async with asyncio.TaskGroup() as group:
             parts = (self.listener, self.view, self.errors, self.assets, self.metrics, self.profiler)
             tasks = [group.create_task(part.run()) for part in parts]

@@ -1,4 +1,4 @@
-"""The fleet as the gateway last saw it: whether a request sent now would be served, and by which model."""
+"""The fleet as the gateway last read it: whether requests are served now, and by which model."""
 
 import asyncio
 import time
@@ -17,12 +17,12 @@ STALE = 3.0
 
 
 class FleetView:
-    """Refreshed in the background, read without waiting."""
+    """The last known fleet, refreshed in the background and read without waiting."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._seen = -STALE
-        self._trouble = "no answer yet"
+        self._failure = "no answer yet"
         self.fleet = Fleet()
 
     async def run(self) -> None:
@@ -32,29 +32,29 @@ class FleetView:
             await asyncio.sleep(INTERVAL)
 
     async def refresh(self) -> None:
-        """Look at the fleet now."""
+        """Read the fleet now."""
         try:
             async with asyncio.timeout(STALE):
                 self.fleet = await read_fleet(self._redis)
         except (RedisError, TimeoutError) as error:
-            if not self._trouble:
+            if not self._failure:
                 log.error("redis is away", error=str(error) or "no answer in time")
-            self._trouble = str(error) or "no answer in time"
+            self._failure = str(error) or "no answer in time"
             return
-        if self._trouble and self._seen > 0:
+        if self._failure and self._seen > 0:
             log.info("redis is back")
-        self._trouble, self._seen = "", time.monotonic()
+        self._failure, self._seen = "", time.monotonic()
 
     @property
     def redis_problem(self) -> str:
         """Why Redis counts as away; empty while it answers."""
         if time.monotonic() - self._seen < STALE:
             return ""
-        return self._trouble or "no answer in time"
+        return self._failure or "no answer in time"
 
     @property
     def problem(self) -> str:
-        """Why a request sent now would not be served; empty when it would."""
+        """Why a request sent now would not be served; empty if it would be."""
         if self.redis_problem:
             return f"redis is away: {self.redis_problem}"
         if self.fleet.ready:
@@ -66,13 +66,13 @@ class FleetView:
         )
 
     def model(self) -> ServedModel:
-        """The loaded model, or the last one known. Raises Unavailable when none ever was."""
+        """Return the loaded model, or the last one known. Raises Unavailable if none was ever loaded."""
         if self.fleet.model is None:
             raise Unavailable(self.problem or "no model was ever loaded")
         return self.fleet.model
 
     def require_model(self, wanted: str) -> ServedModel:
-        """The loaded model, which must be `wanted`. Raises BadParameters if it is another."""
+        """Return the loaded model, which must be `wanted`. Raises BadParameters if it is another."""
         model = self.model()
         if wanted != model.id:
             raise BadParameters(f"No such model {wanted}; the loaded model is {model.id}")

@@ -1,4 +1,4 @@
-"""This gateway's figures, published to the fleet; and the fleet's, collected for `/v1/metrics`."""
+"""This gateway's metrics, published to the fleet, and the fleet's, collected for `/v1/metrics`."""
 
 import asyncio
 import time
@@ -25,7 +25,7 @@ SWITCHED_OFF = b"# telemetry is switched off by OTEL_TRACES_EXPORTER\n"
 
 
 class MetricsPublisher:
-    """This gateway's figures on their way to the fleet's, and the fleet's on their way to whoever asks."""
+    """Publishes this gateway's metrics, and collects those of the fleet."""
 
     def __init__(self, redis: Redis, view: FleetView, registry: CollectorRegistry | None) -> None:
         self._redis = redis
@@ -48,7 +48,7 @@ class MetricsPublisher:
                 await self._figures.publish()
 
     async def page(self) -> bytes:
-        """The fleet's figures as they are now."""
+        """Return the fleet's metrics as they are now, in Prometheus's text format."""
         if self._registry is None:
             return SWITCHED_OFF
         await self._refresh()
@@ -66,13 +66,13 @@ class MetricsPublisher:
                 await self._figures.publish()
                 self._fleet = await read_figures(self._redis)
                 await self._count_requests()
-                await self._look_at_queues()
+                await self._measure_queues()
                 await self._look_at_indexers()
                 instruments.redis_up.set(1)
             except RedisError as error:
                 instruments.redis_up.set(0)
-                log.warning("figures of the fleet are not up to date", error=str(error))
-        self._look_at_workers()
+                log.warning("metrics of the fleet are not up to date: redis is away", error=str(error))
+        self._measure_workers()
         instruments.average_chunk_latency.set(_mean(self._fleet, "chunk_latency_seconds"))
         instruments.average_live_chunk_latency.set(_mean(self._fleet, "live_stream_chunk_latency_seconds"))
 
@@ -93,7 +93,7 @@ class MetricsPublisher:
             await self._redis.zremrangebyscore(keys.running(lane), "-inf", seconds)
             gauge.set(await self._redis.zcard(keys.running(lane)))
 
-    async def _look_at_queues(self) -> None:
+    async def _measure_queues(self) -> None:
         for lane in LANES:
             length = await self._redis.xlen(keys.jobs(lane))
             groups: Any = await self._redis.xinfo_groups(keys.jobs(lane)) if length else []
@@ -115,7 +115,7 @@ class MetricsPublisher:
         instruments.index_lag_seconds.set(lag.seconds or 0.0)
 
     async def _age(self, stream: str, first: str) -> float:
-        """Seconds since the first entry from `first` on was added; 0 if there is none."""
+        """Return the seconds since the first entry from `first` on was added; 0 if there is none."""
         entries: Any = await self._redis.xrange(stream, min=first, count=1)
         if not entries:
             return 0.0
@@ -123,7 +123,7 @@ class MetricsPublisher:
         added = added_ms(entries[0][0]) / 1000
         return max(0.0, float(seconds + microseconds / 1e6 - added))
 
-    def _look_at_workers(self) -> None:
+    def _measure_workers(self) -> None:
         found = [w.state if w.healthy else "unhealthy" for w in self._view.fleet.workers]
         for state in STATES:
             instruments.workers.set(found.count(state), {"state": state})
@@ -132,7 +132,7 @@ class MetricsPublisher:
 
 
 def _mean(families: list[Metric], name: str) -> float:
-    """The mean of a histogram's observations; 0 without any."""
+    """Return the mean of a histogram's observations; 0 without any."""
     totals = {"sum": 0.0, "count": 0.0}
     for family in families:
         if family.name == name:

@@ -1,4 +1,4 @@
-"""Every endpoint of the API. A new module of `gateway/endpoints` takes its place in this list."""
+"""Every endpoint of the API. A new module in `gateway/endpoints` is added here."""
 
 from starlette.routing import Route
 
@@ -32,9 +32,9 @@ ENDPOINTS = endpoints_of(
     asset_statistics,
     config,
 )  # fmt: skip
-"""Those that are asked most come first: Starlette tries paths in their order."""
+"""The most requested ones come first: Starlette tries routes in order."""
 
 
 def routes() -> list[Route]:
-    """The routes of the API."""
+    """Return the routes of the API."""
     return [route for endpoint in ENDPOINTS for route in endpoint.routes()]

@@ -62,7 +62,7 @@ class Submitter:
                 raise
 
     async def close(self) -> None:
-        """Wait for cancellations under way, at most as long as Redis may take to answer."""
+        """Wait for cancellations in progress, at most as long as Redis may take to answer."""
         if self._cancellations:
             await asyncio.wait(self._cancellations, timeout=self._settings.redis_timeout)
 
@@ -76,7 +76,7 @@ class Submitter:
             if accepting:
                 await accepting
             state = await requests.finish(self._redis, self._settings, request, requests.CANCELLED)
-            log.info("request cancelled: its caller has gone", request_id=request.id, state=state)
+            log.info("request cancelled: its client disconnected", request_id=request.id, state=state)
         except (RedisError, RtEmbedError) as error:
             log.error("request not cancelled", request_id=request.id, error=str(error))
 

@@ -22,7 +22,7 @@ from search.deletions import mark_deleted
 from search.index_writer import IndexWriter
 from search.kafka_source import KafkaSource
 from search.known_assets import read_assets
-from search.message_source import MessageSource, Taken
+from search.message_source import MessageSource, TakenMessages
 from search.redis_source import RedisSource
 from search.schema import migrate
 from search.upkeep import Upkeep, one_line
@@ -146,7 +146,7 @@ class Indexer:
             self._source = None
             await uninterrupted(source.close())
 
-    async def _index_batch(self, source: MessageSource, taken: Taken) -> None:
+    async def _index_batch(self, source: MessageSource, taken: TakenMessages) -> None:
         chunks = self._read(taken.values)
         if chunks:
             began = time.monotonic()

@@ -7,7 +7,7 @@ import structlog
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 
-from search.message_source import GROUP, MESSAGE_TYPE, Taken
+from search.message_source import GROUP, MESSAGE_TYPE, TakenMessages
 from shared.bus.kafka import CONNECT_TIMEOUT, connection, trouble
 from shared.errors import BusError
 from shared.search.indexer_records import Lag
@@ -46,7 +46,7 @@ class KafkaSource:
         except (KafkaError, KeyError) as error:  # aiokafka trips over a refused SCRAM login with a KeyError
             raise BusError(f"Kafka cannot be used: {error or type(error).__name__}") from error
 
-    async def take(self, count: int) -> Taken:
+    async def take(self, count: int) -> TakenMessages:
         """New messages of the partitions that this member has."""
         try:
             fetched = await self._consumer.getmany(timeout_ms=WAIT_MS, max_records=count)
@@ -54,7 +54,7 @@ class KafkaSource:
             raise BusError(f"messages cannot be read from Kafka: {error}") from error
         records = [record for partition in fetched.values() for record in partition]
         self._oldest_ms = min((record.timestamp for record in records), default=None)
-        return Taken(
+        return TakenMessages(
             [
                 record.value or b""
                 for record in records
@@ -63,7 +63,7 @@ class KafkaSource:
             [],
         )
 
-    async def finish(self, taken: Taken) -> None:
+    async def finish(self, taken: TakenMessages) -> None:
         """Commit the offsets after everything that was taken."""
         try:
             await self._consumer.commit()

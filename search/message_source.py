@@ -10,7 +10,7 @@ MESSAGE_TYPE = b"vision_llm"
 """What the header of a message says that holds an embedding; one without the header counts as such, too."""
 
 
-class Taken(NamedTuple):
+class TakenMessages(NamedTuple):
     """Messages that this indexer has and the bus may still give to another, until `finish`."""
 
     values: list[bytes]
@@ -26,10 +26,10 @@ class MessageSource(Protocol):
     async def open(self) -> None:
         """Join the group; a group that is new starts with the oldest message."""
 
-    async def take(self, count: int) -> Taken:
+    async def take(self, count: int) -> TakenMessages:
         """Wait about a second for messages, and return at most `count`, or none."""
 
-    async def finish(self, taken: Taken) -> None:
+    async def finish(self, taken: TakenMessages) -> None:
         """Tell the bus that these messages are done with."""
 
     async def lag(self) -> Lag:

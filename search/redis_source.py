@@ -7,7 +7,7 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
-from search.message_source import GROUP, MESSAGE_TYPE, Taken
+from search.message_source import GROUP, MESSAGE_TYPE, TakenMessages
 from shared.records import added_ms
 from shared.redis.connection import Redis, single_connection
 from shared.redis.consumer_group import ConsumerGroup
@@ -43,7 +43,7 @@ class RedisSource:
             if member["pending"] == 0 and member["idle"] > FORGOTTEN_AFTER:
                 await self._redis.xgroup_delconsumer(self._stream, GROUP, member["name"])
 
-    async def take(self, count: int) -> Taken:
+    async def take(self, count: int) -> TakenMessages:
         """Messages that a silent member left, or else new ones."""
         if time.monotonic() >= self._take_over_at:
             self._take_over_at = time.monotonic() + self._silence / 2
@@ -65,7 +65,7 @@ class RedisSource:
         entries: Sequence[Entry] = answer[1]
         return entries
 
-    def _taken(self, entries: Sequence[Entry]) -> Taken:
+    def _taken(self, entries: Sequence[Entry]) -> TakenMessages:
         """The entries' messages; one whose entry was trimmed away has no fields."""
         found = [fields for _, fields in entries if fields]
         values = [
@@ -73,9 +73,9 @@ class RedisSource:
             for fields in found
             if fields.get(b"message_type", MESSAGE_TYPE) == MESSAGE_TYPE
         ]
-        return Taken(values, [entry_id for entry_id, _ in entries if entry_id])
+        return TakenMessages(values, [entry_id for entry_id, _ in entries if entry_id])
 
-    async def finish(self, taken: Taken) -> None:
+    async def finish(self, taken: TakenMessages) -> None:
         """Acknowledge the messages."""
         if taken.ids:
             await self._redis.xack(self._stream, GROUP, *taken.ids)

@@ -1,4 +1,4 @@
-"""Who may use the API and how often: API keys, and a rate limit that holds over all gateways."""
+"""Who may use the API and how often: API keys, and a rate limit across all gateways."""
 
 import math
 from hashlib import sha256
@@ -19,11 +19,11 @@ from shared.settings import Settings
 log = structlog.get_logger(__name__)
 
 FREE_FOLDER = "/docs/"
-"""What the pages of the API's description load."""
+"""What the pages that show the API description load."""
 
 
 class AccessMiddleware:
-    """Lets requests through that bring a key, where keys are set, and do not come too often.
+    """Passes on requests that have a valid key, if keys are set, and stay below the rate limit.
 
     The paths in `free` need no key and are not counted.
     """
@@ -52,11 +52,11 @@ class AccessMiddleware:
             await self._count(scope["app"].state.context, client)
 
     def _identify(self, scope: Scope) -> str:
-        """A name for who sends this. Raises Unauthorized without a known key, where keys are set."""
+        """Return a name for the client. Raises Unauthorized without a known key, if keys are set."""
         if not self._digests:
             return f"address:{client_address(scope, self._proxies)}"
         given = sha256(_key(Headers(scope=scope)).encode("utf-8", "surrogateescape")).digest()
-        # Every key is compared, each in constant time: how long it takes tells nothing.
+        # Every key is compared, each in constant time, so that the duration reveals nothing.
         if sum([compare_digest(given, digest) for digest in self._digests]) == 0:
             raise Unauthorized("This service needs an API key: send Authorization: Bearer <key>")
         return f"key:{given.hex()[:32]}"
@@ -64,14 +64,14 @@ class AccessMiddleware:
     async def _count(self, ctx: Context, client: str) -> None:
         try:
             wait = await script(ctx.redis, "rate")(keys=[keys.rate(client)], args=[self._rate])
-        except RedisError as error:  # what needs Redis will say so itself
-            log.warning("request not counted", error=str(error))
+        except RedisError as error:  # the request fails by itself if it needs Redis
+            log.warning("request not counted against the rate limit: redis is away", error=str(error))
             return
         if wait:
             raise TooManyRequests(f"More than {self._rate:g} requests a minute", math.ceil(wait / 1000))
 
 
 def _key(headers: Headers) -> str:
-    """The key that a request brings: a bearer token (RFC 6750), or `X-API-Key`."""
+    """Return the key in a request: a bearer token (RFC 6750), or `X-API-Key`."""
     scheme, _, token = headers.get("authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")

@@ -1,4 +1,4 @@
-"""How an endpoint is declared: once, above its handler. Routes and the OpenAPI document follow from that."""
+"""Declaring an endpoint, once, above its handler. Routes and the OpenAPI document are derived from it."""
 
 from collections.abc import Awaitable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -43,23 +43,23 @@ class Handler(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """A response that is no error."""
+    """A response that is not an error."""
 
     status: int = 200
     description: str
     json: Any = None
-    """A type that msgspec knows."""
+    """The type of the JSON body."""
     others: tuple[type[msgspec.Struct], ...] = ()
-    """What else the JSON may be."""
+    """Other types that the JSON body may have."""
     example: Any = None
     texts: Mapping[str, str] = field(default_factory=dict)
-    """Media type to example."""
+    """An example for each text media type."""
     binaries: tuple[str, ...] = ()
     events: tuple[type[msgspec.Struct], ...] = ()
-    """What the events of a text stream hold."""
+    """Types of the events of a stream."""
 
     def types(self) -> tuple[Any, ...]:
-        """The types that the document must describe for this answer."""
+        """Return the types that the document describes for this answer."""
         return (*((self.json,) if self.json else ()), *self.others, *self.events)
 
 
@@ -67,7 +67,7 @@ class Answer:
 class Endpoint:
     """One method of one path: `@Endpoint("GET", "/v1/version", ...)` above the handler declares it.
 
-    Raises whatever its handler raises; `errors` are those that clients are told to expect.
+    `errors` are the errors of its own that its description lists.
     """
 
     method: str
@@ -82,17 +82,17 @@ class Endpoint:
     answers: tuple[Answer, ...] = ()
     errors: tuple[type[RtEmbedError], ...] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
-    """Request headers that matter, and what for."""
-    misfit: str = "('body', 'model'): Field required"
-    """What a request that does not fit is told, for example."""
+    """Request headers that it reads, and what they mean."""
+    invalid_example: str = "('body', 'model'): Field required"
+    """An example of the message for a request that fails validation."""
     needs_key: bool = True
     """Whether API keys and the rate limit apply, where they are set."""
     aliases: tuple[tuple[str, str], ...] = ()
-    """Methods and paths that are served as well but not described."""
+    """Other methods and paths that are served but not described."""
     handler: Handler = field(init=False)
 
     def __call__(self, handler: Handler) -> "Endpoint":
-        """Use as a decorator of the handler."""
+        """Set the handler; this makes the endpoint a decorator."""
         self.handler = handler
         return self
 
@@ -102,13 +102,13 @@ class Endpoint:
         return self.handler.__name__
 
     def routes(self) -> Iterator[Route]:
-        """What Starlette serves for this endpoint."""
+        """Yield the routes that Starlette serves for this endpoint."""
         yield Route(self.path, self.handler, methods=[self.method])
         for method, path in self.aliases:
             yield Route(path, self.handler, methods=[method], include_in_schema=False)
 
     def all_errors(self) -> tuple[type[RtEmbedError], ...]:
-        """Its own errors and those that any endpoint of its kind may end with."""
+        """Return its own errors and those that every endpoint of its kind may return."""
         takes_something = self.query or self.form or self.body or "{" in self.path
         return (
             *((InvalidParameters,) if takes_something else ()),
@@ -119,7 +119,7 @@ class Endpoint:
 
 
 def endpoints_of(*modules: ModuleType) -> tuple[Endpoint, ...]:
-    """The endpoints that the modules declare, in their order."""
+    """Return the endpoints that the modules declare, in their order."""
     return tuple(
         value for module in modules for value in vars(module).values() if isinstance(value, Endpoint)
     )

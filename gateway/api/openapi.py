@@ -1,6 +1,5 @@
-"""The API described in OpenAPI 3.1, from the same types that validate requests.
+"""The OpenAPI 3.1 document, built from the endpoints' declarations and the types that validate requests.
 
-The declarations beside the handlers say what there is; this module turns them into the document.
 `python -m gateway.api.openapi` prints it, and `gateway/api/openapi.json` keeps it.
 """
 
@@ -28,7 +27,7 @@ _REFERENCE = "#/components/schemas/{name}"
 
 
 def openapi_document(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
-    """The whole document, as JSON-ready objects."""
+    """Return the whole document as objects that JSON can hold."""
     types = _types(endpoints)
     schemas, components = msgspec.json.schema_components(types, ref_template=_REFERENCE)
     reference = dict(zip(types, map(_published, schemas), strict=True))
@@ -73,14 +72,14 @@ def _answers(base: type[ApiResponse]) -> Iterable[type[ApiResponse]]:
 
 
 def _require_all(schema: Schema) -> None:
-    """Answers have every field, also those with a default."""
+    """Require all fields: answers have every field, also those with a default."""
     schema["required"] = list(schema["properties"])
     for field in schema["properties"].values():
         field.pop("default", None)
 
 
 def _published(schema: Any) -> Any:
-    """A schema with patterns in the dialect of JSON Schema, and no pattern where the format says it."""
+    """Return a schema with patterns in JSON Schema's dialect, and none where a format says the same."""
     if isinstance(schema, list):
         return [_published(item) for item in schema]
     if not isinstance(schema, dict):
@@ -156,7 +155,7 @@ def _header_parameters(endpoint: Endpoint) -> Iterable[Schema]:
 
 
 def _optional(properties: Schema) -> Schema:
-    """Forms and queries have no null: a field is there or it is not."""
+    """Return properties without null, which forms and queries cannot express."""
     return {name: _without_null(schema) for name, schema in properties.items()}
 
 
@@ -192,14 +191,16 @@ def _answer(answer: Answer, reference: dict[type, Schema]) -> Schema:
 
 
 def _text(media_type: str) -> Schema:
-    """Events are no one string to every tool, so their schema only says what they hold."""
+    """Return the schema of a text. Tools do not agree on events, so their schema is only a description."""
     if media_type == "text/event-stream":
-        return {"description": "Server-sent events; `data` is JSON or `[DONE]`, `id` a place to go on from."}
+        return {
+            "description": "Server-sent events; `data` is JSON or `[DONE]`, `id` is what to resume after."
+        }
     return {"type": "string"}
 
 
 def _errors(endpoint: Endpoint) -> Schema:
-    """One response per status, saying which codes it may carry and when."""
+    """Return one response per status, with the codes that it may carry and their meanings."""
     by_status: dict[int, list[type[RtEmbedError]]] = defaultdict(list)
     for error in endpoint.all_errors():
         by_status[error.status].append(error)
@@ -209,9 +210,9 @@ def _errors(endpoint: Endpoint) -> Schema:
 def _error(errors: list[type[RtEmbedError]], endpoint: Endpoint) -> Schema:
     meanings = {error: " ".join((error.__doc__ or "").split()) for error in errors}
     if RtEmbedError in meanings:
-        meanings[RtEmbedError] = "Something unexpected, which the service's log explains."
+        meanings[RtEmbedError] = "An unexpected error; the service's log explains it."
     first = errors[0]
-    message = endpoint.misfit if first is InvalidParameters else meanings[first]
+    message = endpoint.invalid_example if first is InvalidParameters else meanings[first]
     content = {
         "schema": {"$ref": _REFERENCE.format(name="Error")},
         "example": {"code": first.code, "message": message},

@@ -1,8 +1,8 @@
-"""What clients send and what they get: the types that validate requests and describe the API.
+"""Requests and answers: the types that validate them and describe the API.
 
-`Annotated[..., Meta(...)]` holds the rule, its meaning and an example; `gateway.api.validation` enforces them
-and `gateway.api.openapi` publishes them. Patterns end in `\\Z` because Python's `$` would let a final newline
-pass; the published form ends in `$`.
+`Annotated[..., Meta(...)]` holds the rule, its meaning and an example. `gateway.api.validation` enforces the
+rules, and `gateway.api.openapi` publishes all three. Patterns end in `\\Z` because Python's `$` would accept
+a final newline; the published form ends in `$`.
 """
 
 import re
@@ -55,7 +55,7 @@ ModelId = Annotated[
 EncodingFormat = Literal["float", "base64"]
 Encoding = Annotated[
     EncodingFormat,
-    Meta(description="How vectors are answered: numbers, or base64 of little-endian float32. An extension."),
+    Meta(description="Form of the vectors: numbers, or base64 of little-endian float32. An extension."),
 ]
 Numbers = Annotated[list[float], Meta(max_length=10_000, examples=[[0.0123, -0.0456]])]
 Base64 = Annotated[str, Meta(description="Little-endian float32, if `encoding_format` is `base64`.")]
@@ -63,7 +63,7 @@ Embedding = Numbers | Base64
 
 
 class _ModelMeta(msgspec.StructMeta):
-    """Keyword-only by default, also in subclasses, where msgspec itself forgets it."""
+    """Makes types keyword-only by default, also subclasses, for which msgspec does not inherit it."""
 
     def __new__(mcls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **config: Any) -> Any:
         return super().__new__(mcls, name, bases, namespace, **{"kw_only": True, **config})
@@ -71,15 +71,15 @@ class _ModelMeta(msgspec.StructMeta):
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(msgspec.field,))
 class ApiType(msgspec.Struct, frozen=True, kw_only=True, metaclass=_ModelMeta):
-    """What all types here have in common."""
+    """The base of all types here."""
 
 
 class ApiRequest(ApiType, forbid_unknown_fields=True):
-    """A JSON body: fields it does not name are refused."""
+    """A JSON body: unknown fields are refused."""
 
 
 class Parameters(ApiType):
-    """A query string or a form: what it does not name is ignored."""
+    """A query string or a form: unknown fields are ignored."""
 
 
 class ApiResponse(ApiType):
@@ -97,13 +97,13 @@ class Error(ApiResponse):
 
 
 class HealthQuery(Parameters):
-    """How much to say about health."""
+    """Options of a health check."""
 
     detailed: Annotated[bool, Meta(description="Answer with every check, as JSON.")] = False
 
 
 class HealthCheck(ApiResponse):
-    """One thing that was looked at."""
+    """The check of one component."""
 
     healthy: bool
     message: Annotated[str, Meta(examples=["alive"])]
@@ -112,7 +112,7 @@ class HealthCheck(ApiResponse):
 
 
 class Health(ApiResponse):
-    """Healthy when every check is."""
+    """The health of the service, with every check."""
 
     healthy: bool
     timestamp: Annotated[float, Meta(description="Unix time of the answer, seconds.")]
@@ -124,11 +124,11 @@ class AssetStatistics(ApiResponse):
     """What the asset store holds."""
 
     asset_count: Annotated[int, Meta(ge=0, description="Files, registered paths and live streams.")]
-    asset_count_with_storage: Annotated[int, Meta(ge=0, description="Those that occupy the asset store.")]
+    asset_count_with_storage: Annotated[int, Meta(ge=0, description="Assets with files in the asset store.")]
     aged_out_count: Annotated[int, Meta(ge=0)]
     oldest_asset_age_hours: Annotated[float, Meta(ge=0, examples=[1.25])]
-    max_storage_usage_gb: Annotated[int | None, Meta(description="Cap; null for none.")]
-    max_asset_age_hours: Annotated[float | None, Meta(description="Time to live; null for ever.")]
+    max_storage_usage_gb: Annotated[int | None, Meta(description="Maximum size of the store; null for none.")]
+    max_asset_age_hours: Annotated[float | None, Meta(description="Maximum age of an asset; null for none.")]
 
 
 class ServiceVersion(ApiResponse):
@@ -181,7 +181,7 @@ class UploadForm(Parameters):
     # `file` is the upload's own name once the form was read; its bytes are in the asset store then.
 
     purpose: Annotated[Literal["vision"], Meta(description="What the file is for.")]
-    media_type: Annotated[MediaType, Meta(description="What the file must turn out to be.")]
+    media_type: Annotated[MediaType, Meta(description="What the file must contain.")]
     file: Annotated[
         str | None,
         Meta(
@@ -199,15 +199,15 @@ class UploadForm(Parameters):
         ),
     ] = ""
     creation_time: Annotated[
-        Timestamp | None, Meta(description="When the recording began (UTC): chunk times are then absolute.")
+        Timestamp | None, Meta(description="When the recording began (UTC). Makes chunk times absolute.")
     ] = None
     id: Annotated[Uuid | None, Meta(description="Id to use; a random one if absent.")] = None
     sensor_name: Annotated[str, Meta(max_length=256, description="Any text; repeated in answers.")] = ""
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """What the fields cannot say alone."""
+        """Yield problems with combinations of fields."""
         if self.creation_time is not None and not _is_date(self.creation_time):
-            yield "creation_time", f"{self.creation_time} is no date that exists"
+            yield "creation_time", f"{self.creation_time} is not a date that exists"
         if self.file is None and not self.filename:
             yield "file", "Give either a file or a filename"
         if self.file is not None and self.filename:
@@ -253,7 +253,7 @@ class FileList(ApiResponse):
 
 
 class DeletedFile(ApiResponse):
-    """The file is gone."""
+    """A deleted file."""
 
     id: Uuid
     object: Literal["file"] = "file"
@@ -315,7 +315,7 @@ UrlHeaders = Annotated[dict[str, HeaderValue], Meta(max_length=100)]
 
 
 def check_url(url: str) -> None:
-    """ValueError unless `url` is an http, https, s3, file or data URL of the accepted form."""
+    """Raise ValueError unless `url` is an http, https, s3, file or data URL of the accepted form."""
     scheme = url[:8].partition(":")[0]
     if scheme == "data":
         _check_data_url(url)
@@ -370,7 +370,7 @@ class VideoRequest(ApiRequest):
         UrlHeaders | None,
         Meta(description="Headers for fetching `url` over https.", examples=[{"Authorization": "Bearer x"}]),
     ] = None
-    media_type: Annotated[MediaType | None, Meta(description="What `url` leads to.")] = "video"
+    media_type: Annotated[MediaType | None, Meta(description="What is at `url`.")] = "video"
     creation_time: Annotated[
         Timestamp | None, Meta(description="When the recording behind `url` began (UTC).")
     ] = None
@@ -394,11 +394,11 @@ class VideoRequest(ApiRequest):
         return self.stream_options is not None and self.stream_options.include_usage
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """What the fields cannot say alone."""
+        """Yield problems with combinations of fields."""
         if self.url is not None and self.media_type is None:
             yield "media_type", "Must be 'video' or 'image' when url is given"
         if self.url is not None and self.creation_time is not None and not _is_date(self.creation_time):
-            yield "creation_time", f"{self.creation_time} is no date that exists"
+            yield "creation_time", f"{self.creation_time} is not a date that exists"
 
 
 def _is_date(text: str) -> bool:
@@ -424,7 +424,7 @@ class TimestampRange(ApiResponse, tag_field="type", tag="timestamp"):
 
 
 class Usage(ApiResponse):
-    """What a request took."""
+    """What a request has taken."""
 
     query_processing_time: Annotated[int, Meta(ge=0, description="Seconds.", examples=[2])]
     total_chunks_processed: Annotated[int, Meta(ge=0, examples=[3])]
@@ -467,7 +467,7 @@ class VideoResponse(ApiResponse):
 
 
 class EventChunk(ChunkEmbedding, omit_defaults=True):
-    """A chunk in an event: what was not measured is left out."""
+    """A chunk in an event; fields that were not measured are left out."""
 
 
 class ChunkEvent(ApiResponse):
@@ -492,7 +492,7 @@ class UsageEvent(ApiResponse):
 
 
 class FailureEvent(ApiResponse):
-    """The request failed; nothing more will come."""
+    """The request failed; no more chunks follow."""
 
     id: Uuid
     model: ModelId
@@ -504,7 +504,7 @@ class FailureEvent(ApiResponse):
 
 
 class RequestStatus(ApiResponse):
-    """A request that was accepted, and how far it is."""
+    """The state of a request that was accepted."""
 
     id: Uuid
     object: Literal["request"] = "request"
@@ -518,7 +518,7 @@ class RequestStatus(ApiResponse):
     error: Error | None = None
 
 
-# In OpenAI's shape ------------------------------------------------------------------------------------
+# As in OpenAI's API ------------------------------------------------------------------------------------
 
 INPUTS = 2048
 MEDIA_INPUTS = 16
@@ -539,20 +539,20 @@ def _check_input(given: str | list[str]) -> None:
 
 
 def is_media(item: str) -> bool:
-    """Whether an input is a picture or a video, by its `data:` or http address, rather than a text."""
+    """Return whether an input is an image or a video, by its `data:` or http address, not a text."""
     return item.startswith(("data:image/", "data:video/")) or HTTP_URL.fullmatch(item) is not None
 
 
 class EmbeddingsRequest(ApiType):
-    """Texts, pictures and videos to embed, in the shape of OpenAI's API; other fields are ignored."""
+    """Texts, images and videos to embed, as in OpenAI's API. Unknown fields are ignored."""
 
     input: Annotated[
         str | Annotated[list[str], Meta(min_length=1, max_length=INPUTS)],
         Meta(
             extra={"check": _check_input},
             description=(
-                "One input or several. An http(s) URL and a `data:` URL of a picture or a video is embedded "
-                "as what it leads to, a video as one chunk; anything else is a text."
+                "One or many inputs. Media at an http(s) URL, or in a `data:` URL of an image or video, "
+                "is embedded, a video as one chunk; any other input is a text."
             ),
             examples=[["a forklift", "https://example.com/warehouse.mp4"]],
         ),
@@ -560,7 +560,7 @@ class EmbeddingsRequest(ApiType):
     model: ModelId
     encoding_format: Encoding = "float"
     dimensions: Annotated[
-        Annotated[int, Meta(ge=1)] | None, Meta(description="Only the model's own number is possible.")
+        Annotated[int, Meta(ge=1)] | None, Meta(description="Only the model's own dimension is accepted.")
     ] = None
     user: str | None = None
 

@@ -1,4 +1,4 @@
-"""What clients send and get for live streams, cameras and message routing. See `gateway.api.schemas`."""
+"""Requests and answers for live streams, cameras and message routing. See `gateway.api.schemas`."""
 
 from typing import Annotated, Any, Literal
 
@@ -59,7 +59,7 @@ class AddedStream(ApiResponse):
 class RefusedStream(ApiResponse):
     """Why one of the streams was not registered."""
 
-    index: Annotated[int, Meta(ge=0, description="Its place in the request.")]
+    index: Annotated[int, Meta(ge=0, description="Index of the stream in the request.")]
     url: str
     error: str
     error_code: Annotated[str, Meta(examples=["InvalidFile"])]
@@ -67,14 +67,14 @@ class RefusedStream(ApiResponse):
 
 
 class AddedStreams(ApiResponse):
-    """What became of each stream. The status is 200 even if none was registered."""
+    """The result for each stream. The status is 200 even if none was registered."""
 
     results: list[AddedStream]
     errors: list[RefusedStream]
 
 
 class StreamInfo(ApiResponse):
-    """A registered stream and what it is being cut into."""
+    """A registered stream and how it is embedded."""
 
     id: Uuid
     live_stream_url: str = msgspec.field(name="liveStreamUrl")
@@ -102,9 +102,10 @@ class DeleteStreams(ApiRequest):
     """Streams to stop and remove, in parallel."""
 
     stream_ids: Annotated[list[Uuid], Meta(min_length=1, max_length=256)]
-    blocking: Annotated[bool, Meta(description="Wait longer for chunks in flight, unless told how long.")] = (
-        False
-    )
+    blocking: Annotated[
+        bool,
+        Meta(description="Wait longer for chunks in flight, unless `drain_timeout_seconds` says how long."),
+    ] = False
     drain_timeout_seconds: Annotated[
         Annotated[float, Meta(ge=0, le=3600)] | None,
         Meta(description="How long to wait for each stream's chunks in flight."),
@@ -121,7 +122,7 @@ class KeptStream(ApiResponse):
 
 
 class DeletedStreams(ApiResponse):
-    """What became of each stream, in the order of the request."""
+    """The result for each stream, in the order of the request."""
 
     deleted: list[Uuid]
     errors: list[KeptStream]
@@ -131,7 +132,7 @@ class DeletedStreams(ApiResponse):
 
 
 class CameraMetadata(ApiRequest):
-    """How to embed a camera. A `model` starts it; what concerns only captions is accepted and ignored."""
+    """How to embed a camera. A `model` starts it. Fields for captions only are accepted and ignored."""
 
     model: Annotated[Name | None, Meta(description="Its presence starts embedding.")] = None
     chunk_duration: ChunkDuration | None = None
@@ -161,7 +162,7 @@ class CameraMetadata(ApiRequest):
 
 
 class CameraHeaders(ApiRequest):
-    """Where the event came from."""
+    """The origin of an event."""
 
     source: Name | None = None
     created_at: Annotated[str, Meta(max_length=64)] | None = None
@@ -216,7 +217,7 @@ class RemoveCamera(ApiRequest):
 
 
 class EventHeaders(ApiType):
-    """What an event says of itself; anything else is ignored."""
+    """Headers of an event; unknown fields are ignored."""
 
     url_headers: UrlHeaders | None = None
 
@@ -230,7 +231,7 @@ class CameraEvent(ApiType):
     camera_type: Literal["rtsp", "file"] | None = None
     camera_url: Annotated[
         Annotated[str, Meta(max_length=1024, pattern=VIOS_URL)] | None,
-        Meta(description="Required to add a camera; empty registers its name only."),
+        Meta(description="Required to add a camera; an empty one registers the name only."),
     ] = None
     camera_vod_url: Annotated[str, Meta(max_length=1024)] | None = None
     tags: Annotated[str, Meta(max_length=1024)] | None = None
@@ -259,7 +260,7 @@ class AddedCamera(ApiResponse):
 
 
 class RemovedCamera(ApiResponse):
-    """The camera is gone."""
+    """A removed camera."""
 
     camera_id: CameraId
     asset_id: str
@@ -295,11 +296,11 @@ Topic = Annotated[str, Meta(min_length=1, max_length=256, examples=["mdx-embed"]
 
 
 class Routing(ApiRequest):
-    """Where messages go from now on."""
+    """Where messages are sent from now on."""
 
     messagingbus: Bus
-    topic_prefix: Annotated[Topic, Meta(description="The whole name of the topic or stream.")] = (
-        msgspec.field(name="topic-prefix")
+    topic_prefix: Annotated[Topic, Meta(description="The full name of the topic or stream.")] = msgspec.field(
+        name="topic-prefix"
     )
     errorbus: Bus | None = None
     error_topic_prefix: Topic | None = msgspec.field(name="error-topic-prefix", default=None)
@@ -335,7 +336,7 @@ class Configuration(ApiRequest):
 
 
 class Configured(ApiResponse, omit_defaults=True):
-    """The routing in force; what does not apply is left out."""
+    """The routing in force; fields that do not apply are left out."""
 
     txn_id: str
     status: Literal["updated"]

@@ -1,7 +1,7 @@
-"""Requests into their types, with the first problem named as the API promises.
+"""Validating requests: convert them to their types, and name the first problem as the API promises.
 
 A message reads `('body', 'media_info', 'start_offset'): Must be at least 0`: the place as a tuple, then a
-sentence. Fields are looked at in the order in which their type declares them, unknown fields last. Values
+sentence. Fields are checked in the order in which their type declares them, unknown fields last. Values
 are converted as leniently as clients of this API are used to: `"10"` and `10.0` for an integer, `"on"` for
 a boolean, a UUID in either case with or without hyphens; but never a number for a string.
 
@@ -53,33 +53,33 @@ class _Ruled(Protocol):
 
 
 class _MismatchError(Exception):
-    """A value that does not fit, on its way to the message."""
+    """A value failed validation; holds what the message needs."""
 
     def __init__(self, location: Location, reason: str, value: Any = _ABSENT) -> None:
         self.location, self.reason, self.value = location, reason, value
 
 
 def validate_json(body: bytes, type_: type[T]) -> T:
-    """A JSON request body as `type_`. Raises InvalidParameters for the first problem."""
+    """Convert a JSON request body to `type_`. Raises InvalidParameters for the first problem."""
     require_few_values(body)
     strict = _strict_decoder(type_)
     if strict is not None:
         try:
             value: T = strict.decode(body)
         except (*_UNREADABLE, RecursionError):
-            pass  # not in strict form: the exact walk converts it, or names what is wrong
+            pass  # not in strict form: the converter converts it or names the problem
         else:
             return _obey(value, ("body",))
     return validate(type_, _parse(body), ("body",))
 
 
 def validate_query(params: Mapping[str, str], type_: type[T]) -> T:
-    """A query string as `type_`. Raises InvalidParameters for the first problem."""
+    """Convert a query string to `type_`. Raises InvalidParameters for the first problem."""
     return validate(type_, dict(params), ("query",))
 
 
 def validate_form(fields: Mapping[str, str], type_: type[T]) -> T:
-    """The text fields of a form as `type_`; an empty field counts as absent, as browsers send it.
+    """Convert the text fields of a form to `type_`. An empty field counts as absent, as browsers send it.
 
     Raises InvalidParameters for the first problem.
     """
@@ -87,7 +87,7 @@ def validate_form(fields: Mapping[str, str], type_: type[T]) -> T:
 
 
 def validate_uuid(text: str, location: Location) -> str:
-    """`text` as 36 lower-case characters with hyphens. Raises InvalidParameters."""
+    """Return a UUID as 36 lower-case characters with hyphens. Raises InvalidParameters."""
     try:
         return _uuid(text, location)
     except _MismatchError as mismatch:
@@ -95,7 +95,7 @@ def validate_uuid(text: str, location: Location) -> str:
 
 
 def validate(type_: type[T], raw: Any, location: Location) -> T:
-    """Parsed JSON as `type_`. Raises InvalidParameters for the first problem."""
+    """Convert parsed JSON to `type_`. Raises InvalidParameters for the first problem."""
     try:
         result: T = _converter(type_)(raw, location)
     except _MismatchError as mismatch:
@@ -104,7 +104,7 @@ def validate(type_: type[T], raw: Any, location: Location) -> T:
 
 
 def problem(location: Location, reason: str, value: Any = _ABSENT) -> InvalidParameters:
-    """The error for one place of a request; `value`, when given, is repeated in the message, shortened."""
+    """Return the error for one place in a request; the message repeats `value`, if given, shortened."""
     shown = tuple(part[:_SHOWN] if isinstance(part, str) else part for part in location)
     if value is _ABSENT:
         return InvalidParameters(f"{shown}: {reason}")
@@ -147,7 +147,7 @@ def _marks(body: bytes) -> int:
 
 
 def _offset(body: bytes, message: str) -> int:
-    """Where `body` stops being JSON, in characters, as the standard library counts them."""
+    """Return where `body` stops being JSON, in characters, as the standard library counts them."""
     try:
         json.loads(body)
     except json.JSONDecodeError as error:
@@ -158,7 +158,7 @@ def _offset(body: bytes, message: str) -> int:
         return 0
     except ValueError:  # an integer of more digits than Python reads
         pass
-    # The standard library is more lenient: NaN, lone surrogates, numbers beyond a double.
+    # The standard library accepts more: NaN, lone surrogates, numbers beyond a double.
     found = _BYTE.search(message)
     return int(found[1]) if found else 0
 
@@ -172,14 +172,14 @@ def _struct_type(type_: type[msgspec.Struct]) -> inspect.StructType:
 
 @cache
 def _strict_decoder(type_: type[T]) -> "msgspec.json.Decoder[T] | None":
-    """msgspec's own decoder, where whatever it accepts is what the exact walk would return."""
+    """Return msgspec's own decoder if it accepts only what the converter accepts, else None."""
     struct = _struct_type(type_)
     nested_rules = any(_has_rules(field.type, nested=False) for field in struct.fields)
     return None if nested_rules or not struct.forbid_unknown_fields else msgspec.json.Decoder(type_)
 
 
 def _has_rules(node: inspect.Type, *, nested: bool) -> bool:
-    """Whether a check or a spanning rule hides below the fields of the outermost type."""
+    """Return whether types below the outermost one have checks or rules that msgspec does not know."""
     match node:
         case inspect.Metadata():
             return (nested and "check" in _extra(node)) or _has_rules(node.type, nested=nested)
@@ -206,7 +206,7 @@ def _extra(node: inspect.Type) -> Mapping[str, Any]:
 
 
 def _obey(value: T, location: Location) -> T:
-    """`value`, whose fields have the right types, once it passes the rules that msgspec does not know."""
+    """Return `value`, which has the right types, after applying the rules that msgspec does not know."""
     try:
         for field, check in _field_checks(type(value)):
             given = getattr(value, field.name)
@@ -287,7 +287,7 @@ def _struct(node: inspect.StructType) -> Convert:
 
 
 def _union(node: inspect.UnionType, extra: Mapping[str, Any]) -> Convert:
-    """A value fits if any member takes it; the place named is the first member's, as clients know it."""
+    """Accept what any member accepts; messages name the first member's place, as clients expect."""
     members = [member for member in node.types if not isinstance(member, inspect.NoneType)]
     converts = [_compile(member, extra) for member in members]
     nullable = node.includes_none
@@ -408,7 +408,7 @@ def _integer(value: Any, location: Location) -> int:
         return int(value)
     if isinstance(value, float) and value.is_integer():
         return int(value)
-    # A longer text is no number that any field takes, and would only keep the processor busy.
+    # A longer text is not a number that any field accepts, and would only keep the processor busy.
     if isinstance(value, str) and len(value) < 100 and (match := _INTEGER.fullmatch(value)):
         return int(match[1])
     raise _MismatchError(location, "Must be a whole number")

@@ -19,7 +19,7 @@ HOUR = 3600
     summary="What the asset store holds",
     answers=(
         Answer(
-            description="Numbers, ages and bounds.",
+            description="Numbers, ages and limits.",
             json=AssetStatistics,
             example=AssetStatistics(
                 asset_count=3,
@@ -34,7 +34,7 @@ HOUR = 3600
     errors=(Unavailable,),
 )
 async def assets_stats(request: HttpRequest) -> Response:
-    """Numbers and ages of assets, and their bounds."""
+    """Return the number and ages of assets, and their limits."""
     ctx = context(request)
     assets = await ctx.assets.all()
     ages = await ctx.assets.ages([asset for asset in assets if asset.directory])

@@ -1,4 +1,4 @@
-"""Cameras, as the RTVI-CV and VIOS services announce them: added, embedded if they say how, removed."""
+"""Cameras, as the RTVI-CV and VIOS services announce them: add, embed, list, remove."""
 
 import uuid
 from collections.abc import Mapping
@@ -56,7 +56,7 @@ VIOS_FILE = "vios_file.mp4"
 
 
 def _aliases(method: str, name: str) -> tuple[tuple[str, str], ...]:
-    """Other paths at which services announce cameras."""
+    """Return other paths at which services announce cameras."""
     return tuple((method, f"{prefix}/v1/camera/{name}") for prefix in ("", "/api"))
 
 
@@ -107,7 +107,7 @@ class NewCamera(NamedTuple):
         ServerBusy,
         Unavailable,
     ),
-    misfit="('body', 'value'): Field required",
+    invalid_example="('body', 'value'): Field required",
 )
 async def add_camera(request: HttpRequest) -> Response:
     """Register a camera, and embed it if its metadata names a model."""
@@ -132,7 +132,7 @@ async def add_camera(request: HttpRequest) -> Response:
 
 
 def _is_event(body: bytes) -> bool:
-    """Whether the body is in VIOS's envelope."""
+    """Return whether the body is in VIOS's envelope."""
     require_few_values(body)
     try:
         data = msgspec.json.decode(body)
@@ -159,7 +159,7 @@ async def _add_event(ctx: Context, wanted: CameraStatusChange) -> AddedCamera:
         raise problem(("body", "event", "camera_url"), "Field required")
     if not event.camera_url:
         if event.change != "camera_add":
-            raise BadRequest(f"camera {event.camera_id} has no URL")
+            raise BadRequest(f"camera {event.camera_id} has no URL; give one in camera_url")
         return AddedCamera(camera_id=event.camera_id, asset_id="", status="added", inference=False)
     given = event.metadata or {}
     known = {name: given[name] for name in CameraMetadata.__struct_fields__ if name in given}
@@ -177,7 +177,7 @@ async def _add_event(ctx: Context, wanted: CameraStatusChange) -> AddedCamera:
 
 
 def _creation_time(text: Any) -> str:
-    """A time in the form of assets, or nothing if it is none."""
+    """Return a time as asset records have it; empty if it is not a time."""
     full = text if not isinstance(text, str) or "." in text else text.replace("Z", ".000Z")
     try:
         parse_timestamp(full)
@@ -209,7 +209,7 @@ async def _add(ctx: Context, camera: NewCamera) -> AddedCamera:
 
 
 async def _stream(ctx: Context, camera: NewCamera, asset_id: str) -> Asset:
-    """The camera as a live stream; a dead address is accepted, it may come to life."""
+    """Register the camera as a live stream, even if it cannot be reached yet."""
     url, login = split_login(camera.url)
     asset = Asset(
         id=asset_id,
@@ -223,7 +223,7 @@ async def _stream(ctx: Context, camera: NewCamera, asset_id: str) -> Asset:
 
 
 async def _file(ctx: Context, camera: NewCamera, asset_id: str) -> Asset:
-    """What a camera has recorded, as a file."""
+    """Fetch what a camera has recorded and register it as a file."""
     url = (
         f"file://{unquote(camera.url.removeprefix('file://'))}"
         if camera.url.startswith("file:")
@@ -246,7 +246,7 @@ async def _file(ctx: Context, camera: NewCamera, asset_id: str) -> Asset:
 
 
 async def _embed(ctx: Context, asset: Asset, metadata: CameraMetadata) -> bool:
-    """Start embedding if the metadata says how; what prevents it does not prevent the registration."""
+    """Start embedding if the metadata names a model. A failure is logged; the camera stays registered."""
     if metadata.model is None:
         return False
     duration = DEFAULT_CHUNK_DURATION if metadata.chunk_duration is None else metadata.chunk_duration
@@ -265,7 +265,7 @@ async def _embed(ctx: Context, asset: Asset, metadata: CameraMetadata) -> bool:
     "/v1/stream/remove",
     aliases=(*_aliases("POST", "remove"), *_aliases("DELETE", "remove")),
     tag="Stream",
-    summary="Stop and forget a camera",
+    summary="Stop and remove a camera",
     description=(
         "In either envelope. An unknown camera is 404 in that of RTVI-CV, and 200 with an empty "
         "`asset_id` in that of VIOS. Also at /v1/camera/remove, by POST and DELETE."
@@ -274,16 +274,16 @@ async def _embed(ctx: Context, asset: Asset, metadata: CameraMetadata) -> bool:
     body_example=RemoveCamera(key="sensor", value=GoneCamera(camera_id="camera-001", change="camera_remove")),
     answers=(
         Answer(
-            description="The camera is gone.",
+            description="The camera is removed.",
             json=RemovedCamera,
             example=RemovedCamera(camera_id="camera-001", asset_id=ID),
         ),
     ),
     errors=(BadRequest, NotFound, ResourceInUse, FileTooLarge, Unavailable),
-    misfit="('body', 'value'): Field required",
+    invalid_example="('body', 'value'): Field required",
 )
 async def remove_camera(request: HttpRequest) -> Response:
-    """Stop a camera and forget it."""
+    """Stop embedding a camera and remove it."""
     ctx = context(request)
     body = await read_body(request)
     if _is_event(body):
@@ -300,7 +300,7 @@ async def remove_camera(request: HttpRequest) -> Response:
 
 
 async def _remove(ctx: Context, camera_id: str) -> str:
-    """Remove the camera; the id of its asset, or nothing if there was none."""
+    """Remove the camera and return the id of its asset; empty if there was none."""
     found: Any = await ctx.redis.hget(keys.CAMERAS, camera_id)
     asset = await ctx.assets.find(found.decode()) if found else None
     if asset is None:
@@ -342,7 +342,7 @@ async def _remove(ctx: Context, camera_id: str) -> str:
     errors=(Unavailable,),
 )
 async def get_camera_info(request: HttpRequest) -> Response:
-    """All live streams, however they were added."""
+    """List all live streams, however they were added."""
     listed = [
         CameraInfo(
             camera_id=asset.camera_id or asset.id,

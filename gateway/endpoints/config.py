@@ -1,4 +1,4 @@
-"""Changing, at run time, where messages and error events go."""
+"""Changing where messages and error events are sent, at run time."""
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
@@ -21,8 +21,8 @@ LONGEST_WARNING = 2048
     "/v1/config",
     aliases=(("POST", "/api/v1/config"),),
     tag="Config",
-    summary="Change where messages and error events go",
-    description="At once and for the whole fleet. `topic-prefix` is the whole name of a topic or stream.",
+    summary="Change where messages and error events are sent",
+    description="Applies at once to the whole fleet. `topic-prefix` is the full name of a topic or stream.",
     body=Configuration,
     body_example=Configuration(
         alert_type="config",
@@ -34,10 +34,10 @@ LONGEST_WARNING = 2048
             metadata=Routing(messagingbus="kafka", topic_prefix="mdx-embed", create_topic=True),
         ),
     ),
-    misfit="('body', 'alert_type'): Field required",
+    invalid_example="('body', 'alert_type'): Field required",
     answers=(
         Answer(
-            description="The routing in force; what does not apply is left out.",
+            description="The routing in force; fields that do not apply are left out.",
             json=Configured,
             example=Configured(
                 txn_id="f03ef248-2ec0-4a99-aeb5-938bd075bada",
@@ -52,7 +52,7 @@ LONGEST_WARNING = 2048
     errors=(BadRequest, FileTooLarge, Unavailable),
 )
 async def configure(request: HttpRequest) -> Response:
-    """Switch the whole fleet to other buses or topics. Raises BadRequest for what cannot be used."""
+    """Switch the whole fleet to other buses or topics. Raises BadRequest if they cannot be used."""
     ctx = context(request)
     body = validate_json(await read_body(request), Configuration)
     for field, value in (("alert_type", body.alert_type), ("change", body.event.change)):

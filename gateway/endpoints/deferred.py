@@ -1,4 +1,4 @@
-"""Requests that are answered later: accepted at once, looked at and fetched by their id, on any gateway."""
+"""Requests that are answered later: accepted at once, state and answer fetched by id from any gateway."""
 
 import re
 
@@ -31,17 +31,17 @@ from shared.requests import Request
 from shared.results import End
 
 POLL_AFTER = "1"
-"""Seconds after which a client should look again."""
+"""Seconds after which a client should ask again."""
 _ASYNC = re.compile(r"(^|,)\s*respond-async\s*($|[,;])", re.IGNORECASE)
 
 
 def prefers_async(request: HttpRequest) -> bool:
-    """Whether the client would rather come back for its answer (RFC 7240)."""
+    """Return whether the client prefers to fetch its answer later (RFC 7240)."""
     return any(_ASYNC.search(value) for value in request.headers.getlist("prefer"))
 
 
 async def accept(ctx: Context, request: Request, jobs: list[Job], traceparent: str = "") -> Response:
-    """Submit the request and say where its answer will be. Raises as `shared.requests.submit`."""
+    """Submit the request and answer with where to find its result. Raises as `shared.requests.submit`."""
     await requests.submit(ctx.redis, ctx.settings, request, jobs, traceparent)
     if not jobs:
         await requests.finish(ctx.redis, ctx.settings, request, End(state="done"))
@@ -55,14 +55,14 @@ async def accept(ctx: Context, request: Request, jobs: list[Job], traceparent: s
     "GET",
     "/v1/requests/{request_id}",
     tag="Requests",
-    summary="How far a request is",
-    description="An extension. Requests are known until an hour after their end, unless set otherwise.",
-    misfit="('path', 'request_id'): Must be a UUID (input: \"x\")",
+    summary="Get the state of a request",
+    description="An extension. By default, requests are kept for an hour after their end.",
+    invalid_example="('path', 'request_id'): Must be a UUID (input: \"x\")",
     answers=(Answer(description="The request.", json=RequestStatus, example=REQUEST_STATUS),),
     errors=(NotFound, Unavailable),
 )
 async def request_status(request: HttpRequest) -> Response:
-    """How far a request is."""
+    """Return the state of a request."""
     return json_response(await read_status(context(request).redis, _id(request)))
 
 
@@ -70,11 +70,11 @@ async def request_status(request: HttpRequest) -> Response:
     "GET",
     "/v1/requests/{request_id}/results",
     tag="Requests",
-    summary="The answer to a request",
+    summary="Get the answer to a request",
     description=(
-        "An extension. What the request would have been answered with at once; if it failed, its error."
+        "An extension. The answer that the request would have had at once; if it failed, its error."
     ),
-    misfit="('path', 'request_id'): Must be a UUID (input: \"x\")",
+    invalid_example="('path', 'request_id'): Must be a UUID (input: \"x\")",
     answers=(
         Answer(
             description="The vectors, of video or of texts.",
@@ -84,7 +84,7 @@ async def request_status(request: HttpRequest) -> Response:
         ),
         Answer(
             status=202,
-            description="Not ready; look again after `Retry-After` seconds.",
+            description="Not ready; ask again after `Retry-After` seconds.",
             json=RequestStatus,
             example=REQUEST_STATUS,
         ),
@@ -99,7 +99,7 @@ async def request_status(request: HttpRequest) -> Response:
     ),
 )
 async def request_results(request: HttpRequest) -> Response:
-    """The answer, in the form that it would have had at once; 202 while the request runs."""
+    """Return the answer that the request would have had at once; 202 while it runs."""
     redis, request_id = context(request).redis, _id(request)
     status = await read_status(redis, request_id)
     if status.status == "running":

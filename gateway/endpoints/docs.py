@@ -1,4 +1,4 @@
-"""The API description, and two pages that show it; everything they load comes from this server."""
+"""The API description, and two pages that show it. Everything that they load comes from this server."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ from gateway.api.openapi import TITLE, openapi_document
 from gateway.api.responses import json_response
 
 PAGES = frozenset({"/openapi.json", "/docs", "/redoc"})
-"""What a reader of the API's description asks for, without an API key."""
+"""Paths of the API description, which need no API key."""
 
 _POLICY = (
     "default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
@@ -48,7 +48,7 @@ _REDOC = f"""<!doctype html>
 
 
 def routes(endpoints: Sequence[Endpoint]) -> list[BaseRoute]:
-    """`/openapi.json`, `/docs` (Swagger UI) and `/redoc`."""
+    """Return the routes of `/openapi.json`, `/docs` (Swagger UI) and `/redoc`."""
     document = json_response(openapi_document(endpoints))
 
     async def serve_document(_: HttpRequest) -> Response:

@@ -1,4 +1,4 @@
-"""Embeddings in the shape of OpenAI's API: texts, pictures and videos in one request."""
+"""Embeddings as in OpenAI's API: texts, images and videos in one request."""
 
 import asyncio
 import uuid
@@ -24,7 +24,7 @@ from gateway.api.validation import validate_json
 from gateway.context import Context, context
 from gateway.disconnect import ClientGone, until_gone
 from gateway.endpoints.text import embed_texts
-from gateway.endpoints.video import planned
+from gateway.endpoints.video import plan_request
 from gateway.intake.body import read_body
 from gateway.intake.downloads import FETCH_ERRORS
 from gateway.results.vectors import encoded
@@ -50,7 +50,7 @@ MEDIA_AT_ONCE = 4
     "POST",
     "/v1/embeddings",
     tag="Embeddings",
-    summary="Embed texts, pictures and videos, in OpenAI's shape",
+    summary="Embed texts, images and videos, as in OpenAI's API",
     description=(
         "An extension. Texts may have up to 8192 characters; a request may have up to 2048 inputs, 16 of "
         "them media. A video is embedded as one chunk. Media is fetched as for "
@@ -82,7 +82,7 @@ MEDIA_AT_ONCE = 4
     ),
 )
 async def create_embeddings(request: HttpRequest) -> Response:
-    """One vector per input, in their order."""
+    """Embed the inputs and return one vector each, in their order."""
     ctx = context(request)
     body = validate_json(await read_body(request), EmbeddingsRequest)
     model = ctx.view.require_model(body.model)
@@ -101,7 +101,7 @@ async def create_embeddings(request: HttpRequest) -> Response:
 
 
 async def _vectors(ctx: Context, request: HttpRequest, inputs: Sequence[str], model: str) -> list[bytes]:
-    """The inputs' vectors; texts many at a time, media a few at a time."""
+    """Return the inputs' vectors. Texts are embedded in batches, media a few at a time."""
     vectors: dict[int, bytes] = {}
     texts = [index for index, item in enumerate(inputs) if not is_media(item)]
     seats = asyncio.Semaphore(MEDIA_AT_ONCE)
@@ -122,7 +122,7 @@ async def _vectors(ctx: Context, request: HttpRequest, inputs: Sequence[str], mo
 
 
 async def _all(work: list[Coroutine[None, None, None]]) -> None:
-    """Do everything at once; the first failure ends the rest, and is raised."""
+    """Run everything concurrently. The first failure cancels the rest and is raised."""
     failure: Exception | None = None
     try:
         async with asyncio.TaskGroup() as group:
@@ -138,7 +138,7 @@ async def _media_vector(ctx: Context, request: HttpRequest, url: str, model: str
     media_type: MediaType = "image" if url.startswith("data:image/") else "video"
     body = VideoRequest(id=str(uuid.uuid4()), model=model, url=url, media_type=media_type)
     async with AsyncExitStack() as held:
-        plan = await planned(ctx, request, body, held)
+        plan = await plan_request(ctx, request, body, held)
         if not plan.jobs:
             raise BadParameters(f"{url[:256]} has no frames")
         with ctx.reported(plan.assets[0].id):

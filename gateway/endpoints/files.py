@@ -42,7 +42,7 @@ log = structlog.get_logger(__name__)
         "deleted with its record. `application/x-www-form-urlencoded` works for `filename`."
     ),
     form=UploadForm,
-    misfit="('body', 'purpose'): Field required",
+    invalid_example="('body', 'purpose'): Field required",
     answers=(Answer(description="The file.", json=TypedFile, example=FILE),),
     errors=(
         BadParameters,
@@ -55,7 +55,7 @@ log = structlog.get_logger(__name__)
     ),
 )
 async def upload(request: HttpRequest) -> Response:
-    """Store a file, or register one that the server can read, after a worker has opened it."""
+    """Store a file, or register one on the server, after a worker has opened it."""
     ctx = context(request)
     if not ctx.settings.skip_media_verification:
         ctx.require_service()
@@ -99,7 +99,7 @@ async def _server_file(ctx: Context, form: UploadForm) -> Asset:
 
 
 async def _verified(ctx: Context, asset: Asset) -> Asset:
-    """The asset as a worker found it. Raises InvalidFile when it is not what the client says."""
+    """Return the asset with what a worker found in it. Raises InvalidFile if it is of the other kind."""
     if ctx.settings.skip_media_verification:
         return asset
     try:
@@ -120,12 +120,12 @@ async def _verified(ctx: Context, asset: Asset) -> Asset:
     summary="List files",
     description="Live streams are not listed.",
     query=FilesQuery,
-    misfit="('query', 'purpose'): Field required",
+    invalid_example="('query', 'purpose'): Field required",
     answers=(Answer(description="All files.", json=FileList, example=FileList(data=[FILE])),),
     errors=(Unavailable,),
 )
 async def files(request: HttpRequest) -> Response:
-    """All files; streams are not files."""
+    """List all files, without live streams."""
     query = validate_query(request.query_params, FilesQuery)
     ctx = context(request)
     listed = [a for a in await ctx.assets.all() if a.kind == "file"] if query.purpose == "vision" else []
@@ -137,12 +137,12 @@ async def files(request: HttpRequest) -> Response:
     "/v1/files/{file_id}",
     tag="Files",
     summary="Describe a file",
-    misfit="('path', 'file_id'): Must be a UUID (input: \"x\")",
+    invalid_example="('path', 'file_id'): Must be a UUID (input: \"x\")",
     answers=(Answer(description="The file.", json=File, example=UNTYPED_FILE),),
     errors=(BadParameter, Unavailable),
 )
 async def file_information(request: HttpRequest) -> Response:
-    """One file."""
+    """Describe a file."""
     ctx = context(request)
     asset = await _file(request)
     return json_response(
@@ -160,9 +160,9 @@ async def file_information(request: HttpRequest) -> Response:
     "GET",
     "/v1/files/{file_id}/content",
     tag="Files",
-    summary="The bytes of a file",
-    description="Takes `Range`. The content type is guessed from the name.",
-    misfit="('path', 'file_id'): Must be a UUID (input: \"x\")",
+    summary="Download a file",
+    description="Accepts `Range`. The content type is guessed from the file name.",
+    invalid_example="('path', 'file_id'): Must be a UUID (input: \"x\")",
     answers=(
         Answer(description="The whole file.", binaries=("*/*",)),
         Answer(status=206, description="The ranges asked for.", binaries=("*/*",)),
@@ -171,7 +171,7 @@ async def file_information(request: HttpRequest) -> Response:
     errors=(BadParameter, Unavailable),
 )
 async def file_content(request: HttpRequest) -> Response:
-    """The bytes of a file, whole or in ranges."""
+    """Return the bytes of a file, whole or in ranges."""
     asset = await _file(request)
     head = request.method == "HEAD"
     return await context(request).assets.content(asset, request.headers, head=head)
@@ -182,12 +182,12 @@ async def file_content(request: HttpRequest) -> Response:
     "/v1/files/{file_id}",
     tag="Files",
     summary="Delete a file",
-    misfit="('path', 'file_id'): Must be a UUID (input: \"x\")",
-    answers=(Answer(description="It is gone.", json=DeletedFile, example=DeletedFile(id=ID)),),
+    invalid_example="('path', 'file_id'): Must be a UUID (input: \"x\")",
+    answers=(Answer(description="The file is deleted.", json=DeletedFile, example=DeletedFile(id=ID)),),
     errors=(BadParameter, ResourceInUse, Unavailable),
 )
 async def delete_file(request: HttpRequest) -> Response:
-    """Forget a file; its bytes go too, unless it was registered in place."""
+    """Delete a file's record, and its bytes unless it was registered in place."""
     asset = await _file(request)
     await context(request).assets.delete(asset)
     return json_response(DeletedFile(id=asset.id))

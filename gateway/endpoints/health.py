@@ -1,4 +1,4 @@
-"""Health: whether a request sent now would be served. `live` is about this process alone."""
+"""Health: whether a request sent now would be served, and whether this process runs."""
 
 import time
 
@@ -40,17 +40,17 @@ _ANSWERS = (
     "GET",
     "/v1/ready",
     tag="Health Check",
-    summary="Whether a request sent now would be served",
+    summary="Check whether a request sent now would be served",
     needs_key=False,
     query=HealthQuery,
-    misfit="('query', 'detailed'): Must be true or false",
+    invalid_example="('query', 'detailed'): Must be true or false",
     answers=_ANSWERS,
 )
 async def ready(request: HttpRequest) -> Response:
-    """Redis answers, at least one worker is ready, and the asset store could once be written to.
+    """Return whether Redis answers, a worker is ready, and the asset store was writable at least once.
 
-    A store that is away later does not count, though it is shown: texts are still served, and files answered
-    with the reason.
+    A store that fails later is reported but does not make the service unready: texts are still served, and
+    requests that need files are refused with the reason.
     """
     ctx = context(request)
     checks = [_redis_check(ctx), _check("asset store", ctx.assets.problem), *_worker_checks(ctx)]
@@ -61,14 +61,14 @@ async def ready(request: HttpRequest) -> Response:
     "GET",
     "/v1/live",
     tag="Health Check",
-    summary="Whether this process makes progress",
+    summary="Check whether this process runs",
     needs_key=False,
     query=HealthQuery,
-    misfit="('query', 'detailed'): Must be true or false",
+    invalid_example="('query', 'detailed'): Must be true or false",
     answers=_ANSWERS,
 )
 async def live(request: HttpRequest) -> Response:
-    """This process makes progress: it answers."""
+    """Return that this process runs: it answers."""
     return _answer(request, [_check("gateway", "")], healthy=True)
 
 
@@ -76,7 +76,7 @@ async def live(request: HttpRequest) -> Response:
     "GET",
     "/v1/startup",
     tag="Health Check",
-    summary="What the service is doing until it can serve",
+    summary="Get what the service is waiting for until it is ready",
     needs_key=False,
     answers=(
         Answer(
@@ -86,7 +86,7 @@ async def live(request: HttpRequest) -> Response:
     ),
 )
 async def startup(request: HttpRequest) -> Response:
-    """What the service is doing until its first worker is ready; always 200, as clients expect."""
+    """Return what the service is waiting for until it is ready; always 200, as clients expect."""
     problem = _problem(context(request))
     return PlainTextResponse(
         f"Service is not ready yet: {problem}" if problem else "Service is ready to serve requests."
@@ -105,7 +105,7 @@ def _answer(request: HttpRequest, checks: list[HealthCheck], *, healthy: bool) -
 
 
 def _problem(ctx: Context) -> str:
-    """Why no request is served now; empty if they are."""
+    """Return why requests are not served now; empty if they are."""
     return ctx.view.problem or ("" if ctx.assets.seen else ctx.assets.problem)
 
 
@@ -128,7 +128,7 @@ def _worker_checks(ctx: Context) -> list[HealthCheck]:
 
 
 def running_on(worker: Worker) -> str:
-    """What a worker runs its model on, and why no GPU if it uses none."""
+    """Return what a worker runs its model on, and why it uses no GPU if it uses none."""
     if worker.gpu:
         text = f"running on {worker.gpu}, driver {worker.driver}"
         return f"{text}, engine {worker.engine}" if worker.engine else text

@@ -1,4 +1,4 @@
-"""GET /v1/metrics: the whole fleet in one place, whichever gateway is asked."""
+"""Metrics of the whole fleet, from whichever gateway is asked."""
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
@@ -11,7 +11,7 @@ from gateway.context import context
     "GET",
     "/v1/metrics",
     tag="Metrics",
-    summary="Figures of the whole fleet",
+    summary="Get metrics of the whole fleet",
     needs_key=False,
     answers=(
         Answer(
@@ -21,6 +21,6 @@ from gateway.context import context
     ),
 )
 async def metrics(request: HttpRequest) -> Response:
-    """Return the text format of Prometheus; while Redis is away, what was last known of the others."""
+    """Return metrics in Prometheus's text format; other processes' are the last known while Redis is away."""
     page = await context(request).metrics.page()
     return Response(page, media_type="text/plain; charset=utf-8")

@@ -1,4 +1,4 @@
-"""What is running: the model, the release."""
+"""What is running: the model and the release."""
 
 from importlib.metadata import version as installed_version
 
@@ -20,7 +20,7 @@ OPENAPI_VERSION = "3.1.0"
     "GET",
     "/v1/models",
     tag="Models",
-    summary="The loaded model",
+    summary="List the loaded model",
     answers=(
         Answer(
             description="A list of one.",
@@ -41,7 +41,7 @@ OPENAPI_VERSION = "3.1.0"
     errors=(Unavailable,),
 )
 async def models(request: HttpRequest) -> Response:
-    """The loaded model, or the last one known when no worker runs."""
+    """Return the loaded model, or the last one known if no worker runs."""
     model = context(request).view.model()
     entry = ModelDescription(
         id=model.id,
@@ -57,13 +57,13 @@ async def models(request: HttpRequest) -> Response:
     "GET",
     "/v1/metadata",
     tag="Metadata",
-    summary="The release",
+    summary="Get the release",
     answers=(
         Answer(description="The release.", json=ServiceVersion, example=ServiceVersion(version="3.2.0")),
     ),
 )
 async def metadata(_: HttpRequest) -> Response:
-    """The release."""
+    """Return the release."""
     return json_response(ServiceVersion(version=RELEASE))
 
 
@@ -71,7 +71,7 @@ async def metadata(_: HttpRequest) -> Response:
     "GET",
     "/v1/version",
     tag="NIM Compatible",
-    summary="The release and the version of this description's format",
+    summary="Get the release and the version of this description's format",
     answers=(
         Answer(
             description="The versions.",
@@ -81,7 +81,7 @@ async def metadata(_: HttpRequest) -> Response:
     ),
 )
 async def version(_: HttpRequest) -> Response:
-    """The release, and the version of the API description."""
+    """Return the release and the version of the API description's format."""
     return json_response(Version(release=RELEASE, api=OPENAPI_VERSION))
 
 
@@ -89,7 +89,7 @@ async def version(_: HttpRequest) -> Response:
     "GET",
     "/v1/manifest",
     tag="NIM Compatible",
-    summary="The release and its model",
+    summary="Get the release and its model",
     answers=(
         Answer(
             description="Release and model.",
@@ -100,5 +100,5 @@ async def version(_: HttpRequest) -> Response:
     errors=(Unavailable,),
 )
 async def manifest(request: HttpRequest) -> Response:
-    """The release and its model."""
+    """Return the release and its model."""
     return json_response(Manifest(version=RELEASE, model=context(request).view.model().id))

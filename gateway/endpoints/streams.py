@@ -49,13 +49,13 @@ from shared.telemetry.redaction import without_userinfo
 log = structlog.get_logger(__name__)
 
 LOGIN_TTL = 180
-"""Seconds that a login is kept for a camera that is being looked at."""
+"""Seconds for which the login of a camera is stored while a worker checks the camera."""
 SCHEME = "rtsp://"
 INTERNAL_ERROR = "InternalError"
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a camera stands, as the client gave it."""
+    """Where a camera is, as the client described it."""
 
     place_name: str | None = ""
     place_type: str | None = ""
@@ -72,14 +72,14 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     tag="Live Stream",
     summary="Register RTSP streams",
     description=(
-        "One after another; a worker looks at each camera first. The status is 200 even if every stream "
+        "One after another; a worker checks each camera first. The status is 200 even if every stream "
         "is refused: see `errors`. Embedding starts with a request for video embeddings."
     ),
     body=AddStreams,
     body_example=AddStreams(streams=[NewStream(live_stream_url=CAMERA, description="Front door")]),
     answers=(
         Answer(
-            description="What became of each stream.",
+            description="The result for each stream.",
             json=AddedStreams,
             example=AddedStreams(
                 results=[AddedStream(id=ID)],
@@ -96,7 +96,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ),
     errors=(FileTooLarge, Unavailable),
-    misfit="('body', 'streams'): Field required",
+    invalid_example="('body', 'streams'): Field required",
 )
 async def add_streams(request: HttpRequest) -> Response:
     """Register streams one after another, each after a worker has reached its camera."""
@@ -127,7 +127,7 @@ async def add_streams(request: HttpRequest) -> Response:
 
 
 def _error_code(error: RtEmbedError) -> str:
-    """Return the code of a failure in a list of failures: there, the original's answers say InternalError."""
+    """Return a failure's code in a list of failures, where RT-Embed says InternalError for status 500."""
     return error.code if error.status != 500 else INTERNAL_ERROR
 
 
@@ -147,7 +147,7 @@ async def _add(ctx: Context, stream: NewStream) -> Asset:
 
 
 def _login(stream: NewStream) -> tuple[str, CameraLogin]:
-    """The address without credentials, and the credentials. Raises InvalidParameters."""
+    """Return the address without credentials, and the credentials. Raises InvalidParameters."""
     url, login = split_login(stream.live_stream_url)
     if bool(stream.username) != bool(stream.password):
         raise InvalidParameters("username and password are given together or not at all")
@@ -159,7 +159,7 @@ def _login(stream: NewStream) -> tuple[str, CameraLogin]:
 
 
 def split_login(address: str) -> tuple[str, CameraLogin]:
-    """An RTSP address without its credentials, and those."""
+    """Return an RTSP address without its credentials, and the credentials."""
     url = without_userinfo(address)
     removed = address[len(SCHEME) : len(SCHEME) + len(address) - len(url)].removesuffix("@")
     username, _, password = removed.partition(":")
@@ -167,7 +167,7 @@ def split_login(address: str) -> tuple[str, CameraLogin]:
 
 
 async def register_stream(ctx: Context, asset: Asset, login: CameraLogin, *, verify: bool) -> Asset:
-    """Record a stream; `verify` lets a worker look at its camera first.
+    """Register a stream. With `verify`, a worker checks its camera first.
 
     Raises DuplicateStreamId, and InvalidFile if the camera cannot be reached or has no video.
     """
@@ -211,7 +211,7 @@ async def register_stream(ctx: Context, asset: Asset, login: CameraLogin, *, ver
     errors=(Unavailable,),
 )
 async def get_stream_info(request: HttpRequest) -> Response:
-    """All live streams, and how each is being embedded."""
+    """List all live streams, and how each is embedded."""
     ctx = context(request)
     assets, sessions = await streams(ctx)
     logins = await live_records.read_logins(ctx.redis, [asset.id for asset in assets])
@@ -234,7 +234,7 @@ async def get_stream_info(request: HttpRequest) -> Response:
 
 
 async def streams(ctx: Context) -> tuple[list[Asset], list[live_records.LiveRecord | None]]:
-    """Every live stream with its running session."""
+    """Return every live stream, and for each its running session or None."""
     assets = [asset for asset in await ctx.assets.all() if asset.kind == "stream"]
     return assets, await live_records.read_sessions(ctx.redis, [asset.id for asset in assets])
 
@@ -245,12 +245,12 @@ async def streams(ctx: Context) -> tuple[list[Asset], list[live_records.LiveReco
     tag="Embeddings",
     summary="Stop embedding a live stream",
     description="The stream stays registered. Also answers 200 when nothing was running.",
-    answers=(Answer(description="Nothing is embedded any more."),),
+    answers=(Answer(description="The stream is no longer embedded."),),
     errors=(BadParameter, InvalidParameter),
-    misfit="('path', 'stream_id'): Must be a UUID",
+    invalid_example="('path', 'stream_id'): Must be a UUID",
 )
 async def stop_embedding(request: HttpRequest) -> Response:
-    """Stop embedding a stream; it stays registered."""
+    """Stop embedding a stream, which stays registered."""
     ctx = context(request)
     stream_id = validate_uuid(request.path_params["stream_id"], ("path", "stream_id"))
     try:
@@ -266,14 +266,14 @@ async def stop_embedding(request: HttpRequest) -> Response:
     "DELETE",
     "/v1/streams/delete/{stream_id}",
     tag="Live Stream",
-    summary="Stop and forget a live stream",
-    description="Waits for chunks in flight; chunks that wait are dropped.",
-    answers=(Answer(description="The stream is gone."),),
+    summary="Stop and remove a live stream",
+    description="Waits for chunks in flight; chunks that are still queued are dropped.",
+    answers=(Answer(description="The stream is removed."),),
     errors=(BadParameter, InvalidParameter, ResourceInUse, Unavailable),
-    misfit="('path', 'stream_id'): Must be a UUID",
+    invalid_example="('path', 'stream_id'): Must be a UUID",
 )
 async def delete_stream(request: HttpRequest) -> Response:
-    """Stop a stream and forget it."""
+    """Stop embedding a stream and remove it."""
     ctx = context(request)
     stream_id = validate_uuid(request.path_params["stream_id"], ("path", "stream_id"))
     try:
@@ -288,13 +288,13 @@ async def delete_stream(request: HttpRequest) -> Response:
     "DELETE",
     "/v1/streams/delete-batch",
     tag="Live Stream",
-    summary="Stop and forget many live streams",
+    summary="Stop and remove many live streams",
     description="In parallel. The status is 200 even if none could be removed: see `errors`.",
     body=DeleteStreams,
     body_example=DeleteStreams(stream_ids=[ID]),
     answers=(
         Answer(
-            description="What became of each stream, in the order of the request.",
+            description="The result for each stream, in the order of the request.",
             json=DeletedStreams,
             example=DeletedStreams(
                 deleted=[ID],
@@ -310,10 +310,10 @@ async def delete_stream(request: HttpRequest) -> Response:
         ),
     ),
     errors=(FileTooLarge, Unavailable),
-    misfit="('body', 'stream_ids'): Field required",
+    invalid_example="('body', 'stream_ids'): Field required",
 )
 async def delete_streams(request: HttpRequest) -> Response:
-    """Stop and forget many streams at once."""
+    """Stop and remove many streams at once."""
     ctx = context(request)
     body = validate_json(await read_body(request), DeleteStreams)
     timeout = body.drain_timeout_seconds
@@ -340,7 +340,7 @@ async def _delete(ctx: Context, stream_id: str, timeout: float) -> str | KeptStr
 
 
 async def find_stream(ctx: Context, stream_id: str) -> Asset:
-    """A registered stream. Raises BadParameter for an unknown id, InvalidParameter for that of a file."""
+    """Return a stream. Raises BadParameter for an unknown id, InvalidParameter for the id of a file."""
     asset = await ctx.assets.find(stream_id)
     if asset is None:
         raise BadParameter(f"No such resource {stream_id}")
@@ -350,7 +350,7 @@ async def find_stream(ctx: Context, stream_id: str) -> Asset:
 
 
 async def remove_stream(ctx: Context, asset: Asset, timeout: float) -> None:
-    """Stop a stream and forget it. Raises ResourceInUse, BadParameter if it is gone already."""
+    """Stop embedding a stream and remove it. Raises ResourceInUse, BadParameter if it is gone already."""
     began = time.monotonic()
     await stop_session(ctx, asset, timeout)
     stream_delete_drain_latency.record(time.monotonic() - began)

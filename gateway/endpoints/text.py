@@ -62,7 +62,7 @@ log = structlog.get_logger(__name__)
     ),
 )
 async def generate_text_embeddings(request: HttpRequest) -> Response:
-    """One vector per text, in their order."""
+    """Embed texts and return one vector each, in their order."""
     ctx = context(request)
     body = validate_json(await read_body(request), TextRequest)
     texts = [body.text_input] if isinstance(body.text_input, str) else body.text_input
@@ -81,7 +81,7 @@ async def generate_text_embeddings(request: HttpRequest) -> Response:
 
 
 class EmbeddedTexts(msgspec.Struct, frozen=True):
-    """A request for texts that was served: its id, the second at which it was accepted, a result per text."""
+    """A finished text request: its id, the second at which it was accepted, one result per text."""
 
     request: str
     created: int

@@ -1,4 +1,4 @@
-"""Video and image embeddings: one JSON answer, one event per chunk, or an answer to come back for."""
+"""Video and image embeddings, answered as JSON, as one event per chunk, or later."""
 
 import time
 from contextlib import AsyncExitStack
@@ -49,14 +49,14 @@ log = structlog.get_logger(__name__)
     "POST",
     "/v1/generate_video_embeddings",
     tag="Embeddings",
-    summary="Embed a file, images, or what a URL leads to",
+    summary="Embed a file, images, a live stream, or the media at a URL",
     description=(
         "One vector per chunk of video, or one vector for a list of images. With `url` the media is "
-        "fetched first, under the one `id` given, and goes when the request has ended. With `stream` "
+        "fetched first, under the one `id` given, and removed when the request has ended. With `stream` "
         "the answer is a stream of server-sent events: one ChunkEvent per finished chunk, in the order "
         "in which they finish; then a UsageEvent if asked for; a FailureEvent if the request failed; and "
-        "`[DONE]`. A client that comes back with the same body and the id of the last event it got gets "
-        "the events after it. More images than the model takes frames are refused."
+        "`[DONE]`. A client that sends the same body again, with the id of the last event it got, "
+        "gets the events after it. More images than the model takes frames are refused."
     ),
     body=VideoRequest,
     body_example=VideoRequest(id=ID, model=MODEL, chunk_duration=60),
@@ -86,7 +86,7 @@ log = structlog.get_logger(__name__)
     ),
 )
 async def generate_video_embeddings(request: HttpRequest) -> Response:
-    """Embed a file chunk by chunk, or a list of images as one clip."""
+    """Embed a file or live stream chunk by chunk, or a list of images as one clip."""
     ctx = context(request)
     async with AsyncExitStack() as held:
         body, inline = await read_video_request(ctx, request, held)
@@ -96,7 +96,7 @@ async def generate_video_embeddings(request: HttpRequest) -> Response:
             with ctx.reported(stream.id):
                 return await live_events(ctx, body, stream)
         progress = held.enter_context(Progress(request))
-        plan = await planned(ctx, request, body, held, inline)
+        plan = await plan_request(ctx, request, body, held, inline)
         with ctx.reported(plan.assets[0].id):
             if body.stream:
                 return await _events(ctx, plan, body, progress, held)
@@ -105,13 +105,12 @@ async def generate_video_embeddings(request: HttpRequest) -> Response:
             return json_response(await until_gone(request, _answer(ctx, plan, progress)))
 
 
-async def planned(
+async def plan_request(
     ctx: Context, request: HttpRequest, body: VideoRequest, held: AsyncExitStack, inline: Inline | None = None
 ) -> Plan:
-    """What is to be done for `body`. A URL's media is fetched, unless it lies `inline` already, and goes when
-    `held` is left.
+    """Return the plan for `body`. A URL's media is fetched, unless `inline`, and removed when `held` exits.
 
-    Raises whatever the request may be refused with; then nothing was accepted.
+    Raises every error with which the request may be refused; nothing is submitted then.
     """
     ids = body.ids
     taken = (inline.path, inline.size) if inline else ()
@@ -129,12 +128,15 @@ async def planned(
     request_id = ctx.listener.new_id()
     structlog.contextvars.bind_contextvars(request_id=request_id)
     plan = plan_video(request_id, body, assets, model, ctx.settings.max_file_minutes * 60 * SECOND)
-    log.info("video request", assets=plan.request.assets, chunks=plan.planned, jobs=len(plan.jobs))
+    log.info("video request planned", assets=plan.request.assets, chunks=plan.planned, jobs=len(plan.jobs))
     return plan
 
 
 async def _assets(ctx: Context, ids: list[str]) -> list[Asset]:
-    """The assets named. Raises BadParameter for an unknown one, BadParameters unless several are images."""
+    """Return the named assets.
+
+    Raises BadParameter for an unknown id, BadParameters if one of several is not an image.
+    """
     if not ids:
         raise problem(("body", "id"), "Give at least one id")
     assets = []
@@ -149,7 +151,7 @@ async def _assets(ctx: Context, ids: list[str]) -> list[Asset]:
 
 
 async def _openable(ctx: Context, assets: list[Asset]) -> list[Asset]:
-    """The assets with what their files are. Those accepted unopened are opened now."""
+    """Return the assets with what is in their files. Files that were accepted unopened are opened now."""
     return [asset if asset.probed else await _open(ctx, asset) for asset in assets]
 
 
@@ -177,8 +179,11 @@ async def _answer(ctx: Context, plan: Plan, progress: Progress) -> VideoResponse
 async def _events(
     ctx: Context, plan: Plan, body: VideoRequest, progress: Progress, held: AsyncExitStack
 ) -> EventStream:
-    """The stream, which holds what `held` does. A client that disconnects does not end the request, whose
-    results stay readable. A request that is refused never becomes a stream."""
+    """Return the event stream, which takes over what `held` holds.
+
+    A client that disconnects does not end the request, whose results stay readable. A request that is refused
+    is answered with an error instead of a stream.
+    """
     client, asset = client_of(ctx, plan.request.id), plan.assets[0]
     await start_reading(ctx.redis, asset.id, client)
     replaced = await held.enter_async_context(reading(ctx.redis, asset.id, client))

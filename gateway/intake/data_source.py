@@ -1,4 +1,4 @@
-"""Files inside data: URLs (RFC 2397), decoded piece by piece."""
+"""Files in data: URLs (RFC 2397), decoded piece by piece."""
 
 import binascii
 import re
@@ -29,7 +29,7 @@ _OPEN_ESCAPE = re.compile(rb"%[0-9A-Fa-f]?\Z")
 
 
 def file_name(url: str, media_type: str) -> str:
-    """A name for the file, by its own type or else by what the client says it is."""
+    """Return a name for the file, by the type in the URL, else by `media_type`."""
     fallback = ".jpg" if media_type == "image" else ".mp4"
     return "base64_media" + EXTENSIONS.get(_header(url)[0].lower(), fallback)
 
@@ -46,13 +46,13 @@ async def copy(url: str, limit: int, write: Write) -> None:
 
 
 def is_base64(header: str) -> bool | None:
-    """Whether what follows `header`, which ends before the comma, is base64; None if it is no header."""
+    """Return whether a payload after `header`, without its comma, is base64; None if it is not a header."""
     match = DATA_HEADER.fullmatch(header)
     return None if match is None else match["base64"] is not None
 
 
 class Payload:
-    """The part after the comma, decoded as it comes and written, at most `limit` bytes."""
+    """Decodes the part after the comma as it arrives and writes it, at most `limit` bytes."""
 
     def __init__(self, limit: int, write: Write, *, is_base64: bool) -> None:
         self._limit, self._write = limit, write
@@ -63,13 +63,13 @@ class Payload:
         self._size = 0
 
     async def add(self, encoded: bytes) -> None:
-        """Decode what comes next. Raises InvalidDataUrl, FileTooLarge."""
+        """Decode the next part. Raises InvalidDataUrl, FileTooLarge."""
         self._rest += encoded
         if len(self._rest) >= PIECE:
             await self._take(last=False)
 
     async def finish(self) -> None:
-        """Decode what is left. Raises InvalidDataUrl, FileTooLarge."""
+        """Decode the rest. Raises InvalidDataUrl, FileTooLarge."""
         await self._take(last=True)
 
     async def _take(self, *, last: bool) -> None:
@@ -84,9 +84,9 @@ class Payload:
 
 
 def _base64(encoded: bytearray, last: bool) -> tuple[bytes, bytearray]:
-    """The bytes, and what is left for the next call: the last group, which alone may be padded.
+    """Return the bytes, and what is left for the next call: the last group, the only one that may be padded.
 
-    Missing padding at the end is forgiven. Raises ValueError.
+    Missing padding at the end is accepted. Raises ValueError.
     """
     end = len(encoded) if last else max(0, (len(encoded) - 1) // 4 * 4)
     if not last and b"=" in encoded[:end]:
@@ -96,7 +96,7 @@ def _base64(encoded: bytearray, last: bool) -> tuple[bytes, bytearray]:
 
 
 def _percent(encoded: bytearray, last: bool) -> tuple[bytes, bytearray]:
-    """The bytes, and what is left for the next call: an escape that is not complete. Raises ValueError."""
+    """Return the bytes, and what is left for the next call: an incomplete escape. Raises ValueError."""
     if encoded.translate(None, TEXT_PAYLOAD):
         raise ValueError("characters that are not accepted")
     match = None if last else _OPEN_ESCAPE.search(encoded)
@@ -105,7 +105,7 @@ def _percent(encoded: bytearray, last: bool) -> tuple[bytes, bytearray]:
 
 
 def _header(url: str) -> tuple[str, bool, int]:
-    """The media type, whether the payload is base64, and where it starts."""
+    """Return the media type, whether the payload is base64, and where it starts."""
     comma = url.find(",")
     header = DATA_HEADER.fullmatch(url, 0, comma) if comma > 0 else None
     if header is None:

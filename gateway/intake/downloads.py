@@ -1,6 +1,6 @@
-"""Media behind a URL, brought to the asset store: http(s), s3, data, or a file that is already here.
+"""Fetching the media at a URL into the asset store: http(s), s3, data, or a file on the server.
 
-Bytes go to the disk as they come; no more than a piece of them is in memory.
+Bytes are written as they arrive; at most one piece of them is in memory.
 """
 
 import re
@@ -46,7 +46,7 @@ FETCH_ERRORS = (
     FileTooLarge,
     DownloadFailed,
 )
-"""What fetching a URL may raise, beside InvalidParameters."""
+"""Errors that fetching a URL may raise, besides InvalidParameters."""
 FILE_NAME = "input_file.mp4"
 MEASURED = {"http", "https", "s3"}
 _KNOWN_NAME = re.compile(
@@ -55,8 +55,10 @@ _KNOWN_NAME = re.compile(
 
 
 class Location(msgspec.Struct, frozen=True):
-    """A URL that may be fetched; `addresses` are those of its host, which is not looked up again. What a
-    data: URL holds may lie in the file `inline` already."""
+    """A URL that may be fetched. `addresses` are its host's, which is not looked up again.
+
+    The payload of a data: URL may be in the file `inline` already.
+    """
 
     url: str
     addresses: list[str] = []
@@ -65,8 +67,7 @@ class Location(msgspec.Struct, frozen=True):
 
 
 class Downloaded(msgspec.Struct, frozen=True):
-    """A file, its name for clients, and its bytes. `ours` says whether it lies in the asset store, so may be
-    moved and deleted."""
+    """A file, its name for clients, and its size. `ours`: it is in the asset store and may be moved."""
 
     path: str
     filename: str
@@ -75,7 +76,7 @@ class Downloaded(msgspec.Struct, frozen=True):
 
 
 class Downloads:
-    """Fetches what URLs name."""
+    """Fetches the media at URLs."""
 
     def __init__(self, settings: Settings, store: AssetStore, network: HttpNetwork | None = None) -> None:
         self._settings = settings
@@ -84,9 +85,9 @@ class Downloads:
         self.limit = int(settings.download_limit_gb * (1 << 30))
 
     async def locate(self, url: str, inline: str | None = None, inline_size: int = 0) -> Location:
-        """Resolve the URL's host, once; a data: URL may lie decoded in the file `inline`.
+        """Resolve the URL's host, once. The payload of a data: URL may be in the file `inline`.
 
-        Raises InvalidParameters if the host must not be asked.
+        Raises InvalidParameters if the host is not allowed.
         """
         if inline is not None:
             return Location(url, inline=inline, inline_size=inline_size)
@@ -105,10 +106,10 @@ class Downloads:
         headers: Mapping[str, str] | None = None,
         media_type: Literal["video", "image"] = "video",
     ) -> Downloaded:
-        """Bring the file behind `source` into `folder`; a `file://` one is used where it is.
+        """Fetch the file at `source` into `folder`; a `file://` one is used in place.
 
-        `headers` go to the URL's own host over https. `media_type` decides the name of a data URL's file
-        where its own type does not. Raises InvalidParameters, RedirectNotAllowed, DownloadFailed and
+        `headers` are sent to the URL's own host over https. `media_type` decides the name of a data URL's
+        file if its own type does not. Raises InvalidParameters, RedirectNotAllowed, DownloadFailed and
         FileTooLarge (http), InvalidReference and RtEmbedError (s3), InvalidDataUrl and FileTooLarge (data),
         Forbidden and MissingFile (file).
         """
@@ -154,7 +155,7 @@ class Downloads:
 
 
 def _file_name(url: str, media_type: str) -> str:
-    """The URL's own name if it is plain and of a known kind."""
+    """Return the file name in the URL if it is plain and has a known extension, else FILE_NAME."""
     scheme = url.partition(":")[0]
     if scheme == "data":
         return data_source.file_name(url, media_type)

@@ -1,4 +1,4 @@
-"""Files behind http and https URLs: redirects, credentials and limits by the service's rules."""
+"""Files at http and https URLs, with the service's rules for redirects, credentials and sizes."""
 
 import asyncio
 import re
@@ -24,9 +24,9 @@ Write = Callable[[bytes], Awaitable[None]]
 USER_AGENT = "NVIDIA-RTVI/1.0"
 REDIRECTS = {301, 302, 303, 307, 308}
 PASSED_HEADERS = {"authorization", "x-api-key", "x-jfrog-art-api", "cookie", "accept", "accept-language"}
-"""Those of the client's headers that go to the host of its URL."""
+"""Headers of the client that are sent to the host of its URL."""
 MOST_NAMES = 8
-"""Of headers that are not passed on, in the log."""
+"""Names of headers that were not sent on, in one log line."""
 PIECE = 1 << 20
 """How many bytes are collected before they are written."""
 _HEADER_VALUE = re.compile(r"([\x21-\x7e]([\t\x20-\x7e]*[\x21-\x7e])?)?")
@@ -34,7 +34,7 @@ _FAILURES = (httpcore.NetworkError, httpcore.TimeoutException, httpcore.Protocol
 
 
 def _verified() -> ssl.SSLContext:
-    """The system's authorities and Mozilla's: a container may lack the first."""
+    """Return a TLS context that trusts the system's authorities and Mozilla's: containers lack the first."""
     context = ssl.create_default_context()
     context.load_verify_locations(certifi.where())
     return context
@@ -42,7 +42,7 @@ def _verified() -> ssl.SSLContext:
 
 @dataclass(frozen=True)
 class HttpNetwork:
-    """How the outside is reached: names, connections, trust."""
+    """How hosts are reached: name lookup, connections, TLS."""
 
     lookup: Lookup = system_lookup
     backend: httpcore.AsyncNetworkBackend = field(default_factory=httpcore.AnyIOBackend)
@@ -50,14 +50,14 @@ class HttpNetwork:
 
 
 class HttpSource:
-    """Fetches over http and https, from addresses that were judged before."""
+    """Fetches over http and https, from addresses that were checked before."""
 
     def __init__(self, settings: Settings, network: HttpNetwork) -> None:
         self._settings = settings
         self._network = network
 
     async def resolve(self, url: str) -> list[str]:
-        """The addresses of the URL's host. Raises InvalidParameters if it must not be asked."""
+        """Return the addresses of the URL's host. Raises InvalidParameters if it is not allowed."""
         try:
             parts = urlsplit(url)
             port = parts.port or (443 if parts.scheme == "https" else 80)
@@ -78,9 +78,10 @@ class HttpSource:
     async def copy(
         self, url: str, addresses: list[str], headers: Mapping[str, str], limit: int, write: Write
     ) -> None:
-        """Write what `url` leads to, at most `limit` bytes.
+        """Write the body of the answer to a GET of `url`, at most `limit` bytes.
 
-        Raises InvalidParameters (where it leads), RedirectNotAllowed, DownloadFailed, FileTooLarge.
+        Raises InvalidParameters for a redirect to a host that is not allowed, RedirectNotAllowed,
+        DownloadFailed, FileTooLarge.
         """
         given = passed_headers(headers) if headers else None
         seconds = self._settings.download_timeout
@@ -114,7 +115,7 @@ class HttpSource:
     async def _get(
         self, url: SplitResult, addresses: list[str], headers: dict[str, str], limit: int, write: Write
     ) -> str | None:
-        """Write what is there, or return where it says that it is."""
+        """Write the body of the answer, or return where the answer redirects to."""
         host = url.hostname or ""
         target = httpcore.URL(scheme=url.scheme, host=host, port=url.port, target=_target(url))
         timeout = {"connect": self._settings.download_connect_timeout}
@@ -140,7 +141,7 @@ class HttpSource:
         return None
 
     def _headers(self, url: SplitResult, given: dict[str, str] | None) -> dict[str, str]:
-        """What this host is sent: credentials only over https, the client's own instead of a token."""
+        """Return the headers for this host: credentials only over https, the client's instead of a token."""
         host = url.netloc.rpartition("@")[2]
         headers = {"Host": host, "User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
         if url.scheme != "https":
@@ -156,7 +157,7 @@ class HttpSource:
 
 
 def passed_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """Those of the client's headers that may be sent. Raises InvalidParameters for a value that cannot be."""
+    """Return the headers of the client that may be sent. Raises InvalidParameters for an invalid value."""
     passed = {
         name.lower(): value.strip() for name, value in headers.items() if name.lower() in PASSED_HEADERS
     }
@@ -169,13 +170,13 @@ def passed_headers(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def shown(url: str) -> str:
-    """A URL for messages and logs: without its query, which may hold a token."""
+    """Return a URL for messages and logs: without its query, which may hold a token."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.hostname}{parts.path}"[:256]
 
 
 def too_large(limit: int) -> FileTooLarge:
-    """The failure of a file of more than `limit` bytes."""
+    """Return the error for a file of more than `limit` bytes."""
     return FileTooLarge(f"The file is larger than {limit} bytes")
 
 

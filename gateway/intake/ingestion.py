@@ -1,4 +1,4 @@
-"""What a request's URL leads to, as an asset that goes when the request has ended."""
+"""The media at a request's URL, as an asset that is removed when the request has ended."""
 
 import asyncio
 import uuid
@@ -12,12 +12,12 @@ from shared.assets import Asset
 from shared.errors import AssetAlreadyExists, DuplicateAssetId
 
 LEASE_MARGIN = 60
-"""Seconds on top of opening the file that a fetched asset may wait to be part of a request."""
+"""Seconds, besides those for opening the file, that a fetched asset may wait for its request."""
 
 
 @asynccontextmanager
 async def ingested(ctx: Context, body: VideoRequest, asset_id: str, source: Location) -> AsyncIterator[Asset]:
-    """The asset behind `source`. It is removed on exit, or when the request that holds it then has ended.
+    """Yield the asset fetched from `source`. It is removed on exit, or when a request that uses it has ended.
 
     Raises AssetAlreadyExists, and what fetching raises (`Downloads.fetch`).
     """

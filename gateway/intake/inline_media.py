@@ -1,6 +1,6 @@
-"""Media inside a JSON body: the payload of a long data: URL goes to the disk as it comes, decoded.
+"""Media in a JSON body: the payload of a long data: URL is decoded and written to the store as it arrives.
 
-What is left of the body, with a token in the payload's place, is small enough to be parsed and validated.
+The rest of the body, with a token in the payload's place, is small enough to be parsed and validated.
 """
 
 import uuid
@@ -17,15 +17,15 @@ from gateway.store.storage import Writer
 from shared.errors import FileTooLarge
 
 THRESHOLD = 256 << 10
-"""Bytes of a string from which it may be taken out of the body."""
+"""Bytes of a string above which its payload is taken out of the body."""
 LONGEST_HEADER = 1024
 PIECE = 64 << 10
-"""Bytes that are looked at in one go."""
+"""Bytes that are searched at once."""
 _BEGIN = b'"data:'
 
 
 class Inline(msgspec.Struct, frozen=True):
-    """A payload that was taken out: the token in its place, and where it lies, decoded."""
+    """A payload that was taken out: the token in its place, the path of the decoded file, and its size."""
 
     token: str
     path: str
@@ -35,10 +35,10 @@ class Inline(msgspec.Struct, frozen=True):
 async def read_video_request(
     ctx: Context, request: HttpRequest, held: AsyncExitStack
 ) -> tuple[VideoRequest, Inline | None]:
-    """The body of a video request, and the payload of its data: URL, kept until `held` is left.
+    """Return the body of a video request, and the payload of its data: URL, kept until `held` exits.
 
-    Raises InvalidParameters, InvalidDataUrl, and FileTooLarge for a payload beyond the limit of fetched files
-    or a body that is, without it, beyond its own.
+    Raises InvalidParameters, InvalidDataUrl, and FileTooLarge if the payload exceeds the limit for fetched
+    files, or the rest of the body the limit for bodies.
     """
     reader = _BodyReader(ctx, held)
     async for piece in request.stream():
@@ -46,24 +46,24 @@ async def read_video_request(
     body = validate_json(bytes(reader.kept), VideoRequest)
     inline = reader.inline
     if inline and not (body.url or "").endswith(inline.token):
-        raise FileTooLarge(f"a text of more than {THRESHOLD} bytes belongs into no field but url")
+        raise FileTooLarge(f"only url may have more than {THRESHOLD} bytes")
     return body, inline
 
 
 class _BodyReader:
-    """Collects JSON text, and takes the payload out of a string that begins with data: and grows long.
+    """Collects JSON text, and takes the payload out of a long string that begins with data:.
 
     In JSON, a quote that no backslash precedes and that `data:` follows can only begin a string. So strings
-    need not be followed letter by letter; what is no JSON at all is refused when the rest is parsed.
+    need not be followed byte by byte; a body that is not JSON is refused when the rest is parsed.
     """
 
     def __init__(self, ctx: Context, held: AsyncExitStack) -> None:
         self._ctx, self._held = ctx, held
         self._limit = ctx.settings.body_limit_bytes
         self._looked = self._at = 0
-        """Where in `kept` the last string was found, and from where the next is looked for."""
+        """Where in `kept` the last string was found, and from where the next is searched."""
         self._start = self._searched = -1
-        """Where the string begins that may have to be, and up to where it is known to go on."""
+        """Where a string begins that may have to be taken out, and up to where it is known to continue."""
         self._token = uuid.uuid4().hex
         self._payload: Payload | None = None
         self._backslash = b""
@@ -73,11 +73,11 @@ class _BodyReader:
 
     @property
     def inline(self) -> Inline | None:
-        """What was taken out of the body, once that has been read."""
+        """The payload that was taken out of the body, once that has been read."""
         return Inline(self._token, self._path, self._writer.size) if self._writer else None
 
     async def add(self, data: bytes) -> None:
-        """Read on. Raises FileTooLarge, InvalidParameters, InvalidDataUrl."""
+        """Add the next part of the body. Raises FileTooLarge, InvalidParameters, InvalidDataUrl."""
         for start in range(0, len(data), PIECE):
             await self._add(data[start : start + PIECE])
 
@@ -90,12 +90,12 @@ class _BodyReader:
                 self.kept += quote
         self.kept += piece
         if len(self.kept) > self._limit:
-            raise FileTooLarge(f"the request body is larger than {self._limit} bytes, beside its data: URL")
+            raise FileTooLarge(f"the request body is larger than {self._limit} bytes, without its data: URL")
         while self._writer is None and self._find():
             await self._begin_payload()
 
     def _find(self) -> bool:
-        """Whether a string that begins with data: has grown long. Several short ones may come before it."""
+        """Return whether a string that begins with data: is now long, perhaps after several short ones."""
         while True:
             if self._start < 0:
                 at = self.kept.find(_BEGIN, self._at)
@@ -128,7 +128,7 @@ class _BodyReader:
         await self._take(self._payload, begun, last=False)
 
     async def _take(self, payload: Payload, data: bytes, *, last: bool) -> None:
-        """Hand on what the payload's JSON text means; only its slashes may be escaped."""
+        """Pass on the payload without JSON's escapes, of which only escaped slashes are accepted."""
         data, self._backslash = self._backslash + data, b""
         if data.endswith(b"\\") and not last:
             data, self._backslash = data[:-1], b"\\"

@@ -1,4 +1,4 @@
-"""Asking a worker what a file is: the gateway itself never opens media."""
+"""Asking a worker what a file holds: the gateway itself never opens media."""
 
 import asyncio
 
@@ -14,10 +14,10 @@ from shared.results import Facts
 
 
 async def probe(ctx: Context, asset: Asset) -> Asset:
-    """The asset with what a worker found in its file.
+    """Return the asset with what a worker found in its file.
 
-    Raises FailedEnd with the worker's error (InvalidFile, 400) for a file that is no usable media,
-    ServerBusy, and Unavailable when no worker answers in time.
+    Raises FailedEnd with the worker's error (InvalidFile, 400) if the file is not usable media, ServerBusy,
+    and Unavailable if no worker answers in time.
     """
     request = Request(id=ctx.listener.new_id(), lane="probe", planned=1)
     job = ProbeJob(request=request.id, asset=asset)

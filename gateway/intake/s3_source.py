@@ -1,4 +1,4 @@
-"""Files behind s3:// URLs, with the service's own credentials."""
+"""Files at s3:// URLs, fetched with the service's own credentials."""
 
 from typing import TYPE_CHECKING
 
@@ -24,8 +24,8 @@ PIECE = 8 << 20
 async def copy(settings: Settings, url: str, write: Write) -> None:
     """Write the object that `url` names.
 
-    Raises InvalidReference when it does not exist or credentials are missing, RtEmbedError when S3 refuses
-    or cannot be reached.
+    Raises InvalidReference if it does not exist or credentials are missing, RtEmbedError if S3 refuses the
+    request or cannot be reached.
     """
     bucket, key = s3.split(url)
     store = _bucket(settings, bucket)
@@ -36,7 +36,7 @@ async def copy(settings: Settings, url: str, write: Write) -> None:
             options: GetOptions = {"range": (start, end), "if_match": found["e_tag"]}
             piece = await obstore.get_async(store, key, options=options)
             await write(bytes(await piece.bytes_async()))
-    except FileNotFoundError as error:  # obstore raises Python's own where there is one
+    except FileNotFoundError as error:  # obstore raises Python's own exception where there is one
         raise InvalidReference(f"{url[:256]} does not exist") from error
     except BaseError as error:
         log.warning("s3 download failed", bucket=bucket, error=str(error))

@@ -1,8 +1,8 @@
-"""Where the service may connect to on a client's behalf.
+"""Which hosts the service may connect to on a client's behalf.
 
-A host is resolved once, each of its addresses is judged, and the connection is made to those addresses and
-no others, so a name that changes its mind between the check and the use (DNS rebinding) gains nothing. What
-cannot be understood is refused.
+A host is resolved once, each of its addresses is checked, and the connection is made to those addresses only,
+so a name that resolves differently after the check (DNS rebinding) gains nothing. What cannot be parsed is
+refused.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from shared.errors import InvalidParameters
 log = structlog.get_logger(__name__)
 
 Lookup = Callable[[str, int], Awaitable[list[str]]]
-"""From a host name and a port to its addresses; raises OSError when there are none."""
+"""Returns the addresses of a host name and port; raises OSError if there are none."""
 
 FORBIDDEN_NAMES = ("localhost", "metadata")
 """A host name that contains one of these is refused."""
@@ -45,10 +45,10 @@ _GLOBAL_UNICAST = IPv6Network("2000::/3")
 
 
 def is_forbidden(address: Address, *, block_private: bool) -> bool:
-    """Whether the service must not connect there.
+    """Return whether the service must not connect to the address.
 
-    An IPv6 address is judged by every IPv4 address that a translator or tunnel would find in it
-    (RFC 4291, 6052, 3056, 4380, 5214), and outside the global unicast range only those of NAT64 are left.
+    An IPv6 address is also checked by every IPv4 address that a translator or tunnel would find in it
+    (RFC 4291, 6052, 3056, 4380, 5214). Outside the global unicast range, only NAT64 addresses are allowed.
     """
     if isinstance(address, IPv4Address):
         return any(address in net for net in FORBIDDEN_NETWORKS) or (block_private and not address.is_global)
@@ -60,7 +60,7 @@ def is_forbidden(address: Address, *, block_private: bool) -> bool:
 
 
 def literal(host: str) -> Address | None:
-    """The address that `host` spells, also in octal, hexadecimal or integer form, as connect() takes it."""
+    """Return the address that `host` spells, also in the octal, hexadecimal or integer forms of connect()."""
     try:
         return ipaddress.ip_address(host)
     except ValueError:
@@ -72,14 +72,14 @@ def literal(host: str) -> Address | None:
 
 
 async def resolve(host: str, port: int, *, block_private: bool, lookup: Lookup) -> list[str]:
-    """All addresses of `host`, each of which may be connected to.
+    """Return all addresses of `host`, each of which may be connected to.
 
-    Raises InvalidParameters when one of them may not, or when there is none. The message does not tell the
-    addresses, which would let a client map an inner network.
+    Raises InvalidParameters if one of them is forbidden, or if there is none. The message does not name the
+    addresses, which would let a client map an internal network.
     """
     name = host.lower()
     if not name or not name.isascii() or "%" in name:
-        raise InvalidParameters(f"{host[:256]!r} is no valid host")
+        raise InvalidParameters(f"{host[:256]!r} is not a valid host")
     if any(forbidden in name for forbidden in FORBIDDEN_NAMES):
         raise InvalidParameters(f"The host {host[:256]} is not allowed")
     if (spelled := literal(name)) is not None:
@@ -104,13 +104,13 @@ async def _addresses(name: str, port: int, lookup: Lookup) -> list[Address]:
 
 
 async def system_lookup(host: str, port: int) -> list[str]:
-    """What the system's resolver says. Raises OSError."""
+    """Return the addresses that the system's resolver finds. Raises OSError."""
     infos = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(info[4][0]) for info in infos))
 
 
 class PinnedBackend(httpcore.AsyncNetworkBackend):
-    """Connects to the given addresses only, whatever host it is asked for."""
+    """Connects to the given addresses only, whichever host is asked for."""
 
     def __init__(self, addresses: list[str], network: httpcore.AsyncNetworkBackend) -> None:
         self._addresses = addresses
@@ -124,7 +124,7 @@ class PinnedBackend(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """The first address that answers."""
+        """Connect to the first address that answers."""
         failure: Exception = httpcore.ConnectError(f"{host} has no address")
         for address in self._addresses:
             try:
@@ -136,8 +136,8 @@ class PinnedBackend(httpcore.AsyncNetworkBackend):
     async def connect_unix_socket(
         self, path: str, timeout: float | None = None, socket_options: Iterable[Any] | None = None
     ) -> httpcore.AsyncNetworkStream:
-        """Never: a URL leads to a network."""
-        raise httpcore.ConnectError(f"{path} is no network address")
+        """Refuse: URLs name network hosts."""
+        raise httpcore.ConnectError(f"{path} is not a network address")
 
     async def sleep(self, seconds: float) -> None:
         """Wait between attempts."""

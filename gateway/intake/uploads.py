@@ -1,4 +1,4 @@
-"""Reading a form from the network: fields into memory, bounded; one file straight into the asset store."""
+"""Reading a form: its fields into bounded memory, its one file straight into the asset store."""
 
 import re
 from collections.abc import AsyncIterator
@@ -20,9 +20,9 @@ FILE_NAME_FORM = re.compile(FILE_NAME)
 MAX_NAME = 255
 MAX_FIELDS = 1000
 MAX_FIELD_BYTES = 1 << 20
-"""Of all fields that are no file, together."""
+"""Bytes of all fields together, without the file."""
 WRITE_BYTES = 1 << 20
-"""How much of a file is collected before it is written."""
+"""Bytes of a file that are collected before they are written."""
 
 
 class TooManyFields(HTTPException):
@@ -30,7 +30,7 @@ class TooManyFields(HTTPException):
 
 
 class Form(msgspec.Struct):
-    """The fields of a form; `file` is the client's name for an uploaded file and `size` its bytes."""
+    """The fields of a form; `file` is the client's name for an uploaded file, `size` its size in bytes."""
 
     fields: dict[str, str]
     size: int = 0
@@ -40,7 +40,7 @@ async def read_form(request: HttpRequest, store: AssetStore, folder: str, limit:
     """Read a form; the part named `file` is written to `folder` under its own name as it arrives.
 
     Raises BadParameters for a file name that is not allowed, FileTooLarge beyond `limit` bytes,
-    InvalidParameters for a body that is no form, TooManyFields.
+    InvalidParameters for a body that is not a form, TooManyFields.
     """
     kind, options = parse_options_header(request.headers.get("content-type"))
     if kind == b"multipart/form-data" and b"boundary" in options:
@@ -67,7 +67,7 @@ def _no_file() -> InvalidParameters:
 
 
 class _MultipartReader:
-    """Collects the parser's events of one piece of the body, then acts on them in order."""
+    """Collects the parser's events for one piece of the body, then handles them in order."""
 
     def __init__(self, store: AssetStore, folder: str, limit: int, boundary: bytes) -> None:
         self._store, self._folder, self._limit = store, folder, limit

@@ -37,7 +37,7 @@ def file_name(url: str, media_type: str) -> str:
 async def copy(url: str, limit: int, write: Write) -> None:
     """Write the payload, at most `limit` bytes. Raises InvalidDataUrl, FileTooLarge."""
     _, is_base64, start = _header(url)
-    payload = Payload(limit, write, is_base64=is_base64)
+    payload = DataPayload(limit, write, is_base64=is_base64)
     if is_base64 and (len(url) - start) // 4 * 3 - 2 > limit:
         raise too_large(limit)
     for begin in range(start, len(url), PIECE):
@@ -51,7 +51,7 @@ def is_base64(header: str) -> bool | None:
     return None if match is None else match["base64"] is not None
 
 
-class Payload:
+class DataPayload:
     """Decodes the part after the comma as it arrives and writes it, at most `limit` bytes."""
 
     def __init__(self, limit: int, write: Write, *, is_base64: bool) -> None:

@@ -12,7 +12,7 @@ from starlette.requests import Request as HttpRequest
 from gateway.api.schemas import VideoRequest
 from gateway.api.validation import problem, validate_json
 from gateway.context import Context
-from gateway.intake.data_source import Payload, is_base64
+from gateway.intake.data_source import DataPayload, is_base64
 from gateway.store.storage import Writer
 from shared.errors import FileTooLarge
 
@@ -65,7 +65,7 @@ class _BodyReader:
         self._start = self._searched = -1
         """Where a string begins that may have to be taken out, and up to where it is known to continue."""
         self._token = uuid.uuid4().hex
-        self._payload: Payload | None = None
+        self._payload: DataPayload | None = None
         self._backslash = b""
         self._writer: Writer | None = None
         self._path = ""
@@ -122,12 +122,12 @@ class _BodyReader:
         folder = await self._held.enter_async_context(self._ctx.assets.incoming())
         self._path = f"{folder}/inline"
         self._writer = await self._held.enter_async_context(self._ctx.assets.writer(self._path))
-        self._payload = Payload(self._ctx.downloads.limit, self._writer.write, is_base64=encoded)
+        self._payload = DataPayload(self._ctx.downloads.limit, self._writer.write, is_base64=encoded)
         begun = bytes(self.kept[comma + 1 :])
         del self.kept[comma + 1 :]
         await self._take(self._payload, begun, last=False)
 
-    async def _take(self, payload: Payload, data: bytes, *, last: bool) -> None:
+    async def _take(self, payload: DataPayload, data: bytes, *, last: bool) -> None:
         """Pass on the payload without JSON's escapes, of which only escaped slashes are accepted."""
         data, self._backslash = self._backslash + data, b""
         if data.endswith(b"\\") and not last:
@@ -137,7 +137,7 @@ class _BodyReader:
             raise problem(("body", "url"), "The data URL's payload has characters that are not accepted")
         await payload.add(data)
 
-    async def _end_payload(self, payload: Payload) -> None:
+    async def _end_payload(self, payload: DataPayload) -> None:
         await payload.finish()
         assert self._writer  # noqa: S101 - for the type checker: a payload has a writer
         await self._writer.close()

@@ -24,11 +24,11 @@ from worker.live.rtsp.camera_description import (
     TransportRefused,
 )
 from worker.live.rtsp.control_address import base_address, control_addresses
-from worker.live.rtsp.keep_alive import KeepAlive
 from worker.live.rtsp.media_sockets import MediaSockets
 from worker.live.rtsp.rtsp_connection import Connection, Exchange
 from worker.live.rtsp.rtsp_conversation import Conversation, connect, follow
 from worker.live.rtsp.session_description import Track, parse_sdp
+from worker.live.rtsp.session_keep_alive import SessionKeepAlive
 
 REPORT_INTERVAL = 5.0
 WATCH_INTERVAL = 0.25
@@ -73,7 +73,7 @@ class Player:
         self._base = where.url
         self._control = where.url
         self._conversation: Conversation | None = None
-        self._keep_alive = KeepAlive("")
+        self._keep_alive = SessionKeepAlive("")
         self._sockets: MediaSockets | None = None
         self._channels = (0, 1)
         self._interval = SESSION_TIMEOUT / 2
@@ -166,7 +166,7 @@ class Player:
         )
         self._conversation = Conversation(self._where, connection)
         with contextlib.suppress(RequestRefused):  # a camera that knows no OPTIONS may play all the same
-            self._keep_alive = KeepAlive((await self._talk.ask("OPTIONS", url)).header("public"))
+            self._keep_alive = SessionKeepAlive((await self._talk.ask("OPTIONS", url)).header("public"))
         reply = await self._talk.ask("DESCRIBE", url, {"Accept": "application/sdp"})
         self.server = reply.header("server")
         self._base = base_address(url, reply.header("content-base"), reply.header("content-location"))

@@ -6,7 +6,7 @@ from worker.live.rtsp.rtsp_conversation import Conversation
 GONE = 454
 
 
-class KeepAlive:
+class SessionKeepAlive:
     """GET_PARAMETER where the camera offers it or does not say what it offers, else OPTIONS.
 
     A camera that answers GET_PARAMETER with an error gets OPTIONS from then on, which some do not count; one

@@ -30,6 +30,7 @@ from shared.settings import Settings
 from shared.telemetry.export import SWITCHED_OFF, Telemetry
 from shared.telemetry.instruments import http_duration, http_requests
 from shared.telemetry.logs import PERF
+from shared.telemetry.start_summary import log_start
 
 log = structlog.get_logger(__name__)
 access_log = logging.getLogger("gateway.access")
@@ -46,7 +47,8 @@ def create_app(settings: Settings, telemetry: Telemetry = SWITCHED_OFF) -> Starl
         ctx = Context(settings, telemetry.registry)
         async with ctx.running(), beating(settings.stall_timeout):
             app.state.context = ctx
-            log.info("gateway ready", assets=settings.asset_store or str(settings.asset_dir))
+            await log_start(settings, ctx.redis)
+            log.info("gateway listening", host=settings.host, port=settings.port)
             yield
         # Not after uvicorn.run: by then uvicorn has sent itself the signal that stopped it.
         await asyncio.to_thread(telemetry.close)

@@ -23,13 +23,27 @@ class FleetView:
         self._redis = redis
         self._seen = -STALE
         self._failure = "no answer yet"
+        self._ready: bool | None = None
         self.fleet = Fleet()
 
     async def run(self) -> None:
         """Refresh until cancelled."""
         while True:
             await self.refresh()
+            self._say()
             await asyncio.sleep(INTERVAL)
+
+    def _say(self) -> None:
+        """Log when the service becomes ready, and when it no longer is."""
+        problem = self.problem
+        if self._ready is (not problem):
+            return
+        self._ready = not problem
+        if problem:
+            log.warning("gateway not ready", reason=problem)
+        else:
+            model = self.fleet.model.id if self.fleet.model else ""
+            log.info("gateway ready", workers=len(self.fleet.workers), model=model)
 
     async def refresh(self) -> None:
         """Read the fleet now."""

@@ -87,6 +87,10 @@ def load(settings: Settings, progress: Progress) -> Loaded:
     )
     loaded = Loaded(info, engine, backend, batch_size, model, runs_on, files)
     log.info("model loaded", model=info.id, batch_size=batch_size, **loaded.told())
+    if not info.verified and backend != "python":
+        log.warning(
+            "not for production", problem=f"the conversion of {info.id} was never compared with its own code"
+        )
     return loaded
 
 

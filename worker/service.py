@@ -21,6 +21,7 @@ from shared.settings import Settings, worker_name
 from shared.telemetry.fleet_metrics import Figures
 from shared.telemetry.health_page import HealthPage
 from shared.telemetry.instruments import bus_failures, dropped
+from shared.telemetry.start_summary import log_start
 from worker.batcher import Batcher
 from worker.claim_loop import ClaimLoop
 from worker.claims import Claims
@@ -129,6 +130,7 @@ class Service:
             kept = (self.alive.run(), self.watch.run(), self.errors.run(), self.forwarder.run())
             keepers = [owned.create_task(keeping) for keeping in kept]
             try:
+                await log_start(self.settings, self.redis)
                 loaded = await self._load()
                 try:
                     await self._serve(loaded)

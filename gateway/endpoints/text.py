@@ -1,5 +1,7 @@
 """Text embeddings."""
 
+import time
+
 import msgspec
 import structlog
 from starlette.requests import Request as HttpRequest
@@ -75,7 +77,10 @@ async def generate_text_embeddings(request: HttpRequest) -> Response:
     with ctx.reported():
         if prefers_async(request):
             return await _accept(ctx, body.model, options, request.headers.get("traceparent", ""))
+        began = time.monotonic()
         embedded = await until_gone(request, embed_texts(ctx, body.model, texts))
+        seconds = round(time.monotonic() - began, 3)
+        log.debug("request done", kind="text", texts=len(texts), seconds=seconds)
     answer = text_response(embedded.request, embedded.created, body.model, options, embedded.results)
     return json_response(answer)
 

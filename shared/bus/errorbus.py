@@ -76,7 +76,8 @@ class ErrorBus:
         Beyond the bound the event is dropped.
         """
         text = redact(event, self._secrets, LONGEST_EVENT)[:LONGEST_EVENT]
-        log.info("error event", event_type=type, text=text, stream=stream_id)
+        tell = log.critical if type == "critical" else log.info
+        tell("error event", event_type=type, text=text, stream=stream_id)
         if len(self._waiting) >= self._settings.error_queue_limit:
             self._drop(1, "the queue is full")
             return

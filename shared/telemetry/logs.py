@@ -18,6 +18,7 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 from shared.settings import Settings
 from shared.telemetry.redaction import LONGEST, redact, secret_values
+from shared.telemetry.seldom import Seldom
 
 PERF, STATUS = 15, 16
 DAYS_KEPT = 7
@@ -38,6 +39,8 @@ def configure(settings: Settings, **bound: Any) -> None:
     console = settings.log_format == "console" or (settings.log_format == "auto" and sys.stderr.isatty())
     terminal = logging.StreamHandler(sys.stderr)
     terminal.setFormatter(_formatter(shared, console=console))
+    seldom = Seldom()
+    terminal.addFilter(seldom)
     root = logging.getLogger()
     root.handlers[:] = [terminal]
     root.setLevel(level)
@@ -75,6 +78,7 @@ def _processors(settings: Settings, bound: Mapping[str, Any]) -> list[Processor]
     return [
         structlog.contextvars.merge_contextvars,
         bind,
+        _without_colours,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
         structlog.stdlib.PositionalArgumentsFormatter(),
@@ -83,6 +87,12 @@ def _processors(settings: Settings, bound: Mapping[str, Any]) -> list[Processor]
         structlog.processors.format_exc_info,
         _Clean(secret_values(settings)),
     ]
+
+
+def _without_colours(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """Uvicorn says its lines twice, the second time in colours."""
+    event.pop("color_message", None)
+    return event
 
 
 def _formatter(shared: list[Processor], *, console: bool) -> logging.Formatter:

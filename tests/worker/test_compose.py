@@ -136,7 +136,7 @@ def test_a_worker_that_cannot_load_its_model_says_so_and_ends_with_status_4(
     assert told["event"].startswith("Failed to initialize Inference pipeline: ")
     assert done.returncode == 4, done.stderr
     lines = [json.loads(line) for line in done.stderr.splitlines()]
-    (last,) = [line for line in lines if line["level"] == "critical"]
+    *_, last = [line for line in lines if line["level"] == "critical"]
     assert last["event"] == "worker cannot start"
     assert "nothing-here" in last["error"]
     assert "Traceback" not in done.stderr

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from rt_embed.exceptions import ServiceError as ServiceError
     from rt_embed.exceptions import TooLargeError as TooLargeError
     from rt_embed.exceptions import ValidationError as ValidationError
+    from rt_embed.types import Bookmark as Bookmark
     from rt_embed.types import CameraStream as CameraStream
     from rt_embed.types import ModelEntry as ModelEntry
     from rt_embed.types import RequestState as RequestState
@@ -45,7 +46,8 @@ _EXPORTS = {
         "ServiceError", "TooLargeError", "ValidationError",
     ),
     "rt_embed.types": (
-        "CameraStream", "ModelEntry", "RequestState", "SearchHit", "StoredFile", "Vector", "VideoChunk",
+        "Bookmark", "CameraStream", "ModelEntry", "RequestState", "SearchHit", "StoredFile", "Vector",
+        "VideoChunk",
     ),
 }  # fmt: skip
 _HOMES = {name: module for module, names in _EXPORTS.items() for name in names}

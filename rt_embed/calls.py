@@ -7,14 +7,13 @@ A flow yields `Call` and gets the answer, or `Wait` and gets nothing; what it re
 import itertools
 import random
 import uuid
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import httpx
 
 from rt_embed.exceptions import ConnectionFailed, ServiceError, error_of
-from rt_embed.upload_body import UploadBody
 
 EVENT_SILENCE = 30.0
 """Seconds without a byte after which an event stream counts as broken; the service pings every second."""
@@ -22,6 +21,17 @@ LONGEST_RETRY_AFTER = 300.0
 RETRIED = frozenset({429, 503, 504})
 
 T = TypeVar("T")
+
+
+class StreamedBody(Protocol):
+    """A body that is read as it is sent, and may be sent again."""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Return the headers that describe it, its length among them."""
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Yield it, piece by piece."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +43,8 @@ class Call:
     json: Any = None
     params: Mapping[str, str | int] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
-    upload: UploadBody | None = None
+    form: Mapping[str, str] | None = None
+    upload: StreamedBody | None = None
     stream: bool = False
     repeatable: bool = True
 

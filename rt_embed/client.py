@@ -15,7 +15,16 @@ from rt_embed.calls import Call, Flow, Retries, Wait, answered
 from rt_embed.flows import Source
 from rt_embed.following import EmbedOptions, Following
 from rt_embed.transport import connection_options, http_request
-from rt_embed.types import CameraStream, ModelEntry, RequestState, SearchHit, StoredFile, Vector, VideoChunk
+from rt_embed.types import (
+    Bookmark,
+    CameraStream,
+    ModelEntry,
+    RequestState,
+    SearchHit,
+    StoredFile,
+    Vector,
+    VideoChunk,
+)
 from rt_embed.upload_body import PIECE, UploadProgress
 
 T = TypeVar("T")
@@ -38,6 +47,11 @@ class ChunkStream(Iterator[VideoChunk]):
     def asset_id(self) -> str:
         """The id of the film or live stream, once the first chunk was asked for."""
         return self._following.asset_id
+
+    @property
+    def bookmark(self) -> Bookmark | None:
+        """How far this has come: for `resume_from` of a later call with the same options."""
+        return self._following.bookmark
 
     @property
     def request_id(self) -> str:
@@ -104,12 +118,15 @@ class Client:
         url_headers: dict[str, str] | None = None,
         keep: bool = True,
         progress: UploadProgress | None = None,
+        resume_from: Bookmark | None = None,
     ) -> ChunkStream:
         """Embed a film: a path, a URL, or the id of a file of the service. Yields its chunks.
 
         Durations are seconds; 0 makes the film one chunk. `start` and `end` choose a part of it. `keep=False`
         deletes an uploaded file afterwards. `progress` is told bytes sent and bytes in all. A broken
-        connection is made again, and no chunk comes twice. Raises ServiceError, ConnectionFailed or OSError.
+        connection is made again, and no chunk comes twice. `resume_from` goes on after the
+        `bookmark` of an earlier stream; its results are kept for an hour, then NotFoundError is raised.
+        Raises ServiceError, ConnectionFailed or OSError.
         """
         options = EmbedOptions(
             chunk_duration=chunk_duration,
@@ -122,6 +139,7 @@ class Client:
             url_headers=url_headers,
             keep=keep,
             progress=progress,
+            resume_from=resume_from,
         )
         return self._follow(Following(source, options, self._retries), model)
 

@@ -24,10 +24,10 @@ from rt_embed.flows import (
     upload_file,
     why_it_failed,
 )
-from rt_embed.types import VideoChunk, to_vector
+from rt_embed.types import Bookmark, VideoChunk, to_vector
 from rt_embed.upload_body import UploadProgress
 
-CONFLICT = frozenset({409})
+CONFLICT: frozenset[int] = frozenset({409})
 DONE = "[DONE]"
 
 
@@ -46,6 +46,7 @@ class EmbedOptions:
     keep: bool = True
     live: bool = False
     progress: UploadProgress | None = None
+    resume_from: Bookmark | None = None
 
     def body(self, model: str) -> dict[str, Any]:
         """Return what the service is asked for, but for the source."""
@@ -89,7 +90,8 @@ class Following:
     """One request whose events are read, over as many connections as it takes."""
 
     def __init__(self, source: Source, options: EmbedOptions, retries: Retries) -> None:
-        self.asset_id = ""
+        seen = options.resume_from
+        self.asset_id = seen.asset_id if seen else ""
         self.request_id = ""
         self.ended = False
         self._source = source
@@ -98,11 +100,16 @@ class Following:
         self._idempotent = idempotent()
         self._body: dict[str, Any] = {}
         self._temporary = False
-        self._last_event = ""
+        self._last_event = seen.event_id if seen else ""
         self._failures = 0
         self._failed = False
         self._data: list[str] = []
         self._event_id = ""
+
+    @property
+    def bookmark(self) -> Bookmark | None:
+        """How far the events were read; None before the first."""
+        return Bookmark(self.asset_id, self._last_event) if self._last_event else None
 
     def open(self, model: str) -> Flow[httpx.Response]:
         """Return an open answer: the events after the last one that was seen."""
@@ -123,7 +130,8 @@ class Following:
             headers["Last-Event-ID"] = self._last_event
         call = Call("POST", VIDEO_PATH, json=self._body, headers=headers, stream=True)
         # Our own broken connection may count as a reader for a few seconds.
-        return (yield from answered(call, self._retries, CONFLICT if self._failures else frozenset()))
+        again = CONFLICT if self._failures or self._last_event else frozenset()
+        return (yield from answered(call, self._retries, again))
 
     def feed(self, line: str) -> Iterator[VideoChunk]:
         """Take one line of the answer; yield the chunks of an event that it completes."""
@@ -168,7 +176,9 @@ class Following:
     def _prepare(self) -> Flow[dict[str, Any]]:
         """Return the part of the body that names the source; upload it, or register it, if need be."""
         options, source = self._options, self._source
-        if options.live and is_url(source):
+        if options.resume_from:
+            self._temporary = not options.keep and not is_id(source)
+        elif options.live and is_url(source):
             self._temporary = True
             self.asset_id = yield from add_stream(str(source), "live", self._retries)
         elif is_id(source) or options.live:

@@ -1,13 +1,16 @@
 """Where the service is, and how a call becomes an HTTP request; the same for both clients."""
 
+import asyncio
 import os
+from collections.abc import AsyncIterator
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
+from urllib.parse import urlencode
 
 import httpx
 import msgspec
 
-from rt_embed.calls import EVENT_SILENCE, Call
+from rt_embed.calls import EVENT_SILENCE, Call, StreamedBody
 
 DEFAULT_URL = "http://localhost:8000"
 
@@ -35,8 +38,11 @@ def http_request(http: httpx.Client | httpx.AsyncClient, call: Call) -> httpx.Re
     content: Any = None
     headers = dict(call.headers)
     if call.upload:
-        content = iter(call.upload) if isinstance(http, httpx.Client) else aiter(call.upload)
+        content = iter(call.upload) if isinstance(http, httpx.Client) else _in_threads(call.upload)
         headers |= call.upload.headers
+    elif call.form is not None:
+        content = urlencode(call.form).encode()
+        headers["Content-Type"] = "application/x-www-form-urlencoded"
     elif call.json is not None:
         content = msgspec.json.encode(call.json)
         headers["Content-Type"] = "application/json"
@@ -53,6 +59,13 @@ def http_request(http: httpx.Client | httpx.AsyncClient, call: Call) -> httpx.Re
         content=content,
         timeout=timeout,
     )
+
+
+async def _in_threads(body: StreamedBody) -> AsyncIterator[bytes]:
+    """Yield a body whose pieces are read in threads."""
+    pieces = iter(body)
+    while piece := await asyncio.to_thread(next, pieces, b""):
+        yield piece
 
 
 def _version() -> str:

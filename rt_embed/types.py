@@ -53,6 +53,13 @@ class VideoChunk(msgspec.Struct, frozen=True, kw_only=True):
         return seconds_of(self.end_time)
 
 
+class Bookmark(msgspec.Struct, frozen=True):
+    """How far the events of a request were read; another process may go on from there."""
+
+    asset_id: str
+    event_id: str
+
+
 class StoredFile(msgspec.Struct, frozen=True):
     """A file that the service keeps."""
 

@@ -1,13 +1,11 @@
 """Uploads that are read from the disk as they are sent, never whole into memory."""
 
-import asyncio
 import mimetypes
 import os
 import re
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 PIECE = 1 << 20
 PICTURES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
@@ -22,12 +20,14 @@ class UploadBody:
 
     def __init__(self, path: Path, fields: Mapping[str, str], progress: UploadProgress | None = None) -> None:
         """Raises OSError if the file cannot be read."""
-        self._path = path
+        self.path = path
+        self.name = allowed_name(path.name)
+        self.fields = dict(fields)
         self._progress = progress
         self._boundary = secrets.token_hex(16)
         with path.open("rb") as file:
             self._size = os.fstat(file.fileno()).st_size
-        self._head = self._fields(fields) + self._file_header()
+        self._head = self._form() + self._file_header()
         self._tail = f"\r\n--{self._boundary}--\r\n".encode()
 
     @property
@@ -41,24 +41,11 @@ class UploadBody:
     def __iter__(self) -> Iterator[bytes]:
         """Yield the body, piece by piece."""
         yield self._head
-        with self._path.open("rb") as file:
+        with self.path.open("rb") as file:
             sent = 0
             while piece := file.read(min(PIECE, self._size - sent)):
                 yield piece
                 sent += self._tell(sent, piece)
-        yield self._tail
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        """Yield the body, piece by piece, reading the file in a thread."""
-        yield self._head
-        file: Any = await asyncio.to_thread(self._path.open, "rb")
-        try:
-            sent = 0
-            while piece := await asyncio.to_thread(file.read, min(PIECE, self._size - sent)):
-                yield piece
-                sent += self._tell(sent, piece)
-        finally:
-            file.close()
         yield self._tail
 
     def _tell(self, sent: int, piece: bytes) -> int:
@@ -66,18 +53,17 @@ class UploadBody:
             self._progress(sent + len(piece), self._size)
         return len(piece)
 
-    def _fields(self, fields: Mapping[str, str]) -> bytes:
+    def _form(self) -> bytes:
         parts = (
             f'--{self._boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
-            for name, value in fields.items()
+            for name, value in self.fields.items()
         )
         return "".join(parts).encode()
 
     def _file_header(self) -> bytes:
-        name = allowed_name(self._path.name)
-        kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
+        kind = mimetypes.guess_type(self.name)[0] or "application/octet-stream"
         return (
-            f'--{self._boundary}\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\n'
+            f'--{self._boundary}\r\nContent-Disposition: form-data; name="file"; filename="{self.name}"\r\n'
             f"Content-Type: {kind}\r\n\r\n"
         ).encode()
 

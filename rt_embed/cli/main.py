@@ -17,12 +17,44 @@ from typer.main import get_command
 from rt_embed.cli.terminal import CommandFailed, ExitStatus, command_group, terminal
 from shared.errors import RtEmbedError, SettingsError
 
+FILES = "rt_embed.cli.client.file_commands"
+EMBEDDINGS = "rt_embed.cli.client.embedding_commands"
+STREAMS = "rt_embed.cli.client.stream_commands"
+SERVER = "rt_embed.cli.client.server_commands"
+
 PANELS = {
     "Run the service": {
         "up": "rt_embed.cli.up",
         "demo": "rt_embed.cli.demo",
         "gateway": "rt_embed.cli.processes",
         "worker": "rt_embed.cli.processes",
+    },
+    "Embed and search": {
+        "embed": "rt_embed.cli.client.embed",
+        "text": "rt_embed.cli.client.search",
+        "search": "rt_embed.cli.client.search",
+        "watch": "rt_embed.cli.client.watch",
+    },
+    "Use a service, as RT-Embed's own client does": {
+        "add-file": FILES,
+        "list-files": FILES,
+        "file-info": FILES,
+        "file-content": FILES,
+        "delete-file": FILES,
+        "generate-video-embeddings": EMBEDDINGS,
+        "generate-text-embeddings": EMBEDDINGS,
+        "add-live-stream": STREAMS,
+        "list-live-streams": STREAMS,
+        "delete-live-stream": STREAMS,
+        "stop-live-stream-embed-processing": STREAMS,
+        "stream-add": STREAMS,
+        "stream-remove": STREAMS,
+        "stream-list": STREAMS,
+        "list-models": SERVER,
+        "get-version": SERVER,
+        "get-manifest": SERVER,
+        "server-metrics": SERVER,
+        "server-health-check": SERVER,
     },
     "Look after it": {
         "inspect": "rt_embed.cli.inspect",

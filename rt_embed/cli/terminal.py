@@ -60,6 +60,11 @@ class Terminal:
         """Print a value for scripts: indented JSON, never wrapped or coloured."""
         sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
+    def json_line(self, value: object) -> None:
+        """Print a value as one line of JSON, at once."""
+        sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+        sys.stdout.flush()
+
     def note(self, text: str) -> None:
         """Say something that is no result."""
         self.err.print(Text(text), soft_wrap=True)

@@ -1,9 +1,8 @@
 """Both clients on a real service."""
 
-import threading
 import uuid
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,7 +23,7 @@ from rt_embed import (
 from tests.camera import Picture, ScriptedCamera, encode
 from tests.e2e.conftest import Stack
 from tests.models.null.inference import text_vector
-from tests.rt_embed.conftest import Connect, Wire
+from tests.rt_embed.conftest import Connect, Wire, serve
 from tests.support import free_port
 
 
@@ -50,9 +49,9 @@ def picture(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_film_from_the_disk_gives_its_chunks(client: Any, service: Stack, film: Path) -> None:
+def test_a_film_from_the_disk_gives_its_chunks(client: Any, service: Stack, colours: Path) -> None:
     told: list[tuple[int, int]] = []
-    stream = client.embed_video(film, chunk_duration=5, progress=lambda *sent: told.append(sent))
+    stream = client.embed_video(colours, chunk_duration=5, progress=lambda *sent: told.append(sent))
     chunks = sorted(stream, key=lambda chunk: float(chunk.start))
     assert [(chunk.start, chunk.end) for chunk in chunks] == [(5.0 * n, 5.0 * n + 5) for n in range(5)]
     assert {chunk.frame_count for chunk in chunks} == {8}
@@ -60,7 +59,7 @@ def test_a_film_from_the_disk_gives_its_chunks(client: Any, service: Stack, film
     assert chunks[0].vector.shape == (768,)
     assert {chunk.asset_id for chunk in chunks} == {stream.asset_id}
     assert {chunk.request_id for chunk in chunks} == {stream.request_id}
-    assert told[-1] == (film.stat().st_size, film.stat().st_size)
+    assert told[-1] == (colours.stat().st_size, colours.stat().st_size)
     assert client.files.get(stream.asset_id).filename == "film.mp4"
     assert client.request(stream.request_id).chunks_done == 5
     answer = service.client.post(
@@ -70,23 +69,23 @@ def test_a_film_from_the_disk_gives_its_chunks(client: Any, service: Stack, film
     assert np.array_equal(np.array([chunk.vector for chunk in chunks]), np.array(expected, np.float32))
 
 
-def test_a_part_of_a_film_that_is_there_already(client: Any, service: Stack, film: Path) -> None:
-    file_id = service.upload(film)
+def test_a_part_of_a_film_that_is_there_already(client: Any, service: Stack, colours: Path) -> None:
+    file_id = service.upload(colours)
     chunks = list(client.embed_video(file_id, chunk_duration=5, chunk_overlap=1, start=10, end=19))
     assert sorted(chunk.start for chunk in chunks) == [10.0, 14.0]
     assert chunks[0].asset_id == file_id
 
 
-def test_a_film_that_is_not_to_be_kept_is_deleted(client: Any, film: Path) -> None:
-    stream = client.embed_video(film, keep=False)
+def test_a_film_that_is_not_to_be_kept_is_deleted(client: Any, colours: Path) -> None:
+    stream = client.embed_video(colours, keep=False)
     assert len(list(stream)) == 1
     with pytest.raises(BadRequestError):
         client.files.get(stream.asset_id)
 
 
-def test_times_of_day(client: Any, film: Path) -> None:
+def test_times_of_day(client: Any, colours: Path) -> None:
     noon = datetime(2026, 5, 1, 12, 0, 0, 250_000, tzinfo=UTC)
-    (chunk,) = client.embed_video(film, creation_time=noon, sensor_name="door")
+    (chunk,) = client.embed_video(colours, creation_time=noon, sensor_name="door")
     assert chunk.start_time == "2026-05-01T12:00:00.250Z"
     assert chunk.start == noon.timestamp()
     assert chunk.end - chunk.start == pytest.approx(25)
@@ -94,8 +93,8 @@ def test_times_of_day(client: Any, film: Path) -> None:
     assert (stored.creation_time, stored.sensor_name) == ("2026-05-01T12:00:00.250Z", "door")
 
 
-def test_leaving_early(client: Any, film: Path) -> None:
-    stream = client.embed_video(film, chunk_duration=1)
+def test_leaving_early(client: Any, colours: Path) -> None:
+    stream = client.embed_video(colours, chunk_duration=1)
     first = next(stream)
     stream.close()
     assert first.request_id
@@ -213,9 +212,9 @@ def test_a_camera_that_is_refused(client: Any) -> None:
 
 @pytest.mark.parametrize("cut", [50, 1500, 12_000])
 def test_a_broken_stream_goes_on_and_no_chunk_comes_twice(
-    connect: Connect, service: Stack, wire: Wire, film: Path, cut: int
+    connect: Connect, service: Stack, wire: Wire, colours: Path, cut: int
 ) -> None:
-    file_id = service.upload(film)
+    file_id = service.upload(colours)
     client = connect(wire.url, retries=8)
     model = client.models()[0].id
     client.close()
@@ -227,14 +226,14 @@ def test_a_broken_stream_goes_on_and_no_chunk_comes_twice(
 
 
 def test_an_upload_whose_answer_was_lost_is_not_made_twice(
-    connect: Connect, service: Stack, wire: Wire, film: Path
+    connect: Connect, service: Stack, wire: Wire, colours: Path
 ) -> None:
     before = len(service.client.get("/files?purpose=vision").json()["data"])
     wire.cuts = [10]
-    stored = connect(wire.url).files.upload(film)
+    stored = connect(wire.url).files.upload(colours)
     assert wire.connections >= 2
     assert len(service.client.get("/files?purpose=vision").json()["data"]) == before + 1
-    assert stored.bytes == film.stat().st_size
+    assert stored.bytes == colours.stat().st_size
 
 
 def test_nobody_there(connect: Connect) -> None:
@@ -271,13 +270,8 @@ class Scripted(BaseHTTPRequestHandler):
 @pytest.fixture
 def scripted() -> Any:
     Scripted.answers, Scripted.seen = [], []
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Scripted)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serve(Scripted) as url:
+        yield url
 
 
 MODELS = b'{"object": "list", "data": [{"id": "m", "created": 1, "object": "model", "owned_by": "x"}]}'

@@ -33,7 +33,7 @@ PANELS = {
         "embed": "rt_embed.cli.client.embed",
         "text": "rt_embed.cli.client.search",
         "search": "rt_embed.cli.client.search",
-        "watch": "rt_embed.cli.client.watch",
+        "watch": "rt_embed.cli.client.watch_command",
     },
     "Use a service, as RT-Embed's own client does": {
         "add-file": FILES,

@@ -10,7 +10,7 @@ import typer
 
 from rt_embed import AsyncClient, BadRequestError, Bookmark, ClientError, NotFoundError, VideoChunk
 from rt_embed.cli.client.embed_progress import EmbedBars, SourceBar
-from rt_embed.cli.client.session import ServiceCommand, Session, service_commands, session
+from rt_embed.cli.client.service_options import ServiceCommand, Session, service_commands, session
 from rt_embed.cli.client.vector_files import (
     JournalEntry,
     SourceState,

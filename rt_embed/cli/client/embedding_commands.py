@@ -10,7 +10,7 @@ import typer
 
 from rt_embed.calls import Call, Retries, answered
 from rt_embed.cli.client.inline_file import InlineFile
-from rt_embed.cli.client.session import ServiceCommand, Session, service_commands, session
+from rt_embed.cli.client.service_options import ServiceCommand, Session, service_commands, session
 from rt_embed.cli.terminal import CommandFailed, ExitStatus, table
 from rt_embed.flows import VIDEO_PATH, idempotent
 

@@ -8,7 +8,7 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
 from rt_embed.calls import Call, Retries, answered
-from rt_embed.cli.client.session import ServiceCommand, service_commands, session
+from rt_embed.cli.client.service_options import ServiceCommand, service_commands, session
 from rt_embed.cli.terminal import facts, table, terminal
 from rt_embed.upload_body import UploadBody
 

@@ -11,7 +11,7 @@ from rich.console import RenderableType
 
 from rt_embed import SearchHit, ServiceError, Vector
 from rt_embed.calls import Call
-from rt_embed.cli.client.session import ServiceCommand, Session, service_commands, session
+from rt_embed.cli.client.service_options import ServiceCommand, Session, service_commands, session
 from rt_embed.cli.client.vector_files import VectorRow, encode_vector, read_rows, require_format, write_rows
 from rt_embed.cli.terminal import CommandFailed, ExitStatus, table, terminal
 

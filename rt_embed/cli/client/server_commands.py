@@ -7,7 +7,7 @@ import typer
 
 from rt_embed import ServiceError
 from rt_embed.calls import Call, Retries
-from rt_embed.cli.client.session import ServiceCommand, service_commands, session
+from rt_embed.cli.client.service_options import ServiceCommand, service_commands, session
 from rt_embed.cli.terminal import CommandFailed, facts, table
 
 app = service_commands()

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from rt_embed.calls import Call
-from rt_embed.cli.client.session import ServiceCommand, service_commands, session
+from rt_embed.cli.client.service_options import ServiceCommand, service_commands, session
 from rt_embed.cli.terminal import CommandFailed, facts, table
 
 StreamId = Annotated[str, typer.Argument(metavar="ID", help="The id of the stream.")]

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from rt_embed import Vector, VideoChunk
 from rt_embed.cli.client.search import cosine
-from rt_embed.cli.client.session import ServiceCommand, service_commands, session
+from rt_embed.cli.client.service_options import ServiceCommand, service_commands, session
 from rt_embed.cli.terminal import CommandFailed, ExitStatus, terminal
 
 app = service_commands()

@@ -5,7 +5,8 @@ from typing import NamedTuple, Protocol
 from worker.live.rtp.access_units import AccessUnit
 from worker.live.sei import SaidTime, read_time, recovery_count, sei_nals
 from worker.live.slices import FRAME, H264Slices, SliceHead, is_intra_hevc, unescaped
-from worker.media.decoder.selection.bitstream import ALONE, START_CODE, Bits, Coding, nal_parser
+from worker.media.decoder.selection.bits import Bits
+from worker.media.decoder.selection.bitstream import ALONE, START_CODE, Coding, nal_parser
 
 MOST_PARAMETER_SETS = 16
 LARGEST_PARAMETER_SET = 4096

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import msgspec
 
 from shared.chunks import SECOND
-from worker.media.decoder.selection.bitstream import Bits, sei_number
+from worker.media.decoder.selection.bits import Bits
+from worker.media.decoder.selection.bitstream import sei_number
 
 USER_DATA_UNREGISTERED, RECOVERY_POINT = 5, 6
 UUID_BYTES = 16

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from worker.media.decoder.selection.bitstream import Bits
+from worker.media.decoder.selection.bits import Bits
 
 FRAME, TOP, BOTTOM = 0, 1, 2
 HEAD = 48

@@ -44,6 +44,7 @@ class Collector:
         self._clips = [_Growing(job, position) for position in range(self.last)]
         self._before: int | None = None
         self._is_whole = False
+        self._has_failed = False
 
     def next_target(self, stop: int) -> int | None:
         """The earliest time (ns) at which a chunk before position `stop` still wants a frame."""
@@ -63,6 +64,7 @@ class Collector:
         """Frames come from another place in the file from now on; `is_whole`: from its first one."""
         self._before = None
         self._is_whole = is_whole
+        self._has_failed = False
 
     def choose(self, times: Sequence[int], stop: int) -> Wanted:
         """Which of the frames at `times` (ns, ascending), and of the one before them, the chunks before
@@ -107,6 +109,10 @@ class Collector:
         for clip in self._clips[self.first : stop]:
             clip.pictures += clip.chunk.start <= when < clip.chunk.end
 
+    def failed(self) -> None:
+        """Packets that were read since `begin` could not be decoded."""
+        self._has_failed = True
+
     def _take(self, position: int, frames: list[int], wanted: Wanted) -> None:
         clip = self._clips[position]
         for frame in frames:
@@ -132,7 +138,7 @@ class Collector:
         with self._lock:
             while self.first < self.last and self._clips[self.first].complete:
                 clip = self._clips[self.first]
-                if clip.is_damaged:
+                if self._has_failed and clip.is_damaged:
                     raise DecodeError(f"{NO_FRAMES}: {clip.pictures} picture(s) are damaged")
                 if clip.times:
                     self._emit(self.first, clip.times, clip.start)

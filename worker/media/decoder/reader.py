@@ -290,14 +290,19 @@ class Pass:
     def _decode_from(self, stop: int, steps: int) -> None:
         """Decode every frame, by one decoder. Raises BeganLate where earlier ones are needed."""
         last: tuple[VideoFrame, Scaler] | None = None
+        errors = self._counts.decode_errors
         packets = self._counted(self._selection.everything(stop, steps))
         for when, frame, lane in self._frames(packets, self._threads):
+            if lane.decoder.errors:
+                self._collector.failed()
             shown = frame, lane.scaler
             for wanted, places in self._collector.choose([when], stop).items():
                 self._place(*(shown if wanted == when or last is None else last), places)
             if self._collector.next_target(stop) is None:
                 return
             last = shown
+        if self._counts.decode_errors > errors:
+            self._collector.failed()
         for places in self._selection.finish(stop).values():
             if last is not None:
                 self._place(*last, places)

@@ -1,8 +1,9 @@
 """What a coded packet says about itself, read from its first bytes: where decoding may begin, and which
 pictures no other picture is predicted from.
 
-Containers know too little for this. MP4 does not say which pictures are references, and its sync samples
-may be pictures from which decoding becomes right only after a while.
+Containers know too little for this. MP4 does not say which pictures are references, its sync samples may be
+pictures from which decoding becomes right only after a while, and many files say of every packet that it is a
+key frame.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ from typing import Any, NamedTuple, TypeAlias
 
 from av.packet import Packet
 from av.video.stream import VideoStream
+
+from worker.media.decoder.selection.bits import Bits
+from worker.media.decoder.selection.picture_types import PICTURE_TYPES, PictureType
 
 Data: TypeAlias = bytes | memoryview
 VideoPacket: TypeAlias = "Packet[VideoStream]"
@@ -54,9 +58,7 @@ def parser(codec: str, extradata: bytes | None) -> Parser | None:
         return lambda packet: _hevc(packet, split)
     if codec in _MPEG:
         return _MPEG[codec]
-    if codec == "vp8":
-        return _vp8
-    return _whole if codec in _SIMPLE else None
+    return _whole(PICTURE_TYPES[codec]) if codec in PICTURE_TYPES else None
 
 
 def nal_parser(codec: str) -> Callable[[Iterable[bytes]], Coding]:
@@ -118,27 +120,19 @@ def sequence_sets(codec: str, data: bytes) -> bytes:
     return b"".join(START_CODE + nal for nal in found)
 
 
-# Codecs in which a key frame resets everything, in which every picture counts as a reference.
-_SIMPLE = {
-    "vp9", "av1", "theora", "mjpeg", "prores", "dnxhd", "ffv1", "dvvideo", "huffyuv", "ffvhuff", "utvideo",
-    "png", "jpeg2000", "flv1", "h263", "wmv1", "wmv2", "msmpeg4v2", "msmpeg4v3",
-}  # fmt: skip
-
-
 def parse_keys(packet: VideoPacket) -> Coding:
     """What the container alone says: decoding may begin at key frames."""
     return Coding(entry=bool(packet.is_keyframe))
 
 
-def _whole(packet: VideoPacket) -> Coding:
-    reference = not packet.is_disposable
-    key = bool(packet.is_keyframe)
-    return Coding(entry=key, closed=key, reference=reference, layer=0 if reference else ALONE)
+def _whole(look: Callable[[memoryview], PictureType]) -> Parser:
+    """The parser for a codec whose key frames reset everything; every picture counts as a reference."""
 
+    def parse(packet: VideoPacket) -> Coding:
+        is_key, is_shown = look(memoryview(packet))
+        return Coding(entry=is_key, closed=is_key, shown=is_shown)
 
-def _vp8(packet: VideoPacket) -> Coding:
-    """RFC 6386, 9.1: a frame of which others are built may itself not be shown."""
-    return _whole(packet)._replace(shown=bool(memoryview(packet)[0] & 0x10))
+    return parse
 
 
 # NAL units (H.264 and HEVC) ----------------------------------------------------------------------------
@@ -270,27 +264,6 @@ def _is_intra(nal: bytes) -> bool:
     return bits.exp_golomb() % 5 in (2, 4)
 
 
-class Bits:
-    """Reads bits from the front of a few bytes; beyond their end there are zeros."""
-
-    def __init__(self, data: bytes) -> None:
-        self._left = len(data) * 8
-        self._value = int.from_bytes(data, "big")
-
-    def read(self, count: int) -> int:
-        """The next `count` bits."""
-        self._left -= count
-        shifted = self._value >> self._left if self._left >= 0 else self._value << -self._left
-        return shifted & (1 << count) - 1
-
-    def exp_golomb(self) -> int:
-        """ITU-T H.264, 9.1."""
-        zeros = 0
-        while zeros < 32 and not self.read(1):
-            zeros += 1
-        return (1 << zeros) - 1 + self.read(zeros)
-
-
 def _hevc(packet: VideoPacket, split: Splitter) -> Coding:
     """ITU-T H.265, table 7-1: even types below 16 are no references within their sub-layer."""
     parameters: list[bytes] = []
@@ -314,9 +287,10 @@ def _hevc(packet: VideoPacket, split: Splitter) -> Coding:
 
 
 def _mpeg(
-    packet: Packet[VideoStream], start: bytes, kind_of: Callable[[bytes], int], b_picture: int
+    packet: VideoPacket, start: bytes, kind_of: Callable[[bytes], int], i_picture: int, b_picture: int
 ) -> Coding:
-    """A B picture is never a reference. Two pictures in one packet are only left out together."""
+    """Decoding may begin at an I picture. A B picture is never a reference. Two pictures in one packet are
+    only left out together."""
     data = bytes(packet)
     kinds = []
     at = data.find(start)
@@ -325,19 +299,19 @@ def _mpeg(
         at = data.find(start, at + 4)
     if not kinds:
         return Coding(shown=False)
-    key = bool(packet.is_keyframe)
-    alone = all(kind == b_picture for kind in kinds) and not key
-    return Coding(entry=key, reference=not alone, layer=ALONE if alone else 0)
+    alone = all(kind == b_picture for kind in kinds)
+    return Coding(entry=kinds[0] == i_picture, reference=not alone, layer=ALONE if alone else 0)
 
 
 def _mpeg12(packet: VideoPacket) -> Coding:
-    """ISO/IEC 13818-2, 6.3.9: picture_coding_type is 3 for B."""
-    return _mpeg(packet, b"\0\0\1\0", lambda head: head[1] >> 3 & 7 if len(head) > 1 else 0, 3)
+    """ISO/IEC 13818-2, 6.3.9: picture_coding_type is 1 for I, 3 for B."""
+    return _mpeg(packet, b"\0\0\1\0", lambda head: head[1] >> 3 & 7 if len(head) > 1 else 0, 1, 3)
 
 
 def _mpeg4(packet: VideoPacket) -> Coding:
-    """ISO/IEC 14496-2, 6.3.5: vop_coding_type is 2 for B. Packed bitstreams hold two pictures in a packet."""
-    coding = _mpeg(packet, b"\0\0\1\xb6", lambda head: head[0] >> 6 if head else 0, 2)
+    """ISO/IEC 14496-2, 6.3.5: vop_coding_type is 0 for I, 2 for B. Packed bitstreams hold two pictures in a
+    packet."""
+    coding = _mpeg(packet, b"\0\0\1\xb6", lambda head: head[0] >> 6 if head else 1, 0, 2)
     packed = bytes(packet).count(b"\0\0\1\xb6") > 1
     return coding._replace(reference=True, layer=0) if packed else coding
 

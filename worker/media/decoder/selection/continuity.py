@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from worker.media.decoder.selection.bitstream import Bits
+from worker.media.decoder.selection.bits import Bits
 
 HEADER_BYTES = 40
 """Enough of a slice for its frame_num."""

@@ -7,7 +7,8 @@ import av
 import pytest
 from av.packet import Packet
 
-from worker.media.decoder.selection.bitstream import ALONE, Bits, Coding, parameter_sets, parser
+from worker.media.decoder.selection.bits import Bits
+from worker.media.decoder.selection.bitstream import ALONE, Coding, parameter_sets, parser
 
 FindFilm = Callable[[str], Path]
 

@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.access.admission import AccessMiddleware
+from gateway.access.exposure import warn_of_exposure
 from gateway.api.responses import error_response, json_response
 from gateway.api.schemas import Error
 from gateway.context import Context
@@ -44,6 +45,7 @@ def create_app(settings: Settings, telemetry: Telemetry = SWITCHED_OFF) -> Starl
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        warn_of_exposure(settings)
         ctx = Context(settings, telemetry.registry)
         async with ctx.running(), beating(settings.stall_timeout):
             app.state.context = ctx

@@ -19,6 +19,7 @@ FORBIDDEN_TO_CAMERAS: tuple[IPNetwork, ...] = tuple(
             "224.0.0.0/4",
             "::/128",
             "fe80::/10",
+            "64:ff9b:1::/48",  # local NAT64 (RFC 8215), whose prefixes hide any IPv4 address
             "ff00::/8",
             # Metadata services: Alibaba Cloud, Azure, Oracle Cloud; Amazon's and Google's over IPv6.
             "100.100.100.200/32",

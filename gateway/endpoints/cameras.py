@@ -30,6 +30,7 @@ from gateway.context import Context, context
 from gateway.endpoints.streams import register_stream, remove_stream, split_login, streams
 from gateway.intake.body import read_body
 from gateway.intake.downloads import FETCH_ERRORS
+from gateway.intake.probing import verified
 from gateway.video.live_streams import start_session
 from shared import keys
 from shared.assets import Asset
@@ -37,6 +38,7 @@ from shared.errors import (
     BadRequest,
     DuplicateCameraId,
     FileTooLarge,
+    InvalidFile,
     NotFound,
     ResourceInUse,
     RtEmbedError,
@@ -104,6 +106,7 @@ class NewCamera(NamedTuple):
         *FETCH_ERRORS,
         BadRequest,
         DuplicateCameraId,
+        InvalidFile,
         ServerBusy,
         Unavailable,
     ),
@@ -242,7 +245,8 @@ async def _file(ctx: Context, camera: NewCamera, asset_id: str) -> Asset:
             camera_id=camera.id,
             url=without_userinfo(url) if url.startswith("http") else "",
         )
-        return await (ctx.assets.keep(asset) if fetched.ours else ctx.assets.register(asset))
+        found = await verified(ctx, asset)
+        return await (ctx.assets.keep(found) if fetched.ours else ctx.assets.register(found))
 
 
 async def _embed(ctx: Context, asset: Asset, metadata: CameraMetadata) -> bool:

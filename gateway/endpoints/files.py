@@ -13,21 +13,26 @@ from gateway.api.responses import json_response
 from gateway.api.schemas import DeletedFile, File, FileList, FilesQuery, TypedFile, UploadForm
 from gateway.api.validation import validate_form, validate_query, validate_uuid
 from gateway.context import Context, context
-from gateway.intake.probing import probe
+from gateway.intake.probing import opened, verified
+from gateway.intake.server_files import find_server_file
 from gateway.intake.uploads import read_form
 from shared.assets import Asset
 from shared.errors import (
     BadParameter,
     BadParameters,
     DuplicateAssetId,
+    FailedRequest,
     FileTooLarge,
+    Forbidden,
     InvalidFile,
     InvalidReference,
+    MissingFile,
     ResourceInUse,
     RtEmbedError,
     ServerBusy,
     Unavailable,
 )
+from shared.settings import Settings
 
 log = structlog.get_logger(__name__)
 
@@ -38,8 +43,9 @@ log = structlog.get_logger(__name__)
     tag="Files",
     summary="Upload a file, or register one that the server can read",
     description=(
-        "A worker opens the file before it is accepted. A registered file stays where it is and is not "
-        "deleted with its record. `application/x-www-form-urlencoded` works for `filename`."
+        "A worker opens the file before it is accepted. A registered file lies in one of the folders in "
+        "`FILE_URL_ALLOWED_DIRS`; it stays where it is and is not deleted with its record. "
+        "`application/x-www-form-urlencoded` works for `filename`."
     ),
     form=UploadForm,
     invalid_example="('body', 'purpose'): Field required",
@@ -68,9 +74,9 @@ async def upload(request: HttpRequest) -> Response:
         else:
             arrived = _asset(form, path=f"{folder}/{form.file}", size=received.size)
         with ctx.reported(arrived.id):
-            verified = await _verified(ctx, arrived)
+            found = await verified(ctx, arrived)
         with ctx.reported():
-            asset = await (ctx.assets.keep(verified) if form.file else ctx.assets.register(verified))
+            asset = await (ctx.assets.keep(found) if form.file else ctx.assets.register(found))
     log.info("file added", asset=asset.id, bytes=asset.size, codec=asset.codec, duration_ns=asset.duration)
     return json_response(_typed(asset, asset.size))
 
@@ -88,29 +94,24 @@ def _asset(form: UploadForm, path: str, size: int) -> Asset:
 
 
 async def _server_file(ctx: Context, form: UploadForm) -> Asset:
-    path = Path(form.filename)
     try:
-        size = await ctx.assets.in_thread(lambda: path.stat().st_size if path.is_file() else -1)
-    except OSError:
-        size = -1
-    if size < 0:
-        raise InvalidReference(f"{form.filename} is not an existing regular file")
-    return _asset(form, str(await ctx.assets.in_thread(path.absolute)), size)
+        path, size = await ctx.assets.in_thread(lambda: _named(form.filename, ctx.settings))
+    except (OSError, RtEmbedError) as error:
+        if isinstance(error, Forbidden):
+            log.warning("server path refused", path=form.filename, hint="FILE_URL_ALLOWED_DIRS")
+        raise InvalidReference(f"{form.filename} is not an existing regular file") from error
+    return _asset(form, path, size)
 
 
-async def _verified(ctx: Context, asset: Asset) -> Asset:
-    """Return the asset with what a worker found in it. Raises InvalidFile if it is of the other kind."""
-    if ctx.settings.skip_media_verification:
-        return asset
-    try:
-        found = await probe(ctx, asset)
-    except RtEmbedError as error:
-        log.warning("file refused", asset=asset.id, filename=asset.filename, error=error.message)
-        raise
-    if found.media_type != asset.media_type:
-        held = f"it holds {found.media_type} ({found.codec})"
-        raise InvalidFile(f"File does not seem to be a valid {asset.media_type} file: {held}")
-    return found
+def _named(filename: str, settings: Settings) -> tuple[str, int]:
+    """The real path of a file of the server, and its bytes. Blocks."""
+    if settings.any_server_path:
+        path = Path(filename).absolute()
+        if not path.is_file():
+            raise MissingFile(filename)
+    else:
+        path = find_server_file(filename, settings.file_url_dirs)
+    return str(path), path.stat().st_size
 
 
 @Endpoint(
@@ -161,20 +162,24 @@ async def file_information(request: HttpRequest) -> Response:
     "/v1/files/{file_id}/content",
     tag="Files",
     summary="Download a file",
-    description="Accepts `Range`. The content type is guessed from the file name.",
+    description=(
+        "Accepts `Range`. The content type is that of the image or video that a worker found in the file; what "
+        "no worker has opened yet is opened first, and an upload that was accepted unopened is an attachment."
+    ),
     invalid_example="('path', 'file_id'): Must be a UUID (input: \"x\")",
     answers=(
         Answer(description="The whole file.", binaries=("*/*",)),
         Answer(status=206, description="The ranges asked for.", binaries=("*/*",)),
         Answer(status=416, description="No such range.", texts={"text/plain": ""}),
     ),
-    errors=(BadParameter, Unavailable),
+    errors=(BadParameter, FailedRequest, Unavailable),
 )
 async def file_content(request: HttpRequest) -> Response:
     """Return the bytes of a file, whole or in ranges."""
-    asset = await _file(request)
-    head = request.method == "HEAD"
-    return await context(request).assets.content(asset, request.headers, head=head)
+    ctx, asset = context(request), await _file(request)
+    if asset.url or not asset.directory:  # else whoever uploaded it would read no more than they sent
+        asset = await opened(ctx, asset)
+    return await ctx.assets.content(asset, request.headers, head=request.method == "HEAD")
 
 
 @Endpoint(

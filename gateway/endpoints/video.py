@@ -18,12 +18,12 @@ from gateway.endpoints.deferred import accept, prefers_async
 from gateway.intake.downloads import FETCH_ERRORS
 from gateway.intake.ingestion import ingested
 from gateway.intake.inline_media import Inline, read_video_request
-from gateway.intake.probing import probe
+from gateway.intake.probing import opened
 from gateway.results.answers import video_response
 from gateway.results.events import EventWriter, client_of, resume
 from gateway.results.reader_lease import reading, start_reading
 from gateway.results.sse import EventStream
-from gateway.submission import FailedEnd, collect
+from gateway.submission import collect
 from gateway.video.live_streams import find_live, live_events, stored_position
 from gateway.video.planning import Plan, plan_video
 from gateway.video.request_progress import Progress
@@ -124,7 +124,7 @@ async def plan_request(
         if source:
             ingestion = held.enter_async_context(ingested(ctx, body, ids[0], source))
             assets = [await until_gone(request, ingestion)]
-        assets = await _openable(ctx, assets)
+        assets = [await opened(ctx, asset) for asset in assets]
     request_id = ctx.listener.new_id()
     structlog.contextvars.bind_contextvars(request_id=request_id)
     plan = plan_video(request_id, body, assets, model, ctx.settings.max_file_minutes * 60 * SECOND)
@@ -148,22 +148,6 @@ async def _assets(ctx: Context, ids: list[str]) -> list[Asset]:
             name = asset.filename or asset.id
             raise BadParameters(f"Several ids may only name images; {name} is not an image")
     return assets
-
-
-async def _openable(ctx: Context, assets: list[Asset]) -> list[Asset]:
-    """Return the assets with what is in their files. Files that were accepted unopened are opened now."""
-    return [asset if asset.probed else await _open(ctx, asset) for asset in assets]
-
-
-async def _open(ctx: Context, asset: Asset) -> Asset:
-    try:
-        found = await probe(ctx, asset)
-    except FailedEnd as error:
-        if error.status >= 500:
-            raise
-        raise FailedRequest(f"the file of {asset.id} cannot be opened: {error.message}") from error
-    await ctx.assets.update(found)
-    return found
 
 
 async def _answer(ctx: Context, plan: Plan, progress: Progress) -> VideoResponse:

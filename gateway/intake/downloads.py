@@ -6,7 +6,6 @@ Bytes are written as they arrive; at most one piece of them is in memory.
 import re
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -16,6 +15,7 @@ import structlog
 from gateway.api.validation import problem
 from gateway.intake import data_source, s3_source
 from gateway.intake.http_source import HttpNetwork, HttpSource
+from gateway.intake.server_files import find_server_file
 from gateway.store.asset_store import AssetStore
 from gateway.store.storage import Writer
 from shared.errors import (
@@ -144,13 +144,7 @@ class Downloads:
                 await self._http.copy(source.url, source.addresses, headers, self.limit, writer.write)
 
     def _in_place(self, url: str) -> Downloaded:
-        named = Path(url.removeprefix("file://"))
-        path = named.resolve()
-        allowed = [Path(folder).resolve() for folder in self._settings.file_url_dirs]
-        if not named.is_absolute() or not any(path.is_relative_to(folder) for folder in allowed):
-            raise Forbidden(f"{url[:256]} is in no folder that file:// URLs may name")
-        if not path.is_file():
-            raise MissingFile(f"{url[:256]} is not an existing regular file")
+        path = find_server_file(url.removeprefix("file://"), self._settings.file_url_dirs)
         return Downloaded(str(path), path.name, path.stat().st_size, ours=False)
 
 

@@ -3,14 +3,17 @@
 import asyncio
 
 import msgspec
+import structlog
 
 from gateway.context import Context
-from gateway.submission import collect
+from gateway.submission import FailedEnd, collect
 from shared.assets import Asset
-from shared.errors import Unavailable
+from shared.errors import FailedRequest, InvalidFile, RtEmbedError, Unavailable
 from shared.jobs import ProbeJob
 from shared.requests import Request
 from shared.results import Facts
+
+log = structlog.get_logger(__name__)
 
 
 async def probe(ctx: Context, asset: Asset) -> Asset:
@@ -42,3 +45,38 @@ async def probe(ctx: Context, asset: Asset) -> Asset:
         last_frames=facts.last_frames,
         probed=True,
     )
+
+
+async def verified(ctx: Context, asset: Asset) -> Asset:
+    """Return a new asset as a worker found it, or as it is where verification is switched off.
+
+    Raises InvalidFile when it is not what the client says, and what `probe` raises.
+    """
+    if ctx.settings.skip_media_verification:
+        return asset
+    try:
+        found = await probe(ctx, asset)
+    except RtEmbedError as error:
+        log.warning("file refused", asset=asset.id, filename=asset.filename, error=error.message)
+        raise
+    if found.media_type != asset.media_type:
+        held = f"it holds {found.media_type} ({found.codec})"
+        raise InvalidFile(f"File does not seem to be a valid {asset.media_type} file: {held}")
+    return found
+
+
+async def opened(ctx: Context, asset: Asset) -> Asset:
+    """Return the asset with what its file is; one that was accepted unopened is opened now.
+
+    Raises FailedRequest if it is no usable media, and what `probe` raises.
+    """
+    if asset.probed:
+        return asset
+    try:
+        found = await probe(ctx, asset)
+    except FailedEnd as error:
+        if error.status >= 500:
+            raise
+        raise FailedRequest(f"the file of {asset.id} cannot be opened: {error.message}") from error
+    await ctx.assets.update(found)
+    return found

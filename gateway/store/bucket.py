@@ -163,7 +163,7 @@ class BucketStorage:
                 found = await obstore.head_async(self._store, s3.split(asset.path)[1])
             except FileNotFoundError:
                 return None
-        return object_content(self._store, found, asset.filename, headers, head=head)
+        return object_content(self._store, found, asset, headers, head=head)
 
     async def ages(self, assets: Collection[Asset]) -> list[float]:
         """Return the seconds since each asset's object was written, without assets that have none."""

@@ -3,15 +3,15 @@
 import re
 from collections.abc import AsyncIterator, Mapping
 from email.utils import format_datetime
-from mimetypes import guess_type
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 import obstore
 from obstore.store import S3Store
 from starlette.responses import Response, StreamingResponse
 
+from gateway.store.content_headers import content_headers
 from shared import s3
+from shared.assets import Asset
 
 if TYPE_CHECKING:  # these exist for the type checker only
     from obstore import GetOptions, ObjectMeta
@@ -39,19 +39,14 @@ def byte_range(header: str, size: int) -> tuple[int, int] | None:
 
 
 def object_content(
-    store: S3Store, found: "ObjectMeta", name: str, headers: Mapping[str, str], *, head: bool
+    store: S3Store, found: "ObjectMeta", asset: Asset, headers: Mapping[str, str], *, head: bool
 ) -> Response:
     """Return the object that `found` describes, in the range that the request's `headers` ask for.
 
     With `head`, leave out its bytes.
     """
     size, modified = found["size"], format_datetime(found["last_modified"], usegmt=True)
-    sent = {
-        "accept-ranges": "bytes",
-        "content-disposition": _disposition(name),
-        "content-type": guess_type(name)[0] or "application/octet-stream",
-        "last-modified": modified,
-    }
+    sent = {**content_headers(asset), "accept-ranges": "bytes", "last-modified": modified}
     if found["e_tag"]:
         sent["etag"] = found["e_tag"]
     fresh = headers.get("if-range") in {None, found["e_tag"], modified}
@@ -66,11 +61,6 @@ def object_content(
     if head:
         return Response(status_code=status, headers=sent)
     return StreamingResponse(_pieces(store, found, start, end), status, sent)
-
-
-def _disposition(name: str) -> str:
-    quoted = quote(name)
-    return f'inline; filename="{name}"' if quoted == name else f"inline; filename*=utf-8''{quoted}"
 
 
 async def _pieces(store: S3Store, found: "ObjectMeta", start: int, end: int) -> AsyncIterator[bytes]:

@@ -12,6 +12,7 @@ import msgspec
 import structlog
 from starlette.responses import FileResponse, Response
 
+from gateway.store.content_headers import content_headers
 from shared.assets import Asset
 from shared.errors import RtEmbedError
 
@@ -143,7 +144,7 @@ def local_file(asset: Asset) -> FileResponse | None:
     """Return a local file as a response; None if there is none. Blocks."""
     if not Path(asset.path).is_file():
         return None
-    return FileResponse(asset.path, filename=asset.filename, content_disposition_type="inline")
+    return FileResponse(asset.path, headers=content_headers(asset))
 
 
 def vanished(asset: Asset) -> RtEmbedError:

@@ -78,6 +78,7 @@ def _environment(configuration: Settings, folder: Path) -> dict[str, str]:
         "REDIS_URL": f"unix://{valkey_socket(folder)}",
         "ASSET_STORAGE_DIR": str(folder / "assets"),
         "MODEL_PATH": "demo",
+        "RTEMBED_HOST": "127.0.0.1",
         "RTEMBED_SHUTDOWN_TIMEOUT": str(PATIENCE),
     }
     if names_redis(os.environ):
@@ -88,7 +89,10 @@ def _environment(configuration: Settings, folder: Path) -> dict[str, str]:
 
 
 def _address(environment: Mapping[str, str]) -> str:
-    return f"http://localhost:{environment['BACKEND_PORT']}"
+    host = environment["RTEMBED_HOST"]
+    if host in ("0.0.0.0", "::", "127.0.0.1"):  # noqa: S104 - compared, not bound
+        host = "localhost"
+    return f"http://{f'[{host}]' if ':' in host else host}:{environment['BACKEND_PORT']}"
 
 
 def _valkey(folder: Path) -> list[str]:
@@ -138,6 +142,12 @@ def run_up(
         int | None,
         typer.Option("--port", help="The port to listen on: the setting BACKEND_PORT. 0 takes a free one."),
     ] = None,
+    host: Annotated[
+        str | None,
+        typer.Option(
+            "--host", help="The address to listen on: the setting RTEMBED_HOST. Default: 127.0.0.1."
+        ),
+    ] = None,
     data_dir: Annotated[
         Path | None,
         typer.Option("--data-dir", help="Where queues and files are kept: the setting RTEMBED_DATA_DIR."),
@@ -147,7 +157,7 @@ def run_up(
 
     Exit status: 0 after a clean stop; 2 or 4 when settings or the model are wrong.
     """
-    given = {"BACKEND_PORT": port, "RTEMBED_DATA_DIR": data_dir}
+    given = {"BACKEND_PORT": port, "RTEMBED_HOST": host, "RTEMBED_DATA_DIR": data_dir}
     os.environ.update({name: str(value) for name, value in given.items() if value is not None})
     if terminal.verbose:
         os.environ["LOG_LEVEL"] = "debug"

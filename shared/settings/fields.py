@@ -297,7 +297,18 @@ class Settings:
         "Networks that cameras may be in; empty: any but link-local ones and metadata services",
     )
     file_url_dirs: tuple[str, ...] = setting(
-        "FILE_URL_ALLOWED_DIRS", ABSOLUTE_FOLDERS, (), "Folders that file:// URLs may name; empty: none"
+        "FILE_URL_ALLOWED_DIRS",
+        ABSOLUTE_FOLDERS,
+        (),
+        "Folders in which file:// URLs and server paths (`filename` of POST /v1/files) may lie, symbolic "
+        "links resolved; empty: none",
+    )
+    any_server_path: bool = setting(
+        "RTEMBED_ANY_SERVER_PATH",
+        BOOLEAN,
+        False,
+        "Let clients register any file that a gateway can read, as RT-Embed does; /content then serves every "
+        "video and image of the machine",
     )
     s3_access_key: str | None = setting(
         "AWS_ACCESS_KEY_ID",

@@ -167,6 +167,7 @@ def shared_stack(
     """A running service with one worker, for tests that change nothing for each other."""
     bucket = buckets.make() if getattr(request, "param", "folder") == "bucket" else None
     service = Stack(tmp_path_factory.mktemp("stack"), f"redis://127.0.0.1:{valkey.port}/1", bucket)
+    service.environment["FILE_URL_ALLOWED_DIRS"] = str(tmp_path_factory.getbasetemp())
     if bucket:
         service.environment |= buckets.environment(bucket)
     try:

@@ -28,6 +28,7 @@ def test_cameras_live_in_private_networks_and_beside_the_service(host: str) -> N
 @pytest.mark.parametrize(
     "host",
     ["169.254.169.254", "169.254.1.1", "fe80::1", "::ffff:169.254.169.254", "64:ff9b::a9fe:a9fe",
+     "64:ff9b:1::a9fe:a9fe", "64:ff9b:1:a9fe:fe:a900::", "64:ff9b:1::a00:7",
      "2002:a9fe:a9fe::1", "100.100.100.200", "168.63.129.16", "fd00:ec2::254", "224.0.0.1", "ff02::1",
      "0.0.0.0", "::"],
 )  # fmt: skip

@@ -17,7 +17,7 @@ from tests.gateway.conftest import Serve
 
 DATA = bytes(range(251)) * (2 * PIECE // 251 + 1000)
 SIZE = len(DATA)
-ASSET = Asset(id="123e4567-e89b-12d3-a456-426614174000", filename="a film.mp4")
+ASSET = Asset(id="123e4567-e89b-12d3-a456-426614174000", filename="a film.mp4", probed=True)
 
 
 @pytest.fixture
@@ -36,7 +36,12 @@ async def ask(serve: Serve, on_bucket: Settings, bucket: Bucket, redis: Redis) -
     bucket.write("rt/embed/x/a film.mp4", DATA)
     path = f"s3://{bucket.name}/rt/embed/x/a film.mp4"
     asset = Asset(
-        id=ASSET.id, filename=ASSET.filename, path=path, directory=path.rpartition("/")[0], size=SIZE
+        id=ASSET.id,
+        filename=ASSET.filename,
+        probed=True,
+        path=path,
+        directory=path.rpartition("/")[0],
+        size=SIZE,
     )
     async with serve(on_bucket) as gateway:
         await gateway.context.assets.register(asset)

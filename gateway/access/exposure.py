@@ -1,0 +1,28 @@
+"""Whether a gateway is open to more than its own machine, said once when it starts."""
+
+from ipaddress import ip_address
+
+import structlog
+
+from shared.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether what listens at `host` can be reached from this machine only."""
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def warn_of_exposure(settings: Settings) -> None:
+    """Warn of an API that anybody may use, and of a file system that clients may look into."""
+    if not settings.api_keys and not is_loopback(settings.host):
+        log.warning(
+            "anybody who reaches this host may use the API: set RTEMBED_API_KEYS, or RTEMBED_HOST=127.0.0.1",
+            host=settings.host,
+        )
+    if settings.any_server_path:
+        log.warning("RTEMBED_ANY_SERVER_PATH is on: clients may read every video and image of this machine")

@@ -45,7 +45,7 @@ from shared.errors import (
     ServerBusy,
     Unavailable,
 )
-from shared.telemetry.redaction import without_userinfo
+from shared.telemetry.redaction import without_query
 from shared.timestamps import parse_timestamp
 
 log = structlog.get_logger(__name__)
@@ -243,7 +243,7 @@ async def _file(ctx: Context, camera: NewCamera, asset_id: str) -> Asset:
             creation_time=camera.creation_time,
             description=camera.name or camera.id,
             camera_id=camera.id,
-            url=without_userinfo(url) if url.startswith("http") else "",
+            url=without_query(url) if url.startswith("http") else "",
         )
         found = await verified(ctx, asset)
         return await (ctx.assets.keep(found) if fetched.ours else ctx.assets.register(found))

@@ -3,7 +3,6 @@
 import asyncio
 import time
 import uuid
-from urllib.parse import unquote
 
 import msgspec
 import structlog
@@ -30,6 +29,7 @@ from gateway.intake.body import read_body
 from gateway.intake.probing import probe
 from gateway.video.live_streams import stop_session
 from shared import keys, live_records
+from shared.addresses import read_camera_address
 from shared.assets import Asset
 from shared.errors import (
     BadParameter,
@@ -50,7 +50,6 @@ log = structlog.get_logger(__name__)
 
 LOGIN_TTL = 180
 """Seconds for which the login of a camera is stored while a worker checks the camera."""
-SCHEME = "rtsp://"
 INTERNAL_ERROR = "InternalError"
 
 
@@ -159,11 +158,12 @@ def _login(stream: NewStream) -> tuple[str, CameraLogin]:
 
 
 def split_login(address: str) -> tuple[str, CameraLogin]:
-    """Return an RTSP address without its credentials, and the credentials."""
-    url = without_userinfo(address)
-    removed = address[len(SCHEME) : len(SCHEME) + len(address) - len(url)].removesuffix("@")
-    username, _, password = removed.partition(":")
-    return url, CameraLogin(username=unquote(username), password=unquote(password))
+    """Return an RTSP address without its credentials, and those. Raises InvalidParameters."""
+    try:
+        found = read_camera_address(address)
+    except ValueError as error:
+        raise InvalidParameters(f"The camera's address cannot be used: {error}") from error
+    return found.url, CameraLogin(username=found.username, password=found.password)
 
 
 async def register_stream(ctx: Context, asset: Asset, login: CameraLogin, *, verify: bool) -> Asset:

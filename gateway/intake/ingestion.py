@@ -10,6 +10,7 @@ from gateway.context import Context
 from gateway.intake.downloads import Downloaded, Location
 from shared.assets import Asset
 from shared.errors import AssetAlreadyExists, DuplicateAssetId
+from shared.telemetry.redaction import without_query
 
 LEASE_MARGIN = 60
 """Seconds, besides those for opening the file, that a fetched asset may wait for its request."""
@@ -52,7 +53,7 @@ def _asset(body: VideoRequest, asset_id: str, fetched: Downloaded) -> Asset:
         filename=fetched.filename,
         size=fetched.size,
         creation_time=body.creation_time or "",
-        url=url if url.startswith(("http", "s3")) else "",
+        url=without_query(url) if url.startswith(("http", "s3")) else "",
         temporary=True,
     )
 

@@ -38,6 +38,11 @@ def without_userinfo(url: str) -> str:
     return _USERINFO.sub("://", url)
 
 
+def without_query(url: str) -> str:
+    """Return the address without user name, password, query and fragment: a query may be a signature."""
+    return without_userinfo(url).partition("#")[0].partition("?")[0]
+
+
 def redact(text: str, secrets: tuple[str, ...] = (), longest: int = LONGEST) -> str:
     """Return the text without credentials: those in URLs, secret-looking parameters, and the `secrets`.
 

@@ -24,11 +24,11 @@ TEXT = "/generate_text_embeddings"
 
 
 @pytest.fixture(scope="module")
-def service(valkey: RedisServer, tmp_path_factory: pytest.TempPathFactory, film: Path) -> Iterator[Stack]:
+def service(valkey: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A service with bounds: a film may last a minute, one live stream may be embedded at a time."""
     stack = Stack(tmp_path_factory.mktemp("defects"), f"redis://127.0.0.1:{valkey.port}/4")
     stack.environment |= {
-        "FILE_URL_ALLOWED_DIRS": str(film.parent), "RTEMBED_MAX_FILE_DURATION": "1",
+        "FILE_URL_ALLOWED_DIRS": str(tmp_path_factory.getbasetemp()), "RTEMBED_MAX_FILE_DURATION": "1",
         "RTEMBED_MAX_LIVE_STREAMS": "1",
         "ERROR_BUS": "redis", "ERROR_MESSAGE_TOPIC": "mishaps",
         "ASSET_DOWNLOAD_CONNECT_TIMEOUT": "1",

@@ -78,6 +78,8 @@ def test_it_starts_serves_and_stops_cleanly(up: Up) -> None:
     assert models["data"][0]["id"] == "conse-efficientnet-lite0-minilm"
     family = up.family()
     assert len(family) >= 3
+    listening = [c.laddr for p in family for c in p.net_connections("inet") if c.status == "LISTEN"]
+    assert {place.ip for place in listening if place.port == up.port} == {"127.0.0.1"}
     up.process.send_signal(signal.SIGINT)
     assert up.process.wait(30) == 0
     assert gone(family, 5)

@@ -15,7 +15,7 @@ from shared.fleet import ServedModel
 from shared.jobs import LiveJob, TextJob, VideoJob
 from shared.messages.nv_pb2 import LLM, Embedding, Frame, Query, Sensor, VisionLLM
 from shared.results import Result
-from shared.telemetry.redaction import without_userinfo
+from shared.telemetry.redaction import without_query, without_userinfo
 from shared.timestamps import format_timestamp, parse_timestamp
 
 MESSAGE_TYPE = "vision_llm"
@@ -146,7 +146,7 @@ def _sensor(asset: Asset, sensor: str, *, single: bool) -> Sensor:
         **_filled(
             path=without_userinfo(asset.path),
             assetDir=asset.directory if asset.kind == "file" else "",
-            url=without_userinfo(asset.url) if asset.kind == "file" else "",
+            url=without_query(asset.url) if asset.kind == "file" else "",
             cameraId=asset.camera_id.strip(),
             videoFps=f"{float(rate):.2f}" if rate else "",
         ),

@@ -116,7 +116,8 @@ async def test_the_cap_is_reached_in_the_middle_of_an_upload(
 async def test_statistics(serve: Serve, unverified: Settings, tmp_path: Path) -> None:
     here = tmp_path / "here.mp4"
     here.write_bytes(b"x")
-    async with serve(replace(unverified, storage_limit_gb=8, asset_max_age_hours=2.5)) as gateway:
+    limited = replace(unverified, file_url_dirs=(str(tmp_path),))
+    async with serve(replace(limited, storage_limit_gb=8, asset_max_age_hours=2.5)) as gateway:
         empty = (await gateway.client.get("/assets/stats")).json()
         assert empty == {
             "asset_count": 0, "asset_count_with_storage": 0, "aged_out_count": 0,

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from shared.settings import load
-from shared.telemetry.redaction import redact, secret_values, without_userinfo
+from shared.telemetry.redaction import redact, secret_values, without_query, without_userinfo
 
 
 @pytest.mark.parametrize(
@@ -30,6 +30,23 @@ from shared.telemetry.redaction import redact, secret_values, without_userinfo
 )
 def test_user_information_is_removed_from_addresses(url: str, shown: str) -> None:
     assert without_userinfo(url) == shown
+
+
+@pytest.mark.parametrize(
+    ("url", "kept"),
+    [
+        (
+            "https://b.s3.amazonaws.com/f.mp4?X-Amz-Signature=ff&X-Amz-Expires=60",
+            "https://b.s3.amazonaws.com/f.mp4",
+        ),
+        ("https://me:secret@host/f.mp4?to=a@b#t=1", "https://host/f.mp4"),
+        ("https://host/f.mp4#secret", "https://host/f.mp4"),
+        ("s3://bucket/f.mp4", "s3://bucket/f.mp4"),
+        ("", ""),
+    ],
+)
+def test_what_is_kept_of_an_address_opens_no_door(url: str, kept: str) -> None:
+    assert without_query(url) == kept
 
 
 @pytest.mark.parametrize(

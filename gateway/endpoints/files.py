@@ -164,7 +164,7 @@ async def file_information(request: HttpRequest) -> Response:
     summary="Download a file",
     description=(
         "Accepts `Range`. The content type is that of the image or video that a worker found in the file. "
-        "A file that no worker has opened is opened first; an upload that was accepted unopened is sent as an "
+        "A file that no worker has opened is opened first; an upload accepted unopened is sent as an "
         "attachment."
     ),
     invalid_example="('path', 'file_id'): Must be a UUID (input: \"x\")",

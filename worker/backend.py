@@ -20,6 +20,9 @@ BATCH_SIZES = ((46_000, 16), (16_000, 4), (0, 2))
 of 448 pixels is no cheaper (tests/bench/results/gpu-h200.md), and waits for 2 s of batch instead of 0.7 s."""
 CPU_BATCH_SIZE = 2
 """On a CPU a larger batch is no faster per clip, and its first clip waits for its last."""
+TEXT_BATCH_SIZES = {"cpu": 32, "cuda": 64}
+"""Largest batch of texts by backend. On a CPU the demonstration's engine does 3.5 times as many texts a
+second at 32 as one by one (tests/bench/README.md, "Texts")."""
 CPU_PRECISION = "fp32"
 BUNDLED_IMPLEMENTATION = "cosmos-embed1"
 """The folder name that RT-Embed's own compose file gives MODEL_IMPLEMENTATION_PATH."""
@@ -44,10 +47,14 @@ class Backend(msgspec.Struct, frozen=True):
         return settings.precision if self.gpus else CPU_PRECISION
 
     def batch_size(self, settings: Settings) -> int:
-        """Clips or texts in the largest batch."""
+        """Clips in the largest batch."""
         if settings.batch_size:
             return settings.batch_size
         return batch_size_of(self.gpus[0].memory) if self.gpus else CPU_BATCH_SIZE
+
+    def text_batch_size(self, settings: Settings) -> int:
+        """Texts in the largest batch."""
+        return settings.text_batch_size or TEXT_BATCH_SIZES[self.active]
 
 
 def choose_backend(settings: Settings) -> Backend:

@@ -43,9 +43,12 @@ class Loaded(msgspec.Struct, frozen=True):
     backend: str
     """cpu, cuda, or python: a model in Python chooses by itself where it runs."""
     batch_size: int
+    """Clips in the largest batch."""
     model: ServedModel
     runs_on: Backend = Backend("cpu", "cpu")
     engine_files: tuple[str, ...] = ()
+    text_batch_size: int = 1
+    """Texts in the largest batch."""
 
     def told(self) -> dict[str, str]:
         """What the log and the worker's record say of where the model runs."""
@@ -85,7 +88,9 @@ def load(settings: Settings, progress: Progress) -> Loaded:
         verified=info.verified,
         created=int(time.time()),
     )
-    loaded = Loaded(info, engine, backend, batch_size, model, runs_on, files)
+    # A model in Python was told of one batch size only.
+    texts = batch_size if backend == "python" else runs_on.text_batch_size(settings)
+    loaded = Loaded(info, engine, backend, batch_size, model, runs_on, files, texts)
     log.info("model loaded", model=info.id, batch_size=batch_size, **loaded.told())
     if not info.verified and backend != "python":
         log.warning(
@@ -104,7 +109,9 @@ def built_in_model(
     from worker.engine.tensorrt import open_engine  # noqa: PLC0415 - needs the extra [gpu]
 
     model = obtain(settings, settings.precision, progress)
-    engine = open_engine(model, runs_on.gpu, batch_size, settings, progress)
+    engine = open_engine(
+        model, runs_on.gpu, batch_size, settings, progress, text_batch_size=runs_on.text_batch_size(settings)
+    )
     return model.info, engine, tuple(engine.files)
 
 

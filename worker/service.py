@@ -152,7 +152,7 @@ class Service:
     async def _serve(self, loaded: Loaded) -> None:
         async with engine_thread("text-engine") as text_thread, engine_thread("video-engine") as video_thread:
             engine, info = loaded.engine, loaded.info
-            texts = Batcher(engine.embed_text, loaded.batch_size, text_thread, "text")
+            texts = Batcher(engine.embed_text, loaded.text_batch_size, text_thread, "text")
             clips = Batcher(clip_engine(loaded), loaded.batch_size, video_thread, "video")
             self.watch.look_after("the text engine", lambda: texts.began, self.settings.engine_timeout)
             self.watch.look_after("the video engine", lambda: clips.began, self.settings.engine_timeout)

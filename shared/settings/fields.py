@@ -457,7 +457,13 @@ class Settings:
         "VLM_BATCH_SIZE",
         whole(1, 1024),
         None,
-        "Largest inference batch; unset: 2 on a CPU, by memory on a GPU",
+        "Largest batch of clips; unset: 2 on a CPU, by memory on a GPU",
+    )
+    text_batch_size: int | None = setting(
+        "RTEMBED_TEXT_BATCH_SIZE",
+        whole(1, 1024),
+        None,
+        "Largest batch of texts; unset: 32 on a CPU, 64 on a GPU",
     )
     engine_timeout: float = setting(
         "RTEMBED_ENGINE_TIMEOUT",

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from shared.errors import EngineError, ModelError, NotSupported
 from worker.engine.embedding_engine import Clips, Vectors
+from worker.engine.text_runs import text_runs
 from worker.models.directory import ModelDirectory, ModelInfo
 from worker.models.tokenizer import TextTokenizer
 
@@ -75,11 +76,15 @@ class OnnxEngine:
         if not self.supports_text:
             raise NotSupported(f"{self._info.id} embeds no text")
         session = self._session("text")
+        tokens = self._tokenizer.tokens(texts)
+        order = text_runs([len(row) for row in tokens], TEXTS_PER_RUN)
         runs: list[Feeds] = []
-        for i in range(0, len(texts), TEXTS_PER_RUN):
-            input_ids, attention_mask = self._tokenizer(texts[i : i + TEXTS_PER_RUN])
+        for run in order:
+            input_ids, attention_mask = self._tokenizer.padded([tokens[index] for index in run])
             runs.append({"input_ids": input_ids, "attention_mask": attention_mask})
-        return self._run(session, runs)
+        vectors = np.empty((len(texts), self._info.dimension), np.float32)
+        vectors[[index for run in order for index in run]] = self._run(session, runs)
+        return vectors
 
     def close(self) -> None:
         """Wait for a running batch, then release the graphs."""

@@ -24,6 +24,7 @@ from worker.engine.device import device_errors
 from worker.engine.elements import batch_within_limit
 from worker.engine.embedding_engine import Clips, Vectors
 from worker.engine.gpus import Gpu
+from worker.engine.text_runs import text_runs
 from worker.models.directory import ModelDirectory
 from worker.models.preparation_progress import Progress
 from worker.models.reference_vectors import check_engine
@@ -38,7 +39,13 @@ ALIGNMENT = 256
 
 
 def open_engine(
-    model: ModelDirectory, gpu: Gpu, batch_size: int, settings: Settings, progress: Progress
+    model: ModelDirectory,
+    gpu: Gpu,
+    batch_size: int,
+    settings: Settings,
+    progress: Progress,
+    *,
+    text_batch_size: int = 0,
 ) -> "TensorRtEngine":
     """The engine of `model`, built if this host has none; it gives the vectors that are kept with the model.
 
@@ -51,7 +58,7 @@ def open_engine(
         fallback=settings.model_cache / "engines",
     )
     try:
-        engine = TensorRtEngine(model, gpu, batch_size, cache, progress)
+        engine = TensorRtEngine(model, gpu, batch_size, cache, progress, text_batch_size=text_batch_size)
         progress("warming the engine up", 0, 0)
         engine.warm_up()
         if cosines := check_engine(model, engine):
@@ -68,9 +75,18 @@ class TensorRtEngine:
     """The `Engine` of one GPU. `embed_video` takes clips that lie in the GPU's memory as well."""
 
     def __init__(
-        self, model: ModelDirectory, gpu: Gpu, batch_size: int, cache: EngineCache, progress: Progress
+        self,
+        model: ModelDirectory,
+        gpu: Gpu,
+        batch_size: int,
+        cache: EngineCache,
+        progress: Progress,
+        *,
+        text_batch_size: int = 0,
     ) -> None:
-        """Build or load both towers. Raises ModelError, EngineError, DeviceLost."""
+        """Build or load both towers; `text_batch_size` is `batch_size` unless it is given.
+
+        Raises ModelError, EngineError, DeviceLost."""
         self._lost = ""
         self.supports_text = model.text is not None
         self.files: list[str] = []
@@ -85,8 +101,8 @@ class TensorRtEngine:
             self._open(video_tower(model, clips), clips, 0, cache, progress)
             if model.text:
                 self._tokenizer = TextTokenizer(model.tokenizer, model.info.max_text_tokens)
-                tower = text_tower(model.info, model.text, batch_size)
-                self._open(tower, batch_size, HIGH_PRIORITY, cache, progress)
+                most = text_batch_size or batch_size
+                self._open(text_tower(model.info, model.text, most), most, HIGH_PRIORITY, cache, progress)
 
     def embed_video(self, clips: Clips | cupy.ndarray) -> Vectors:
         """`clips` uint8 [B, frames, 3, resolution, resolution], RGB -> float32 [B, dimension].
@@ -109,12 +125,16 @@ class TensorRtEngine:
         if not self.supports_text:
             raise NotSupported(f"{self._info.id} embeds no text")
         session = self._session("text")
+        rows = self._tokenizer.tokens(texts)
+        vectors = np.empty((len(texts), self._info.dimension), np.float32)
+        for run in text_runs([len(row) for row in rows], session.batches.limit):
+            feed = partial(self._padded, [rows[index] for index in run])
+            vectors[run] = self._checked(self._batches(session, len(run), feed))
+        return vectors
 
-        def tokens(start: int, end: int) -> dict[str, Array]:
-            input_ids, attention_mask = self._tokenizer(texts[start:end])
-            return {"input_ids": input_ids, "attention_mask": attention_mask}
-
-        return self._checked(self._batches(session, len(texts), tokens))
+    def _padded(self, rows: list[list[int]], start: int, end: int) -> dict[str, Array]:
+        input_ids, attention_mask = self._tokenizer.padded(rows[start:end])
+        return {"input_ids": input_ids, "attention_mask": attention_mask}
 
     def warm_up(self) -> None:
         """Run the largest batches once, so that their memory is there and their kernels are loaded. Raises

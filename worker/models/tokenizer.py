@@ -37,8 +37,15 @@ class TextTokenizer:
 
     def __call__(self, texts: Sequence[str]) -> tuple[TokenIds, TokenIds]:
         """`input_ids` and `attention_mask`, both int64 [len(texts), S], S the longest of these texts."""
+        return self.padded(self.tokens(texts))
+
+    def tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each text's tokens."""
         # One by one: encode_batch would start a thread pool that competes with the video for the cores.
-        rows = [self._tokenizer.encode(text).ids for text in texts]
+        return [self._tokenizer.encode(text).ids for text in texts]
+
+    def padded(self, rows: Sequence[list[int]]) -> tuple[TokenIds, TokenIds]:
+        """As `self(texts)`, of texts whose tokens these are."""
         longest = max(map(len, rows), default=0)
         input_ids = np.full((len(rows), longest), self._pad, np.int64)
         attention_mask = np.zeros_like(input_ids)

@@ -87,6 +87,16 @@ def redis_address(configuration: Settings) -> str:
     return re.sub(r"//[^@/]*@", "//", configuration.redis_url)
 
 
+def local_defaults(folder: Path) -> dict[str, str]:
+    """Return the variables that the service of a data folder has unless the environment sets them."""
+    return {
+        "REDIS_URL": f"unix://{valkey_socket(folder)}",
+        "ASSET_STORAGE_DIR": str(folder.absolute() / "assets"),
+        "MODEL_PATH": "demo",
+        "RTEMBED_HOST": "127.0.0.1",
+    }
+
+
 def names_redis(environment: Mapping[str, str]) -> bool:
     """Return whether these variables say where Redis is."""
     return any(environment.get(name) for name in REDIS_VARIABLES)

@@ -57,6 +57,7 @@ PANELS = {
         "server-health-check": SERVER,
     },
     "Look after it": {
+        "doctor": "rt_embed.cli.doctor",
         "inspect": "rt_embed.cli.inspect",
         "model": "worker.models.model_command",
     },

@@ -19,7 +19,14 @@ from typing import Annotated
 import structlog
 import typer
 
-from rt_embed.cli.data_folder import LocalService, announced, names_redis, used_alone, valkey_socket
+from rt_embed.cli.data_folder import (
+    LocalService,
+    announced,
+    local_defaults,
+    names_redis,
+    used_alone,
+    valkey_socket,
+)
 from rt_embed.cli.terminal import command_group, terminal
 from shared import settings
 from shared.errors import SettingsError
@@ -74,13 +81,7 @@ async def _run(children: list[SupervisedProcess], environment: Mapping[str, str]
 
 def _environment(configuration: Settings, folder: Path) -> dict[str, str]:
     """The children's environment: what the user set, and this machine's defaults for the rest."""
-    defaults = {
-        "REDIS_URL": f"unix://{valkey_socket(folder)}",
-        "ASSET_STORAGE_DIR": str(folder / "assets"),
-        "MODEL_PATH": "demo",
-        "RTEMBED_HOST": "127.0.0.1",
-        "RTEMBED_SHUTDOWN_TIMEOUT": str(PATIENCE),
-    }
+    defaults = {**local_defaults(folder), "RTEMBED_SHUTDOWN_TIMEOUT": str(PATIENCE)}
     if names_redis(os.environ):
         del defaults["REDIS_URL"]
     port = configuration.port or _free_port()

@@ -1,0 +1,14 @@
+"""What `rt-embed doctor` finds: one line for each thing that it looks at, and what to do about it."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`state` says whether it works, works but should be different in production, or does not work."""
+
+    subject: str
+    state: Literal["ok", "warning", "wrong"]
+    found: str
+    advice: str = ""

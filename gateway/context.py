@@ -29,7 +29,7 @@ class Context:
         self.redis: Redis = connect(settings)
         self.listener = ResultListener(self.redis, settings)
         self.submitter = Submitter(self.redis, settings, self.listener)
-        self.view = FleetView(self.redis)
+        self.view = FleetView(self.redis, settings.model_aliases)
         self.metrics = MetricsPublisher(self.redis, self.view, registry)
         self.errors = ErrorBus(self.redis, settings)
         self.assets = AssetStore(self.redis, settings)

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Collection
 
 import structlog
 
@@ -19,8 +20,9 @@ STALE = 3.0
 class FleetView:
     """The last known fleet, refreshed in the background and read without waiting."""
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: Redis, aliases: Collection[str] = ()) -> None:
         self._redis = redis
+        self._aliases = frozenset(aliases)
         self._seen = -STALE
         self._failure = "no answer yet"
         self._ready: bool | None = None
@@ -86,8 +88,8 @@ class FleetView:
         return self.fleet.model
 
     def require_model(self, wanted: str) -> ServedModel:
-        """Return the loaded model, which must be `wanted`. Raises BadParameters if it is another."""
+        """Return the loaded model, whose id or alias must be `wanted`. Raises BadParameters otherwise."""
         model = self.model()
-        if wanted != model.id:
-            raise BadParameters(f"No such model {wanted}; the loaded model is {model.id}")
+        if wanted != model.id and wanted not in self._aliases:
+            raise BadParameters(f"No such model {wanted[:256]}; the loaded model is {model.id}")
         return model

@@ -47,6 +47,12 @@ class BadParameter(RtEmbedError):
     code, status = "BadParameter", 400
 
 
+class UndecodableBody(RtEmbedError):
+    """The body is not UTF-8."""
+
+    code, status = "BadRequest", 400
+
+
 class BadRequest(RtEmbedError):
     """A change of the configuration that cannot be made."""
 

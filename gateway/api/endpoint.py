@@ -10,7 +10,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.routing import Route
 
-from shared.errors import InvalidParameters, RtEmbedError, TooManyRequests, Unauthorized
+from shared.errors import InvalidParameters, RtEmbedError, TooManyRequests, Unauthorized, UndecodableBody
 
 TAGS = {
     "Health Check": "Whether the service lives and can serve.",
@@ -27,7 +27,8 @@ TAGS = {
 }
 PATH_PARAMETERS = {
     "file_id": "Id of a file, with or without hyphens.",
-    "stream_id": "Id of a live stream, with or without hyphens.",
+    "stream_id": "Id of a live stream: a UUID, or the text given when it was added.",
+    "model_id": "Id of the loaded model, or one of its aliases.",
     "request_id": "Id of a request, with or without hyphens.",
 }
 
@@ -112,6 +113,7 @@ class Endpoint:
         takes_something = self.query or self.form or self.body or "{" in self.path
         return (
             *((InvalidParameters,) if takes_something else ()),
+            *((UndecodableBody,) if self.body else ()),
             *self.errors,
             *((Unauthorized, TooManyRequests) if self.needs_key else ()),
             RtEmbedError,

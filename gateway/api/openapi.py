@@ -26,6 +26,14 @@ DESCRIPTION = (
 _REFERENCE = "#/components/schemas/{name}"
 
 
+_UUID_SCHEMA = {"type": "string", "format": "uuid", "minLength": 36, "maxLength": 36}
+_ID_SCHEMAS = {
+    "stream_id": {"type": "string", "pattern": r"^[A-Za-z0-9][A-Za-z0-9._-]{0,255}$", "maxLength": 256},
+    "model_id": {"type": "string", "maxLength": 256},
+}
+"""Of path parameters that are not UUIDs."""
+
+
 def openapi_document(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
     """Return the whole document as objects that JSON can hold."""
     types = _types(endpoints)
@@ -120,7 +128,7 @@ def _operation(endpoint: Endpoint, reference: dict[type, Schema], components: Sc
 
 def _path_parameters(endpoint: Endpoint) -> Iterable[Schema]:
     for name in re.findall(r"\{(\w+)\}", endpoint.path):
-        schema = {"type": "string", "format": "uuid", "minLength": 36, "maxLength": 36}
+        schema = _ID_SCHEMAS.get(name, _UUID_SCHEMA)
         yield {
             "name": name,
             "in": "path",

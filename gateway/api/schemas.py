@@ -31,16 +31,25 @@ DATA_HEADER = re.compile(
     r"(?P<base64>;base64)?"
 )
 _DATA_HEADER_LENGTH = 1024
-_BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="
 TEXT_PAYLOAD = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789%-._~:/?#[]@!$&'()*+,;="
 
+_CANONICAL_UUID = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z"
 Uuid = Annotated[
     str,
     Meta(
-        pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z",
+        pattern=_CANONICAL_UUID,
         extra={"form": "uuid"},
         extra_json_schema={"format": "uuid", "minLength": 36, "maxLength": 36},
         examples=["123e4567-e89b-12d3-a456-426614174000"],
+    ),
+]
+StreamId = Annotated[
+    str,
+    Meta(
+        pattern=_CANONICAL_UUID,  # of what needs no conversion; `form` accepts the rest
+        extra={"form": "asset"},
+        extra_json_schema={"pattern": r"^[A-Za-z0-9][A-Za-z0-9._-]{0,255}$", "maxLength": 256},
+        examples=["123e4567-e89b-12d3-a456-426614174000", "camera-001"],
     ),
 ]
 Timestamp = Annotated[
@@ -159,6 +168,15 @@ class ModelDescription(ApiResponse):
     object: Literal["model"] = "model"
     owned_by: Annotated[str, Meta(max_length=256, pattern=DESCRIPTION, examples=["nvidia"])]
     api_type: Annotated[str, Meta(max_length=32, pattern=r"^[A-Za-z]*\Z", examples=["custom"])]
+
+
+class ModelDetails(ModelDescription):
+    """The loaded model, with what rt-embed knows of it."""
+
+    aliases: Annotated[list[str], Meta(description="Other names by which requests may name it.")]
+    dimension: Annotated[int, Meta(ge=1, description="Numbers in a vector.", examples=[768])]
+    frames: Annotated[int, Meta(ge=1, description="Frames that it sees of a chunk.", examples=[8])]
+    supports_text: Annotated[bool, Meta(description="Whether it embeds texts.")]
     verified: Annotated[
         bool, Meta(description="Whether its vectors were compared with those of another implementation.")
     ]
@@ -304,7 +322,7 @@ class MediaRange(ApiRequest):
     """Which part of a file to embed, in seconds from its start."""
 
     type: Literal["offset"]
-    start_offset: Annotated[Second | None, Meta(description="From here; the start if absent.")] = None
+    start_offset: Annotated[Second, Meta(description="From here; the start if absent.")] = 0
     end_offset: Annotated[Second | None, Meta(description="To here; the end if absent.")] = None
 
 
@@ -334,10 +352,11 @@ def _check_data_url(url: str) -> None:
     header = DATA_HEADER.fullmatch(url, 0, comma)
     if header is None:
         raise ValueError("A data URL must begin with data:<type>/<subtype>[;name=value...][;base64],")
-    allowed = _BASE64 if header["base64"] else TEXT_PAYLOAD
-    # In pieces: the payload may be gigabytes, and deleting what is allowed is the fastest look at it.
+    if header["base64"]:
+        return  # decoding refuses what is not base64
+    # In pieces: the payload may be gigabytes, and deleting what is allowed is the fastest check.
     for start in range(comma + 1, len(url), 1 << 20):
-        if url[start : start + (1 << 20)].encode("utf-8", "replace").translate(None, allowed):
+        if url[start : start + (1 << 20)].encode("utf-8", "replace").translate(None, TEXT_PAYLOAD):
             raise ValueError("The data URL's payload has characters that are not accepted")
 
 
@@ -345,7 +364,7 @@ class VideoRequest(ApiRequest):
     """Video, images or a live stream to embed."""
 
     id: Annotated[
-        Uuid | Annotated[list[Uuid], Meta(max_length=50)],
+        StreamId | Annotated[list[StreamId], Meta(max_length=50)],
         Meta(description="A file, a live stream, or up to 50 images. With `url`, the id of the new asset."),
     ]
     model: ModelId
@@ -395,10 +414,16 @@ class VideoRequest(ApiRequest):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yield problems with combinations of fields."""
+        if self.url is not None and not all(map(_is_uuid, self.ids)):
+            yield "id", "Must be a UUID when url is given"
         if self.url is not None and self.media_type is None:
             yield "media_type", "Must be 'video' or 'image' when url is given"
         if self.url is not None and self.creation_time is not None and not _is_date(self.creation_time):
             yield "creation_time", f"{self.creation_time} is not a date that exists"
+
+
+def _is_uuid(text: str) -> bool:
+    return re.fullmatch(_CANONICAL_UUID, text) is not None
 
 
 def _is_date(text: str) -> bool:

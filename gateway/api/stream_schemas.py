@@ -5,7 +5,16 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from gateway.api.schemas import DESCRIPTION, ApiRequest, ApiResponse, ApiType, UrlHeaders, Uuid
+from gateway.api.schemas import (
+    DESCRIPTION,
+    ApiRequest,
+    ApiResponse,
+    ApiType,
+    Second,
+    StreamId,
+    UrlHeaders,
+    Uuid,
+)
 
 RTSP_URL = r"^rtsp://"
 CV_URL = r"^(rtsp://|file://|https?://)"
@@ -13,7 +22,14 @@ VIOS_URL = r"^(rtsp://|file://|https?://|/|\Z)"
 CHANGE = r"^[A-Za-z_]+\Z"
 
 Name = Annotated[str, Meta(max_length=256)]
-CameraId = Annotated[str, Meta(max_length=256, description="Any text.", examples=["camera-001"])]
+CameraId = Annotated[
+    str,
+    Meta(
+        max_length=256,
+        description="Any text. The asset gets this id if it has the form of one, else a random UUID.",
+        examples=["camera-001"],
+    ),
+]
 Coordinate = Annotated[float, Meta(ge=-1e6, le=1e6)]
 Change = Annotated[str, Meta(max_length=32, pattern=CHANGE, examples=["camera_add"])]
 ChunkDuration = Annotated[int, Meta(ge=0, le=3600, description="Seconds per chunk.")]
@@ -40,7 +56,7 @@ class NewStream(ApiRequest):
     place_alt: Coordinate | None = None
     place_coordinate_x: Coordinate | None = None
     place_coordinate_y: Coordinate | None = None
-    id: Annotated[Uuid | None, Meta(description="Id to use; a random one if absent.")] = None
+    id: Annotated[StreamId | None, Meta(description="Id to use; a random UUID if absent.")] = None
     sensor_name: Name = ""
 
 
@@ -53,7 +69,7 @@ class AddStreams(ApiRequest):
 class AddedStream(ApiResponse):
     """A registered stream."""
 
-    id: Uuid
+    id: StreamId
 
 
 class RefusedStream(ApiResponse):
@@ -76,19 +92,11 @@ class AddedStreams(ApiResponse):
 class StreamInfo(ApiResponse):
     """A registered stream and how it is embedded."""
 
-    id: Uuid
+    id: StreamId
     live_stream_url: str = msgspec.field(name="liveStreamUrl")
     description: str
     chunk_duration: Annotated[int, Meta(ge=0, description="Of the running job, seconds; 0 when idle.")]
     chunk_overlap_duration: Annotated[int, Meta(description="Of the running job, seconds; 0 when idle.")]
-    state: Annotated[
-        Literal["idle", "waiting", "connecting", "running", "reconnecting", "ended"],
-        Meta(description="`waiting` for a worker, or what the worker that embeds it is doing."),
-    ] = "idle"
-    chunks_dropped: Annotated[
-        int, Meta(ge=0, description="Chunks of the running job that were dropped under overload.")
-    ] = 0
-    chunks_failed: Annotated[int, Meta(ge=0, description="Chunks of the running job that failed.")] = 0
     place_name: str | None = ""
     place_type: str | None = ""
     place_lat: float | None = None
@@ -98,10 +106,36 @@ class StreamInfo(ApiResponse):
     place_coordinate_y: float | None = None
 
 
+class StreamStatus(ApiResponse):
+    """What the running job of a stream is doing. An idle stream has `state` idle and no other values."""
+
+    id: StreamId
+    state: Annotated[
+        Literal["idle", "waiting", "connecting", "running", "reconnecting", "ended"],
+        Meta(description="`waiting` for a worker, or what the worker that embeds it is doing."),
+    ] = "idle"
+    detail: Annotated[str, Meta(description="Why it is in this state, where there is more to say.")] = ""
+    request: Annotated[Uuid | None, Meta(description="Id of the request that embeds it.")] = None
+    model: str | None = None
+    worker: Annotated[str | None, Meta(description="Name of the worker that embeds it.")] = None
+    created: Annotated[Second | None, Meta(description="Unix time at which the job was started.")] = None
+    chunk_duration: Annotated[int, Meta(ge=0, description="Seconds; 0 when idle.")] = 0
+    chunk_overlap_duration: Annotated[int, Meta(description="Seconds; 0 when idle.")] = 0
+    chunks: Annotated[int, Meta(ge=0, description="Chunks so far, with those dropped or failed.")] = 0
+    chunks_dropped: Annotated[int, Meta(ge=0, description="Chunks that were dropped under overload.")] = 0
+    chunks_failed: Annotated[int, Meta(ge=0, description="Chunks that failed.")] = 0
+    reconnections: Annotated[int, Meta(ge=0, description="How often the camera was connected to again.")] = 0
+    transport: Annotated[str, Meta(description="How the camera's packets arrive.", examples=["tcp"])] = ""
+    clock: Annotated[
+        str,
+        Meta(description="Source of the chunks' times: picture, camera (its sender reports) or arrival."),
+    ] = ""
+
+
 class DeleteStreams(ApiRequest):
     """Streams to stop and remove, in parallel."""
 
-    stream_ids: Annotated[list[Uuid], Meta(min_length=1, max_length=256)]
+    stream_ids: Annotated[list[StreamId], Meta(min_length=1, max_length=256)]
     blocking: Annotated[
         bool,
         Meta(description="Wait longer for chunks in flight, unless `drain_timeout_seconds` says how long."),
@@ -124,7 +158,7 @@ class KeptStream(ApiResponse):
 class DeletedStreams(ApiResponse):
     """The result for each stream, in the order of the request."""
 
-    deleted: list[Uuid]
+    deleted: list[StreamId]
     errors: list[KeptStream]
 
 
@@ -274,7 +308,7 @@ class CameraInfo(ApiResponse):
     camera_name: str | None
     camera_url: str
     asset_id: str
-    source_id: str | None = None
+    source_id: int | None = None
     sensor_id: str | None = None
     inference_active: bool
     chunk_duration: int

@@ -3,11 +3,11 @@
 A message reads `('body', 'media_info', 'start_offset'): Must be at least 0`: the place as a tuple, then a
 sentence. Fields are checked in the order in which their type declares them, unknown fields last. Values
 are converted as leniently as clients of this API are used to: `"10"` and `10.0` for an integer, `"on"` for
-a boolean, a UUID in either case with or without hyphens; but never a number for a string.
+a boolean, a UUID in any of its forms; but never a number for a string.
 
 The rules are those of the msgspec types themselves, plus three marks in `Meta.extra`:
 
-* `form="uuid"`: the string is a UUID and is normalised;
+* `form="uuid"`: the string is a UUID and is normalised; `form="asset"`: or a stream's id;
 * `check=f`: `f(value)` raises ValueError with the sentence to report;
 * `secret=True`: the value is not repeated in the message.
 
@@ -25,7 +25,7 @@ from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 import msgspec
 from msgspec import inspect
 
-from shared.errors import InvalidParameters
+from shared.errors import InvalidParameters, UndecodableBody
 
 Location = tuple[str | int, ...]
 Convert = Callable[[Any, Location], Any]
@@ -40,7 +40,13 @@ MOST_VALUES = 100_000
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError)  # the second for strings that are not UTF-8
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 
-_UUID = re.compile(r"[0-9a-f]{8}-?(?:[0-9a-f]{4}-?){3}[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
+_BOM = b"\xef\xbb\xbf"
+_HYPHENATED = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
+_UUID = re.compile(
+    rf"[0-9a-f]{{32}}|{_HYPHENATED}|\{{{_HYPHENATED}\}}|urn:uuid:{_HYPHENATED}", re.IGNORECASE | re.ASCII
+)
+_STREAM_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,255}")
+_LONGEST_UUID = len("urn:uuid:") + 36
 _INTEGER = re.compile(r"\s*([+-]?[0-9]+(?:_[0-9]+)*)(?:\.0+)?\s*")
 _BYTE = re.compile(r"\(byte (\d{1,18})\)")
 _TRUE = frozenset({"1", "on", "t", "true", "y", "yes"})
@@ -60,7 +66,11 @@ class _MismatchError(Exception):
 
 
 def validate_json(body: bytes, type_: type[T]) -> T:
-    """Convert a JSON request body to `type_`. Raises InvalidParameters for the first problem."""
+    """Convert a JSON request body to `type_`.
+
+    Raises InvalidParameters for the first problem, UndecodableBody for a body that is not UTF-8.
+    """
+    body = body.removeprefix(_BOM)
     require_few_values(body)
     strict = _strict_decoder(type_)
     if strict is not None:
@@ -94,6 +104,24 @@ def validate_uuid(text: str, location: Location) -> str:
         raise problem(mismatch.location, mismatch.reason, mismatch.value) from None
 
 
+def validate_stream_id(text: str, location: Location) -> str:
+    """Return the id of a live stream, a UUID as `validate_uuid` does. Raises InvalidParameters."""
+    try:
+        return _asset_id(text, location)
+    except _MismatchError as mismatch:
+        raise problem(mismatch.location, mismatch.reason, mismatch.value) from None
+
+
+def as_uuid(text: str) -> str | None:
+    """Return a UUID as 36 lower-case characters with hyphens; None if `text` is not one."""
+    return str(uuid.UUID(text.lower())) if len(text) <= _LONGEST_UUID and _UUID.fullmatch(text) else None
+
+
+def as_stream_id(text: str) -> str | None:
+    """Return the id of a live stream, a UUID as `as_uuid` does; None if it cannot be one."""
+    return as_uuid(text) or (text if _STREAM_ID.fullmatch(text) else None)
+
+
 def validate(type_: type[T], raw: Any, location: Location) -> T:
     """Convert parsed JSON to `type_`. Raises InvalidParameters for the first problem."""
     try:
@@ -124,12 +152,20 @@ def _parse(body: bytes) -> Any:
     try:
         value = msgspec.json.decode(body)
     except _UNREADABLE as error:
+        _require_utf8(body)
         raise problem(("body", _offset(body, str(error))), "Malformed JSON") from None
     except RecursionError:
         raise problem(("body", 0), "Malformed JSON: nested too deeply") from None
     if value is None:
         raise problem(("body",), REQUIRED)
     return value
+
+
+def _require_utf8(body: bytes) -> None:
+    try:
+        body.decode()
+    except UnicodeDecodeError as error:
+        raise UndecodableBody(f"The body is not UTF-8: byte {error.start}") from None
 
 
 def require_few_values(body: bytes) -> None:
@@ -152,8 +188,6 @@ def _offset(body: bytes, message: str) -> int:
         json.loads(body)
     except json.JSONDecodeError as error:
         return error.pos
-    except UnicodeDecodeError as error:
-        return error.start
     except RecursionError:
         return 0
     except ValueError:  # an integer of more digits than Python reads
@@ -318,7 +352,7 @@ def _is_list(node: inspect.Type) -> bool:
 def _member_name(node: inspect.Type) -> str:
     match node:
         case inspect.Metadata():
-            return "uuid" if _extra(node).get("form") == "uuid" else _member_name(node.type)
+            return "uuid" if "form" in _extra(node) else _member_name(node.type)
         case inspect.StrType():
             return "str" if node.max_length is None and node.pattern is None else "constrained-str"
         case inspect.ListType():
@@ -355,8 +389,8 @@ def _dict(node: inspect.DictType) -> Convert:
 
 
 def _string(node: inspect.StrType, extra: Mapping[str, Any]) -> Convert:
-    if extra.get("form") == "uuid":
-        return _uuid
+    if form := extra.get("form"):
+        return {"uuid": _uuid, "asset": _asset_id}[form]
     secret = "secret" in extra
     pattern = re.compile(node.pattern) if node.pattern else None
     published = (node.pattern or "").replace(r"\Z", "$")
@@ -438,10 +472,16 @@ def _boolean(value: Any, location: Location) -> bool:
 
 
 def _uuid(value: Any, location: Location) -> str:
-    # All hyphens or none: the pattern alone would let some through.
-    if isinstance(value, str) and len(value) in (32, 36) and _UUID.fullmatch(value):
-        return str(uuid.UUID(value))
+    if isinstance(value, str) and (found := as_uuid(value)):
+        return found
     raise _MismatchError(location, "Must be a UUID", value)
+
+
+def _asset_id(value: Any, location: Location) -> str:
+    if isinstance(value, str) and (found := as_stream_id(value)):
+        return found
+    reason = "Must be a UUID or, for a live stream, up to 256 letters, digits and ._-"
+    raise _MismatchError(location, reason, value)
 
 
 _COMPILERS: dict[type[inspect.Type], Callable[..., Convert]] = {

@@ -25,7 +25,7 @@ from gateway.api.stream_schemas import (
     RemoveCamera,
     RemovedCamera,
 )
-from gateway.api.validation import problem, require_few_values, validate, validate_json
+from gateway.api.validation import as_stream_id, as_uuid, problem, require_few_values, validate, validate_json
 from gateway.context import Context, context
 from gateway.endpoints.streams import register_stream, remove_stream, split_login, streams
 from gateway.intake.body import read_body
@@ -112,7 +112,7 @@ class NewCamera(NamedTuple):
     ),
     invalid_example="('body', 'value'): Field required",
 )
-async def add_camera(request: HttpRequest) -> Response:
+async def stream_add(request: HttpRequest) -> Response:
     """Register a camera, and embed it if its metadata names a model."""
     ctx = context(request)
     body = await read_body(request)
@@ -194,7 +194,7 @@ async def _add(ctx: Context, camera: NewCamera) -> AddedCamera:
     is_file = scheme == "file" or camera.kind == "file" or (scheme != "rtsp" and camera.kind != "rtsp")
     if scheme not in ("rtsp", "file", "http", "https") or is_file == (scheme == "rtsp"):
         raise problem(("body", "camera_url"), f"a {camera.kind or 'camera'} cannot be at {scheme}://")
-    asset_id = str(uuid.uuid4())
+    asset_id = (as_uuid if is_file else as_stream_id)(camera.id) or str(uuid.uuid4())
     if not await ctx.redis.hsetnx(keys.CAMERAS, camera.id, asset_id):
         raise DuplicateCameraId(f"the camera {camera.id} is already registered")
     try:
@@ -286,7 +286,7 @@ async def _embed(ctx: Context, asset: Asset, metadata: CameraMetadata) -> bool:
     errors=(BadRequest, NotFound, ResourceInUse, FileTooLarge, Unavailable),
     invalid_example="('body', 'value'): Field required",
 )
-async def remove_camera(request: HttpRequest) -> Response:
+async def stream_remove(request: HttpRequest) -> Response:
     """Stop embedding a camera and remove it."""
     ctx = context(request)
     body = await read_body(request)
@@ -345,7 +345,7 @@ async def _remove(ctx: Context, camera_id: str) -> str:
     ),
     errors=(Unavailable,),
 )
-async def get_camera_info(request: HttpRequest) -> Response:
+async def stream_list(request: HttpRequest) -> Response:
     """List all live streams, however they were added."""
     listed = [
         CameraInfo(

@@ -60,7 +60,7 @@ log = structlog.get_logger(__name__)
         Unavailable,
     ),
 )
-async def upload(request: HttpRequest) -> Response:
+async def add_file(request: HttpRequest) -> Response:
     """Store a file, or register one on the server, after a worker has opened it."""
     ctx = context(request)
     if not ctx.settings.skip_media_verification:
@@ -125,7 +125,7 @@ def _named(filename: str, settings: Settings) -> tuple[str, int]:
     answers=(Answer(description="All files.", json=FileList, example=FileList(data=[FILE])),),
     errors=(Unavailable,),
 )
-async def files(request: HttpRequest) -> Response:
+async def list_files(request: HttpRequest) -> Response:
     """List all files, without live streams."""
     query = validate_query(request.query_params, FilesQuery)
     ctx = context(request)
@@ -142,7 +142,7 @@ async def files(request: HttpRequest) -> Response:
     answers=(Answer(description="The file.", json=File, example=UNTYPED_FILE),),
     errors=(BadParameter, Unavailable),
 )
-async def file_information(request: HttpRequest) -> Response:
+async def file_info(request: HttpRequest) -> Response:
     """Describe a file."""
     ctx = context(request)
     asset = await _file(request)

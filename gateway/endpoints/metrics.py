@@ -20,7 +20,7 @@ from gateway.context import context
         ),
     ),
 )
-async def metrics(request: HttpRequest) -> Response:
+async def server_metrics(request: HttpRequest) -> Response:
     """Return metrics in Prometheus's text format; other processes' are the last known while Redis is away."""
     page = await context(request).metrics.page()
     return Response(page, media_type="text/plain; charset=utf-8")

@@ -8,9 +8,9 @@ from starlette.responses import Response
 from gateway.api.endpoint import Answer, Endpoint
 from gateway.api.examples import MODEL
 from gateway.api.responses import json_response
-from gateway.api.schemas import Manifest, ModelDescription, ModelList, ServiceVersion, Version
+from gateway.api.schemas import Manifest, ModelDescription, ModelDetails, ModelList, ServiceVersion, Version
 from gateway.context import context
-from shared.errors import Unavailable
+from shared.errors import BadParameters, NotFound, Unavailable
 
 RELEASE = installed_version("rt-embed")
 OPENAPI_VERSION = "3.1.0"
@@ -32,7 +32,6 @@ OPENAPI_VERSION = "3.1.0"
                         created=1767000000,
                         owned_by="nvidia",
                         api_type="custom",
-                        verified=True,
                     )
                 ]
             ),
@@ -40,17 +39,61 @@ OPENAPI_VERSION = "3.1.0"
     ),
     errors=(Unavailable,),
 )
-async def models(request: HttpRequest) -> Response:
+async def list_models(request: HttpRequest) -> Response:
     """Return the loaded model, or the last one known if no worker runs."""
     model = context(request).view.model()
     entry = ModelDescription(
-        id=model.id,
-        created=model.created,
-        owned_by=model.owned_by,
-        api_type=model.api_type,
-        verified=model.verified,
+        id=model.id, created=model.created, owned_by=model.owned_by, api_type=model.api_type
     )
     return json_response(ModelList(data=[entry]))
+
+
+@Endpoint(
+    "GET",
+    "/v1/models/{model_id}",
+    tag="Models",
+    summary="Describe the loaded model",
+    description="An extension. Accepts the model's id and its aliases.",
+    answers=(
+        Answer(
+            description="The model.",
+            json=ModelDetails,
+            example=ModelDetails(
+                id=MODEL,
+                created=1767000000,
+                owned_by="nvidia",
+                api_type="custom",
+                aliases=[],
+                dimension=768,
+                frames=8,
+                supports_text=True,
+                verified=True,
+            ),
+        ),
+    ),
+    errors=(NotFound, Unavailable),
+)
+async def get_model(request: HttpRequest) -> Response:
+    """Describe the loaded model, named by its id or an alias."""
+    ctx = context(request)
+    wanted = request.path_params["model_id"]
+    try:
+        model = ctx.view.require_model(wanted)
+    except BadParameters as error:
+        raise NotFound(error.message) from error
+    return json_response(
+        ModelDetails(
+            id=model.id,
+            created=model.created,
+            owned_by=model.owned_by,
+            api_type=model.api_type,
+            aliases=list(ctx.settings.model_aliases),
+            dimension=model.dimension,
+            frames=model.frames,
+            supports_text=model.supports_text,
+            verified=model.verified,
+        )
+    )
 
 
 @Endpoint(
@@ -62,7 +105,7 @@ async def models(request: HttpRequest) -> Response:
         Answer(description="The release.", json=ServiceVersion, example=ServiceVersion(version="3.2.0")),
     ),
 )
-async def metadata(_: HttpRequest) -> Response:
+async def get_metadata(_: HttpRequest) -> Response:
     """Return the release."""
     return json_response(ServiceVersion(version=RELEASE))
 
@@ -80,7 +123,7 @@ async def metadata(_: HttpRequest) -> Response:
         ),
     ),
 )
-async def version(_: HttpRequest) -> Response:
+async def get_version(_: HttpRequest) -> Response:
     """Return the release and the version of the API description's format."""
     return json_response(Version(release=RELEASE, api=OPENAPI_VERSION))
 
@@ -99,6 +142,6 @@ async def version(_: HttpRequest) -> Response:
     ),
     errors=(Unavailable,),
 )
-async def manifest(request: HttpRequest) -> Response:
+async def get_manifest(request: HttpRequest) -> Response:
     """Return the release and its model."""
     return json_response(Manifest(version=RELEASE, model=context(request).view.model().id))

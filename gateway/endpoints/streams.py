@@ -10,7 +10,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from gateway.api.endpoint import Answer, Endpoint
-from gateway.api.examples import CAMERA, ID
+from gateway.api.examples import CAMERA, ID, MODEL
 from gateway.api.responses import json_response
 from gateway.api.stream_schemas import (
     AddedStream,
@@ -22,8 +22,9 @@ from gateway.api.stream_schemas import (
     NewStream,
     RefusedStream,
     StreamInfo,
+    StreamStatus,
 )
-from gateway.api.validation import validate_json, validate_uuid
+from gateway.api.validation import validate_json, validate_stream_id
 from gateway.context import Context, context
 from gateway.intake.body import read_body
 from gateway.intake.probing import probe
@@ -97,7 +98,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     errors=(FileTooLarge, Unavailable),
     invalid_example="('body', 'streams'): Field required",
 )
-async def add_streams(request: HttpRequest) -> Response:
+async def add_live_stream(request: HttpRequest) -> Response:
     """Register streams one after another, each after a worker has reached its camera."""
     ctx = context(request)
     body = validate_json(await read_body(request), AddStreams)
@@ -203,14 +204,13 @@ async def register_stream(ctx: Context, asset: Asset, login: CameraLogin, *, ver
                     description="Front door",
                     chunk_duration=10,
                     chunk_overlap_duration=0,
-                    state="running",
                 )
             ],
         ),
     ),
     errors=(Unavailable,),
 )
-async def get_stream_info(request: HttpRequest) -> Response:
+async def list_live_streams(request: HttpRequest) -> Response:
     """List all live streams, and how each is embedded."""
     ctx = context(request)
     assets, sessions = await streams(ctx)
@@ -223,13 +223,65 @@ async def get_stream_info(request: HttpRequest) -> Response:
                 description=asset.description,
                 chunk_duration=session.chunk_duration if session else 0,
                 chunk_overlap_duration=session.chunk_overlap_duration if session else 0,
-                state=session.state if session else "idle",
-                chunks_dropped=session.dropped if session else 0,
-                chunks_failed=session.failed if session else 0,
                 **msgspec.structs.asdict(msgspec.json.decode(login.place, type=Place)),
             )
             for asset, session, login in zip(assets, sessions, logins, strict=True)
         ]
+    )
+
+
+@Endpoint(
+    "GET",
+    "/v1/streams/{stream_id}/status",
+    tag="Live Stream",
+    summary="Get what the running job of a live stream is doing",
+    description="An extension. A stream that is not embedded is `idle`.",
+    answers=(
+        Answer(
+            description="The state of the running job.",
+            json=StreamStatus,
+            example=StreamStatus(
+                id=ID,
+                state="running",
+                request=ID,
+                model=MODEL,
+                worker="worker-1",
+                created=1767000000,
+                chunk_duration=10,
+                chunks=42,
+                transport="tcp",
+                clock="camera",
+            ),
+        ),
+    ),
+    errors=(BadParameter, InvalidParameter, Unavailable),
+    invalid_example="('path', 'stream_id'): Must be a UUID",
+)
+async def live_stream_status(request: HttpRequest) -> Response:
+    """Return what the running job of a stream is doing."""
+    ctx = context(request)
+    asset = await find_stream(ctx, _stream_id(request))
+    (session,) = await live_records.read_sessions(ctx.redis, [asset.id])
+    if session is None:
+        return json_response(StreamStatus(id=asset.id))
+    return json_response(
+        StreamStatus(
+            id=asset.id,
+            state=session.state,
+            detail=session.detail,
+            request=session.request,
+            model=session.model or None,
+            worker=session.owner or None,
+            created=session.created,
+            chunk_duration=session.chunk_duration,
+            chunk_overlap_duration=session.chunk_overlap_duration,
+            chunks=session.next,
+            chunks_dropped=session.dropped,
+            chunks_failed=session.failed,
+            reconnections=session.reconnections,
+            transport=session.transport,
+            clock=session.clock,
+        )
     )
 
 
@@ -249,10 +301,10 @@ async def streams(ctx: Context) -> tuple[list[Asset], list[live_records.LiveReco
     errors=(BadParameter, InvalidParameter),
     invalid_example="('path', 'stream_id'): Must be a UUID",
 )
-async def stop_embedding(request: HttpRequest) -> Response:
+async def stop_live_stream_embed_processing(request: HttpRequest) -> Response:
     """Stop embedding a stream, which stays registered."""
     ctx = context(request)
-    stream_id = validate_uuid(request.path_params["stream_id"], ("path", "stream_id"))
+    stream_id = _stream_id(request)
     try:
         asset = await find_stream(ctx, stream_id)
     except InvalidParameter as error:
@@ -272,10 +324,10 @@ async def stop_embedding(request: HttpRequest) -> Response:
     errors=(BadParameter, InvalidParameter, ResourceInUse, Unavailable),
     invalid_example="('path', 'stream_id'): Must be a UUID",
 )
-async def delete_stream(request: HttpRequest) -> Response:
+async def delete_live_stream(request: HttpRequest) -> Response:
     """Stop embedding a stream and remove it."""
     ctx = context(request)
-    stream_id = validate_uuid(request.path_params["stream_id"], ("path", "stream_id"))
+    stream_id = _stream_id(request)
     try:
         await remove_stream(ctx, await find_stream(ctx, stream_id), ctx.settings.drain_timeout)
     except RtEmbedError as error:
@@ -312,7 +364,7 @@ async def delete_stream(request: HttpRequest) -> Response:
     errors=(FileTooLarge, Unavailable),
     invalid_example="('body', 'stream_ids'): Field required",
 )
-async def delete_streams(request: HttpRequest) -> Response:
+async def delete_live_streams(request: HttpRequest) -> Response:
     """Stop and remove many streams at once."""
     ctx = context(request)
     body = validate_json(await read_body(request), DeleteStreams)
@@ -337,6 +389,10 @@ async def _delete(ctx: Context, stream_id: str, timeout: float) -> str | KeptStr
         return KeptStream(
             stream_id=stream_id, error=error.message, error_code=_error_code(error), status_code=error.status
         )
+
+
+def _stream_id(request: HttpRequest) -> str:
+    return validate_stream_id(request.path_params["stream_id"], ("path", "stream_id"))
 
 
 async def find_stream(ctx: Context, stream_id: str) -> Asset:

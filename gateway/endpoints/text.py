@@ -70,18 +70,19 @@ async def generate_text_embeddings(request: HttpRequest) -> Response:
     texts = [body.text_input] if isinstance(body.text_input, str) else body.text_input
     if not texts or (isinstance(body.text_input, str) and not body.text_input):
         raise BadParameters("text_input is empty")
-    if not ctx.view.require_model(body.model).supports_text:
-        raise NotSupported(f"the model {body.model} embeds no text")
+    model = ctx.view.require_model(body.model)
+    if not model.supports_text:
+        raise NotSupported(f"the model {model.id} embeds no text")
     ctx.require_service()
     options = TextOptions(texts, body.encoding_format)
     with ctx.reported():
         if prefers_async(request):
-            return await _accept(ctx, body.model, options, request.headers.get("traceparent", ""))
+            return await _accept(ctx, model.id, options, request.headers.get("traceparent", ""))
         began = time.monotonic()
-        embedded = await until_gone(request, embed_texts(ctx, body.model, texts))
+        embedded = await until_gone(request, embed_texts(ctx, model.id, texts))
         seconds = round(time.monotonic() - began, 3)
         log.debug("request done", kind="text", texts=len(texts), seconds=seconds)
-    answer = text_response(embedded.request, embedded.created, body.model, options, embedded.results)
+    answer = text_response(embedded.request, embedded.created, model.id, options, embedded.results)
     return json_response(answer)
 
 

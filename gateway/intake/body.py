@@ -8,7 +8,11 @@ from shared.errors import FileTooLarge
 
 async def read_body(request: HttpRequest) -> bytes:
     """Return the request's body. Raises FileTooLarge beyond the limit for bodies."""
-    limit = context(request).settings.body_limit_bytes
+    return await read_up_to(context(request).settings.body_limit_bytes, request)
+
+
+async def read_up_to(limit: int, request: HttpRequest) -> bytes:
+    """Return the request's body. Raises FileTooLarge beyond `limit` bytes."""
     body = bytearray()
     async for data in request.stream():
         body += data

@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request as HttpRequest
 
 from gateway.api.schemas import FILE_NAME
+from gateway.intake.body import read_up_to
 from gateway.store.asset_store import AssetStore
 from gateway.store.storage import Writer
 from shared.errors import BadParameters, FileTooLarge, InvalidParameters
@@ -46,20 +47,19 @@ async def read_form(request: HttpRequest, store: AssetStore, folder: str, limit:
     if kind == b"multipart/form-data" and b"boundary" in options:
         return await _MultipartReader(store, folder, limit, options[b"boundary"]).read(request.stream())
     if kind == b"application/x-www-form-urlencoded":
-        fields = dict(parse_qsl((await _small_body(request)).decode("utf-8", "replace")))
+        body = await read_up_to(MAX_FIELD_BYTES, request)
+        try:
+            fields = dict(parse_qsl(body.decode("utf-8", "replace"), max_num_fields=MAX_FIELDS))
+        except ValueError as error:
+            raise _too_many_fields() from error
         if "file" in fields:
             raise _no_file()
         return Form(fields)
     raise InvalidParameters("('body',): Send multipart/form-data or application/x-www-form-urlencoded")
 
 
-async def _small_body(request: HttpRequest) -> bytes:
-    body = bytearray()
-    async for data in request.stream():
-        body += data
-        if len(body) > MAX_FIELD_BYTES:
-            raise FileTooLarge(f"a form without a file may have at most {MAX_FIELD_BYTES} bytes")
-    return bytes(body)
+def _too_many_fields() -> TooManyFields:
+    return TooManyFields(400, f"Too many fields. Maximum number of fields is {MAX_FIELDS}.")
 
 
 def _no_file() -> InvalidParameters:
@@ -140,7 +140,7 @@ class _MultipartReader:
 
     async def _begin_part(self) -> None:
         if len(self.form.fields) >= MAX_FIELDS:
-            raise TooManyFields(400, f"Too many fields. Maximum number of fields is {MAX_FIELDS}.")
+            raise _too_many_fields()
         if not self._is_file:
             if self._name == "file":
                 raise _no_file()

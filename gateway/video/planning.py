@@ -82,7 +82,7 @@ def plan_video(
 
 
 def _range(wanted: MediaRange | None, duration: int) -> tuple[int, int]:
-    start = wanted.start_offset if wanted and wanted.start_offset else 0
+    start = wanted.start_offset if wanted else 0
     end = wanted.end_offset if wanted else None
     return start * SECOND, duration if end is None else end * SECOND
 

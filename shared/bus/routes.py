@@ -33,13 +33,15 @@ class Routes(msgspec.Struct, frozen=True, kw_only=True):
 
 def configured_routes(settings: Settings) -> Routes:
     """The routes that the settings give, in both of their spellings; Kafka without brokers is off."""
-    wanted = settings.message_bus or ("kafka" if settings.kafka_enabled else "off")
+    wanted = settings.message_bus
+    if wanted is None:
+        wanted = "kafka" if settings.kafka_enabled else "off"
     errors = settings.error_bus
     if errors is None:
         errors = "redis" if settings.redis_errors else "kafka" if wanted == "kafka" else "off"
     fallback = settings.kafka_topic if wanted == "kafka" else DEFAULT_TOPIC
     return Routes(
-        message_bus=_usable(settings, wanted),
+        message_bus=_usable(settings, wanted or "off"),
         message_topic=settings.message_topic or fallback,
         error_bus=_usable(settings, errors or "off"),
         error_topic=settings.error_topic,

@@ -573,9 +573,10 @@ class Settings:
     # Messages
     message_bus: str | None = setting(
         "MESSAGE_BUS",
-        choice("kafka", "redis", "off"),
+        choice("kafka", "redis", "off", ""),
         None,
-        "Where embedding messages go; unset: Kafka if KAFKA_ENABLED, else nowhere",
+        "Where embedding messages go, empty: nowhere; unset: Kafka if KAFKA_ENABLED, else nowhere",
+        empty=True,
     )
     message_topic: str | None = setting(
         "MESSAGE_BUS_TOPIC",
@@ -740,6 +741,13 @@ class Settings:
         TEXT,
         "git:https://huggingface.co/nvidia/Cosmos-Embed1-448p",
         "Model: git:URL, ngc:ORG/TEAM/MODEL:VERSION, a folder, or demo (the small demonstration model)",
+    )
+    model_aliases: tuple[str, ...] = setting(
+        "RTEMBED_MODEL_ALIASES",
+        listed(","),
+        (),
+        "Names, separated by commas, by which requests may name the loaded model beside its id, for example "
+        "cosmos-embed1-448p",
     )
     model_implementation: Path | None = setting(
         "MODEL_IMPLEMENTATION_PATH", PATH, None, "Folder with an inference.py that brings its own model"

@@ -17,6 +17,7 @@ from tests.e2e.conftest import Stack
 from tests.e2e.media import picture
 from tests.support import RedisServer
 
+CAMERA = "00000000-0000-4000-8000-0000000ca3e2"
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
 GONE = "00000000-0000-4000-8000-00000000dead"
 VIDEO, TEXT, FILES = "generate_video_embeddings", "generate_text_embeddings", "files"
@@ -37,7 +38,7 @@ def world(
     folder = tmp_path_factory.mktemp("world")
     camera = {
         "key": "sensor",
-        "value": {"camera_id": "contract", "camera_url": "rtsp://127.0.0.1:9/x", "change": "camera_add"},
+        "value": {"camera_id": CAMERA, "camera_url": "rtsp://127.0.0.1:9/x", "change": "camera_add"},
     }
     added = shared_stack.client.post("/stream/add", json=camera)
     assert added.status_code == 200, added.text
@@ -152,9 +153,9 @@ TEXT_ROWS: list[Row] = [
 ]
 
 VIDEO_ROWS: list[Row] = [
-    ("POST", VIDEO, {"id": "x"}, 422, "InvalidParameters", "('body', 'id', 'uuid')"),
+    ("POST", VIDEO, {"id": "-x"}, 422, "InvalidParameters", "('body', 'id', 'uuid')"),
     ("POST", VIDEO, {"id": None}, 422, "InvalidParameters", "('body', 'id'"),
-    ("POST", VIDEO, {"id": ["FILM", "x"]}, 422, "InvalidParameters", "('body', 'id'"),
+    ("POST", VIDEO, {"id": ["FILM", "/x"]}, 422, "InvalidParameters", "('body', 'id'"),
     ("POST", VIDEO, {"id": ["IMAGE"] * 51}, 422, "InvalidParameters", "50"),
     ("POST", VIDEO, {"id": []}, 422, "InvalidParameters", "('body', 'id')"),
     ("POST", VIDEO, {"model": "x" * 257}, 422, "InvalidParameters", "('body', 'model')"),
@@ -186,7 +187,7 @@ VIDEO_ROWS: list[Row] = [
     ("POST", VIDEO, {"url": "file:///a%20b"}, 422, "InvalidParameters", "('body', 'url')"),
     ("POST", VIDEO, {"url": "data:video/mp4;base64"}, 422, "InvalidParameters", "('body', 'url')"),
     ("POST", VIDEO, {"url": "data:video;base64,AAAA"}, 422, "InvalidParameters", "('body', 'url')"),
-    ("POST", VIDEO, {"url": "data:video/mp4;base64,A A"}, 422, "InvalidParameters", "('body', 'url')"),
+    ("POST", VIDEO, {"url": "data:video/mp4,A A"}, 422, "InvalidParameters", "('body', 'url')"),
     ("POST", VIDEO, {"url": "http://localhost/a.mp4"}, 422, "InvalidParameters", "not allowed"),
     ("POST", VIDEO, {"url": "http://my-metadata.example/a.mp4"}, 422, "InvalidParameters", "not allowed"),
     ("POST", VIDEO, {"url": "http://0x7f000001/a.mp4"}, 422, "InvalidParameters", "not allowed"),
@@ -269,12 +270,12 @@ LIVE_ROWS: list[Row] = [
         404, "NotFound", "",
     ),
     (
-        "POST", "stream/remove", {"key": "sensor", "value": {"camera_id": "contract", "change": "paint"}},
+        "POST", "stream/remove", {"key": "sensor", "value": {"camera_id": CAMERA, "change": "paint"}},
         400, "BadRequest", "",
     ),
     (
         "POST", "stream/add",
-        {"key": "k", "value": {"camera_id": "contract", "camera_url": "rtsp://b", "change": "add"}},
+        {"key": "k", "value": {"camera_id": CAMERA, "camera_url": "rtsp://b", "change": "add"}},
         409, "DuplicateCameraId", "",
     ),
     (
@@ -298,7 +299,6 @@ def test_row(shared_stack: Stack, world: dict[str, str], row: Row) -> None:
         (TEXT, b"[]", "('body',): "),
         (TEXT, b'{"text_input": "a", "model": }', "('body', 29)"),
         (VIDEO, b'{"id": "', "('body', "),
-        (VIDEO, b"\xff", "('body', 0)"),
         (VIDEO, b"[" * 100_000, "('body', "),
         (TEXT, b'{"text_input": "a"}', "('body', 'model'): Field required"),
         (VIDEO, b'{"id": "x"', "('body', "),

@@ -205,6 +205,10 @@ def listed(stack: Stack, stream_id: str) -> Any:
     return next(s for s in stack.client.get("/streams/get-stream-info").json() if s["id"] == stream_id)
 
 
+def status(stack: Stack, stream_id: str) -> Any:
+    return stack.client.get(f"/streams/{stream_id}/status").json()
+
+
 def told(redis: Redis) -> Any:
     """Listens to error events."""
     listener = redis.pubsub()
@@ -226,11 +230,12 @@ def events_of(listener: Any) -> list[Any]:
 def test_a_real_stream_from_add_to_its_end(live_stack: Stack, server: RtspServer, redis: Redis) -> None:
     (stream,) = add(live_stack, f"rtsp://user:secret-word@127.0.0.1:{server.port}/film.mp4")
     assert listed(live_stack, stream)["liveStreamUrl"] == f"rtsp://127.0.0.1:{server.port}/film.mp4"
-    assert listed(live_stack, stream)["state"] == "idle"
+    assert status(live_stack, stream)["state"] == "idle"
     began = time.time_ns()
     watcher = Watcher(live_stack, stream, stream_options={"include_usage": True})
     wait_for(lambda: watcher.chunks)
-    info = listed(live_stack, stream)
+    assert listed(live_stack, stream)["chunk_duration"] == 1
+    info = status(live_stack, stream)
     assert (info["chunk_duration"], info["state"], info["chunks_dropped"]) == (1, "running", 0)
     watcher.join(20)
     assert watcher.done
@@ -244,7 +249,7 @@ def test_a_real_stream_from_add_to_its_end(live_stack: Stack, server: RtspServer
         assert len(chunk["embeddings"]) == 768
         assert chunk["frame_count"] == 8
     assert watcher.events[0]["media_info"]["type"] == "timestamp"
-    assert listed(live_stack, stream)["state"] == "idle"
+    assert status(live_stack, stream)["state"] == "idle"
     wait_for(lambda: redis.xlen(keys.jobs("live")) == 0)
     assert live_stack.client.delete(f"/streams/delete/{stream}").status_code == 200
     assert stream not in live_stack.client.get("/streams/get-stream-info").text
@@ -258,7 +263,7 @@ def test_a_server_that_is_killed_and_comes_back(live_stack: Stack, server: RtspS
     watcher = Watcher(live_stack, stream)
     wait_for(lambda: len(watcher.chunks) >= 2)
     server.kill()
-    wait_for(lambda: listed(live_stack, stream)["state"] == "reconnecting")
+    wait_for(lambda: status(live_stack, stream)["state"] == "reconnecting")
     server.start()
     before = len(watcher.chunks)
     wait_for(lambda: len([c for c in watcher.chunks[before:] if c["embeddings"]]) >= 2)
@@ -272,7 +277,7 @@ def test_a_server_that_is_killed_and_comes_back(live_stack: Stack, server: RtspS
     said = [e["event"] for e in events_of(listener) if e["type"] == "stream_reconnection"]
     assert said[0].startswith("Live stream received error. Retrying after 0.3 seconds, attempt 1: ")
     assert any(event.startswith("Live stream reconnection successful. Error message: ") for event in said)
-    assert listed(live_stack, stream)["state"] == "idle"
+    assert status(live_stack, stream)["state"] == "idle"
 
 
 # Cameras that misbehave -----------------------------------------------------------------------------------
@@ -581,7 +586,7 @@ def test_overload(live_stack: Stack, redis: Redis, pictures: list[Picture], rule
         (stream,) = add(live_stack, camera.url)
         watcher = Watcher(live_stack, stream)
         wait_for(lambda: len(watcher.chunks) >= 5)
-        dropped = listed(live_stack, stream)["chunks_dropped"]
+        dropped = status(live_stack, stream)["chunks_dropped"]
         gaps = [b - a for a, b in pairwise(watcher.starts)]
         events = [e["event"] for e in events_of(listener) if "overloaded" in e["event"]]
         if rule == "drop":

@@ -16,14 +16,16 @@ from gateway.api import validation
 from gateway.api.schemas import HealthQuery, TextRequest, UploadForm, Uuid, VideoRequest
 from gateway.api.stream_schemas import AddStreams
 from gateway.api.validation import (
+    as_stream_id,
     problem,
     validate,
     validate_form,
     validate_json,
     validate_query,
+    validate_stream_id,
     validate_uuid,
 )
-from shared.errors import InvalidParameters
+from shared.errors import InvalidParameters, UndecodableBody
 
 ID = "123e4567-e89b-12d3-a456-426614174000"
 
@@ -156,8 +158,10 @@ def test_uuids_are_normalised(form: str) -> None:
         ID + "0",
         ID + "\n",
         f" {ID}",
-        f"{{{ID}}}",
-        f"urn:uuid:{ID}",
+        f"{{{ID}",
+        f"{{{ID.replace('-', '')}}}",
+        f"urn:{ID}",
+        f"urn:uuid:{{{ID}}}",
         ID.replace("-", "", 1),
         "\uff11" * 32,
     ],
@@ -169,10 +173,38 @@ def test_what_is_no_uuid_is_refused_and_repeated(form: str) -> None:
     assert refused.value.message == f"('path', 'file_id'): Must be a UUID (input: {shown})"
 
 
-@given(st.uuids(), st.booleans(), st.booleans())
-def test_any_uuid_in_any_form_is_its_canonical_form(any_id: uuid.UUID, hyphens: bool, upper: bool) -> None:
-    text = str(any_id) if hyphens else any_id.hex
+@given(st.uuids(), st.sampled_from(["{}", "{{{}}}", "urn:uuid:{}"]), st.booleans())
+def test_any_uuid_in_any_form_is_its_canonical_form(any_id: uuid.UUID, form: str, upper: bool) -> None:
+    text = form.format(any_id)
     assert validate_uuid(text.upper() if upper else text, ()) == str(any_id)
+    assert validate_uuid(any_id.hex, ()) == str(any_id)
+    assert validate_stream_id(text, ()) == str(any_id)
+
+
+@pytest.mark.parametrize("stream_id", ["c", "camera-001", "Front.Door_2", "0" * 256, "a..b", ID])
+def test_an_id_of_a_stream_stands_as_it_is(stream_id: str) -> None:
+    assert validate_stream_id(stream_id, ("path", "stream_id")) == stream_id
+    assert as_stream_id(stream_id) == stream_id
+
+
+@pytest.mark.parametrize(
+    "other", ["", ".", "..", "-c", "_c", "a/b", "a b", "a\n", "\u00e4", "0" * 257, "a,b", "{a}"]
+)
+def test_what_is_no_id_of_a_stream_is_refused(other: str) -> None:
+    with pytest.raises(InvalidParameters, match="Must be a UUID or, for a live stream"):
+        validate_stream_id(other, ("path", "stream_id"))
+    assert as_stream_id(other) is None
+
+
+def test_a_byte_order_mark_is_no_part_of_json() -> None:
+    assert validate_json(b'\xef\xbb\xbf{"first": 1}', Sample).first == 1
+
+
+@pytest.mark.parametrize(("body", "at"), [(b"\xff", 0), (b'{"first": "\xff"}', 11)])
+def test_a_body_that_is_not_utf8_is_no_question_of_its_type(body: bytes, at: int) -> None:
+    with pytest.raises(UndecodableBody, match=f"The body is not UTF-8: byte {at}$") as refused:
+        validate_json(body, Sample)
+    assert (refused.value.status, refused.value.code) == (400, "BadRequest")
 
 
 @given(st.integers(-5, 99), st.sampled_from(["{}", " {} ", "{}.0", "{}.000", "\t{}"]))
@@ -256,8 +288,6 @@ def test_the_first_problem_in_declared_order_is_reported(fields: dict[str, Any],
         ('{"first": 1} x', 13),
         ("{'first': 1}", 1),
         ('{"first": NaN}', 10),
-        (b"\xff", 0),
-        (b'{"first": "\xff"}', 11),
         ("[" * 100_000, 0),
     ],
 )
@@ -337,14 +367,17 @@ def test_a_deep_input_is_not_repeated() -> None:
 # Unions -----------------------------------------------------------------------------------------------
 
 
+ASSET = "Must be a UUID or, for a live stream, up to 256 letters, digits and ._-"
+
+
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
-        (5, "Must be a UUID (input: 5)"),
-        ("x", 'Must be a UUID (input: "x")'),
-        ({}, "Must be a UUID (input: {})"),
-        (["x"], 'Must be a UUID (item 0) (input: ["x"])'),
-        ([ID, 5], f'Must be a UUID (item 1) (input: ["{ID}", 5])'),
+        (5, f"{ASSET} (input: 5)"),
+        ("-x", f'{ASSET} (input: "-x")'),
+        ({}, f"{ASSET} (input: {{}})"),
+        (["/x"], f'{ASSET} (item 0) (input: ["/x"])'),
+        ([ID, 5], f'{ASSET} (item 1) (input: ["{ID}", 5])'),
     ],
 )
 def test_a_union_is_placed_at_its_first_member(value: Any, reason: str) -> None:

@@ -60,11 +60,7 @@ def tansu() -> Iterator[Tansu]:
         ({"ERROR_BUS": "", "ENABLE_REDIS_ERROR_MESSAGES": "true"}, None, None),
         # both
         ({"MESSAGE_BUS": "off", "KAFKA_ENABLED": "true", **SERVERS}, None, None),
-        (
-            {"MESSAGE_BUS": "", "KAFKA_ENABLED": "true", **SERVERS},
-            "kafka:mdx-embed",
-            "kafka:mdx-embed-errors",
-        ),
+        ({"MESSAGE_BUS": "", "KAFKA_ENABLED": "true", **SERVERS}, None, None),
         (
             {"KAFKA_ENABLED": "true", "KAFKA_TOPIC": "t", "MESSAGE_BUS_TOPIC": "m", **SERVERS},
             "kafka:m",

@@ -282,7 +282,8 @@ class _Session:
         self._camera.plays.append(kind)
         headers["Session"] = "7;timeout=60"
         if not ports:
-            headers["Transport"] = "RTP/AVP/TCP;unicast;interleaved=2-3"
+            channels = "4-5" if "/audio" in head.split(" ")[1] else "2-3"
+            headers["Transport"] = f"RTP/AVP/TCP;unicast;interleaved={channels}"
             return "200 OK"
         self._target = ("127.0.0.1", int(ports[1]))
         loop = asyncio.get_running_loop()

@@ -4,9 +4,10 @@ from typing import NamedTuple, Protocol
 
 from worker.live.rtp.access_units import AccessUnit
 from worker.live.sei import SaidTime, read_time, recovery_count, sei_nals
-from worker.live.slices import FRAME, H264Slices, SliceHead, is_intra_hevc, unescaped
+from worker.live.slices import H264Slices, is_intra_hevc
 from worker.media.decoder.selection.bits import Bits
 from worker.media.decoder.selection.bitstream import ALONE, START_CODE, Coding, nal_parser
+from worker.media.decoder.selection.h264_headers import FRAME, SliceHead
 
 MOST_PARAMETER_SETS = 16
 LARGEST_PARAMETER_SET = 4096
@@ -116,7 +117,7 @@ class NalPictures:
         if self._codec == "h264":
             heads = self._slices.heads(nals)
             return bool(heads) and all(head.intra for head in heads)
-        sets = {number: unescaped(nal[2:64]) for (kind, number), nal in self._sets.items() if kind == 34}
+        sets = {number: nal for (kind, number), nal in self._sets.items() if kind == 34}
         return is_intra_hevc(nals, sets)
 
 

@@ -95,7 +95,7 @@ class Player:
             async with asyncio.timeout(self._options.open_timeout):
                 return await self._describe()
         except TimeoutError as error:
-            raise CameraError(self._late("no answer")) from error
+            raise CameraError(self._late()) from error
 
     async def play(self, take: Callable[[AccessUnit], None], opened: Callable[[], None]) -> None:
         """Play until the camera says that the stream has ended. Raises CameraError for any other end."""
@@ -111,13 +111,14 @@ class Player:
                 await self._start()
                 await self._first_packet()
         except TimeoutError as error:
-            raise CameraError(self._late("no video")) from error
+            raise CameraError(self._late()) from error
         except RequestRefused as refused:
             if self._kind == "udp":
                 raise TransportRefused(str(refused)) from refused
             raise
         await self._watch()
         self._reorder.flush()
+        self._reorder = None  # what still comes is not wanted
         self._assembler.flush()
         if self._moved is not None:
             raise Redirected(self._moved, settled=time.monotonic() - started > SETTLED)
@@ -149,15 +150,17 @@ class Player:
             raise CameraError("not connected")
         return self._conversation
 
-    def _late(self, what: str) -> str:
-        """Return what did not come in time, and what was waited for."""
-        asking = self._conversation.asking if self._conversation else ""
-        told = f"{what} within {self._options.open_timeout:g} s"
-        if asking:
-            told = f"no answer to {asking} within {self._options.open_timeout:g} s"
-        elif self._foreign is not None:
-            told += f": packets of payload type {self._foreign} came, {self.track.payload_type} was announced"
-        return told
+    def _late(self) -> str:
+        """Return what did not come in time."""
+        limit = f"within {self._options.open_timeout:g} s"
+        if self._conversation is None:
+            return f"cannot connect {limit}"
+        if self._conversation.asking:
+            return f"no answer to {self._conversation.asking} {limit}"
+        if self._foreign is None:
+            return f"no video {limit}"
+        announced = self.track.payload_type
+        return f"no video {limit}: packets of payload type {self._foreign} came, {announced} was announced"
 
     async def _describe(self) -> Track:
         url = self._where.url

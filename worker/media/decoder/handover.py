@@ -12,7 +12,8 @@ from worker.media.decoder.decoder_messages import Chosen, DecodeCounts, Planned
 from worker.media.decoder.memory import ClipMemory
 from worker.media.decoder.runs import FrameLook, Run, frame_look, padded
 from worker.media.decoder.selection.bitstream import VideoPacket, annex_b, first_units, header, nal_units
-from worker.media.decoder.selection.continuity import SET_BYTES, missing_reference
+from worker.media.decoder.selection.continuity import missing_reference
+from worker.media.decoder.selection.h264_headers import SET_BYTES
 from worker.media.decoder.selection.select import Irregular, Unit
 from worker.media.decoder.selection.units import ParsedFile, Selection
 from worker.media.decoder.software import SoftwareDecoder

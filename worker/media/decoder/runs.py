@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 import av
 import msgspec
 import numpy as np
+from av.codec.context import Flags
 from av.packet import Packet
 from av.video.codeccontext import VideoCodecContext
 from numpy.typing import NDArray
@@ -117,6 +118,7 @@ def decode_runs(
 def _decoder(codec: str, parameters: bytes, limits: MediaLimits) -> SoftwareDecoder:
     context = cast("VideoCodecContext", av.CodecContext.create(DECODERS.get(codec, codec), "r"))
     context.extradata = parameters or None
+    context.flags |= Flags.output_corrupt  # of a stream without key frames nothing would come out
     return SoftwareDecoder(context, limits)
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from tests.worker.media.films import FILMS
 from worker.media.decoder.selection.bitstream import first_units, header, nal_units
-from worker.media.decoder.selection.continuity import SET_BYTES, missing_reference
+from worker.media.decoder.selection.continuity import missing_reference
+from worker.media.decoder.selection.h264_headers import SET_BYTES
 
 FindFilm = Callable[[str], Path]
 H264 = sorted(name for name in FILMS if name.startswith("h264"))

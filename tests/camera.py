@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import av
 import numpy as np
+from av.video.frame import PictureType
 
 from tests.support import free_port
 
@@ -31,9 +32,16 @@ class Picture(NamedTuple):
 
 
 def encode(
-    codec: str = "libx264", seconds: float = 4, gop: int = 30, rate: int = 30, size: int = 96, **options: str
+    codec: str = "libx264",
+    *,
+    seconds: float = 4,
+    gop: int = 30,
+    rate: int = 30,
+    size: int = 96,
+    intra: int = 0,
+    **options: str,
 ) -> list[Picture]:
-    """Moving noise, in decoding order."""
+    """Moving noise, in decoding order. Every `intra`-th picture is asked for as an intra picture."""
     context: Any = av.CodecContext.create(codec, "w")
     context.width, context.height, context.pix_fmt = size, size, "yuv420p"
     context.time_base, context.framerate = Fraction(1, rate), Fraction(rate)
@@ -47,6 +55,8 @@ def encode(
         picture[: size // 2] = np.roll(noise, index, axis=0)[: size // 2]
         frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
         frame.pts = index
+        if intra and index % intra == 0:
+            frame.pict_type = PictureType.I
         packets += context.encode(frame)
     packets += context.encode(None)
     return [Picture(p.pts * CLOCK_RATE // rate, split(bytes(p))) for p in packets]
@@ -111,9 +121,9 @@ class ScriptedCamera:
 
     `login` is a user name and a password, asked for by digest. A `deaf` camera accepts and never answers;
     `mute_after` pictures it sends nothing more; `ends` says goodbye after the last picture, else it begins
-    anew. `reports` sends sender reports, `ahead` seconds ahead of the true time, which may depend on the
-    picture's number; no report where that is None. `first` is the RTP timestamp of the first picture; `jumps`
-    adds ticks from a picture on. Every `lossy`-th packet is left out.
+    anew. `reports` sends a sender report every `report_every` pictures, `ahead` seconds ahead of the true time,
+    which may depend on the picture's number; no report where that is None. `first` is the RTP timestamp of the
+    first picture; `jumps` adds ticks from a picture on. Every `lossy`-th packet is left out.
 
     `answer` may answer any request instead; `requests` are those that came. `sdp` is the description, `carry`
     makes the payloads of a picture, `disturb` gets the RTP packets of one and returns those to send now,
@@ -131,6 +141,7 @@ class ScriptedCamera:
         mute_after: int | None = None,
         ends: bool = False,
         reports: bool = True,
+        report_every: int = 30,
         ahead: float | Callable[[int], float | None] = 0,
         first: int = 1000,
         jumps: dict[int, int] | None = None,
@@ -147,7 +158,7 @@ class ScriptedCamera:
         self.pictures, self.codec = pictures, codec
         self.transports, self.login = transports, login
         self.deaf, self.mute_after, self.ends = deaf, mute_after, ends
-        self.reports = reports
+        self.reports, self.report_every = reports, report_every
         self.ahead = ahead if callable(ahead) else lambda number: ahead
         self.first, self.jumps, self.speed, self.lossy = first, jumps or {}, speed, lossy
         self.answer, self.disturb, self.interrupts, self.tls = answer, disturb, interrupts or {}, tls
@@ -318,7 +329,7 @@ class _Session:
                 await asyncio.sleep(max(0, due - time.time()))
                 timestamp = (camera.first + ticks + shift) & 0xFFFFFFFF
                 ahead = camera.ahead(sent)
-                if camera.reports and sent % 30 == 0 and ahead is not None:
+                if camera.reports and sent % camera.report_every == 0 and ahead is not None:
                     self._report(began + ticks / CLOCK_RATE / camera.speed + ahead, timestamp)
                 self._writer.write(camera.interrupts.get(sent, b""))
                 self._send(picture, timestamp)

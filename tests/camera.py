@@ -41,13 +41,16 @@ def encode(
     intra: int = 0,
     **options: str,
 ) -> list[Picture]:
-    """Moving noise, in decoding order. Every `intra`-th picture is asked for as an intra picture."""
+    """Moving noise, in decoding order; of codecs without NAL units each picture is one. Every `intra`-th
+    picture is asked for as an intra picture."""
     context: Any = av.CodecContext.create(codec, "w")
-    context.width, context.height, context.pix_fmt = size, size, "yuv420p"
+    context.width, context.height = size, size
+    context.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
     context.time_base, context.framerate = Fraction(1, rate), Fraction(rate)
     context.gop_size = gop
     extra = {"x265-params": f"log-level=none:keyint={gop}:min-keyint={gop}"} if codec == "libx265" else {}
-    context.options = {"preset": "ultrafast", "crf": "30", **extra, **options}
+    of_x26x = {"preset": "ultrafast", "crf": "30"} if codec.startswith("libx26") else {}
+    context.options = {**of_x26x, **extra, **options}
     noise = np.random.default_rng(3).integers(0, 255, (size, size, 3), dtype=np.uint8)
     packets = []
     for index in range(round(seconds * rate)):
@@ -59,7 +62,8 @@ def encode(
             frame.pict_type = PictureType.I
         packets += context.encode(frame)
     packets += context.encode(None)
-    return [Picture(p.pts * CLOCK_RATE // rate, split(bytes(p))) for p in packets]
+    whole = not codec.startswith("libx26")
+    return [Picture(p.pts * CLOCK_RATE // rate, [bytes(p)] if whole else split(bytes(p))) for p in packets]
 
 
 def film_pictures(path: Path) -> list[Picture]:
@@ -82,7 +86,9 @@ def split(data: bytes) -> list[bytes]:
 
 
 def packetize(nal: bytes, codec: str) -> list[bytes]:
-    """RTP payloads of one NAL unit: itself, or fragments (RFC 6184, 5.8; RFC 7798, 4.4.3)."""
+    """RTP payloads of one NAL unit: itself, or fragments (RFC 6184, 5.8; RFC 7798, 4.4.3; RFC 6416, 5)."""
+    if codec == "mpeg4":
+        return [nal[at : at + LARGEST_PAYLOAD] for at in range(0, len(nal), LARGEST_PAYLOAD)]
     if len(nal) <= LARGEST_PAYLOAD:
         return [nal]
     head = 1 if codec == "h264" else 2
@@ -121,9 +127,9 @@ class ScriptedCamera:
 
     `login` is a user name and a password, asked for by digest. A `deaf` camera accepts and never answers;
     `mute_after` pictures it sends nothing more; `ends` says goodbye after the last picture, else it begins
-    anew. `reports` sends a sender report every `report_every` pictures, `ahead` seconds ahead of the true time,
-    which may depend on the picture's number; no report where that is None. `first` is the RTP timestamp of the
-    first picture; `jumps` adds ticks from a picture on. Every `lossy`-th packet is left out.
+    anew. `reports` sends a sender report every `report_every` pictures, `ahead` seconds ahead of the true
+    time, which may depend on the picture's number; no report where that is None. `first` is the RTP timestamp
+    of the first picture; `jumps` adds ticks from a picture on. Every `lossy`-th packet is left out.
 
     `answer` may answer any request instead; `requests` are those that came. `sdp` is the description, `carry`
     makes the payloads of a picture, `disturb` gets the RTP packets of one and returns those to send now,

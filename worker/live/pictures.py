@@ -1,12 +1,12 @@
 """The pictures of a live stream as selection sees them: what each says of itself, and when one is whole."""
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 from worker.live.rtp.access_units import AccessUnit
 from worker.live.sei import SaidTime, read_time, recovery_count, sei_nals
 from worker.live.slices import H264Slices, is_intra_hevc
 from worker.media.decoder.selection.bits import Bits
-from worker.media.decoder.selection.bitstream import ALONE, START_CODE, Coding, nal_parser
+from worker.media.decoder.selection.bitstream import START_CODE, Coding, nal_parser, parser
 from worker.media.decoder.selection.h264_headers import FRAME, SliceHead
 
 MOST_PARAMETER_SETS = 16
@@ -128,18 +128,14 @@ class Mpeg4Pictures:
 
     def __init__(self, parameters: bytes) -> None:
         self.parameters = parameters
+        self._parse = cast("Any", parser("mpeg4", None))  # takes anything with the buffer protocol
 
     def read(self, unit: AccessUnit) -> LivePicture:
         """Return the picture; its headers are remembered."""
-        data = unit.data
-        start = data.find(b"\0\0\1\xb6")
-        if start < 0 or start + 4 >= len(data):
-            return LivePicture(unit, Coding(shown=False))
-        if 0 < start <= _LARGEST_HEADER and _has_layer(data[:start]):
-            self.parameters = data[:start]
-        kind = data[start + 4] >> 6
-        alone = kind == 2
-        coding = Coding(entry=kind == 0, reference=not alone, layer=ALONE if alone else 0)
+        coding = self._parse(unit.data)
+        start = unit.data.find(b"\0\0\1\xb6")
+        if 0 < start <= _LARGEST_HEADER and _has_layer(unit.data[:start]):
+            self.parameters = unit.data[:start]
         return LivePicture(unit, coding)
 
     def is_intra(self, picture: LivePicture) -> bool:  # such a picture is an entry already

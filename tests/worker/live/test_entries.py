@@ -40,19 +40,30 @@ def without(pictures: Sequence[Picture], *removed: int) -> list[Picture]:
     return [Picture(p.pts, [nal for nal in p.nals if nal[0] & 31 not in removed]) for p in pictures]
 
 
+def joined(codec: str, picture: Picture) -> bytes:
+    """A picture as a decoder takes it."""
+    has_nals = codec in {"h264", "hevc"}
+    return START_CODE + START_CODE.join(picture.nals) if has_nals else picture.nals[0]
+
+
 class Joined:
     """What a chunker makes of pictures that arrive in real time."""
 
     def __init__(
-        self, pictures: Sequence[Picture], codec: str = "h264", seconds: float = 1, rate: int = 30
+        self,
+        pictures: Sequence[Picture],
+        codec: str = "h264",
+        *,
+        rate: int = 30,
+        parameters: bytes = b"",
     ) -> None:
-        chunker = Chunker(codec, b"", round(seconds * SECOND), 8)
+        chunker = Chunker(codec, parameters, SECOND, 8)
         self.codec = codec
         self.cuts: list[Cut] = []
         self.events: list[str] = []
         self.zero = pictures[0].pts
         for index, picture in enumerate(pictures):
-            data = START_CODE + START_CODE.join(picture.nals)
+            data = joined(codec, picture)
             time = picture.pts * SECOND // CLOCK_RATE
             arrival = index * SECOND // rate
             one = AccessUnit(time, None, data, tuple(picture.nals))
@@ -74,7 +85,7 @@ class Joined:
 
 def shown_by_ffmpeg(codec: str, pictures: Sequence[Picture], *numbers: int) -> dict[int, Pixels]:
     """What a full decode from the start of the stream shows, scaled as ours."""
-    runs = [START_CODE + START_CODE.join(picture.nals) for picture in pictures]
+    runs = [joined(codec, picture) for picture in pictures]
     whole = Run(
         b"", [(p.pts, data) for p, data in zip(pictures, runs, strict=True)], [n * 3000 for n in numbers]
     )
@@ -220,6 +231,34 @@ def test_the_first_chunk_begins_at_the_first_picture_that_can_be_shown(codec: st
 def _is_entry(picture: Picture, codec: str) -> bool:
     found = kinds(picture, codec)
     return 6 in found if codec == "h264" else any(16 <= kind <= 21 for kind in found)
+
+
+# Other codecs ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("first", [0, 7])
+def test_mpeg4(first: int) -> None:
+    """Headers come with each key picture; one joined in the middle waits for the next."""
+    pictures = encode("mpeg4", seconds=4, bf="2")
+    joined = Joined(pictures[first:], "mpeg4")
+    assert_right(joined, "mpeg4", pictures)
+    assert len(joined.cuts) == (4 if first == 0 else 3)
+    assert all(sum(len(run.wanted) for run in cut.runs) == 8 for cut in joined.cuts[:3])
+
+
+def test_mpeg4_whose_headers_are_in_the_description_only() -> None:
+    pictures = encode("mpeg4", seconds=2)
+    (data,) = pictures[0].nals
+    at = data.find(b"\0\0\1\xb6")
+    bare = [Picture(p.pts, [p.nals[0][p.nals[0].find(b"\0\0\1\xb6") :]]) for p in pictures]
+    assert_right(Joined(bare, "mpeg4", parameters=data[:at]), "mpeg4", pictures)
+
+
+def test_mjpeg_is_decoded_picture_by_picture() -> None:
+    pictures = encode("mjpeg", seconds=2)
+    joined = Joined(pictures, "mjpeg")
+    assert_right(joined, "mjpeg", pictures)
+    assert [len(run.packets) for cut in joined.cuts for run in cut.runs] == [1] * 16
 
 
 # Fields -----------------------------------------------------------------------------------------------------

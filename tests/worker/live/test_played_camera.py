@@ -123,6 +123,16 @@ async def test_a_camera_that_sends_us_elsewhere_while_it_plays(pictures: list[Pi
     assert len(collected.of(Opened)) == 2
 
 
+@pytest.mark.parametrize("transport", ["udp", "tcp"])
+async def test_mpeg4_plays(transport: Any) -> None:
+    film = encode("mpeg4", seconds=2)
+    with ScriptedCamera(film, "mpeg4", ends=True, speed=4) as camera:
+        collected = await play(camera.url, options=CameraOptions(transport=transport, latency=0.2))
+    assert [cut.codec for cut in collected.cuts] == ["mpeg4", "mpeg4"]
+    sent = {picture.nals[0] for picture in film}
+    assert {data for cut in collected.cuts for run in cut.runs for _, data in run.packets} <= sent
+
+
 async def test_habits_name_the_form_of_the_track_address(pictures: list[Picture]) -> None:
     def answer(asked: Asked) -> Answer | None:
         unknown = asked.method == "SETUP" and not asked.url.endswith("/live/video?a=b")

@@ -1,4 +1,4 @@
-"""GStreamer's RTSP server, for the system's Python: PORT, x264 or x265, and perhaps USER and PASSWORD."""
+"""GStreamer's RTSP server, for the system's Python: PORT, x264, x265 or jpeg, perhaps USER and PASSWORD."""
 
 import sys
 
@@ -13,11 +13,14 @@ Gst.init(None)
 server = GstRtspServer.RTSPServer()
 server.set_service(port)
 factory = GstRtspServer.RTSPMediaFactory()
-encode = f"{codec}enc tune=zerolatency key-int-max=30"
-pay = "rtph264pay" if codec == "x264" else "rtph265pay"
+chains = {
+    "x264": "x264enc tune=zerolatency key-int-max=30 ! rtph264pay pt=96 config-interval=1",
+    "x265": "x265enc tune=zerolatency key-int-max=30 ! rtph265pay pt=96 config-interval=1",
+    "jpeg": "jpegenc ! rtpjpegpay pt=26",
+}
 factory.set_launch(
-    f"( videotestsrc is-live=true ! video/x-raw,width=320,height=240,framerate=30/1 ! {encode} ! "
-    f"{pay} name=pay0 pt=96 config-interval=1 )"
+    "( videotestsrc is-live=true ! video/x-raw,format=I420,width=320,height=240,framerate=30/1 ! "
+    f"{chains[codec]} name=pay0 )"
 )
 if login:
     auth = GstRtspServer.RTSPAuth()

@@ -19,10 +19,10 @@ from worker.live.rtsp.camera_description import (
     TransportRefused,
     address,
 )
-from worker.live.rtsp.keep_alive import KeepAlive
 from worker.live.rtsp.rtsp_client import Player, probe_camera
 from worker.live.rtsp.rtsp_connection import Exchange
 from worker.live.rtsp.rtsp_conversation import follow, redirection
+from worker.live.rtsp.session_keep_alive import SessionKeepAlive
 
 QUICK = CameraOptions(open_timeout=3, udp_timeout=0.5, read_timeout=0.5, latency=0.2)
 Script = Callable[[Asked], Answer | None]
@@ -201,8 +201,8 @@ async def test_a_session_that_the_camera_has_forgotten_ends(pictures: list[Pictu
 
 
 def test_what_is_offered_is_read_leniently() -> None:
-    assert KeepAlive("options,Get_Parameter").methods == ["GET_PARAMETER", "OPTIONS"]
-    assert KeepAlive(" OPTIONS ").methods == ["OPTIONS"]
+    assert SessionKeepAlive("options,Get_Parameter").methods == ["GET_PARAMETER", "OPTIONS"]
+    assert SessionKeepAlive(" OPTIONS ").methods == ["OPTIONS"]
 
 
 # Redirections ----------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The RTSP client against GStreamer's server: another implementation, UDP, digest login, H.264 and H.265.
+"""The RTSP client against GStreamer's server: another implementation, UDP, digest login, H.264, H.265, MJPEG.
 
 Needs Debian's python3-gi, gir1.2-gst-rtsp-server-1.0 and gstreamer1.0-plugins-{base,good,bad,ugly}.
 """
@@ -25,7 +25,8 @@ from worker.media.decoder.runs import decode_runs
 PYTHON = "/usr/bin/python3"
 IMPORTS = (
     "import gi; gi.require_version('GstRtspServer', '1.0'); from gi.repository import Gst, GstRtspServer;"
-    "Gst.init(None); assert all(map(Gst.ElementFactory.find, ('x264enc', 'x265enc', 'rtph265pay')))"
+    "Gst.init(None); find = Gst.ElementFactory.find;"
+    "assert all(map(find, ('x264enc', 'x265enc', 'rtph265pay', 'jpegenc', 'rtpjpegpay')))"
 )
 
 
@@ -85,7 +86,7 @@ async def chunks(url: str, kind: Literal["udp", "tcp"], login: tuple[str, str] =
 
 
 @pytest.mark.parametrize("kind", ["udp", "tcp"])
-@pytest.mark.parametrize(("encoder", "codec"), [("x264", "h264"), ("x265", "hevc")])
+@pytest.mark.parametrize(("encoder", "codec"), [("x264", "h264"), ("x265", "hevc"), ("jpeg", "mjpeg")])
 async def test_chunks_of_another_servers_stream(
     serve: Serve, kind: Literal["udp", "tcp"], encoder: str, codec: str
 ) -> None:

@@ -47,9 +47,8 @@ def wait_for_port(port: int) -> None:
 
 def compare(ours: int, theirs: int, name: str, arguments: argparse.Namespace) -> None:
     body = msgspec.json.encode({"text_input": [TEXT], "model": name})
-    print(
-        f"{'clients':>8} {'alternative, texts/s':32} {'rt-embed, texts/s':32} {'ratio':>6}  p50, p99 of rt-embed (ms)"
-    )
+    heads = ("alternative, texts/s", "rt-embed, texts/s", "ratio")
+    print(f"{'clients':>8} {heads[0]:32} {heads[1]:32} {heads[2]:>6}  p50, p99 of rt-embed (ms)")
     for clients in arguments.clients:
         for port in (theirs, ours):
             load(port, PATH, body, clients, 1.0)

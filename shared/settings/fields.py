@@ -53,6 +53,9 @@ class Settings:
     # Serving
     port: int = setting("BACKEND_PORT", whole(0, 65535), 8000, "Port of the gateway; 0 takes a free one")
     host: str = setting("RTEMBED_HOST", TEXT, "0.0.0.0", "Address that the gateway binds to")  # noqa: S104 - a container's default
+    gateway_processes: int = setting(
+        "RTEMBED_GATEWAY_PROCESSES", whole(1, 64), 1, "Gateway processes that share the port, on one machine"
+    )
     log_level: str = setting(
         "LOG_LEVEL",
         choice("debug", "perf", "status", "info", "warning", "warn", "error"),

@@ -2,40 +2,35 @@
 
 import asyncio
 import contextlib
+import heapq
 import os
 import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import httpx
-import msgspec
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from rt_embed.cli.terminal import command_group, require_extra
+from rt_embed import AsyncClient, ClientError, Vector, VideoChunk
+from rt_embed.cli.client.embed_progress import EmbedBars
+from rt_embed.cli.client.search import cosine
+from rt_embed.cli.terminal import CommandFailed, command_group, facts, require_extra, table, terminal
 from shared import settings
 from shared.errors import SettingsError
 
-console = Console()
+console = terminal.out
 app = command_group()
 
 CHUNK_SECONDS = 5
+BEST = 3
+MOST_PICTURES = 60
 START_TIMEOUT = 300
 QUERIES = ("a person", "an animal", "a vehicle", "a building", "food on a table", "water", "trees and grass")
 """What is asked of a film of the user's own."""
-
-
-class FoundChunk(msgspec.Struct, frozen=True):
-    """One chunk of the film: its times in seconds, as text, and its vector."""
-
-    start: str
-    end: str
-    vector: list[float]
 
 
 async def demo(video: Path | None, queries: list[str], *, once: bool) -> int:
@@ -44,19 +39,19 @@ async def demo(video: Path | None, queries: list[str], *, once: bool) -> int:
     folder = configuration.data_dir.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     async with service(_environment(configuration.port)) as url:
-        async with httpx.AsyncClient(base_url=f"{url}/v1", timeout=START_TIMEOUT) as client:
-            if video is None:
-                video, queries = await make_film(folder)
-            await embed_and_search(client, video, queries)
+        if video is None:
+            video, queries = await make_film(folder)
+        await embed_and_search(url, folder, video, queries)
         if not once:
-            console.print(f"\nThe service is running at [bold]{url}[/]. Press Ctrl-C to stop it.")
+            page = await page_to_open(url)
+            console.print(f"\nOpen [bold]{page}[/] in a browser. Press Ctrl-C to stop the service.")
             await asyncio.Event().wait()
     return 0
 
 
 def _environment(port: int) -> dict[str, str]:
     """As `rt-embed up` has it, quieter, and on a free port where the usual one is taken."""
-    quiet = {"LOG_LEVEL": "warning", **os.environ}
+    quiet = {"LOG_LEVEL": "error", **os.environ}
     with socket.socket() as probe:
         if "BACKEND_PORT" not in os.environ and probe.connect_ex(("127.0.0.1", port)) == 0:
             port = 0
@@ -108,80 +103,71 @@ async def make_film(folder: Path) -> tuple[Path, list[str]]:
     return path, listing.decode().splitlines()
 
 
-async def embed_and_search(client: httpx.AsyncClient, video: Path, queries: list[str]) -> None:
-    """Upload, embed, show the chunks, and the best one for each query."""
-    model = (await client.get("/models")).json()["data"][0]["id"]
-    console.print(f"Model [bold]{model}[/], film [bold]{video}[/]")
-    file_id = await upload(client, video)
-    began = time.monotonic()
-    chunks = sorted([c async for c in embed(client, file_id, model)], key=lambda chunk: float(chunk.start))
-    seconds = time.monotonic() - began
-    console.print(chunk_table(chunks))
-    console.print(f"{len(chunks)} chunks in {seconds:.1f} s")
-    vectors = await embed_texts(client, queries, model)
-    console.print(answer_table(queries, vectors, chunks))
+async def embed_and_search(url: str, folder: Path, video: Path, queries: list[str]) -> None:
+    """Embed the film, and show its contact sheet's path and the best chunks for each sentence."""
+    async with AsyncClient(url) as client:
+        model = (await client.models())[0].id
+        began = time.monotonic()
+        chunks = await embed(client, video)
+        seconds = time.monotonic() - began
+        vectors = await client.embed_texts(queries)
+    sheet = await make_contact_sheet(video, folder / f"{video.stem}.jpg", chunks)
+    summary = {
+        "film": str(video),
+        "pictures": str(sheet) if sheet else None,
+        "model": model,
+        "embedded": f"{len(chunks)} chunks of {CHUNK_SECONDS} s in {seconds:.1f} s",
+    }
+    console.print(facts(summary), "", answer_table(queries, vectors, chunks), sep="\n")
 
 
-async def upload(client: httpx.AsyncClient, video: Path) -> str:
-    """The id of the uploaded film."""
-    with console.status("Uploading ..."), video.open("rb") as file:
-        form = {"purpose": "vision", "media_type": "video"}
-        answer = await client.post("/files", data=form, files={"file": (video.name, file)})
-    return str(_checked(answer)["id"])
+async def embed(client: AsyncClient, video: Path) -> list[VideoChunk]:
+    """The film's chunks in the order of time, with a bar for upload and chunks."""
+    with EmbedBars(1) as bars, bars.source(video.name) as bar:
+        stream = client.embed_video(video, chunk_duration=CHUNK_SECONDS, progress=bar.uploaded)
+        chunks = []
+        planned = None
+        async with stream:
+            async for chunk in stream:
+                planned = planned or (await client.request(stream.request_id)).chunks_planned
+                chunks.append(chunk)
+                bar.embedded(len(chunks), planned)
+    return sorted(chunks, key=lambda chunk: chunk.start)
 
 
-async def embed(client: httpx.AsyncClient, file_id: str, model: str) -> AsyncIterator[FoundChunk]:
-    """The chunks as the events bring them, with a progress bar."""
-    body = {"id": file_id, "model": model, "stream": True, "chunk_duration": CHUNK_SECONDS}
-    columns = (TextColumn("Embedding"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        bar = progress.add_task("chunks", total=None)
-        async with client.stream("POST", "/generate_video_embeddings", json=body) as answer:
-            if answer.status_code != 200:
-                await answer.aread()
-                _checked(answer)
-            async for line in answer.aiter_lines():
-                if not line.startswith("data: {"):
-                    continue
-                for chunk in msgspec.json.decode(line.removeprefix("data: ")).get("chunk_responses", []):
-                    progress.advance(bar)
-                    yield FoundChunk(chunk["start_time"], chunk["end_time"], chunk["embeddings"])
+async def make_contact_sheet(video: Path, sheet: Path, chunks: list[VideoChunk]) -> Path | None:
+    """The path of a picture of each chunk's middle, at most MOST_PICTURES; None if the film has none."""
+    step = -(-len(chunks) // MOST_PICTURES)
+    moments = [str((chunk.start + chunk.end) / 2) for chunk in chunks[::step]] if chunks else []
+    if not moments:
+        return None
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-P", "-m", "worker.models.conse.contact_sheet", str(video), str(sheet), *moments
+    )
+    return sheet if await process.wait() == 0 else None
 
 
-async def embed_texts(client: httpx.AsyncClient, texts: list[str], model: str) -> list[list[float]]:
-    """One vector per text."""
-    answer = await client.post("/generate_text_embeddings", json={"text_input": texts, "model": model})
-    return [item["embeddings"] for item in _checked(answer)["data"]]
-
-
-def chunk_table(chunks: list[FoundChunk]) -> Table:
-    """Times and first values of every chunk."""
-    table = Table("chunk", "from (s)", "to (s)", "dimensions", "first values")
-    for index, chunk in enumerate(chunks):
-        first = "  ".join(f"{value:+.3f}" for value in chunk.vector[:5])
-        table.add_row(str(index), chunk.start, chunk.end, str(len(chunk.vector)), first)
-    return table
-
-
-def answer_table(queries: list[str], vectors: list[list[float]], chunks: list[FoundChunk]) -> Table:
-    """The best chunk for each query, by the dot product of unit vectors."""
-    table = Table("query", "best chunk (s)", "score")
+def answer_table(queries: list[str], vectors: list[Vector], chunks: list[VideoChunk]) -> Table:
+    """The best chunks for each sentence, with their cosine."""
+    rows = []
     for query, vector in zip(queries, vectors, strict=True):
-        score, best = max(
-            ((sum(a * b for a, b in zip(vector, chunk.vector, strict=True)), chunk) for chunk in chunks),
-            key=lambda pair: pair[0],
-        )
-        table.add_row(query, f"{best.start} to {best.end}", f"{score:.3f}")
-    return table
+        scored = ((cosine(vector, chunk.vector), chunk) for chunk in chunks)
+        best = heapq.nlargest(BEST, scored, key=lambda pair: pair[0])
+        found = {f"{number}.": f"{span(chunk)}  {score:.2f}" for number, (score, chunk) in enumerate(best, 1)}
+        rows.append({"sentence": query, **found})
+    return table(rows)
 
 
-def _checked(answer: httpx.Response) -> Any:
-    body = answer.json()
-    if answer.status_code != 200:
-        raise SettingsError(
-            f"{answer.request.url}: {answer.status_code} {body.get('code')}: {body.get('message')}"
-        )
-    return body
+def span(chunk: VideoChunk) -> str:
+    """A chunk's times as minutes and seconds."""
+    start, end = (f"{int(moment) // 60}:{int(moment) % 60:02}" for moment in (chunk.start, chunk.end))
+    return f"{start} to {end}"
+
+
+async def page_to_open(url: str) -> str:
+    """The address of the console, or of the API's description where there is no console."""
+    async with httpx.AsyncClient() as client:
+        return f"{url}/" if (await client.get(f"{url}/")).status_code != 404 else f"{url}/docs"
 
 
 @app.command("demo")
@@ -201,3 +187,5 @@ def run_demo(
         return asyncio.run(demo(video, query or list(QUERIES), once=once))
     except KeyboardInterrupt:
         return 0
+    except ClientError as error:
+        raise CommandFailed(str(error)) from error

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import av
 import httpx
 import psutil
 import pytest
@@ -175,13 +176,19 @@ def test_the_demo_finds_every_scene_by_its_sentence(tmp_path: Path) -> None:
         check=False,
     )
     assert result.returncode == 0, result.stdout + result.stderr
-    assert f"{len(SCENES)} chunks in" in result.stdout
+    assert f"{len(SCENES)} chunks of 5 s in" in result.stdout
     found = 0
     for index, scene in enumerate(SCENES):
-        answer = re.search(rf"{re.escape(scene.sentence)}\W+(\d+)\.0 to", result.stdout)
-        assert answer, scene.sentence
+        answer = re.search(rf"{re.escape(scene.sentence)} +0:(\d\d) to 0:\d\d +-?\d\.\d\d", result.stdout)
+        assert answer, result.stdout
         found += int(answer[1]) == index * 5
     assert found >= len(SCENES) - 1
+    assert "first values" not in result.stdout
+    sheet = tmp_path / "demo.jpg"
+    assert str(sheet) in result.stdout
+    with av.open(str(sheet)) as container:
+        picture = next(container.decode(video=0))
+    assert (picture.width, picture.height) == (5 * 260 - 4, 2 * 148 - 4)
 
 
 def test_a_film_of_ones_own(tmp_path: Path) -> None:

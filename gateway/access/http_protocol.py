@@ -7,6 +7,7 @@ vanished.
 
 import asyncio
 import socket
+import uuid
 from collections import Counter
 from collections.abc import Callable
 from typing import ClassVar
@@ -236,8 +237,11 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         begun = answering and (self.pipeline or self.cycle.response_started or not self._in_body)
         if not begun and (answering or self._barren or status == 429):
             body = msgspec.json.encode(Error(code=code, message=message))
-            head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
-            self.transport.write(STATUS_LINE[status] + head % len(body) + body)
+            head = (
+                f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
+                f"x-request-id: {uuid.uuid4()}\r\nconnection: close\r\n\r\n"
+            )
+            self.transport.write(STATUS_LINE[status] + head.encode() + body)
         self.transport.close()
 
     def _tell(self, reason: str, status: int) -> None:

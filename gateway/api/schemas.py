@@ -316,6 +316,13 @@ class StreamOptions(ApiRequest):
     include_usage: Annotated[
         bool, Meta(description="Send usage in the events, and once more at the end.")
     ] = False
+    include_progress: Annotated[
+        bool,
+        Meta(
+            description="Begin with an event that tells the number of chunks; a live stream has none. "
+            "An extension."
+        ),
+    ] = False
 
 
 class MediaRange(ApiRequest):
@@ -408,9 +415,9 @@ class VideoRequest(ApiRequest):
         return [self.id] if isinstance(self.id, str) else self.id
 
     @property
-    def include_usage(self) -> bool:
-        """Whether events carry usage."""
-        return self.stream_options is not None and self.stream_options.include_usage
+    def event_options(self) -> StreamOptions:
+        """What events hold, `stream_options` or the defaults."""
+        return self.stream_options or StreamOptions()
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yield problems with combinations of fields."""
@@ -504,6 +511,22 @@ class ChunkEvent(ApiResponse):
     media_info: OffsetRange | TimestampRange
     chunk_responses: Annotated[list[EventChunk], Meta(min_length=1, max_length=1)]
     usage: Usage | None
+
+
+class ChunkProgress(ApiResponse):
+    """How many chunks a request has, and how many of them the client has got already."""
+
+    chunks_planned: Annotated[int, Meta(ge=0, examples=[3])]
+    chunks_done: Annotated[int, Meta(ge=0, examples=[0])]
+
+
+class ProgressEvent(ApiResponse):
+    """The first event, if `include_progress` was set."""
+
+    id: Uuid
+    model: ModelId
+    created: Second
+    progress: ChunkProgress
 
 
 class UsageEvent(ApiResponse):

@@ -10,7 +10,14 @@ from starlette.responses import Response
 from gateway.api.endpoint import Answer, Endpoint
 from gateway.api.examples import ACCEPTED, ID, MODEL, PREFER, VIDEO_EVENTS, VIDEO_RESPONSE
 from gateway.api.responses import json_response
-from gateway.api.schemas import ChunkEvent, FailureEvent, UsageEvent, VideoRequest, VideoResponse
+from gateway.api.schemas import (
+    ChunkEvent,
+    FailureEvent,
+    ProgressEvent,
+    UsageEvent,
+    VideoRequest,
+    VideoResponse,
+)
 from gateway.api.validation import problem
 from gateway.context import Context, context
 from gateway.disconnect import until_gone
@@ -53,10 +60,10 @@ log = structlog.get_logger(__name__)
     description=(
         "One vector per chunk of video, or one vector for a list of images. With `url` the media is "
         "fetched first, under the one `id` given, and removed when the request has ended. With `stream` "
-        "the answer is a stream of server-sent events: one ChunkEvent per finished chunk, in the order "
-        "in which they finish; then a UsageEvent if asked for; a FailureEvent if the request failed; and "
-        "`[DONE]`. A client that sends the same body again, with the id of the last event it got, "
-        "gets the events after it. More images than the model takes frames are refused."
+        "the answer is a stream of server-sent events: a ProgressEvent if asked for; one ChunkEvent per "
+        "finished chunk, in the order in which they finish; then a UsageEvent if asked for; a FailureEvent "
+        "if the request failed; and `[DONE]`. A client that sends the same body again, with the id of the "
+        "last event it got, gets the events after it. More images than the model takes frames are refused."
     ),
     body=VideoRequest,
     body_example=VideoRequest(id=ID, model=MODEL, chunk_duration=60),
@@ -68,7 +75,7 @@ log = structlog.get_logger(__name__)
             json=VideoResponse,
             example=VIDEO_RESPONSE,
             texts={"text/event-stream": VIDEO_EVENTS},
-            events=(ChunkEvent, UsageEvent, FailureEvent),
+            events=(ProgressEvent, ChunkEvent, UsageEvent, FailureEvent),
         ),
     ),
     errors=(
@@ -177,5 +184,5 @@ async def _events(
         submission = ctx.submitter.submitted(plan.request, plan.jobs, detached=True, traceparent=parent)
         created, follower = await held.enter_async_context(submission)
         entries = follower.entries(stored=False)
-    writer = EventWriter(plan.outline, created, include_usage=body.include_usage)
+    writer = EventWriter(plan.outline, created, body.event_options, plan.planned)
     return EventStream(writer.events(entries, progress.chunk), held.pop_all(), replaced.wait)

@@ -12,7 +12,14 @@ from typing import Any
 
 import structlog
 
-from gateway.api.schemas import FailureEvent, UsageEvent, VideoRequest
+from gateway.api.schemas import (
+    ChunkProgress,
+    FailureEvent,
+    ProgressEvent,
+    StreamOptions,
+    UsageEvent,
+    VideoRequest,
+)
 from gateway.context import Context
 from gateway.results.answers import Outline, chunk_event, usage
 from gateway.results.reader_lease import reading, start_reading
@@ -34,12 +41,23 @@ Entries = AsyncGenerator[tuple[str, Entry], None]
 class EventWriter:
     """Writes the events of one request for one client."""
 
-    def __init__(self, outline: Outline, created: int, *, include_usage: bool, chunks: int = 0) -> None:
+    def __init__(
+        self,
+        outline: Outline,
+        created: int,
+        options: StreamOptions,
+        planned: int = 0,
+        *,
+        chunks: int = 0,
+        after: str = BEGINNING,
+    ) -> None:
+        """Of `planned` chunks the client has got `chunks`, those up to the entry `after`."""
         self._outline, self._created = outline, created
-        self._include_usage = include_usage
+        self._options = options
+        self._planned = planned
         self._chunks = chunks
         self._began = time.monotonic()
-        self._last = ""
+        self._last = f"{outline.request}/{after}"
 
     def since(self, seconds: float) -> None:
         """Count usage from `seconds` ago, when the request began."""
@@ -48,10 +66,12 @@ class EventWriter:
     async def events(
         self, entries: Entries | None, on_result: Callable[[Result], None] | None = None
     ) -> AsyncGenerator[bytes, None]:
-        """Yield one event per chunk, then usage, if asked for, and `[DONE]`. Without `entries`, no chunks.
+        """Yield progress, if asked for; one event per chunk; usage, if asked for; and `[DONE]`.
 
-        `on_result` is called with each result as it comes.
+        Without `entries` there are no chunks. `on_result` is called with each result as it comes.
         """
+        if self._options.include_progress and not self._outline.live:
+            yield event(self._progress(), self._last)
         async with aclosing(entries or _none()) as told:
             async for entry_id, entry in told:
                 self._last = f"{self._outline.request}/{entry_id}"
@@ -60,7 +80,7 @@ class EventWriter:
                         self._chunks += 1
                         if on_result:
                             on_result(entry)
-                        so_far = self._usage() if self._include_usage else None
+                        so_far = self._usage() if self._options.include_usage else None
                         yield event(chunk_event(self._outline, self._created, entry, so_far), self._last)
                     case End(state=state) if state != "done":
                         log.warning("video request failed", state=state, error=entry.error)
@@ -68,7 +88,7 @@ class EventWriter:
                             id=self._outline.request, model=self._outline.model, created=self._created
                         )
                         yield event(failure, self._last)
-        if self._include_usage:
+        if self._options.include_usage:
             final = UsageEvent(
                 id=self._outline.request,
                 model=self._outline.model,
@@ -77,6 +97,14 @@ class EventWriter:
             )
             yield event(final, self._last)
         yield event(DONE)
+
+    def _progress(self) -> ProgressEvent:
+        return ProgressEvent(
+            id=self._outline.request,
+            model=self._outline.model,
+            created=self._created,
+            progress=ChunkProgress(chunks_planned=self._planned, chunks_done=self._chunks),
+        )
 
     def _usage(self) -> Any:
         return usage(self._chunks, time.monotonic() - self._began)
@@ -108,8 +136,10 @@ async def resume(ctx: Context, body: VideoRequest, seen: str, store_position: St
     if record.assets != body.ids:
         raise BadParameters(f"The request {request_id} embeds other assets than id names")
     log.info("client resumes its events", request_id=request_id, after=after)
-    chunks = await _chunks_until(ctx, request_id, after) if body.include_usage else 0
-    writer = EventWriter(outline, record.created, include_usage=body.include_usage, chunks=chunks)
+    options = body.event_options
+    counted = options.include_usage or options.include_progress
+    chunks = await _chunks_until(ctx, request_id, after) if counted else 0
+    writer = EventWriter(outline, record.created, options, record.planned, chunks=chunks, after=after)
     writer.since(record.age)
     async with AsyncExitStack() as held:
         client = client_of(ctx, request_id)

@@ -86,7 +86,7 @@ async def live_events(ctx: Context, body: VideoRequest, asset: Asset) -> EventSt
             outline = Outline(
                 request=request_id, model=model.id, live=True, encoding_format=body.encoding_format
             )
-            writer = EventWriter(outline, created, include_usage=body.include_usage)
+            writer = EventWriter(outline, created, body.event_options)
             entries = stored_position(ctx, asset.id, request_id, follower.entries(after))
             return EventStream(writer.events(entries), held.pop_all(), replaced.wait)
     except BaseException:

@@ -132,6 +132,7 @@ async def test_refusals_are_explained_like_all_others(gateway: Gateway) -> None:
         connection.send(GET + b"X: " + b"x" * 17_000)
         head, _, body = (await connection.ended()).partition(b"\r\n\r\n")
     assert b"content-type: application/json" in head
+    assert b"\r\nx-request-id: " in head
     assert json.loads(body)["code"] == "RequestHeadersTooLarge"
 
 

@@ -99,6 +99,28 @@ async def test_a_client_goes_on_at_another_gateway(
         assert {event["id"] for _, event in [missed, *rest[:-1]]} == {first.request}
 
 
+async def test_the_number_of_chunks_is_told_first_to_clients_that_ask(
+    serve: Serve, settings: Settings, stand_in: StandIn, film: str
+) -> None:
+    progress = {"include_progress": True}
+    async with serve(settings) as gateway:
+        async with reading(gateway, film, stream_options=progress) as events:
+            begun, told = await events.next()
+            job = await stand_in.job()
+            assert told["progress"] == {"chunks_planned": 3, "chunks_done": 0}
+            assert (begun, list(told)) == (f"{job.request}/0-0", ["id", "model", "created", "progress"])
+            await stand_in.finish(job, 0)
+            last, chunk = await events.next()
+            assert chunk["usage"] is None
+        async with reading(gateway, film, last, stream_options=progress) as again:
+            same, told = await again.next()
+            assert (same, told["progress"]) == (last, {"chunks_planned": 3, "chunks_done": 1})
+        async with reading(gateway, film, begun) as again:
+            for number in (1, 2):
+                await stand_in.finish(await stand_in.job(), number)
+            assert chunks(await again.rest()) == ["0.0", "1.0", "2.0"]
+
+
 async def test_the_stream_that_was_replaced_ends(
     serve: Serve, settings: Settings, stand_in: StandIn, film: str
 ) -> None:
@@ -129,6 +151,16 @@ async def test_what_ended_meanwhile_is_told(
         assert list(found[1][1]) == ["id", "model", "created", "usage"]
         async with reading(gateway, film, found[1][0]) as again:
             assert await again.rest() == [("", "[DONE]")]
+
+
+async def test_a_live_stream_has_no_number_of_chunks(
+    serve: Serve, settings: Settings, stand_in: StandIn, redis: Redis
+) -> None:
+    async with serve(settings) as gateway:
+        camera = await gateway.context.assets.register(Asset(id="cam", kind="stream", path="rtsp://c/x"))
+        async with reading(gateway, camera.id, stream_options={"include_progress": True}) as events:
+            await stand_in.finish(await stand_in.job("live"), 0)
+            assert "chunk_responses" in (await events.next())[1]
 
 
 async def test_a_client_of_a_live_stream_goes_on_where_it_was(

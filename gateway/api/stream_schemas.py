@@ -16,9 +16,9 @@ from gateway.api.schemas import (
     Uuid,
 )
 
-RTSP_URL = r"^rtsp://"
-CV_URL = r"^(rtsp://|file://|https?://)"
-VIOS_URL = r"^(rtsp://|file://|https?://|/|\Z)"
+RTSP_URL = r"^rtsps?://"
+CV_URL = r"^(rtsps?://|file://|https?://)"
+VIOS_URL = r"^(rtsps?://|file://|https?://|/|\Z)"
 CHANGE = r"^[A-Za-z_]+\Z"
 
 Name = Annotated[str, Meta(max_length=256)]

@@ -33,6 +33,7 @@ from gateway.intake.downloads import FETCH_ERRORS
 from gateway.intake.probing import verified
 from gateway.video.live_streams import start_session
 from shared import keys
+from shared.addresses import RTSP_PORTS
 from shared.assets import Asset
 from shared.errors import (
     BadRequest,
@@ -191,8 +192,9 @@ def _creation_time(text: Any) -> str:
 
 async def _add(ctx: Context, camera: NewCamera) -> AddedCamera:
     scheme = camera.url.partition(":")[0].lower()
-    is_file = scheme == "file" or camera.kind == "file" or (scheme != "rtsp" and camera.kind != "rtsp")
-    if scheme not in ("rtsp", "file", "http", "https") or is_file == (scheme == "rtsp"):
+    is_rtsp = scheme in RTSP_PORTS
+    is_file = scheme == "file" or camera.kind == "file" or not (is_rtsp or camera.kind == "rtsp")
+    if not (is_rtsp or scheme in ("file", "http", "https")) or is_file == is_rtsp:
         raise problem(("body", "camera_url"), f"a {camera.kind or 'camera'} cannot be at {scheme}://")
     asset_id = (as_uuid if is_file else as_stream_id)(camera.id) or str(uuid.uuid4())
     if not await ctx.redis.hsetnx(keys.CAMERAS, camera.id, asset_id):

@@ -253,7 +253,7 @@ REFUSED = [
     (AddStreams, {"streams": [STREAM] * 257}, "streams", "Must have at most 256 items, not 257"),
     (AddStreams, {"streams": [STREAM, {}]}, "streams.1.liveStreamUrl", REQUIRED),
     (AddStreams, {"streams": [{"liveStreamUrl": "rtsp://a"}]}, "streams.0.description", REQUIRED),
-    (*_stream(liveStreamUrl="http://a"), "streams.0.liveStreamUrl", "Must match ^rtsp://"),
+    (*_stream(liveStreamUrl="http://a"), "streams.0.liveStreamUrl", "Must match ^rtsps?://"),
     (*_stream(liveStreamUrl="rtsp://" + "a" * 250), "streams.0.liveStreamUrl", CHARACTERS(256, 257)),
     (*_stream(description="a;b"), "streams.0.description", "Must match ^[A-Za-z0-9_.\\-\"' ,]*$"),
     (*_stream(description="a" * 257), "streams.0.description", CHARACTERS(256, 257)),

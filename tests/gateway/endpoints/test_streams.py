@@ -97,6 +97,12 @@ async def test_an_id_may_be_chosen_once(gateway: Gateway) -> None:
     assert (error["index"], error["error_code"], error["status_code"]) == (0, "DuplicateStreamId", 409)
 
 
+async def test_cameras_may_speak_tls(gateway: Gateway) -> None:
+    stream = await add(gateway, liveStreamUrl="rtsps://me:s3cret@h/x")
+    (listed,) = (await gateway.client.get("/streams/get-stream-info")).json()
+    assert (listed["id"], listed["liveStreamUrl"]) == (stream["id"], "rtsps://h/x")
+
+
 async def test_credentials_are_kept_apart(gateway: Gateway, redis: Redis) -> None:
     stream = (await add(gateway, liveStreamUrl="rtsp://me:p%40ss@h/x"))["id"]
     (login,) = await live_records.read_logins(redis, [stream])
@@ -114,6 +120,7 @@ async def test_credentials_are_kept_apart(gateway: Gateway, redis: Redis) -> Non
         ("rtsp://u@h/a", "rtsp://h/a", ("u", "")),
         ("rtsp://u:p:q@h/a", "rtsp://h/a", ("u", "p:q")),
         ("rtsp://u%3A:%2Fp@h/a", "rtsp://h/a", ("u:", "/p")),
+        ("rtsps://admin:p@ss/w0rd@h/a?b=c", "rtsps://h/a?b=c", ("admin", "p@ss/w0rd")),
     ],
 )
 def test_splitting_addresses(url: str, plain: str, login: tuple[str, str]) -> None:

@@ -18,7 +18,7 @@ from redis import Redis
 
 from shared import keys
 from shared.timestamps import parse_timestamp
-from tests.camera import Picture, ScriptedCamera, encode
+from tests.camera import Answer, Asked, Picture, ScriptedCamera, encode
 from tests.e2e.conftest import Stack
 from tests.e2e.media import colour_film
 from tests.support import RedisServer, free_port, watched
@@ -326,6 +326,57 @@ def test_what_cannot_be_added(live_stack: Stack, pictures: list[Picture]) -> Non
         assert (taken["error_code"], taken["status_code"]) == ("DuplicateStreamId", 409)
     assert "right-one" not in live_stack.logs()
     assert "wrong-one" not in live_stack.logs()
+
+
+PASSWORD = "p@ss/w:o#r%d"
+DAHUA = "/cam/realmonitor?channel=1&subtype=0"
+
+
+def test_an_address_with_a_query_and_a_hard_password(
+    live_stack: Stack, redis: Redis, pictures: list[Picture]
+) -> None:
+    """The password is written as it is; the track is known by the form that most clients do not use."""
+
+    def answer(asked: Asked) -> Answer | None:
+        unknown = asked.method == "SETUP" and not asked.url.endswith("/realmonitor/video?channel=1&subtype=0")
+        return Answer("404 Not Found") if unknown else None
+
+    with ScriptedCamera(pictures, path=DAHUA, answer=answer) as camera:
+        (stream,) = add(live_stack, camera.url.replace("//", f"//admin:{PASSWORD}@"))
+        watcher = Watcher(live_stack, stream)
+        wait_for(lambda: len(watcher.chunks) >= 2)
+        assert listed(live_stack, stream)["liveStreamUrl"] == camera.url
+        status = live_stack.client.get(f"/streams/{stream}/status").json()
+        assert (status["state"], status["clock"]) == ("running", "camera")
+        assert redis.hget(keys.camera(stream), "password") == PASSWORD.encode()
+        spoken = live_stack.client.get("/streams/get-stream-info").text + json.dumps(watcher.events)
+        assert "w:o" not in spoken
+        assert "w:o" not in live_stack.logs()
+
+
+def test_why_a_camera_does_not_play_is_told(live_stack: Stack, redis: Redis, pictures: list[Picture]) -> None:
+    listener = told(redis)
+
+    def answer(asked: Asked) -> Answer | None:
+        return Answer("503 Too many users") if asked.method == "SETUP" else None
+
+    with ScriptedCamera(pictures, path="/live?token=s3cret", answer=answer, transports=("tcp",)) as camera:
+        (stream,) = add(live_stack, camera.url.replace("//", "//me:s3cret@"))
+        Watcher(live_stack, stream)
+        shown = camera.url.replace("s3cret", "***")
+        reason = f"the camera answers SETUP {shown} with 503 Too many users"
+
+        def status() -> Any:
+            return live_stack.client.get(f"/streams/{stream}/status").json()
+
+        wait_for(lambda: status()["state"] == "reconnecting")
+        assert status()["detail"] == reason
+        (event, *_) = [e for e in events_of(listener) if e["type"] == "stream_reconnection"]
+        assert event["streamId"] == stream
+        assert event["event"].endswith(f"attempt 1: {reason}")
+        camera.answer = lambda asked: None
+        wait_for(lambda: status()["state"] == "running")
+        assert (status()["detail"], status()["transport"]) == ("", "tcp")
 
 
 def test_a_camera_that_falls_silent_fails_the_chunk_under_way(

@@ -288,7 +288,7 @@ REFUSED = [
     (AddCamera, {"key": "k", "value": CAMERA, "x": 1}, "x", UNKNOWN),
     (*_camera(camera_id="c" * 257), "value.camera_id", CHARACTERS(256, 257)),
     (*_camera(camera_name="c" * 257), "value.camera_name", CHARACTERS(256, 257)),
-    (*_camera(camera_url="/data"), "value.camera_url", "Must match ^(rtsp://|file://|https?://)"),
+    (*_camera(camera_url="/data"), "value.camera_url", "Must match ^(rtsps?://|file://|https?://)"),
     (*_camera(camera_url=""), "value.camera_url", "Must match"),
     (*_camera(camera_url="rtsp://" + "a" * 1018), "value.camera_url", CHARACTERS(1024, 1025)),
     (*_camera(change="add camera"), "value.change", "Must match ^[A-Za-z_]+$"),
@@ -317,7 +317,7 @@ REFUSED = [
     (CameraStatusChange, {**VIOS, "alert_type": "a" * 129}, "alert_type", CHARACTERS(128, 129)),
     (CameraStatusChange, {**VIOS, "event": {"change": "add"}}, "event.camera_id", REQUIRED),
     (CameraStatusChange, {**VIOS, "event": {"camera_id": "c"}}, "event.change", REQUIRED),
-    (*_event(camera_url="x"), "event.camera_url", "Must match ^(rtsp://|file://|https?://|/|$)"),
+    (*_event(camera_url="x"), "event.camera_url", "Must match ^(rtsps?://|file://|https?://|/|$)"),
     (*_event(metadata=5), "event.metadata", "Must be an object"),
     # POST /v1/config
     (*_routing(messagingbus="nats"), "event.metadata.messagingbus", "Must be 'kafka' or 'redis'"),

@@ -1,4 +1,4 @@
-"""What the gateway asks of the workers: one type per lane, and how it lies in a stream entry.
+"""What the gateway asks of the workers: one type per lane, and its form in a stream entry.
 
 A stream entry has plain fields for people (`request`, `kind`, `enqueued`, `traceparent`) and one JSON
 `payload`. Readers ignore fields that they do not know, so old and new replicas can run side by side.

@@ -43,7 +43,7 @@ log = structlog.get_logger(__name__)
     tag="Files",
     summary="Upload a file, or register one that the server can read",
     description=(
-        "A worker opens the file before it is accepted. A registered file lies in one of the folders in "
+        "A worker opens the file before it is accepted. A registered file is in one of the folders in "
         "`FILE_URL_ALLOWED_DIRS`; it stays where it is and is not deleted with its record. "
         "`application/x-www-form-urlencoded` works for `filename`."
     ),
@@ -178,7 +178,7 @@ async def file_info(request: HttpRequest) -> Response:
 async def file_content(request: HttpRequest) -> Response:
     """Return the bytes of a file, whole or in ranges."""
     ctx, asset = context(request), await _file(request)
-    if asset.url or not asset.directory:  # else whoever uploaded it would read no more than they sent
+    if asset.url or not asset.directory:  # otherwise clients read back what they sent
         asset = await opened(ctx, asset)
     return await ctx.assets.content(asset, request.headers, head=request.method == "HEAD")
 

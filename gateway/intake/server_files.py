@@ -11,7 +11,7 @@ def find_server_file(named: str, folders: Iterable[str]) -> Path:
     """Return the real path of a regular file in one of the `folders`. Blocks.
 
     Raises Forbidden for every other place, without a look at it: what a client is told, and when, does not
-    depend on what lies there. Raises MissingFile for what is no regular file.
+    depend on what is there. Raises MissingFile for what is no regular file.
     """
     listed = [Path(os.path.normpath(folder)) for folder in folders]
     real = [Path(os.path.realpath(folder)) for folder in listed]

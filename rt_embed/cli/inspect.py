@@ -1,4 +1,4 @@
-"""`rt-embed inspect`: what lies in Redis, for people. It only reads, unless told to requeue or drop."""
+"""`rt-embed inspect`: what Redis holds, for people. It only reads, unless told to requeue or drop."""
 
 import asyncio
 import sys

@@ -1,4 +1,4 @@
-"""Reading what lies in Redis, for people and scripts: lanes, requests, sessions, messages, workers."""
+"""Reading what Redis holds, for people and scripts: lanes, requests, sessions, messages, workers."""
 
 from collections.abc import Mapping
 from typing import Any

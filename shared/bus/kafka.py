@@ -170,7 +170,7 @@ class Producer:
             **connection(settings),
         )
         # A batch that expires, for want of a leader or without idempotence, would be sent again by us in
-        # another order and under another sequence number: aiokafka shall go on trying instead.
+        # another order and under another sequence number: aiokafka must go on trying instead.
         producer._message_accumulator._batch_ttl = math.inf  # noqa: SLF001 - aiokafka has no setting for it
         started = cls(producer, idempotent=idempotent)
         try:

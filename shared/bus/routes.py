@@ -1,6 +1,6 @@
 """Where embedding messages and error events go: as configured, until the whole fleet is switched at run time.
 
-The switch is a hash in Redis, so it also outlives restarts. Nobody is told of it: whoever is about to send
+The switch is a hash in Redis, so it also outlives restarts. Nobody is told of it: each sender
 reads it first.
 """
 

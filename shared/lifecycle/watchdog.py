@@ -36,7 +36,7 @@ def run_watched(name: str, module: str) -> int:
     """Run `main` of a module, imported only then, in a process of its own, and watch that.
 
     Returns twice: in the watched process with what `main` returns, in this one with the other's exit status.
-    Call it before anything is loaded. `name` stands in the log.
+    Call it before anything is loaded. `name` is for the log.
     """
     hide()
     hearing, speaking = os.pipe()
@@ -133,7 +133,7 @@ class Watchdog:
 
     @staticmethod
     def _end_likewise(number: int) -> int:
-        """End as the child has ended, so that whoever looks sees the same."""
+        """End as the child has ended, so that its parent sees the same."""
         if number in PASSED_ON:
             signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)

@@ -1,6 +1,6 @@
 """Structured logs: one event per line, JSON or coloured, for our code and the libraries alike.
 
-No credential and no `data:` payload gets into a line, whoever wrote it.
+No credential and no `data:` payload gets into a line, ours or a library's.
 """
 
 import logging

@@ -262,6 +262,6 @@ class _Session:
 
 
 def _on_gpu(array: Array) -> cupy.ndarray:
-    """The array in one piece in the GPU's memory, without a copy if it lies there so already."""
+    """Return the array in one piece in the GPU's memory, without a copy if it is there already."""
     found = cupy.ascontiguousarray(cupy.asarray(array))  # CuPy's takes no array of numpy's
     return found if found.data.ptr % ALIGNMENT == 0 else found.copy()

@@ -117,7 +117,7 @@ class Chunker:
 
     @property
     def events(self) -> list[str]:
-        """What people should know of the stream, once each; whoever tells them clears it."""
+        """What people should know of the stream, once each; the reader clears it."""
         return self._entries.events
 
     def _take(self, picture: LivePicture) -> None:

@@ -69,7 +69,7 @@ class Media(Protocol):
 
     async def probe(self, path: str | Path) -> MediaFacts:
         """Open the file and say what it is. Raises InvalidFile naming what is wrong with it, and Unavailable
-        if the bucket that it lies in is away."""
+        if the bucket that holds it is away."""
 
     def clips(
         self, path: str | Path, chunks: Sequence[Chunk], frames: int, size: int, *, skip: bool = False

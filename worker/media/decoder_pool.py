@@ -124,7 +124,7 @@ class DecoderPool:
 
     async def probe(self, path: str | Path) -> MediaFacts:
         """What the file is. Raises InvalidFile naming what is wrong with it, and Unavailable if the bucket
-        that it lies in is away."""
+        that holds it is away."""
         try:
             async with self._probing, self._job(self._prober, (0,), self._limits.seconds) as job:
                 message = await job.ask(Probe(str(path)))

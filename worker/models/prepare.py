@@ -180,7 +180,7 @@ def finished(target: Path) -> ModelDirectory | None:
 
 
 def lock_file(target: Path) -> Path:
-    """Held by whoever changes a model directory of the cache."""
+    """Held while a process changes a model directory of the cache."""
     return target.with_name(f".{target.name}.lock")
 
 

@@ -245,7 +245,7 @@ class ByteSources:
 
     def _object(self, path: str) -> ObjectFile:
         if self._blocks is None:
-            raise InvalidFile(f"{Path(path).name} lies in a bucket, which is not read here")
+            raise InvalidFile(f"{Path(path).name} is in a bucket, which is not read here")
         return ObjectFile(self._blocks, path)
 
 

@@ -78,7 +78,7 @@ def _pair(values: tuple[int, ...]) -> tuple[int, int]:
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:
-    """RFC 9649: the size lies in a different place in each of the three kinds of first chunk."""
+    """RFC 9649: the size is at a different place in each of the three kinds of first chunk."""
     match data[12:16]:
         case b"VP8 ":
             width, height = struct.unpack_from("<HH", data, 26)

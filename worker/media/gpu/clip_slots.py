@@ -126,7 +126,7 @@ class Stock:
         return len(self._free)
 
     async def take(self, count: int) -> list[int]:
-        """So many slots, all at once, the first ones that are free; whoever waits longest is served first."""
+        """So many slots, all at once, the first ones that are free; the longest waiter is served first."""
         self._loop = asyncio.get_running_loop()
         slots: asyncio.Future[list[int]] = self._loop.create_future()
         waiter = (count, slots)

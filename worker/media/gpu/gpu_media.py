@@ -80,7 +80,7 @@ def open_device(
 
 class GpuMedia(DecoderPool):
     """A DecoderPool whose clips of videos lie on the GPU. Images, and what the GPU cannot decode, are decoded
-    by the processes as ever; `fallbacks` counts the files and live chunks for which that was so, by cause.
+    by the processes; `fallbacks` counts the files and live chunks for which that was so, by cause.
 
     A job has up to `ahead` clips unreleased; `options` are those of DecoderPool. All calls ask for the number
     of frames and the size that the device's slots were made for.

@@ -78,7 +78,7 @@ def cached(cache_dir: Path) -> ModelDirectory:
 
 def build(path: Path) -> ModelDirectory:
     """Make the model directory `path`, which appears only when it is whole. Processes that want the same one
-    wait for whoever came first, and take what it made. Raises ModelError."""
+    wait for the first, and take what it made. Raises ModelError."""
     try:
         with host_lock(path.with_name(f".{path.name}.lock")):
             return _finished(path) or _make(path)

@@ -29,7 +29,7 @@ class TorchStorage(msgspec.Struct, frozen=True):
 
 
 class TorchTensor(msgspec.Struct, frozen=True):
-    """A tensor: where it lies in its storage. Offset and strides count elements."""
+    """A tensor: its place in its storage. Offset and strides count elements."""
 
     storage: TorchStorage
     offset: int

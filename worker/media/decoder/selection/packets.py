@@ -91,7 +91,7 @@ class PacketReader:
             raise Irregular("parameter sets change between key frames")
 
     def _keep_extradata(self, packet: VideoPacket) -> None:
-        """MP4 announces a change of the sample description once; whoever starts later needs it too."""
+        """MP4 announces a change of the sample description once; a reader that starts later needs it too."""
         if packet.has_sidedata("new_extradata"):
             self._extradata = packet.get_sidedata("new_extradata")
         elif self._extradata is not None and packet.is_keyframe:

@@ -1,4 +1,4 @@
-"""Which units of a file a job needs: the same for whoever decodes them."""
+"""Which units of a file a job needs: the same for every decoder."""
 
 from __future__ import annotations
 

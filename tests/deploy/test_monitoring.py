@@ -1,6 +1,10 @@
 """Rules and dashboards name only what the service measures, and every alert has its line for operators."""
 
 import json
+import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -80,14 +84,41 @@ def test_the_fleet_is_not_counted_once_per_gateway(query: str) -> None:
         assert "(max by (" in query
 
 
-def test_every_alert_has_its_line_in_the_operators_manual() -> None:
-    manual = (DEPLOY / "operations.md").read_text()
+def test_every_alert_has_its_section_in_the_runbook() -> None:
+    manual = (DEPLOY / "runbook.md").read_text()
     for rule in rules():
         assert rule["labels"]["severity"] in {"page", "ticket"}
         path, _, anchor = rule["annotations"]["runbook"].partition("#")
-        assert path == "deploy/operations.md"
+        assert path == "deploy/runbook.md"
         assert anchor == rule["alert"].lower()
-        assert f"### {rule['alert']}\n" in manual, rule["alert"]
+        assert f"## {rule['alert']}\n" in manual, rule["alert"]
+    sections = set(re.findall(r"^## (RtEmbed\w+)$", manual, re.MULTILINE))
+    assert sections == {rule["alert"] for rule in rules()}
+
+
+def test_the_commands_of_the_runbook_exist() -> None:
+    manual = (DEPLOY / "runbook.md").read_text()
+    for command in set(re.findall(r"rt-embed inspect (\w+)", manual)):
+        assert command in {"workers", "lanes", "requests", "dead", "outbox", "routes"}
+        done = subprocess.run(
+            [Path(sys.executable).with_name("rt-embed"), "inspect", command, "--help"],
+            capture_output=True, check=False, timeout=60,
+        )  # fmt: skip
+        assert done.returncode == 0, command
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (Debian: prometheus)")
+def test_alerts_fire_on_recorded_series(tmp_path: Path) -> None:
+    """Prometheus's own unit tests: series in, alerts out."""
+    for name in ("rules.yaml", "rules_test.yaml"):
+        shutil.copy(MONITORING / name, tmp_path / name)
+    done = subprocess.run(
+        ["promtool", "test", "rules", "rules_test.yaml"], cwd=tmp_path, capture_output=True, text=True,
+        timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    tested = set(re.findall(r"alertname: (\w+)", (MONITORING / "rules_test.yaml").read_text()))
+    assert tested == {rule["alert"] for rule in rules()}
 
 
 def test_every_exporter_is_scraped_and_shown() -> None:

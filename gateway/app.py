@@ -8,12 +8,14 @@ import structlog
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
 from gateway.access.admission import AccessMiddleware
 from gateway.access.exposure import warn_of_exposure
+from gateway.access.origins import OriginMiddleware
 from gateway.access.request_log import REQUEST_ID, RequestLog
 from gateway.api.responses import error_response, json_response
 from gateway.api.schemas import Error
@@ -49,11 +51,10 @@ def create_app(settings: Settings, telemetry: Telemetry = SWITCHED_OFF) -> Starl
         # Not after uvicorn.run: by then uvicorn has sent itself the signal that stopped it.
         await asyncio.to_thread(telemetry.close)
 
-    free = docs.PAGES | {endpoint.path for endpoint in ENDPOINTS if not endpoint.needs_key}
     return Starlette(
         routes=[*routes(), *docs.routes(ENDPOINTS)],
         lifespan=lifespan,
-        middleware=[Middleware(RequestLog), Middleware(AccessMiddleware, settings=settings, free=free)],
+        middleware=_middleware(settings),
         exception_handlers={
             RtEmbedError: _refused,
             HTTPException: _http_error,
@@ -63,6 +64,25 @@ def create_app(settings: Settings, telemetry: Telemetry = SWITCHED_OFF) -> Starl
             Exception: _unexpected,
         },
     )
+
+
+def _middleware(settings: Settings) -> list[Middleware]:
+    """Return what every request passes, from the outside in."""
+    unkeyed = frozenset(endpoint.path for endpoint in ENDPOINTS if not endpoint.needs_key)
+    admin = frozenset(path for endpoint in ENDPOINTS if endpoint.admin for path in endpoint.paths())
+    cors = Middleware(
+        CORSMiddleware,
+        allow_origins=list(settings.cors_origins),
+        allow_methods=["GET", "POST", "PUT", "DELETE", "HEAD"],
+        allow_headers=["*"],
+        expose_headers=["Location", "Retry-After", "Preference-Applied", "Content-Range", REQUEST_ID],
+    )
+    return [
+        Middleware(RequestLog),
+        Middleware(OriginMiddleware, settings=settings, free=unkeyed),
+        *([cors] if settings.cors_origins else []),
+        Middleware(AccessMiddleware, settings=settings, free=docs.PAGES | unkeyed, admin=admin),
+    ]
 
 
 async def _refused(_: HttpRequest, error: Exception) -> Response:

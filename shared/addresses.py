@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_network
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import NamedTuple
 from urllib.parse import unquote
 
@@ -121,6 +121,14 @@ def _host_at(rest: str, at: int) -> _Reading | None:
     kind = 3 if name[0] == "[" or _IPV4.fullmatch(name) else 2 if "." in name or name == "localhost" else 1
     likeness = kind + (port > 0)
     return _Reading(likeness, at if at > 0 and likeness < 3 else LONGEST_ADDRESS - at, at, name, port)
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether what listens at `host` can be reached from this machine only."""
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def may_be_camera(address: Address, allowed: Sequence[IPNetwork]) -> bool:

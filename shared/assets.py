@@ -34,6 +34,8 @@ class Asset(msgspec.Struct, frozen=True, kw_only=True):
     sensor_name: str = ""
     description: str = ""
     camera_id: str = ""
+    caller: str = ""
+    """Name of the API key with which it was added."""
     url: str = ""
     codec: str = ""
     width: int = 0

@@ -101,6 +101,24 @@ class Forbidden(RtEmbedError):
     code, status = "Forbidden", 403
 
 
+class AdminOnly(RtEmbedError):
+    """The request changes the service, and its key is not an administrator's."""
+
+    code, status = "Forbidden", 403
+
+
+class ForeignOrigin(RtEmbedError):
+    """The request was sent by a page of a site that may not use the service."""
+
+    code, status = "Forbidden", 403
+
+
+class ForeignHost(RtEmbedError):
+    """The request names a host that is none of the service's."""
+
+    code, status = "MisdirectedRequest", 421
+
+
 class NotFound(RtEmbedError):
     """There is no such thing, or not any more."""
 

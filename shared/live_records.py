@@ -82,7 +82,15 @@ async def read_logins(redis: Redis, asset_ids: Sequence[str]) -> list[CameraLogi
     return [_logins.read(record) for record in records]
 
 
-async def start(redis: Redis, settings: Settings, request_id: str, asset: Asset, session: LiveRecord) -> str:
+async def start(
+    redis: Redis,
+    settings: Settings,
+    request_id: str,
+    asset: Asset,
+    session: LiveRecord,
+    *,
+    caller: str = "",
+) -> str:
     """Start a session, or join the one that runs; returns the request that embeds the stream.
 
     Raises ServerBusy when as many sessions run as may, DependencyError when the stream was deleted meanwhile.
@@ -94,6 +102,7 @@ async def start(redis: Redis, settings: Settings, request_id: str, asset: Asset,
         model=session.model,
         assets=[asset.id],
         options=msgspec.json.encode({"chunk_duration": session.chunk_duration}).decode(),
+        caller=caller,
         kept=settings.live_results,
     )
     job = LiveJob(

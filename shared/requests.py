@@ -28,6 +28,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     assets: list[str] = []
     options: str = ""
     """What was asked for, as JSON, for people and for a client that comes back."""
+    caller: str = ""
+    """Name of the API key with which it was sent."""
     kept: int | None = None
     """About how many results are kept at a time; None: all."""
 

@@ -1,37 +1,40 @@
-"""Who may use the API and how often: API keys, and a rate limit across all gateways."""
+"""Who may use the API and how often: API keys, and a rate limit that holds over all gateways."""
 
 import math
-from hashlib import sha256
-from hmac import compare_digest
 
 import structlog
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from gateway.access.api_keys import KeyRing, WrongKeys, digest_of, given_key
 from gateway.access.client_address import client_address
+from gateway.api.caller import caller
 from gateway.api.responses import error_response
 from gateway.context import Context
 from shared import keys
-from shared.errors import RtEmbedError, TooManyRequests, Unauthorized
+from shared.errors import AdminOnly, RtEmbedError, TooManyRequests, Unauthorized
 from shared.redis.connection import RedisError, script
 from shared.settings import Settings
 
 log = structlog.get_logger(__name__)
 
 FREE_FOLDER = "/docs/"
-"""What the pages that show the API description load."""
+"""What the pages of the API's description load."""
 
 
 class AccessMiddleware:
-    """Passes on requests that have a valid key, if keys are set, and stay below the rate limit.
+    """Admits requests that bring a key, where keys are set, and do not come too often.
 
-    The paths in `free` need no key and are not counted.
+    The paths in `free` need no key and are not counted; those in `admin` need an administrator's.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings, free: frozenset[str]) -> None:
+    def __init__(
+        self, app: ASGIApp, settings: Settings, free: frozenset[str], admin: frozenset[str] = frozenset()
+    ) -> None:
         self._app = app
-        self._free = free
-        self._digests = [sha256(key.encode()).digest() for key in settings.api_keys]
+        self._free, self._admin = free, admin
+        self._keys = KeyRing(settings)
+        self._wrong = WrongKeys(settings.wrong_keys_per_minute)
         self._rate = settings.rate_limit
         self._proxies = settings.trusted_proxies
 
@@ -47,31 +50,37 @@ class AccessMiddleware:
         await self._app(scope, receive, send)
 
     async def _admit(self, scope: Scope) -> None:
-        client = self._identify(scope)
+        address = client_address(scope, self._proxies)
+        admin = scope["path"] in self._admin and self._keys.needs_admin
+        client = f"address:{address}"
+        if self._keys.needs_key or admin:
+            client = f"key:{self._identify(scope, address, admin=admin).hex()[:32]}"
         if self._rate:
             await self._count(scope["app"].state.context, client)
 
-    def _identify(self, scope: Scope) -> str:
-        """Return a name for the client. Raises Unauthorized without a known key, if keys are set."""
-        if not self._digests:
-            return f"address:{client_address(scope, self._proxies)}"
-        given = sha256(_key(Headers(scope=scope)).encode("utf-8", "surrogateescape")).digest()
-        # Every key is compared, each in constant time, so that the duration reveals nothing.
-        if sum([compare_digest(given, digest) for digest in self._digests]) == 0:
+    def _identify(self, scope: Scope, address: str, *, admin: bool) -> bytes:
+        """Return the digest of the request's key. Raises Unauthorized, AdminOnly, TooManyRequests."""
+        given = given_key(Headers(scope=scope))
+        digest = digest_of(given)
+        self._wrong.check(address, digest)
+        known = self._keys.find(digest)
+        if known is None:
+            if given:
+                self._wrong.wrong(address)
+                log.warning("wrong API key", client=address)
             raise Unauthorized("This service needs an API key: send Authorization: Bearer <key>")
-        return f"key:{given.hex()[:32]}"
+        self._wrong.right(address, digest)
+        caller.set(known.name)
+        structlog.contextvars.bind_contextvars(key=known.name)
+        if admin and not known.admin:
+            raise AdminOnly("This changes the service for everyone, and needs an administrator's key")
+        return digest
 
     async def _count(self, ctx: Context, client: str) -> None:
         try:
             wait = await script(ctx.redis, "rate")(keys=[keys.rate(client)], args=[self._rate])
-        except RedisError as error:  # the request fails by itself if it needs Redis
-            log.warning("request not counted against the rate limit: redis is away", error=str(error))
+        except RedisError as error:  # what needs Redis will say so itself
+            log.warning("request not counted", error=str(error))
             return
         if wait:
             raise TooManyRequests(f"More than {self._rate:g} requests a minute", math.ceil(wait / 1000))
-
-
-def _key(headers: Headers) -> str:
-    """Return the key in a request: a bearer token (RFC 6750), or `X-API-Key`."""
-    scheme, _, token = headers.get("authorization", "").partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")

@@ -1,20 +1,11 @@
 """Whether a gateway is open to more than its own machine, said once when it starts."""
 
-from ipaddress import ip_address
-
 import structlog
 
+from shared.addresses import is_loopback
 from shared.settings import Settings
 
 log = structlog.get_logger(__name__)
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether what listens at `host` can be reached from this machine only."""
-    try:
-        return ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def warn_of_exposure(settings: Settings) -> None:

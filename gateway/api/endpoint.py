@@ -10,7 +10,14 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.routing import Route
 
-from shared.errors import InvalidParameters, RtEmbedError, TooManyRequests, Unauthorized, UndecodableBody
+from shared.errors import (
+    AdminOnly,
+    InvalidParameters,
+    RtEmbedError,
+    TooManyRequests,
+    Unauthorized,
+    UndecodableBody,
+)
 
 TAGS = {
     "Health Check": "Whether the service lives and can serve.",
@@ -88,6 +95,8 @@ class Endpoint:
     """An example of the message for a request that fails validation."""
     needs_key: bool = True
     """Whether API keys and the rate limit apply, where they are set."""
+    admin: bool = False
+    """Whether it changes the service for everybody; where keys are set, it needs an administrator's."""
     aliases: tuple[tuple[str, str], ...] = ()
     """Other methods and paths that are served but not described."""
     handler: Handler = field(init=False)
@@ -108,6 +117,11 @@ class Endpoint:
         for method, path in self.aliases:
             yield Route(path, self.handler, methods=[method], include_in_schema=False)
 
+    def paths(self) -> Iterator[str]:
+        """Yield every path at which it is served."""
+        yield self.path
+        yield from (path for _, path in self.aliases)
+
     def all_errors(self) -> tuple[type[RtEmbedError], ...]:
         """Return its own errors and those that every endpoint of its kind may return."""
         takes_something = self.query or self.form or self.body or "{" in self.path
@@ -116,6 +130,7 @@ class Endpoint:
             *((UndecodableBody,) if self.body else ()),
             *self.errors,
             *((Unauthorized, TooManyRequests) if self.needs_key else ()),
+            *((AdminOnly,) if self.admin else ()),
             RtEmbedError,
         )
 

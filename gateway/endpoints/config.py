@@ -21,8 +21,12 @@ LONGEST_WARNING = 2048
     "/v1/config",
     aliases=(("POST", "/api/v1/config"),),
     tag="Config",
+    admin=True,
     summary="Change where messages and error events are sent",
-    description="Applies at once to the whole fleet. `topic-prefix` is the full name of a topic or stream.",
+    description=(
+        "Applies at once to the whole fleet. `topic-prefix` is the full name of a topic or stream. Needs an "
+        "administrator's key where there are some."
+    ),
     body=Configuration,
     body_example=Configuration(
         alert_type="config",

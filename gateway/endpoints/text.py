@@ -7,6 +7,7 @@ import structlog
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
+from gateway.api.caller import caller
 from gateway.api.endpoint import Answer, Endpoint
 from gateway.api.examples import ACCEPTED, ID, MODEL, PREFER
 from gateway.api.responses import json_response
@@ -96,7 +97,9 @@ class EmbeddedTexts(msgspec.Struct, frozen=True):
 
 async def embed_texts(ctx: Context, model: str, texts: list[str]) -> EmbeddedTexts:
     """Have a worker embed the texts. Raises FailedEnd, ServerBusy."""
-    request = Request(id=ctx.listener.new_id(), lane="text", planned=len(texts), model=model)
+    request = Request(
+        id=ctx.listener.new_id(), lane="text", planned=len(texts), model=model, caller=caller.get()
+    )
     structlog.contextvars.bind_contextvars(request_id=request.id)
     job = TextJob(request=request.id, texts=texts, model=model)
     async with ctx.submitter.submitted(request, [job]) as (created, follower):
@@ -111,5 +114,6 @@ async def _accept(ctx: Context, model: str, options: TextOptions, traceparent: s
         planned=len(texts),
         model=model,
         options=msgspec.json.encode(options).decode(),
+        caller=caller.get(),
     )
     return await accept(ctx, request, [TextJob(request=request.id, texts=texts, model=model)], traceparent)

@@ -12,6 +12,7 @@ from starlette.requests import Request as HttpRequest
 from gateway.api.schemas import VideoRequest
 from gateway.api.validation import problem, validate_json
 from gateway.context import Context
+from gateway.intake.body import require_json
 from gateway.intake.data_source import DataPayload, is_base64
 from gateway.store.storage import Writer
 from shared.errors import FileTooLarge
@@ -40,6 +41,7 @@ async def read_video_request(
     Raises InvalidParameters, InvalidDataUrl, and FileTooLarge if the payload exceeds the limit for fetched
     files, or the rest of the body the limit for bodies.
     """
+    require_json(request)
     reader = _BodyReader(ctx, held)
     async for piece in request.stream():
         await reader.add(piece)

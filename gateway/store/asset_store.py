@@ -15,6 +15,7 @@ import msgspec
 import structlog
 from starlette.responses import Response
 
+from gateway.api.caller import caller
 from gateway.store.bucket import BucketStorage
 from gateway.store.folder import DiskThreads, FolderStorage
 from gateway.store.quota import StorageQuota
@@ -143,6 +144,7 @@ class AssetStore:
 
     async def register(self, asset: Asset) -> Asset:
         """Record an asset whose file is in place. Raises DuplicateAssetId when the id is taken."""
+        asset = msgspec.structs.replace(asset, caller=caller.get())
         record = NEW_ASSETS.fields(asset)
         created = await script(self._redis, "register_asset")(
             keys=[keys.asset(asset.id), keys.ASSETS, keys.AGED_OUT_ASSETS, keys.ARRIVING_ASSETS],

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import structlog
 
+from gateway.api.caller import caller
 from gateway.api.schemas import VideoRequest
 from gateway.context import Context
 from gateway.results.answers import Outline
@@ -43,7 +44,9 @@ async def start_session(ctx: Context, asset: Asset, model: ServedModel, duration
         chunk_overlap_duration=overlap,
         created=int(time.time()),
     )
-    request_id = await live_records.start(ctx.redis, ctx.settings, session.request, asset, session)
+    request_id = await live_records.start(
+        ctx.redis, ctx.settings, session.request, asset, session, caller=caller.get()
+    )
     joined = request_id != session.request
     log.info(
         "live session joined" if joined else "live session started", stream=asset.id, request_id=request_id

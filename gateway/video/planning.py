@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from gateway.api.caller import caller
 from gateway.api.schemas import MediaRange, VideoRequest
 from gateway.results.answers import Outline
 from shared.assets import Asset
@@ -72,6 +73,7 @@ def plan_video(
         model=model.id,
         assets=[asset.id for asset in assets],
         options=_options(body, outline),
+        caller=caller.get(),
     )
     jobs: list[Job] = [
         VideoJob(request=request_id, assets=list(assets), chunks=run, model=model.id, on_error=body.on_error)

@@ -29,6 +29,7 @@ from rt_embed.cli.data_folder import (
 )
 from rt_embed.cli.terminal import command_group, terminal
 from shared import settings
+from shared.addresses import is_loopback
 from shared.errors import SettingsError
 from shared.lifecycle.guard import hide
 from shared.lifecycle.supervised import SupervisedProcess
@@ -84,6 +85,8 @@ def _environment(configuration: Settings, folder: Path) -> dict[str, str]:
     defaults = {**local_defaults(folder), "RTEMBED_SHUTDOWN_TIMEOUT": str(PATIENCE)}
     if names_redis(os.environ):
         del defaults["REDIS_URL"]
+    if is_loopback(os.environ.get("RTEMBED_HOST") or defaults["RTEMBED_HOST"]):
+        defaults["RTEMBED_ALLOWED_HOSTS"] = "localhost,127.0.0.1,::1"
     port = configuration.port or _free_port()
     given = {name: value for name, value in os.environ.items() if value or name not in defaults}
     return {**defaults, **given, "BACKEND_PORT": str(port)}

@@ -18,10 +18,13 @@ from shared.settings.setting_types import (
     BOOLEAN,
     EXISTING_FILE,
     HTTP_URL,
+    NAMED_KEYS,
+    ORIGINS,
     PATH,
     TEXT,
     TOPIC,
     IPNetwork,
+    NamedKey,
     SettingType,
     at_least_one,
     between,
@@ -196,13 +199,40 @@ class Settings:
     )
 
     # Access
-    api_keys: tuple[str, ...] = setting(
+    api_keys: tuple[NamedKey, ...] = setting(
         "RTEMBED_API_KEYS",
-        at_least_one(listed(",")),
+        NAMED_KEYS,
         (),
         "Keys of which each request must bring one, except to health, metrics and documentation; empty: none "
-        "is asked for",
+        "is asked for. A name stands in logs and on records; keys do not separate their users' data",
         secret=True,
+    )
+    admin_keys: tuple[NamedKey, ...] = setting(
+        "RTEMBED_ADMIN_KEYS",
+        NAMED_KEYS,
+        (),
+        "Keys of administrators, which open everything, and alone what changes the service for all "
+        "(POST /v1/config); empty: every key does",
+        secret=True,
+    )
+    wrong_keys_per_minute: int = setting(
+        "RTEMBED_WRONG_KEYS_PER_MINUTE",
+        whole(0, 10**6),
+        30,
+        "Wrong keys that an address may try a minute before it has to wait; 0: any number",
+    )
+    allowed_hosts: tuple[str, ...] = setting(
+        "RTEMBED_ALLOWED_HOSTS",
+        at_least_one(listed(",")),
+        (),
+        "Host names under which the service may be asked, without ports; *.example.com: all below it; empty: "
+        "any. Health and metrics answer under any name",
+    )
+    cors_origins: tuple[str, ...] = setting(
+        "RTEMBED_CORS_ORIGINS",
+        ORIGINS,
+        (),
+        "Origins, such as https://app.example.com, of other sites whose pages may use the API; *: of all",
     )
     rate_limit: float = setting(
         "RTEMBED_RATE_LIMIT",

@@ -161,6 +161,44 @@ def listed(separator: str) -> SettingType:
     return SettingType(parse, f"texts separated by {separator!r}")
 
 
+@dataclasses.dataclass(frozen=True)
+class NamedKey:
+    """An API key and what it is called; an empty name stands for a part of its SHA-256."""
+
+    name: str
+    key: str
+
+
+def named_keys(text: str) -> tuple[NamedKey, ...]:
+    """`key` or `name:key` between commas."""
+    found = []
+    for part in filter(None, map(str.strip, text.split(","))):
+        name, colon, key = part.partition(":")
+        if colon and not (re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", name) and key):
+            raise ValueError(text)
+        found.append(NamedKey(name, key) if colon else NamedKey("", part))
+    if not found:
+        raise ValueError(text)
+    return tuple(found)
+
+
+NAMED_KEYS = SettingType(
+    named_keys, "`key` or `name:key`, separated by ','; a name has letters, digits and _.- only"
+)
+
+
+def _origins(text: str) -> tuple[str, ...]:
+    found = tuple(part.strip().rstrip("/").lower() for part in text.split(",") if part.strip())
+    if not found or any(
+        part != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/,\s]+", part) for part in found
+    ):
+        raise ValueError(text)
+    return found
+
+
+ORIGINS = SettingType(_origins, "origins such as https://app.example.com, separated by ',', or *")
+
+
 def pairs(text: str) -> tuple[tuple[str, str], ...]:
     """`name=value` between semicolons; names in lower case."""
     found = [part.partition("=") for part in text.split(";") if part.strip()]

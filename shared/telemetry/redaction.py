@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from urllib.parse import unquote, urlsplit
 
 from shared.settings import Settings
+from shared.settings.setting_types import NamedKey
 
 HIDDEN = "***"
 LONGEST = 16_384
@@ -74,6 +75,8 @@ def secret_values(settings: Settings) -> tuple[str, ...]:
 def _texts(value: object) -> Iterator[str]:
     if isinstance(value, str):
         yield value
+    elif isinstance(value, NamedKey):
+        yield value.key
     elif isinstance(value, tuple):
         for part in value:
             yield from _texts(part)

@@ -305,7 +305,7 @@ def test_row(shared_stack: Stack, world: dict[str, str], row: Row) -> None:
     ],
 )
 def test_bodies_that_are_no_request(shared_stack: Stack, path: str, body: bytes, location: str) -> None:
-    answer = shared_stack.client.post(f"/{path}", content=body)
+    answer = shared_stack.client.post(f"/{path}", content=body, headers={"Content-Type": "application/json"})
     assert (answer.status_code, answer.json()["code"]) == (422, "InvalidParameters")
     assert answer.json()["message"].startswith(location)
 

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 from structlog.testing import capture_logs
 
-from gateway.access.exposure import is_loopback, warn_of_exposure
+from gateway.access.exposure import warn_of_exposure
+from shared.addresses import is_loopback
 from shared.settings import Settings
 
 

@@ -40,7 +40,7 @@ async def read(ctx: Context, body: bytes, size: int = 65_536) -> tuple[Any, byte
         for start in range(0, len(body), size):
             yield body[start : start + size]
 
-    request: Any = SimpleNamespace(stream=stream)
+    request: Any = SimpleNamespace(stream=stream, headers={"content-type": "application/json"})
     async with AsyncExitStack() as held:
         read, inline = await read_video_request(ctx, request, held)
         payload = await ctx.assets.in_thread(Path(inline.path).read_bytes) if inline else None

@@ -230,7 +230,11 @@ def test_every_variable_belongs_to_one_field() -> None:
 
 
 def test_what_grants_access_is_secret() -> None:
-    suspects = [name for name in FIELDS if any(w in name for w in ("PASSWORD", "SECRET", "TOKEN", "API_KEY"))]
+    suspects = [
+        name
+        for name in FIELDS
+        if any(w in name for w in ("PASSWORD", "SECRET", "TOKEN", "API_KEY", "ADMIN_KEY"))
+    ]
     assert set(suspects) | {"REDIS_URL", "RTEMBED_SEARCH_URL"} == set(SECRETS)
 
 

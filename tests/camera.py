@@ -1,8 +1,10 @@
 """An RTSP camera that does what a test wants: over UDP or TCP, with a login, silent, broken off."""
 
 import asyncio
+import base64
 import hashlib
 import re
+import socket
 import ssl
 import struct
 import threading
@@ -141,7 +143,7 @@ class ScriptedCamera:
         pictures: list[Picture],
         codec: str = "h264",
         *,
-        transports: tuple[str, ...] = ("udp", "tcp"),
+        transports: tuple[str, ...] = ("udp", "tcp", "multicast"),
         login: tuple[str, str] | None = None,
         deaf: bool = False,
         mute_after: int | None = None,
@@ -169,11 +171,13 @@ class ScriptedCamera:
         self.first, self.jumps, self.speed, self.lossy = first, jumps or {}, speed, lossy
         self.answer, self.disturb, self.interrupts, self.tls = answer, disturb, interrupts or {}, tls
         self.carry = carry or (lambda p: [part for nal in p.nals for part in packetize(nal, codec)])
+        self.group = "239.255.42.1"
         self.port = free_port()
         self.url = f"rtsp{'s' if tls else ''}://127.0.0.1:{self.port}{path}"
         self.sdp = sdp or describe(codec)
         self.plays: list[str] = []
         self.requests: list[Asked] = []
+        self.tunnels: dict[str, _Session] = {}
         self._loop: asyncio.AbstractEventLoop
         self._thread: threading.Thread | None = None
 
@@ -226,12 +230,55 @@ class ScriptedCamera:
                     await reader.readexactly(length)
                     continue
                 head = (first + await reader.readuntil(b"\r\n\r\n")).decode()
-                if not self.deaf and not head.startswith("RTSP/"):
+                if " HTTP/" in head:
+                    await self._tunnel(head, reader, session)
+                elif not self.deaf and not head.startswith("RTSP/"):
                     await session.answer(head)
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             pass
         finally:
             await session.close()
+
+    async def _tunnel(self, head: str, reader: asyncio.StreamReader, session: "_Session") -> None:
+        """RTSP within HTTP: the GET's session answers what comes with the POST."""
+        method, url, _ = head.split(" ", 2)
+        asked = Asked(method, url, _fields(head))
+        self.requests.append(asked)
+        cookie = asked.headers["x-sessioncookie"]
+        if own := self.answer(asked):
+            session.say(f"HTTP/1.0 {own.status}", own.headers)
+        elif method == "GET":
+            self.tunnels[cookie] = session
+            session.say("HTTP/1.0 200 OK", {"Content-Type": "application/x-rtsp-tunnelled"})
+        elif method == "POST":
+            text = decoded = b""
+            while data := await reader.read(1000):
+                text += data
+                whole = len(text) // 4 * 4
+                groups = (text[at : at + 4] for at in range(0, whole, 4))  # each message ends with padding
+                decoded, text = decoded + b"".join(map(base64.b64decode, groups)), text[whole:]
+                decoded = await self._answer_all(decoded, self.tunnels[cookie])
+
+    async def _answer_all(self, data: bytes, session: "_Session") -> bytes:
+        """Answer the requests in `data`; what is left of it."""
+        while len(data) > 4:
+            if data[:1] == b"$":
+                size = 4 + int.from_bytes(data[2:4], "big")
+                if len(data) < size:
+                    break
+                data = data[size:]
+                continue
+            head, mark, rest = data.partition(b"\r\n\r\n")
+            if not mark:
+                break
+            await session.answer(head.decode())
+            data = rest
+        return data
+
+
+def _fields(head: str) -> dict[str, str]:
+    fields = [line.partition(":") for line in head.split("\r\n")[1:] if line]
+    return {name.strip().lower(): value.strip() for name, _, value in fields}
 
 
 def describe(codec: str, *lines: str) -> str:
@@ -254,8 +301,7 @@ class _Session:
 
     async def answer(self, head: str) -> None:
         method, url, _ = head.split(" ", 2)
-        fields = [line.partition(":") for line in head.split("\r\n")[1:] if line]
-        asked = Asked(method, url, {name.strip().lower(): value.strip() for name, _, value in fields})
+        asked = Asked(method, url, _fields(head))
         self._camera.requests.append(asked)
         status, headers, body = "200 OK", {"CSeq": asked.headers.get("cseq", "0")}, ""
         if own := self._camera.answer(asked):
@@ -274,8 +320,12 @@ class _Session:
         elif method == "PLAY":
             headers["Session"] = "7"
             self._playing = asyncio.create_task(self._play())
-        lines = [f"RTSP/1.0 {status}", *(f"{k}: {v}" for k, v in headers.items())]
-        lines.append(f"Content-Length: {len(body.encode())}")
+        headers["Content-Length"] = str(len(body.encode()))
+        self.say(f"RTSP/1.0 {status}", headers, body)
+
+    def say(self, first: str, headers: Mapping[str, str], body: str = "") -> None:
+        """Send a message."""
+        lines = [first, *(f"{name}: {value}" for name, value in headers.items())]
         self._writer.write(("\r\n".join(lines) + "\r\n\r\n" + body).encode())
 
     def _may(self, method: str, head: str) -> bool:
@@ -293,11 +343,13 @@ class _Session:
 
     async def _setup(self, head: str, headers: dict[str, str]) -> str:
         ports = re.search(r"client_port=(\d+)", head)
-        kind = "udp" if ports else "tcp"
+        kind = "multicast" if ";multicast" in head else "udp" if ports else "tcp"
         if kind not in self._camera.transports:
             return "461 Unsupported Transport"
         self._camera.plays.append(kind)
         headers["Session"] = "7;timeout=60"
+        if kind == "multicast":
+            return await self._open_group(headers)
         if not ports:
             channels = "4-5" if "/audio" in head.split(" ")[1] else "2-3"
             headers["Transport"] = f"RTP/AVP/TCP;unicast;interleaved={channels}"
@@ -310,6 +362,21 @@ class _Session:
         port = self._udp.get_extra_info("sockname")[1]
         headers["Transport"] = (
             f"RTP/AVP;unicast;client_port={ports[1]}-{int(ports[1]) + 1};server_port={port}-{port}"
+        )
+        return "200 OK"
+
+    async def _open_group(self, headers: dict[str, str]) -> str:
+        """Send to a group of the loopback interface."""
+        sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("127.0.0.1"))
+        sender.bind(("127.0.0.1", 0))
+        self._udp, _ = await asyncio.get_running_loop().create_datagram_endpoint(
+            asyncio.DatagramProtocol, sock=sender
+        )
+        port = free_port()
+        self._target = (self._camera.group, port)
+        headers["Transport"] = (
+            f"RTP/AVP;multicast;destination={self._camera.group};port={port}-{port + 1};ttl=1"
         )
         return "200 OK"
 

@@ -520,9 +520,9 @@ class Settings:
     # Cameras
     rtsp_transport: str = setting(
         "RTEMBED_RTSP_TRANSPORT",
-        choice("auto", "udp", "tcp"),
+        choice("auto", "udp", "tcp", "multicast", "http"),
         "auto",
-        "How cameras send their video; auto: UDP first, TCP if nothing arrives",
+        "How cameras send their video; auto: UDP first, TCP if nothing arrives; http: TCP within HTTP",
     )
     rtsp_latency_ms: int = setting(
         "RTVI_RTSP_LATENCY", whole(0, 60_000), 2000, "Milliseconds that a late UDP packet is waited for"

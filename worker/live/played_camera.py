@@ -1,7 +1,8 @@
 """One camera in a camera process: played over whatever transport works, and cut into chunks."""
 
+import contextlib
 import time
-from typing import Literal, Protocol
+from typing import Protocol
 
 import msgspec
 
@@ -10,7 +11,7 @@ from shared.chunks import SECOND
 from worker.live.camera_messages import Ended, FromCameras, Open, Opened, Taken, Told
 from worker.live.chunker import Chunker, Cut
 from worker.live.rtp.access_units import AccessUnit
-from worker.live.rtsp.camera_description import CameraError, TransportRefused, address
+from worker.live.rtsp.camera_description import CameraError, Delivery, TransportRefused, address
 from worker.live.rtsp.rtsp_client import Player
 from worker.live.rtsp.rtsp_conversation import follow
 
@@ -60,20 +61,18 @@ class PlayedCamera:
             self._player.pause(on=on)
 
     async def _play_any(self, where: CameraAddress) -> None:
-        """UDP first, then TCP, unless one of them is asked for or has worked before. TLS is for TCP only."""
+        """UDP first, then TCP, unless a transport is asked for or has worked before. TLS is for TCP only."""
         wanted = self._order.options.transport
-        if wanted == "udp" or (
-            wanted == "auto" and self._order.habits.transport != "tcp" and not where.secure
-        ):
-            try:
+        if wanted != "auto":
+            await self._play(where, wanted)
+            return
+        if self._order.habits.transport != "tcp" and not where.secure:
+            with contextlib.suppress(TransportRefused):
                 await self._play(where, "udp")
                 return
-            except TransportRefused:
-                if wanted == "udp":
-                    raise
         await self._play(where, "tcp")
 
-    async def _play(self, where: CameraAddress, transport: Literal["udp", "tcp"]) -> None:
+    async def _play(self, where: CameraAddress, transport: Delivery) -> None:
         order = self._order
         self._player = player = Player(where, order.options, transport, order.habits)
 

@@ -23,7 +23,7 @@ from worker.batcher import Batcher, milliseconds
 from worker.live.camera_messages import Open, Opened, Taken, Told
 from worker.live.camera_pool import Cameras, Feed
 from worker.live.chunker import Cut
-from worker.live.rtsp.camera_description import CameraError, CameraOptions, Habits, address
+from worker.live.rtsp.camera_description import CameraError, CameraOptions, Habits, Transport, address
 from worker.live.rtsp.rtsp_client import probe_camera
 from worker.live.tracing import LiveTrace
 from worker.media.clip_source import Clip, MediaFacts
@@ -104,7 +104,7 @@ def camera_options(settings: Settings) -> CameraOptions:
         except (OSError, ValueError) as error:  # an SSLError is an OSError
             raise SettingsError(f"RTEMBED_RTSP_CA_FILE {settings.rtsp_ca_file}: {error}") from error
     return CameraOptions(
-        transport=cast("Literal['auto', 'udp', 'tcp']", settings.rtsp_transport),
+        transport=cast("Transport", settings.rtsp_transport),
         open_timeout=settings.rtsp_open_timeout,
         udp_timeout=settings.rtsp_timeout_ms / 1000,
         read_timeout=settings.rtsp_read_timeout,

@@ -8,7 +8,9 @@ import msgspec
 from shared.addresses import CameraAddress, read_camera_address
 from shared.telemetry.redaction import redact
 
-Transport: TypeAlias = Literal["auto", "udp", "tcp"]
+Delivery: TypeAlias = Literal["udp", "tcp", "multicast", "http"]
+"""How media comes: over UDP, to us or to a group; over the RTSP connection; over that within HTTP."""
+Transport: TypeAlias = Literal["auto", "udp", "tcp", "multicast", "http"]
 
 LONGEST_REASON = 500
 LONGEST_SHOWN = 200

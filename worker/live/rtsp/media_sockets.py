@@ -4,11 +4,13 @@ import asyncio
 import secrets
 import socket
 from collections.abc import Callable
+from ipaddress import ip_address
 
 from worker.live.rtsp.camera_description import TransportRefused
 
 RECEIVE_BUFFER = 2 << 20
 LOWEST_PORT, PORTS = 16_384, 16_000
+LOWEST_GROUP_PORT = 1024
 
 
 class Datagrams(asyncio.DatagramProtocol):
@@ -31,8 +33,7 @@ class Datagrams(asyncio.DatagramProtocol):
 
 
 class MediaSockets:
-    """Two UDP sockets with neighbouring ports, the first even (RFC 3550, 11). Media may come from any of the
-    `hosts`, which are IP addresses."""
+    """Two UDP sockets, for media and for RTCP. Media may come from any of the `hosts`, IP addresses."""
 
     def __init__(self, host: str, on_media: Callable[[int, bytes], None]) -> None:
         self.hosts = {host}
@@ -42,15 +43,45 @@ class MediaSockets:
         self._ports: tuple[int, int] | None = None
 
     async def bind(self) -> int:
-        """Open the sockets and return the first one's port. Raises TransportRefused if no two are free."""
+        """Open two neighbouring ports, the first even (RFC 3550, 11); return that. Raises TransportRefused if
+        there are no two."""
         family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
         for _ in range(50):
             first = LOWEST_PORT + 2 * secrets.randbelow(PORTS // 2)
-            if pair := _bound(family, first):
+            if pair := _bound(family, (first, first + 1)):
                 for channel, one in enumerate(pair):
                     await self._listen(channel, one)
                 return first
         raise TransportRefused("no two free UDP ports")
+
+    async def join(self, group: str, ports: tuple[int, int], interface: str) -> None:
+        """Listen to a group at the network interface with this address. Raises TransportRefused."""
+        try:
+            address = ip_address(group)
+        except ValueError as error:
+            raise TransportRefused("the camera names no multicast group") from error
+        if not address.is_multicast or min(ports) < LOWEST_GROUP_PORT:
+            raise TransportRefused(
+                f"the camera's multicast group is {group}, ports {ports[0]} and {ports[1]}"
+            )
+        family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
+        pair = _bound(family, ports, group)
+        if not pair:
+            raise TransportRefused(f"the ports {ports[0]} and {ports[1]} of the multicast group are taken")
+        for channel, one in enumerate(pair):
+            try:
+                if family == socket.AF_INET6:
+                    one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, address.packed + bytes(4))
+                else:
+                    member = address.packed + socket.inet_aton(interface)
+                    one.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, member)
+            except OSError as error:
+                for each in pair[channel:]:
+                    each.close()
+                raise TransportRefused(f"the multicast group {group} cannot be joined: {error}") from error
+            await self._listen(channel, one)
+        self._host = group
+        self._ports = 0, ports[1]
 
     async def _listen(self, channel: int, one: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -81,14 +112,16 @@ class MediaSockets:
         self._sockets.clear()
 
 
-def _bound(family: socket.AddressFamily, first: int) -> list[socket.socket]:
-    """Return two sockets at a port and the next; none if one of them is taken."""
+def _bound(family: socket.AddressFamily, ports: tuple[int, int], group: str = "") -> list[socket.socket]:
+    """Return two sockets at these ports; none if one of them is taken. Those of a group may be shared."""
     pair: list[socket.socket] = []
     try:
-        for port in (first, first + 1):
+        for port in ports:
             pair.append(socket.socket(family, socket.SOCK_DGRAM))
+            if group:
+                pair[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             pair[-1].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
-            pair[-1].bind(("", port))
+            pair[-1].bind((group, port))
     except OSError:
         for one in pair:
             one.close()

@@ -9,7 +9,7 @@ import contextlib
 import re
 import time
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 from shared.addresses import CameraAddress
 from worker.live.rtp.access_units import AccessUnit, Assembler
@@ -18,12 +18,14 @@ from worker.live.rtp.rtp_packets import Reorder, RtpPacket, parse_rtp
 from worker.live.rtsp.camera_description import (
     CameraError,
     CameraOptions,
+    Delivery,
     Habits,
     Redirected,
     RequestRefused,
     TransportRefused,
 )
 from worker.live.rtsp.control_address import base_address, control_addresses
+from worker.live.rtsp.http_tunnel import open_tunnel
 from worker.live.rtsp.media_sockets import MediaSockets
 from worker.live.rtsp.rtsp_connection import Connection, Exchange
 from worker.live.rtsp.rtsp_conversation import Conversation, connect, follow
@@ -41,13 +43,15 @@ LONGEST_SESSION = 256
 _TIMEOUT = re.compile(r"timeout ?= ?([0-9]{1,6})", re.IGNORECASE)
 _CHANNELS = re.compile(r"interleaved=([0-9]{1,3})(?:-([0-9]{1,3}))?")
 _PORTS = re.compile(r"server_port=([0-9]{1,5})(?:-([0-9]{1,5}))?")
+_DESTINATION = re.compile(r"destination=([0-9A-Fa-f.:]{2,45})")
+_GROUP_PORTS = re.compile(r"\bport=([0-9]{1,5})(?:-([0-9]{1,5}))?")
 _SOURCE = re.compile(r"source=([0-9A-Fa-f.:]{2,45})")
 SETTLED = 10.0
 """Seconds of playing after which redirections are counted anew."""
 
 
 class Player:
-    """Plays one camera over one transport, UDP or TCP.
+    """Plays one camera over one transport.
 
     `play` hands every access unit to `take`. Before, at the first packet, it calls `opened`, when `track` is
     known. `habits` says what to try first, and is what has worked once the camera plays. `log` gets what is
@@ -58,7 +62,7 @@ class Player:
         self,
         where: CameraAddress,
         options: CameraOptions,
-        transport: Literal["udp", "tcp"],
+        transport: Delivery,
         habits: Habits | None = None,
         log: Callable[[Exchange], None] | None = None,
     ) -> None:
@@ -164,7 +168,8 @@ class Player:
 
     async def _describe(self) -> Track:
         url = self._where.url
-        connection = await connect(
+        reach = open_tunnel if self._kind == "http" else connect
+        connection = await reach(
             self._where, self._options, lambda: Connection(self._media, self._request, self._log)
         )
         self._conversation = Conversation(self._where, connection)
@@ -178,18 +183,20 @@ class Player:
 
     async def _setup(self) -> None:
         """Ask for the track."""
-        if self._kind == "tcp":
+        if self._kind in ("tcp", "http"):
             wanted = "RTP/AVP/TCP;unicast;interleaved=0-1"
         else:
             self._sockets = MediaSockets(self._talk.connection.peer, self._media)
-            port = await self._sockets.bind()
-            wanted = f"RTP/AVP;unicast;client_port={port}-{port + 1}"
+            wanted = "RTP/AVP;multicast"
+            if self._kind == "udp":
+                port = await self._sockets.bind()
+                wanted = f"RTP/AVP;unicast;client_port={port}-{port + 1}"
         urls = control_addresses(self._base, self._where.url, self.track.control)
         reply, form = await self._talk.ask_any("SETUP", urls, {"Transport": wanted}, self.habits.control)
         self._control = urls[form]
         self.habits = Habits(transport=self._kind, control=form)
         self._take_session(reply.header("session"))
-        self._take_transport(reply.header("transport"))
+        await self._take_transport(reply.header("transport"))
 
     def _take_session(self, text: str) -> None:
         name, _, parameters = text.partition(";")
@@ -198,7 +205,7 @@ class Player:
         if timeout := _TIMEOUT.search(parameters):
             self._interval = max(1.0, int(timeout[1]) / 2)
 
-    def _take_transport(self, text: str) -> None:
+    async def _take_transport(self, text: str) -> None:
         """Read where media will come from (RFC 2326, 12.39)."""
         if channels := _pair(_CHANNELS.search(text), 0xFF):
             if self._sockets:
@@ -207,7 +214,12 @@ class Player:
         if self._sockets:
             if source := _SOURCE.search(text):
                 self._sockets.hosts.add(source[1])
-            if ports := _pair(_PORTS.search(text), 0xFFFF):
+            if self._kind == "multicast":
+                group, ports = _DESTINATION.search(text), _pair(_GROUP_PORTS.search(text), 0xFFFF)
+                await self._sockets.join(
+                    group[1] if group else "", ports or (0, 0), self._talk.connection.local
+                )
+            elif ports := _pair(_PORTS.search(text), 0xFFFF):
                 self._sockets.aim(ports)
 
     async def _start(self) -> None:
@@ -227,7 +239,7 @@ class Player:
         waits: set[asyncio.Future[Any]] = {
             asyncio.ensure_future(event.wait()) for event in (self._playing, self._ended)
         }
-        timeout = self._options.udp_timeout if self._kind == "udp" else None
+        timeout = self._options.udp_timeout if self._sockets else None
         try:
             done, _ = await asyncio.wait(
                 {*waits, self._talk.connection.closed}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED
@@ -340,7 +352,7 @@ async def probe_camera(where: CameraAddress, options: CameraOptions) -> Track:
     """Return the camera's video track. Raises CameraError if it cannot be reached or has none."""
 
     async def attempt(there: CameraAddress) -> Track:
-        player = Player(there, options, "tcp")
+        player = Player(there, options, "http" if options.transport == "http" else "tcp")
         try:
             return await player.describe()
         finally:

@@ -1,6 +1,7 @@
 """The control connection to a camera: requests and replies, and interleaved media (RFC 2326)."""
 
 import asyncio
+import base64
 import re
 import time
 from collections.abc import Callable
@@ -16,8 +17,8 @@ LONGEST_VALUE = 2048
 """Characters of a header's value that are read."""
 LARGEST_UNSENT = 64 << 10
 """Bytes that may wait for a camera that does not read what it has asked for."""
-_MESSAGE = re.compile(rb"RTSP/\d|[A-Z][A-Z_]{2,30} ")
-_STATUS = re.compile(r"RTSP/\d(?:\.\d)? {1,8}(\d{3})(?: (.*))?", re.ASCII)
+_MESSAGE = re.compile(rb"(?:RTSP|HTTP)/\d|[A-Z][A-Z_]{2,30} ")
+_STATUS = re.compile(r"(?:RTSP|HTTP)/\d(?:\.\d)? {1,8}(\d{3})(?: (.*))?", re.ASCII)
 _RESUMES = re.compile(rb"RTSP/\d|\$")
 _NOT_YET_SURE = 32
 OPTIONS_OF_OURS = "OPTIONS, ANNOUNCE, REDIRECT, SET_PARAMETER, GET_PARAMETER, TEARDOWN"
@@ -71,6 +72,7 @@ class Connection(asyncio.Protocol):
         self._junk = 0
         self._replies: dict[int, asyncio.Future[Reply]] = {}
         self._sequence = 0
+        self._through: Connection | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The connection stands."""
@@ -80,6 +82,12 @@ class Connection(asyncio.Protocol):
     def peer(self) -> str:
         """The camera's IP address."""
         name = self._transport.get_extra_info("peername") if self._transport else None
+        return str(name[0]) if name else ""
+
+    @property
+    def local(self) -> str:
+        """Our IP address on the way to the camera."""
+        name = self._transport.get_extra_info("sockname") if self._transport else None
         return str(name[0]) if name else ""
 
     # Receiving ----------------------------------------------------------------------------------------
@@ -124,7 +132,8 @@ class Connection(asyncio.Protocol):
             name, _, value = line.partition(":")
             headers.setdefault(name.strip().lower(), []).append(value.strip()[:LONGEST_VALUE])
         length = headers.get("content-length", ["0"])[0]
-        size = int(length) if length.isascii() and length.isdigit() and len(length) < 9 else 0
+        is_http = first.startswith("HTTP")  # the length of a tunnel has no meaning
+        size = int(length) if not is_http and length.isascii() and length.isdigit() and len(length) < 9 else 0
         if size > LARGEST_BODY:
             self.close(f"sends a message of {size} bytes, more than the {LARGEST_BODY} that are read")
         stop = body_at + size
@@ -177,7 +186,7 @@ class Connection(asyncio.Protocol):
         lines += [f"{name}: {value}" for name, value in given.items() if value]
         if method == "OPTIONS":
             lines.append(f"Public: {OPTIONS_OF_OURS}")
-        self._write("\r\n".join([*lines, "", ""]).encode())
+        self.write("\r\n".join([*lines, "", ""]).encode())
         self._on_request(method, headers)
 
     # The end ------------------------------------------------------------------------------------------
@@ -198,6 +207,8 @@ class Connection(asyncio.Protocol):
         """End the connection."""
         self._lost(reason)
         self._buffer.clear()
+        if self._through:
+            self._through.close(reason)
         if self._transport:
             self._transport.abort()
 
@@ -211,8 +222,11 @@ class Connection(asyncio.Protocol):
             elif not on:
                 self._transport.resume_reading()
 
-    def _write(self, data: bytes) -> None:
-        if self._transport and not self._transport.is_closing():
+    def write(self, data: bytes) -> None:
+        """Send bytes; a camera that does not read them is left."""
+        if self._through:
+            self._through.write(base64.b64encode(data))
+        elif self._transport and not self._transport.is_closing():
             if self._transport.get_write_buffer_size() > LARGEST_UNSENT:
                 self.close("does not read what is sent to it")
             else:
@@ -220,19 +234,24 @@ class Connection(asyncio.Protocol):
 
     def send_media(self, channel: int, data: bytes) -> None:
         """Send an interleaved packet."""
-        self._write(b"$" + bytes([channel]) + len(data).to_bytes(2, "big") + data)
+        self.write(b"$" + bytes([channel]) + len(data).to_bytes(2, "big") + data)
 
-    async def request(self, method: str, url: str, headers: dict[str, str]) -> Reply:
-        """Ask, and wait for the reply. Raises CameraError when the connection ends first."""
+    def _expect(self) -> asyncio.Future[Reply]:
+        """Return what the reply to the next request will be put into."""
         if self.closed.done():
             raise CameraError(self.closed.result())
         self._sequence += 1
-        number, began = self._sequence, time.monotonic()
         waiter: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        self._replies[number] = waiter
+        self._replies[self._sequence] = waiter
+        return waiter
+
+    async def request(self, method: str, url: str, headers: dict[str, str]) -> Reply:
+        """Ask, and wait for the reply. Raises CameraError when the connection ends first."""
+        waiter = self._expect()
+        number, began = self._sequence, time.monotonic()
         lines = [f"{method} {url} RTSP/1.0", f"CSeq: {number}", "User-Agent: rt-embed"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
-        self._write("\r\n".join([*lines, "", ""]).encode())
+        self.write("\r\n".join([*lines, "", ""]).encode())
         reply = None
         try:
             reply = await waiter
@@ -242,3 +261,25 @@ class Connection(asyncio.Protocol):
                 told = {name: value if name != "Authorization" else "***" for name, value in headers.items()}
                 self._log(Exchange(method, shown(url), told, reply, time.monotonic() - began))
         return reply
+
+    # Through HTTP -------------------------------------------------------------------------------------
+
+    def send_http(self, method: str, path: str, headers: dict[str, str]) -> None:
+        """Send the head of an HTTP request."""
+        lines = [f"{method} {path} HTTP/1.0", "User-Agent: rt-embed"]
+        lines += [f"{name}: {value}" for name, value in headers.items()]
+        self.write("\r\n".join([*lines, "", ""]).encode())
+
+    async def request_http(self, method: str, path: str, headers: dict[str, str]) -> Reply:
+        """Ask by HTTP, and wait for the head of the reply. Raises CameraError if the connection ends."""
+        waiter = self._expect()
+        self.send_http(method, path, headers)
+        try:
+            return await waiter
+        finally:
+            self._replies.pop(self._sequence, None)
+
+    def send_through(self, other: "Connection") -> None:
+        """Send over another connection from now on, in Base64. When that ends, so does this."""
+        self._through = other
+        other.closed.add_done_callback(lambda reason: self.close(reason.result()))

@@ -4,7 +4,7 @@ plays the same camera, that is checked, too."""
 import asyncio
 import re
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import av
 import pytest
@@ -14,6 +14,7 @@ from worker.live.rtp.access_units import AccessUnit
 from worker.live.rtsp.camera_description import (
     CameraError,
     CameraOptions,
+    Delivery,
     Habits,
     Redirected,
     TransportRefused,
@@ -42,7 +43,7 @@ class Played:
         self.habits = habits
         self._url, self._options = url, options
 
-    async def run(self, kind: Literal["udp", "tcp"] = "tcp", seconds: float | None = None) -> "Played":
+    async def run(self, kind: Delivery = "tcp", seconds: float | None = None) -> "Played":
         async def attempt(where: Any) -> None:
             player = Player(where, self._options, kind, self.habits, self.said.append)
             try:
@@ -329,6 +330,77 @@ async def test_a_camera_that_answers_udp_with_tcp(pictures: list[Picture]) -> No
     answer = only("SETUP", Answer(headers={"Transport": "RTP/AVP/TCP;interleaved=0-1", "Session": "1"}))
     with ScriptedCamera(pictures, answer=answer) as camera, pytest.raises(TransportRefused, match="with TCP"):
         await Played(camera.url).run("udp")
+
+
+# Other ways ------------------------------------------------------------------------------------------------
+
+
+async def test_rtsp_through_http(pictures: list[Picture]) -> None:
+    with ScriptedCamera(pictures, login=("me", "s3cret"), ends=True, speed=4) as camera:
+        played = await Played(camera.url.replace("//", "//me:s3cret@") + "?a=b").run("http")
+        assert len(played.units) == 30
+        assert [asked.method for asked in camera.requests[:3]] == ["GET", "POST", "OPTIONS"]
+        get, post = camera.requests[:2]
+    assert get.url == post.url == "/live?a=b"
+    assert get.headers["x-sessioncookie"] == post.headers["x-sessioncookie"]
+
+
+async def test_a_tunnel_that_wants_a_login(pictures: list[Picture]) -> None:
+    def answer(asked: Asked) -> Answer | None:
+        if asked.method not in ("GET", "POST") or "authorization" in asked.headers:
+            return None
+        return Answer("401 Unauthorized", {"WWW-Authenticate": 'Basic realm="x"'})
+
+    with ScriptedCamera(pictures, answer=answer, ends=True, speed=4) as camera:
+        played = await Played(camera.url.replace("//", "//me:s3cret@")).run("http")
+        assert len(played.units) == 30
+        token = next(asked for asked in camera.requests if asked.method == "POST").headers["authorization"]
+        assert token == "Basic bWU6czNjcmV0"
+        with pytest.raises(CameraError, match="wants a user name"):
+            await Played(camera.url).run("http")
+
+
+async def test_a_camera_without_a_tunnel(pictures: list[Picture]) -> None:
+    with (
+        ScriptedCamera(pictures, answer=only("GET", Answer("404 Not Found"))) as camera,
+        pytest.raises(CameraError, match="the camera answers HTTP GET /live with 404 Not Found"),
+    ):
+        await Played(camera.url).run("http")
+
+
+async def test_a_tunnel_that_breaks_ends_the_connection(pictures: list[Picture]) -> None:
+    with ScriptedCamera(pictures) as camera:
+
+        async def stop() -> None:
+            await asyncio.sleep(0.3)
+            camera.stop()
+
+        stopping = asyncio.create_task(stop())
+        with pytest.raises(CameraError, match=r"connection|no video"):
+            await Played(camera.url).run("http")
+        await stopping
+
+
+async def test_multicast(pictures: list[Picture]) -> None:
+    with ScriptedCamera(pictures, ends=True, speed=2) as camera:
+        played = await Played(camera.url).run("multicast")
+    assert [list(unit.nals) for unit in played.units] == [picture.nals for picture in pictures]
+    assert played.units[0].wall
+
+
+@pytest.mark.parametrize(
+    ("transport", "reason"),
+    [
+        ("RTP/AVP;multicast;destination=127.0.0.1;port=5000-5001", "multicast group is 127.0.0.1"),
+        ("RTP/AVP;multicast;destination=239.1.1.1;port=80-81", "ports 80 and 81"),
+        ("RTP/AVP;multicast;port=5000-5001", "names no multicast group"),
+        ("RTP/AVP;unicast;client_port=5000-5001", "names no multicast group"),
+    ],
+)
+async def test_multicast_that_cannot_be(pictures: list[Picture], transport: str, reason: str) -> None:
+    answer = only("SETUP", Answer(headers={"Transport": transport, "Session": "1"}))
+    with ScriptedCamera(pictures, answer=answer) as camera, pytest.raises(TransportRefused, match=reason):
+        await Played(camera.url).run("multicast")
 
 
 # On the wire -----------------------------------------------------------------------------------------------

@@ -8,7 +8,6 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pytest
@@ -17,7 +16,7 @@ from shared.chunks import SECOND
 from tests.support import free_port
 from worker.live.chunker import Chunker, Cut
 from worker.live.rtp.access_units import AccessUnit
-from worker.live.rtsp.camera_description import CameraError, CameraOptions, address
+from worker.live.rtsp.camera_description import CameraError, CameraOptions, Delivery, address
 from worker.live.rtsp.rtsp_client import Player, probe_camera
 from worker.media.decoder.limits import MediaLimits
 from worker.media.decoder.runs import decode_runs
@@ -61,7 +60,7 @@ def serve() -> Iterator[Serve]:
         process.communicate()
 
 
-async def chunks(url: str, kind: Literal["udp", "tcp"], login: tuple[str, str] = ("", "")) -> list[Cut]:
+async def chunks(url: str, kind: Delivery, login: tuple[str, str] = ("", "")) -> list[Cut]:
     """The first three chunks of a second."""
     player = Player(address(url, *login), CameraOptions(), kind)
     chunker: list[Chunker] = []
@@ -85,10 +84,10 @@ async def chunks(url: str, kind: Literal["udp", "tcp"], login: tuple[str, str] =
     return cuts
 
 
-@pytest.mark.parametrize("kind", ["udp", "tcp"])
+@pytest.mark.parametrize("kind", ["udp", "tcp", "http"])
 @pytest.mark.parametrize(("encoder", "codec"), [("x264", "h264"), ("x265", "hevc"), ("jpeg", "mjpeg")])
 async def test_chunks_of_another_servers_stream(
-    serve: Serve, kind: Literal["udp", "tcp"], encoder: str, codec: str
+    serve: Serve, kind: Delivery, encoder: str, codec: str
 ) -> None:
     cuts = await chunks(serve(encoder), kind)
     out = np.empty((8, 3, 32, 32), np.uint8)
@@ -102,5 +101,6 @@ async def test_chunks_of_another_servers_stream(
 async def test_a_digest_login(serve: Serve) -> None:
     url = serve("x264", "user", "right-one")
     assert len(await chunks(url, "tcp", ("user", "right-one"))) == 3
+    assert len(await chunks(url, "http", ("user", "right-one"))) == 3
     with pytest.raises(CameraError, match="401"):
         await probe_camera(address(url, "user", "wrong-one"), CameraOptions())

@@ -5,8 +5,10 @@ from typing import Literal
 Lane = Literal["text", "probe", "video", "live"]
 LANES: tuple[Lane, ...] = ("text", "probe", "video", "live")
 
-PREFIX = "{rtembed}:"
-"""Of every key. The braces put all keys into one hash slot, so that scripts run on a cluster-mode server."""
+TAG = "{rtembed}"
+"""Puts every key that contains it into one hash slot, so that scripts run on a cluster-mode server."""
+PREFIX = f"{TAG}:"
+"""Of every key."""
 GROUP = "workers"
 """The consumer group of every lane."""
 

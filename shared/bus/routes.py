@@ -12,7 +12,7 @@ import structlog
 
 from shared import keys
 from shared.bus.kafka import create_topic
-from shared.errors import BadRequest, BusError
+from shared.errors import BadRequest, BusError, SettingsError
 from shared.redis.connection import Redis, RedisError
 from shared.settings import Settings
 
@@ -32,20 +32,37 @@ class Routes(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def configured_routes(settings: Settings) -> Routes:
-    """The routes that the settings give, in both of their spellings; Kafka without brokers is off."""
+    """Return the routes that the settings give, in both of their spellings; Kafka without brokers is off.
+
+    Raises SettingsError for a Redis stream that a cluster would keep on another node.
+    """
     wanted = settings.message_bus
     if wanted is None:
         wanted = "kafka" if settings.kafka_enabled else "off"
     errors = settings.error_bus
     if errors is None:
         errors = "redis" if settings.redis_errors else "kafka" if wanted == "kafka" else "off"
-    fallback = settings.kafka_topic if wanted == "kafka" else DEFAULT_TOPIC
+    fallback = settings.kafka_topic if wanted == "kafka" else default_stream(settings)
+    if wanted == "redis" and (problem := misplaced(settings, settings.message_topic or fallback)):
+        raise SettingsError(f"MESSAGE_BUS_TOPIC={problem}")
     return Routes(
         message_bus=_usable(settings, wanted or "off"),
         message_topic=settings.message_topic or fallback,
         error_bus=_usable(settings, errors or "off"),
         error_topic=settings.error_topic,
     )
+
+
+def default_stream(settings: Settings) -> str:
+    """Return the Redis stream of messages if none is named."""
+    return f"{DEFAULT_TOPIC}-{keys.TAG}" if settings.redis_cluster else DEFAULT_TOPIC
+
+
+def misplaced(settings: Settings, stream: str) -> str:
+    """Return why messages cannot go to a Redis stream because of the cluster; empty if they can."""
+    if not settings.redis_cluster or keys.TAG in stream:
+        return ""
+    return f"{stream}: with REDIS_CLUSTER the name must contain {keys.TAG}, for example {stream}-{keys.TAG}"
 
 
 def _usable(settings: Settings, bus: str) -> Bus:
@@ -105,6 +122,8 @@ async def switch_routes(redis: Redis, settings: Settings, switch: Switch) -> tup
     RedisError if nothing was changed.
     """
     _check(settings, switch.message_bus, switch.message_topic)
+    if switch.message_bus == "redis" and (problem := misplaced(settings, switch.message_topic)):
+        raise BadRequest(problem)
     before = await read_routes(redis, settings)
     _check(settings, switch.error_bus or before.error_bus, switch.error_topic or before.error_topic)
     changes: dict[Any, Any] = {

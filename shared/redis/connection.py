@@ -1,16 +1,16 @@
 """Connections to Redis or Valkey, and the Lua scripts that change it in one step."""
 
-import asyncio
-from collections.abc import Callable, Iterable, Sequence
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import cache, lru_cache
 from hashlib import sha1
 from importlib import resources
 from typing import Any
 
 import redis.asyncio
-from redis.asyncio import BlockingConnectionPool, Connection, SSLConnection, UnixDomainSocketConnection
+from redis.asyncio import BlockingConnectionPool, Connection, UnixDomainSocketConnection
+from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
-from redis.backoff import ExponentialBackoff
+from redis.backoff import ExponentialBackoff, NoBackoff
 from redis.exceptions import (
     ConnectionError,  # noqa: A004 - redis-py's names
     NoScriptError,
@@ -18,7 +18,17 @@ from redis.exceptions import (
     TimeoutError,  # noqa: A004
 )
 
+from shared.redis.guarded import GUARDED
 from shared.redis.multiplexed import Argument, Channels, Multiplexed
+from shared.redis.primary import (
+    Address,
+    Ask,
+    ClusterPrimary,
+    FixedPrimary,
+    SentinelPrimary,
+    parse_address,
+    show,
+)
 from shared.settings import Settings
 
 __all__ = [
@@ -34,44 +44,9 @@ __all__ = [
 
 BLOCK_MS = 1000
 """How long a blocking read waits; below every socket timeout, or the reply would meet a closed socket."""
-
-
-class _Cancellation:
-    """Makes a cancelled call end: redis-py sends with `asyncio.wait_for`, which before Python 3.12 swallows a
-    cancellation that comes just when the command is sent."""
-
-    async def send_packed_command(
-        self, command: bytes | str | Iterable[bytes], check_health: bool = True
-    ) -> None:
-        connection: Any = super()
-        task = asyncio.current_task()
-        before = task.cancelling() if task else 0
-        await connection.send_packed_command(command, check_health)
-        if task and task.cancelling() > before:
-            await connection.disconnect(nowait=True)
-            raise asyncio.CancelledError
-
-    def hand_over(self) -> asyncio.StreamWriter:
-        """The open connection, which is no longer redis-py's."""
-        connection: Any = self
-        writer: asyncio.StreamWriter = connection._writer  # noqa: SLF001 - its own
-        connection._reader = connection._writer = None  # noqa: SLF001
-        return writer
-
-
-class _Tcp(_Cancellation, Connection):
-    pass
-
-
-class _Tls(_Cancellation, SSLConnection):
-    pass
-
-
-class _Unix(_Cancellation, UnixDomainSocketConnection):
-    pass
-
-
-_KINDS: dict[type, type] = {Connection: _Tcp, SSLConnection: _Tls, UnixDomainSocketConnection: _Unix}
+SENTINEL_PORT = 26379
+AGREE_WITHIN = 2.0
+"""Seconds that Sentinels or the nodes of a cluster have to say where the primary is."""
 
 
 class Redis(redis.asyncio.Redis):
@@ -116,31 +91,84 @@ def _client(settings: Settings, connections: int, timeout: float) -> Redis:
 
 
 def _pool(settings: Settings, connections: int, timeout: float) -> BlockingConnectionPool:
-    common: dict[str, Any] = {
-        "max_connections": connections,
-        "timeout": settings.redis_timeout,
+    kind, options = _server(settings)
+    options |= {
         "socket_timeout": timeout,
         "socket_connect_timeout": settings.redis_timeout,
         "retry": Retry(ExponentialBackoff(cap=0.5, base=0.05), 2),
         "retry_on_error": [ConnectionError, TimeoutError],
         "protocol": 2,
     }
-    if not (settings.redis_url or "").startswith("unix:"):
+    if kind is not UnixDomainSocketConnection:
         # A Unix socket tells at once that its server is gone. There, redis-py's health check of a server that
         # refuses the PING (no password) opens connection after connection inside of one another, for ever.
-        common |= {"socket_keepalive": True, "health_check_interval": 15}
+        options |= {"socket_keepalive": True, "health_check_interval": 15}
+    return BlockingConnectionPool(
+        max_connections=connections,
+        timeout=settings.redis_timeout,
+        connection_class=GUARDED[kind],
+        primary=primary_of(settings),
+        **options,
+    )
+
+
+def _server(settings: Settings) -> tuple[type, dict[str, Any]]:
+    """Return the kind of redis-py's connection and its options, as the variables say."""
     if settings.redis_url:
-        pool = BlockingConnectionPool.from_url(settings.redis_url, **common)
-    else:
-        pool = BlockingConnectionPool(
-            host=settings.redis_host,
-            port=settings.redis_port,
-            db=settings.redis_db,
-            password=settings.redis_password,
-            **common,
+        options: dict[str, Any] = dict(parse_url(settings.redis_url))
+        return options.pop("connection_class", Connection), options
+    host, _, _ = settings.redis_host.partition(",")
+    return Connection, {
+        "host": host,
+        "port": settings.redis_port,
+        "db": settings.redis_db,
+        "password": settings.redis_password,
+    }
+
+
+@lru_cache(16)
+def primary_of(settings: Settings) -> FixedPrimary:
+    """Return what knows where the primary is, one for all connections of these settings."""
+    kind, options = _server(settings)
+    address = options.pop("host", "localhost"), options.pop("port", 6379)
+    patience = min(settings.redis_timeout, AGREE_WITHIN)
+    if settings.redis_sentinels:
+        credentials = {
+            "username": settings.redis_sentinel_username,
+            "password": settings.redis_sentinel_password,
+        }
+        options = {**options, "db": 0, **credentials}
+        return SentinelPrimary(
+            _asking(kind, options, patience),
+            [parse_address(text, SENTINEL_PORT) for text in settings.redis_sentinels],
+            settings.redis_sentinel_master,
+            patience,
         )
-    pool.connection_class = _KINDS[pool.connection_class]
-    return pool
+    if settings.redis_cluster:
+        seeds = [address]
+        if not settings.redis_url:
+            seeds = [parse_address(text, settings.redis_port) for text in settings.redis_host.split(",")]
+        return ClusterPrimary(_asking(kind, options, patience), seeds, patience)
+    return FixedPrimary(None if kind is UnixDomainSocketConnection else address)
+
+
+def _asking(kind: type, options: dict[str, Any], patience: float) -> Ask:
+    """Return what puts one question to a Sentinel or a node of a cluster."""
+
+    async def ask(address: Address, *command: str) -> Any:
+        host, port = address
+        limits = {"socket_timeout": patience, "socket_connect_timeout": patience, "protocol": 2}
+        connection = kind(host=host, port=port, retry=Retry(NoBackoff(), 0), **limits, **options)
+        try:
+            await connection.connect()
+            await connection.send_command(*command)
+            return await connection.read_response()
+        except RuntimeError as error:  # uvloop, when the connection is reset just now
+            raise ConnectionError(f"{show(address)}: {error}") from error
+        finally:
+            await connection.disconnect(nowait=True)
+
+    return ask
 
 
 class Script:

@@ -12,15 +12,10 @@ from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 import hiredis
-from redis.exceptions import (
-    BusyLoadingError,
-    ConnectionError,  # noqa: A004 - redis-py's names
-    MasterDownError,
-    NoScriptError,
-    ReadOnlyError,
-    ResponseError,
-    TimeoutError,  # noqa: A004
-)
+from redis.exceptions import ConnectionError, TimeoutError  # noqa: A004 - redis-py's names
+
+from shared.redis.failures import NotPrimary, error_of
+from shared.redis.primary import FixedPrimary
 
 Argument = bytes | str | int | float
 Command = tuple[Any, ...]
@@ -29,16 +24,17 @@ Command = tuple[Any, ...]
 PAUSES = (0.05, 0.1)
 """Seconds before each further attempt when the connection breaks."""
 _NOTHING = object()
-_ERRORS: dict[str, type[Exception]] = {
-    "LOADING": BusyLoadingError,
-    "MASTERDOWN": MasterDownError,
-    "NOSCRIPT": NoScriptError,
-    "READONLY": ReadOnlyError,
-}
 
 
 class Opener(Protocol):
     """A connection of redis-py that can be handed over."""
+
+    primary: FixedPrimary
+    epoch: int
+
+    @property
+    def stale(self) -> bool:
+        """Whether it leads to where the primary was."""
 
     async def connect(self) -> None:
         """Open it. Raises RedisError."""
@@ -60,7 +56,7 @@ class Multiplexed:
     def __init__(self, make_connection: Callable[[], Any], timeout: float) -> None:
         self._make_connection = make_connection
         self._timeout = timeout
-        self._opening = asyncio.Lock()
+        self._opening: asyncio.Task[Replies] | None = None
         self._replies: Replies | None = None
 
     async def call(self, *command: Argument) -> Any:
@@ -74,18 +70,33 @@ class Multiplexed:
         return await (await self._connected()).to(command)
 
     async def _connected(self) -> "Replies":
-        if self._replies is None or self._replies.closed:
-            return await self._open()
-        return self._replies
+        if self._replies and self._replies.stale:
+            self._replies.close(NotPrimary("the primary has moved"))
+        if self._replies and not self._replies.closed:
+            return self._replies
+        if self._opening is None:
+            self._opening = asyncio.create_task(self._open())
+            self._opening.add_done_callback(self._opened)
+        opening = self._opening
+        await asyncio.wait([opening])
+        if opening.cancelled():
+            raise _lost(None)
+        return opening.result()
 
     async def _open(self) -> "Replies":
-        async with self._opening:
-            if self._replies is None or self._replies.closed:
-                self._replies = Replies(await _opened(self._make_connection), self._timeout)
-            return self._replies
+        self._replies = Replies(await _opened(self._make_connection), self._timeout)
+        return self._replies
+
+    def _opened(self, opening: "asyncio.Task[Replies]") -> None:
+        """All who wait share one attempt to connect, also a failed one."""
+        self._opening = None
+        if not opening.cancelled():
+            opening.exception()  # nobody may be waiting any more
 
     def close(self) -> None:
         """Close the connection. Commands that wait raise ConnectionError."""
+        if self._opening:
+            self._opening.cancel()
         if self._replies:
             self._replies.close()
 
@@ -93,23 +104,33 @@ class Multiplexed:
 class Replies(asyncio.Protocol):
     """The answers of one connection, in the order of its commands."""
 
-    def __init__(self, writer: asyncio.StreamWriter, timeout: float) -> None:
+    def __init__(self, connection: Opener, timeout: float) -> None:
         self.closed = False
+        self._connection = connection
         self._loop = asyncio.get_running_loop()
         self._timeout = timeout
         self._waiting: deque[tuple[float, asyncio.Future[Any]]] = deque()
         self._watch: asyncio.TimerHandle | None = None
-        self._reader = hiredis.Reader(replyError=_error, notEnoughData=_NOTHING)
-        self._writer = writer  # which would close the transport if it went
-        self._transport = writer.transport
-        self._transport.set_protocol(self)
+        self._reader = hiredis.Reader(replyError=error_of, notEnoughData=_NOTHING)
+        self._writer = connection.hand_over()  # which would close the transport if it went
+        self._transport = self._writer.transport
+        _give(self._transport, self)
+
+    @property
+    def stale(self) -> bool:
+        """Whether the primary is elsewhere by now."""
+        return not self.closed and self._connection.stale
 
     def to(self, command: Command) -> asyncio.Future[Any]:
         """Send a command; its answer. Raises ConnectionError once the connection is closed."""
         if self.closed:
             raise _lost(None)
         future: asyncio.Future[Any] = self._loop.create_future()
-        self._transport.write(hiredis.pack_command(command))
+        try:
+            self._transport.write(hiredis.pack_command(command))
+        except RuntimeError as error:  # uvloop, when the server has just reset the connection
+            self.close(_lost(error))
+            raise _lost(error) from error
         self._waiting.append((self._loop.time(), future))
         if self._watch is None:
             self._watch = self._loop.call_later(self._timeout, self._look)
@@ -132,6 +153,10 @@ class Replies(asyncio.Protocol):
         """Give answers to whom they belong."""
         self._reader.feed(data)
         while (answer := self._reader.gets()) is not _NOTHING:
+            if isinstance(answer, NotPrimary):
+                self._connection.primary.disown(self._connection.epoch)
+                self.close(answer)
+                return
             _, future = self._waiting.popleft()
             if future.done():  # nobody waits any more
                 continue
@@ -176,21 +201,22 @@ class Channels(asyncio.Protocol):
 
         Raises ConnectionError, TimeoutError of redis-py.
         """
-        writer = await _opened(self._make_connection)  # which would close the transport if it went
-        self._reader = hiredis.Reader(replyError=_error, notEnoughData=_NOTHING)
+        connection = await _opened(self._make_connection)
+        writer = connection.hand_over()  # which would close the transport if it went
+        self._reader = hiredis.Reader(replyError=error_of, notEnoughData=_NOTHING)
         self._lost = asyncio.get_running_loop().create_future()
         transport = self._transport = writer.transport
         try:
-            transport.set_protocol(self)
+            _give(transport, self)
             self.subscribe(*channels())
-            await self._stay()
+            await self._stay(connection)
         finally:
             self._transport = None
             transport.abort()
 
-    async def _stay(self) -> None:
-        """Ask for a sign of life now and then, until the connection is lost."""
-        while True:
+    async def _stay(self, connection: Opener) -> None:
+        """Ask for a sign of life now and then, until the connection is lost or the primary has moved."""
+        while not connection.stale:
             self._silent = True
             self._send("PING")
             await asyncio.wait([self._lost], timeout=self._timeout)
@@ -198,6 +224,7 @@ class Channels(asyncio.Protocol):
                 raise self._lost.result()
             if self._silent:
                 raise TimeoutError(f"Redis sent no sign of life for {self._timeout:g} s")
+        raise NotPrimary("the primary has moved")
 
     def subscribe(self, *channels: bytes) -> None:
         """Ask for the channels; their confirmations will be heard. Nothing happens while not connected."""
@@ -210,9 +237,12 @@ class Channels(asyncio.Protocol):
             self._send("UNSUBSCRIBE", *channels)
 
     def _send(self, *command: Argument) -> None:
+        whole: Command = command
         if self._transport:
-            whole: Command = command
-            self._transport.write(hiredis.pack_command(whole))
+            try:
+                self._transport.write(hiredis.pack_command(whole))
+            except RuntimeError as error:  # uvloop, when the server has just reset the connection
+                self.connection_lost(error)
 
     def data_received(self, data: bytes) -> None:
         """Tell what has come."""
@@ -230,21 +260,23 @@ class Channels(asyncio.Protocol):
             self._lost.set_result(_lost(error))
 
 
-async def _opened(make_connection: Callable[[], Any]) -> asyncio.StreamWriter:
-    """A connection that redis-py has opened and handed over. Raises what redis-py raises."""
+async def _opened(make_connection: Callable[[], Any]) -> Opener:
+    """A connection that redis-py has opened. Raises what redis-py raises."""
     connection: Opener = make_connection()
     try:
         await connection.connect()
     except BaseException:
         await connection.disconnect(nowait=True)
         raise
-    return connection.hand_over()
+    return connection
+
+
+def _give(transport: asyncio.WriteTransport, protocol: asyncio.Protocol) -> None:
+    try:
+        transport.set_protocol(protocol)
+    except RuntimeError as error:  # uvloop, when the server has just reset the connection
+        raise _lost(error) from error
 
 
 def _lost(error: Exception | None) -> ConnectionError:
     return ConnectionError(f"the connection to Redis was lost: {error or 'closed by the server'}")
-
-
-def _error(message: str) -> Exception:
-    kind, _, _ = message.partition(" ")
-    return _ERRORS.get(kind, ResponseError)(message)

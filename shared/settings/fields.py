@@ -26,6 +26,7 @@ from shared.settings.setting_types import (
     IPNetwork,
     NamedKey,
     SettingType,
+    addresses,
     at_least_one,
     between,
     choice,
@@ -146,7 +147,12 @@ class Settings:
         "Whole address of Redis, TLS and credentials included; wins over the four variables below",
         secret=True,
     )
-    redis_host: str = setting("REDIS_HOST", TEXT, "localhost", "Host of Redis or Valkey")
+    redis_host: str = setting(
+        "REDIS_HOST",
+        TEXT,
+        "localhost",
+        "Host of Redis or Valkey; with REDIS_CLUSTER any nodes, host or host:port, separated by commas",
+    )
     redis_port: int = setting("REDIS_PORT", whole(1, 65535), 6379, "Port of Redis or Valkey")
     redis_db: int = setting("REDIS_DB", whole(0, 1023), 0, "Database number")
     redis_password: str | None = setting("REDIS_PASSWORD", TEXT, None, "Password of Redis", secret=True)
@@ -155,6 +161,36 @@ class Settings:
     )
     redis_connections: int = setting(
         "RTEMBED_REDIS_CONNECTIONS", whole(2, 1000), 32, "Most Redis connections in the pool of one process"
+    )
+
+    redis_sentinels: tuple[str, ...] = setting(
+        "REDIS_SENTINELS",
+        addresses(","),
+        (),
+        "Sentinels that say where the primary is, host:port separated by commas. Of the variables above, "
+        "database, user, password and TLS count then; host and port do not",
+    )
+    redis_sentinel_master: str = setting(
+        "REDIS_SENTINEL_MASTER", TEXT, "mymaster", "Name of the primary among the Sentinels"
+    )
+    redis_sentinel_username: str | None = setting(
+        "REDIS_SENTINEL_USERNAME", TEXT, None, "User of the Sentinels"
+    )
+    redis_sentinel_password: str | None = setting(
+        "REDIS_SENTINEL_PASSWORD", TEXT, None, "Password of the Sentinels", secret=True
+    )
+    redis_cluster: bool = setting(
+        "REDIS_CLUSTER",
+        BOOLEAN,
+        False,
+        "Redis runs in cluster mode: ask its nodes which of them owns the slot of {rtembed}",
+    )
+    redis_replicas: int = setting(
+        "RTEMBED_REDIS_REPLICAS",
+        whole(0, 16),
+        0,
+        "Replicas that must have an accepted request, a stored result or a handed-over live session before "
+        "anybody is told (WAIT); with 0 a failover may lose the last of them",
     )
 
     # Assets
@@ -906,9 +942,24 @@ def load(environment: Mapping[str, str] | None = None, **overrides: Any) -> Sett
         except ValueError:
             shown = "(hidden)" if field.metadata["secret"] else repr(text)
             problems.append(f"{variable}={shown}: must be {kind.allowed}")
-    if problems:
+    settings = Settings(**{**values, **overrides})
+    if problems := problems or contradictions(settings):
         raise SettingsError("; ".join(problems))
-    return Settings(**{**values, **overrides})
+    return settings
+
+
+def contradictions(settings: Settings) -> list[str]:
+    """Return which settings exclude each other."""
+    problems = []
+    if settings.redis_cluster and settings.redis_sentinels:
+        problems.append("REDIS_CLUSTER and REDIS_SENTINELS exclude each other: set one of them")
+    if settings.redis_cluster and settings.redis_db:
+        problems.append(f"REDIS_DB={settings.redis_db}: a cluster has database 0 only")
+    if (settings.redis_url or "").startswith("unix:") and (
+        settings.redis_cluster or settings.redis_sentinels
+    ):
+        problems.append("REDIS_URL names a socket, which REDIS_CLUSTER and REDIS_SENTINELS cannot use")
+    return problems
 
 
 def worker_name(settings: Settings) -> str:

@@ -199,6 +199,20 @@ def _origins(text: str) -> tuple[str, ...]:
 ORIGINS = SettingType(_origins, "origins such as https://app.example.com, separated by ',', or *")
 
 
+def addresses(separator: str) -> SettingType:
+    """Hosts with or without a port, between separators."""
+
+    def parse(text: str) -> tuple[str, ...]:
+        found = tuple(part.strip() for part in text.split(separator) if part.strip())
+        for part in found:
+            address = urlsplit(f"//{part}")
+            if not address.hostname or address.port == 0 or address.netloc != part:
+                raise ValueError(part)
+        return found
+
+    return SettingType(parse, f"host:port, separated by {separator!r}")
+
+
 def pairs(text: str) -> tuple[tuple[str, str], ...]:
     """`name=value` between semicolons; names in lower case."""
     found = [part.partition("=") for part in text.split(";") if part.strip()]

@@ -86,6 +86,22 @@ def test_a_stream_of_the_service_itself_is_no_topic() -> None:
         load({"MESSAGE_BUS": "redis", "MESSAGE_BUS_TOPIC": "{rtembed}:outbox"})
 
 
+def test_in_a_cluster_the_stream_of_messages_is_in_our_slot() -> None:
+    cluster = {"REDIS_CLUSTER": "true", "MESSAGE_BUS": "redis"}
+    assert configured_routes(load(cluster)).message_topic == "mdx-embed-{rtembed}"
+    named = load({**cluster, "MESSAGE_BUS_TOPIC": "a{rtembed}b"})
+    assert configured_routes(named).message_topic == "a{rtembed}b"
+    with pytest.raises(SettingsError, match=r"MESSAGE_BUS_TOPIC=vectors: .* example vectors-\{rtembed\}"):
+        configured_routes(load({**cluster, "MESSAGE_BUS_TOPIC": "vectors"}))
+
+
+async def test_in_a_cluster_messages_are_switched_to_our_slot_only(redis: Redis, settings: Settings) -> None:
+    cluster = replace(settings, redis_cluster=True)
+    with pytest.raises(BadRequest, match=r"stream-\{rtembed\}"):
+        await switch_routes(redis, cluster, TO_REDIS)
+    assert await redis.hgetall(keys.ROUTES) == {}
+
+
 @pytest.mark.parametrize("text", ["0", "-5", "many", "1.5", ""])
 def test_a_bound_that_is_no_positive_number_is_the_default(text: str) -> None:
     settings = load({"KAFKA_ASYNC_SEND_QUEUE_MAXSIZE": text, "REDIS_ASYNC_PUBLISH_QUEUE_MAXSIZE": text})

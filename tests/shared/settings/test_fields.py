@@ -226,6 +226,25 @@ def test_every_variable_belongs_to_one_field() -> None:
     assert all(field.metadata["meaning"] and field.metadata["kind"].allowed for field in FIELDS.values())
 
 
+@pytest.mark.parametrize(
+    ("variables", "problem"),
+    [
+        ({"REDIS_CLUSTER": "true", "REDIS_SENTINELS": "a:1"}, "exclude each other"),
+        ({"REDIS_CLUSTER": "true", "REDIS_DB": "3"}, "REDIS_DB=3: a cluster has database 0 only"),
+        ({"REDIS_URL": "unix:///s", "REDIS_SENTINELS": "a:1"}, "a socket"),
+        ({"REDIS_SENTINELS": "a:1,b:x"}, "REDIS_SENTINELS='a:1,b:x': must be host:port"),
+        ({"REDIS_SENTINELS": "http://a"}, "REDIS_SENTINELS='http://a': must be host:port"),
+    ],
+)
+def test_settings_that_exclude_each_other_are_named(variables: dict[str, str], problem: str) -> None:
+    with pytest.raises(SettingsError, match=problem):
+        load(variables)
+
+
+def test_sentinels_may_have_their_usual_port() -> None:
+    assert load({"REDIS_SENTINELS": "a, b:7 ,[::1]:9"}).redis_sentinels == ("a", "b:7", "[::1]:9")
+
+
 # Secrets ----------------------------------------------------------------------------------------------
 
 

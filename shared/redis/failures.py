@@ -1,0 +1,75 @@
+"""What errors of Redis mean: the server is away, another one is the primary, or it refuses writes."""
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import structlog
+from redis.exceptions import (
+    BusyLoadingError,
+    ConnectionError,  # noqa: A004 - redis-py's names
+    NoScriptError,
+    RedisError,
+    ResponseError,
+    TimeoutError,  # noqa: A004
+)
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+RETRY_INTERVAL = 0.5
+LONGEST_CODE = 500
+"""Characters of an error's text that are looked at."""
+REFUSALS = {
+    "OOM": "it is full: it refuses writes",
+    "MISCONF": "it cannot save its data: it refuses writes",
+    "NOREPLICAS": "too few of its replicas answer: it refuses writes",
+}
+ELSEWHERE = {"READONLY", "MOVED", "ASK", "CLUSTERDOWN", "MASTERDOWN", "UNBLOCKED"}
+"""What a server answers that is not the primary, or cannot say now who is."""
+# Redis 6.2 puts a script's error into one of its own: ERR Error running script (...): ... -OOM command ...
+_IN_SCRIPT = re.compile(r"-([A-Z]+) ")
+
+
+class WritesRefused(ResponseError):
+    """Redis takes no writes for now; the message says why. Nothing was written."""
+
+
+class NotPrimary(ConnectionError):
+    """The server at the other end is not the primary, or no longer."""
+
+
+OUTAGES: tuple[type[RedisError], ...] = (ConnectionError, TimeoutError, WritesRefused)
+"""What passes by itself: Redis is away, moves to another server, or takes no writes."""
+
+
+def error_of(text: str) -> RedisError:
+    """Return the error that stands for an error reply."""
+    code = text[:LONGEST_CODE].partition(" ")[0]
+    if code == "ERR" and (inner := _IN_SCRIPT.search(text[:LONGEST_CODE])):
+        code = inner[1]
+    if code in REFUSALS:
+        return WritesRefused(f"{REFUSALS[code]} ({code})")
+    if code in ELSEWHERE:
+        return NotPrimary(text)
+    if code == "LOADING":
+        return BusyLoadingError(text)
+    return NoScriptError(text) if code == "NOSCRIPT" else ResponseError(text)
+
+
+async def through_outages(call: Callable[[], Awaitable[T]], what: str) -> T:
+    """Return what `call` gives, tried again for as long as Redis is away or refuses writes.
+
+    `call` must do no harm twice. `what` is logged. Raises other errors of Redis.
+    """
+    warned = False
+    while True:
+        try:
+            return await call()
+        except OUTAGES as error:
+            if not warned:
+                log.warning("waiting for redis", waiting=what, error=str(error))
+                warned = True
+            await asyncio.sleep(RETRY_INTERVAL)

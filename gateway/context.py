@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry
 from starlette.requests import Request as HttpRequest
@@ -15,10 +17,18 @@ from gateway.store.asset_store import AssetStore
 from gateway.submission import Submitter
 from gateway.video.profiling import Profiler
 from shared.bus.errorbus import ErrorBus
-from shared.errors import InvalidParameters, RtEmbedError, Unavailable
+from shared.errors import InvalidParameters, NotSupported, RtEmbedError, SettingsError, Unavailable
 from shared.redis.connection import Redis, connect
 from shared.redis.ending import end
 from shared.settings import Settings
+
+if TYPE_CHECKING:
+    from gateway.search.search_index import SearchIndex
+
+NO_INDEX = (
+    "this service has no search index: start it with `rt-embed up --search`, or set RTEMBED_SEARCH_URL to a "
+    "PostgreSQL with pgvector for gateways and run `rt-embed indexer`"
+)
 
 
 class Context:
@@ -35,6 +45,7 @@ class Context:
         self.assets = AssetStore(self.redis, settings)
         self.downloads = Downloads(settings, self.assets)
         self.profiler = Profiler(self.redis, self.view, settings)
+        self._index = _open_index(self.redis, settings)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -42,6 +53,8 @@ class Context:
         async with asyncio.TaskGroup() as group:
             parts = (self.listener, self.view, self.errors, self.assets, self.metrics, self.profiler)
             tasks = [group.create_task(part.run()) for part in parts]
+            if self._index:
+                tasks.append(group.create_task(self._index.run()))
             await self.view.refresh()
             await self.assets.check()
             try:
@@ -63,10 +76,36 @@ class Context:
             self.errors.emit(error.message, stream_id=stream_id)
             raise
 
+    @property
+    def index(self) -> "SearchIndex":
+        """The search index. Raises NotSupported where there is none."""
+        if self._index is None:
+            raise NotSupported(NO_INDEX)
+        return self._index
+
     def require_service(self) -> None:
         """Raise Unavailable, saying why, if a request sent now would not be served."""
         if problem := self.view.problem:
             raise Unavailable(problem)
+
+
+def require_packages(settings: Settings) -> None:
+    """Raise SettingsError if the settings ask for an index and its packages are missing."""
+    missing = [name for name in ("psycopg", "psycopg_pool", "pgvector") if find_spec(name) is None]
+    if settings.search_url and missing:
+        raise SettingsError(
+            f"RTEMBED_SEARCH_URL needs the extra [search] ({', '.join(missing)} not installed): "
+            "pip install 'rt-embed[search]'"
+        )
+
+
+def _open_index(redis: Redis, settings: Settings) -> "SearchIndex | None":
+    if settings.search_url is None:
+        return None
+    # Only who has an index needs its packages.
+    from gateway.search.search_index import SearchIndex  # noqa: PLC0415
+
+    return SearchIndex(redis, settings)
 
 
 def context(request: HttpRequest) -> Context:

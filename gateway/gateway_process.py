@@ -11,6 +11,7 @@ import uvicorn
 
 from gateway.access.http_server import server_config
 from gateway.app import create_app
+from gateway.context import require_packages
 from shared import settings
 from shared.errors import SettingsError
 from shared.lifecycle.heartbeat import beating
@@ -31,6 +32,7 @@ def main() -> int:
     """Exit status: 0 after a clean stop, 2 for a bad setting, 3 for a port that is taken."""
     try:
         configuration = settings.load()
+        require_packages(configuration)
     except SettingsError as error:
         print(f"rt-embed gateway: {error}", file=sys.stderr)
         return 2

@@ -195,7 +195,8 @@ class AsyncClient:
     ) -> list[SearchHit]:
         """Return the chunks nearest to a sentence, a picture or a vector, best first.
 
-        `filters` are those of `POST /v1/search`: assets, cameras, start, end, min_score, like.
+        `filters` are those of `POST /v1/search`: assets, cameras, start_time, end_time,
+        min_score, like, merge and so on.
         """
         return await self.run(
             flows.find_chunks(flows.search_query(text, image, vector, top_k, filters), self._retries)

@@ -108,14 +108,23 @@ class RequestProblem(msgspec.Struct, frozen=True):
 
 
 class SearchHit(msgspec.Struct, frozen=True):
-    """A chunk that a search found; `score` is the cosine of its vector and the query's."""
+    """A chunk that a search found; `score` is the cosine of its vector and the query's.
+
+    `start` and `end` are seconds from the start of a file, None for a stream; `start_time` and `end_time` are
+    UTC, None for a file without a creation time. `thumbnail` is a JPEG in base64.
+    """
 
     asset: str
     score: float
-    start: str = ""
-    end: str = ""
+    start: float | None = None
+    end: float | None = None
+    start_time: str | None = None
+    end_time: str | None = None
     name: str = ""
+    camera: str = ""
     chunk: int | None = None
+    chunks: list[int] = []
+    thumbnail: str | None = None
 
 
 def to_vector(embeddings: str | Sequence[float]) -> Vector:

@@ -20,11 +20,11 @@ from psycopg import DataError
 from search.chunk_messages import IndexedChunk, read_chunk
 from search.deletions import mark_deleted
 from search.index_writer import IndexWriter
-from search.kafka_source import KafkaSource
 from search.known_assets import read_assets
-from search.message_source import MessageSource, TakenMessages
-from search.redis_source import RedisSource
 from search.schema import migrate
+from search.sources.kafka_source import KafkaSource
+from search.sources.message_source import MessageSource, TakenMessages
+from search.sources.redis_source import RedisSource
 from search.upkeep import Upkeep, one_line
 from shared.bus.errorbus import ErrorBus
 from shared.bus.routes import RouteReader, Routes

@@ -23,6 +23,8 @@ class TextJob(msgspec.Struct, frozen=True, kw_only=True, tag="text", tag_field="
     request: str
     texts: list[str]
     model: str = ""
+    query: bool = False
+    """Whether the vectors are for the caller alone, so that no messages are sent."""
     version: int = VERSION
 
     lane: ClassVar[Lane] = "text"
@@ -49,6 +51,8 @@ class VideoJob(msgspec.Struct, frozen=True, kw_only=True, tag="video", tag_field
     assets: list[Asset]
     chunks: list[Chunk]
     model: str = ""
+    query: bool = False
+    """As for texts."""
     on_error: Literal["fail", "skip"] = "fail"
     version: int = VERSION
 

@@ -28,6 +28,7 @@ TAGS = {
     "Files": "Videos and images to embed.",
     "Embeddings": "Vectors for video, images and text.",
     "Requests": "Requests that are answered later.",
+    "Search": "Chunks that are like what is asked for.",
     "Config": "Changes at run time.",
     "Live Stream": "Cameras by their RTSP address.",
     "Stream": "Cameras, as other services of the same family announce them.",
@@ -37,6 +38,7 @@ PATH_PARAMETERS = {
     "stream_id": "Id of a live stream: a UUID, or the text given when it was added.",
     "model_id": "Id of the loaded model, or one of its aliases.",
     "request_id": "Id of a request, with or without hyphens.",
+    "asset_id": "Id of a file or live stream.",
 }
 
 

@@ -27,8 +27,10 @@ _REFERENCE = "#/components/schemas/{name}"
 
 
 _UUID_SCHEMA = {"type": "string", "format": "uuid", "minLength": 36, "maxLength": 36}
+_STREAM_ID_SCHEMA = {"type": "string", "pattern": r"^[A-Za-z0-9][A-Za-z0-9._-]{0,255}$", "maxLength": 256}
 _ID_SCHEMAS = {
-    "stream_id": {"type": "string", "pattern": r"^[A-Za-z0-9][A-Za-z0-9._-]{0,255}$", "maxLength": 256},
+    "stream_id": _STREAM_ID_SCHEMA,
+    "asset_id": _STREAM_ID_SCHEMA,
     "model_id": {"type": "string", "maxLength": 256},
 }
 """Of path parameters that are not UUIDs."""
@@ -95,6 +97,8 @@ def _published(schema: Any) -> Any:
     result = {key: _published(value) for key, value in schema.items()}
     if isinstance(result.get("description"), str):
         result["description"] = cleandoc(result["description"])
+    if "x-pattern" in result:  # msgspec lets its own pattern win over one in `extra_json_schema`
+        result["pattern"] = result.pop("x-pattern")
     if isinstance(result.get("pattern"), str):
         result["pattern"] = result["pattern"].replace(r"\Z", "$")
         if result.get("format") == "uuid":

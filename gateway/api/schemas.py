@@ -48,7 +48,7 @@ StreamId = Annotated[
     Meta(
         pattern=_CANONICAL_UUID,  # of what needs no conversion; `form` accepts the rest
         extra={"form": "asset"},
-        extra_json_schema={"pattern": r"^[A-Za-z0-9][A-Za-z0-9._-]{0,255}$", "maxLength": 256},
+        extra_json_schema={"x-pattern": r"^[A-Za-z0-9][A-Za-z0-9._-]{0,255}$", "maxLength": 256},
         examples=["123e4567-e89b-12d3-a456-426614174000", "camera-001"],
     ),
 ]
@@ -224,7 +224,7 @@ class UploadForm(Parameters):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yield problems with combinations of fields."""
-        if self.creation_time is not None and not _is_date(self.creation_time):
+        if self.creation_time is not None and not is_date(self.creation_time):
             yield "creation_time", f"{self.creation_time} is not a date that exists"
         if self.file is None and not self.filename:
             yield "file", "Give either a file or a filename"
@@ -425,7 +425,7 @@ class VideoRequest(ApiRequest):
             yield "id", "Must be a UUID when url is given"
         if self.url is not None and self.media_type is None:
             yield "media_type", "Must be 'video' or 'image' when url is given"
-        if self.url is not None and self.creation_time is not None and not _is_date(self.creation_time):
+        if self.url is not None and self.creation_time is not None and not is_date(self.creation_time):
             yield "creation_time", f"{self.creation_time} is not a date that exists"
 
 
@@ -433,7 +433,8 @@ def _is_uuid(text: str) -> bool:
     return re.fullmatch(_CANONICAL_UUID, text) is not None
 
 
-def _is_date(text: str) -> bool:
+def is_date(text: str) -> bool:
+    """Return whether the text, of the form of a timestamp, names a date that exists."""
     try:
         parse_timestamp(text)
     except ValueError:

@@ -138,7 +138,7 @@ async def _media_vector(ctx: Context, request: HttpRequest, url: str, model: str
     media_type: MediaType = "image" if url.startswith("data:image/") else "video"
     body = VideoRequest(id=str(uuid.uuid4()), model=model, url=url, media_type=media_type)
     async with AsyncExitStack() as held:
-        plan = await plan_request(ctx, request, body, held)
+        plan = (await plan_request(ctx, request, body, held)).as_query()
         if not plan.jobs:
             raise BadParameters(f"{url[:256]} has no frames")
         with ctx.reported(plan.assets[0].id):

@@ -95,13 +95,13 @@ class EmbeddedTexts(msgspec.Struct, frozen=True):
     results: list[Result]
 
 
-async def embed_texts(ctx: Context, model: str, texts: list[str]) -> EmbeddedTexts:
-    """Have a worker embed the texts. Raises FailedEnd, ServerBusy."""
+async def embed_texts(ctx: Context, model: str, texts: list[str], *, query: bool = False) -> EmbeddedTexts:
+    """Have a worker embed the texts, as a `query` without messages. Raises FailedEnd, ServerBusy."""
     request = Request(
         id=ctx.listener.new_id(), lane="text", planned=len(texts), model=model, caller=caller.get()
     )
     structlog.contextvars.bind_contextvars(request_id=request.id)
-    job = TextJob(request=request.id, texts=texts, model=model)
+    job = TextJob(request=request.id, texts=texts, model=model, query=query)
     async with ctx.submitter.submitted(request, [job]) as (created, follower):
         return EmbeddedTexts(request.id, created, await collect(follower, len(texts)))
 

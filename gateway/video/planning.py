@@ -30,6 +30,14 @@ class Plan(msgspec.Struct, frozen=True):
     def planned(self) -> int:
         return self.request.planned
 
+    def as_query(self) -> "Plan":
+        """The same, with vectors that only the caller gets: no messages are sent."""
+        jobs: list[Job] = [
+            msgspec.structs.replace(job, query=True) if isinstance(job, VideoJob) else job
+            for job in self.jobs
+        ]
+        return msgspec.structs.replace(self, jobs=jobs)
+
 
 def plan_video(
     request_id: str, body: VideoRequest, assets: Sequence[Asset], model: ServedModel, longest: int = 0

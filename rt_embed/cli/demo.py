@@ -66,12 +66,12 @@ def _environment(port: int) -> dict[str, str]:
 async def service(environment: Mapping[str, str]) -> AsyncIterator[str]:
     """A whole service for as long as the context lasts; gives its address once it is ready."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-P", "-m", "rt_embed", "up", env=environment, stdout=asyncio.subprocess.DEVNULL,
-        start_new_session=True,
+        sys.executable, "-P", "-m", "rt_embed", "up", "--search", env=environment,
+        stdout=asyncio.subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
     url = f"http://localhost:{environment['BACKEND_PORT']}"
     try:
-        with console.status("Starting Valkey, a gateway and a worker; making the model at a first start ..."):
+        with console.status("Starting the service; making the model at a first start ..."):
             await _until_ready(process, url)
         yield url
     finally:

@@ -22,14 +22,12 @@ INITDB_TIMEOUT = 120
 
 
 def server_command(folder: Path) -> list[str]:
-    """What runs the server over the data in `folder`, which `prepare` has made."""
-    sockets = _socket_folder(folder)
+    """What runs the server over the data in `folder`, which `prepare` has made. It logs beside the folder."""
     return [
+        "sh", "-c", 'exec "$@" 2>>"$0"', str(folder.with_suffix(".log")),
         *_as_other_user(), str(_binaries() / "postgres"), "-D", str(folder),
-        "-c", "listen_addresses=", "-c", f"unix_socket_directories={sockets}",
-        "-c", "unix_socket_permissions=0700", "-c", "logging_collector=on", "-c", "log_directory=log",
-        "-c", "log_filename=postgres.log", "-c", "log_rotation_size=10MB",
-        "-c", "log_truncate_on_rotation=on",
+        "-c", "listen_addresses=", "-c", f"unix_socket_directories={_socket_folder(folder)}",
+        "-c", "unix_socket_permissions=0700", "-c", "log_checkpoints=off",
     ]  # fmt: skip
 
 

@@ -28,6 +28,7 @@ PANELS = {
         "demo": "rt_embed.cli.demo",
         "gateway": "rt_embed.cli.processes",
         "worker": "rt_embed.cli.processes",
+        "indexer": "rt_embed.cli.processes",
     },
     "Embed and search": {
         "embed": "rt_embed.cli.client.embed",

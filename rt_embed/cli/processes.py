@@ -1,4 +1,4 @@
-"""`rt-embed gateway` and `rt-embed worker`: one process of the service."""
+"""`rt-embed gateway`, `rt-embed worker` and `rt-embed indexer`: one process of the service."""
 
 import os
 import sys
@@ -42,6 +42,13 @@ def worker(
     """Run one worker, or one for each GPU: jobs out of Redis, vectors back."""
     require_extra("worker", "av", "numpy", "tokenizers")
     become("worker", MODEL_PATH=model_path, RTEMBED_BACKEND=backend, LOG_LEVEL=log_level)
+
+
+@app.command()
+def indexer(log_level: LogLevel = None) -> None:
+    """Run one indexer: embedding messages into the search index of RTEMBED_SEARCH_URL."""
+    require_extra("search", "psycopg", "pgvector")
+    become("search", LOG_LEVEL=log_level)
 
 
 def become(module: str, **variables: object) -> None:

@@ -1,7 +1,7 @@
 """`rt-embed up`: the whole service on one machine, from Python wheels alone.
 
-Valkey with an append-only file in the data folder, one gateway, one or more workers; each is restarted
-when it dies, and all of them end with this process, however it ends.
+Valkey with an append-only file in the data folder, one gateway, one or more workers, and for search an
+indexer and PostgreSQL. Each is restarted when it dies, and all end with this process, however it ends.
 """
 
 import asyncio
@@ -19,6 +19,7 @@ from typing import Annotated
 import structlog
 import typer
 
+from rt_embed.cli import embedded_postgres
 from rt_embed.cli.data_folder import (
     LocalService,
     announced,
@@ -30,6 +31,7 @@ from rt_embed.cli.data_folder import (
 from rt_embed.cli.terminal import command_group, terminal
 from shared import settings
 from shared.addresses import is_loopback
+from shared.bus.routes import configured_routes
 from shared.errors import SettingsError
 from shared.lifecycle.guard import hide
 from shared.lifecycle.supervised import SupervisedProcess
@@ -41,17 +43,25 @@ log = structlog.get_logger(__name__)
 app = command_group()
 
 PATIENCE = 20.0
+POSTGRES = "postgres"
+"""The folder of PostgreSQL's data in the data folder."""
 
 
-async def up(configuration: Settings, workers: int) -> int:
+async def up(configuration: Settings, workers: int, *, search: bool = False) -> int:
     """Start everything, wait for SIGINT or SIGTERM, stop everything. Returns an exit status."""
     folder = configuration.data_dir.absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    environment = _environment(configuration, folder)
+    environment = _environment(configuration, folder, search=search)
     python = [sys.executable, "-P", "-m"]
     start = partial(SupervisedProcess, environment=environment, patience=PATIENCE + 5)
     children = [start("gateway", [*python, "gateway"])]
     children += [start(f"worker {i + 1}", [*python, "worker"]) for i in range(workers)]
+    if environment.get("RTEMBED_SEARCH_URL"):
+        children.append(start("indexer", [*python, "search"]))
+    if search and configuration.search_url is None:
+        data = folder / POSTGRES
+        await asyncio.to_thread(embedded_postgres.prepare, data)
+        children.insert(0, start("postgres", embedded_postgres.server_command(data)))
     if not names_redis(os.environ):
         bare = {"PATH": os.environ.get("PATH", os.defpath)}  # none of our secrets: nothing hides them there
         children.insert(0, start("valkey", _valkey(folder), environment=bare))
@@ -80,13 +90,17 @@ async def _run(children: list[SupervisedProcess], environment: Mapping[str, str]
     return failed[0].result() if failed else 0
 
 
-def _environment(configuration: Settings, folder: Path) -> dict[str, str]:
+def _environment(configuration: Settings, folder: Path, *, search: bool) -> dict[str, str]:
     """The children's environment: what the user set, and this machine's defaults for the rest."""
     defaults = {**local_defaults(folder), "RTEMBED_SHUTDOWN_TIMEOUT": str(PATIENCE)}
     if names_redis(os.environ):
         del defaults["REDIS_URL"]
     if is_loopback(os.environ.get("RTEMBED_HOST") or defaults["RTEMBED_HOST"]):
         defaults["RTEMBED_ALLOWED_HOSTS"] = "localhost,127.0.0.1,::1"
+    if search:
+        defaults["RTEMBED_SEARCH_URL"] = embedded_postgres.database_url(folder / POSTGRES)
+    if (search or configuration.search_url) and configured_routes(configuration).message_bus == "off":
+        defaults["MESSAGE_BUS"] = "redis"  # which the indexer reads
     port = configuration.port or _free_port()
     given = {name: value for name, value in os.environ.items() if value or name not in defaults}
     return {**defaults, **given, "BACKEND_PORT": str(port)}
@@ -156,6 +170,13 @@ def run_up(
         Path | None,
         typer.Option("--data-dir", help="Where queues and files are kept: the setting RTEMBED_DATA_DIR."),
     ] = None,
+    search: Annotated[
+        bool,
+        typer.Option(
+            "--search",
+            help="Start an indexer, too, and PostgreSQL with pgvector unless RTEMBED_SEARCH_URL names one.",
+        ),
+    ] = False,
 ) -> int:
     """Start everything on this machine: Valkey, a gateway and workers. Ctrl-C stops it.
 
@@ -169,4 +190,4 @@ def run_up(
     configuration = settings.load()
     logs.configure(configuration, process="up")
     with used_alone(configuration.data_dir):
-        return asyncio.run(up(configuration, workers))
+        return asyncio.run(up(configuration, workers, search=search))

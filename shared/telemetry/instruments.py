@@ -238,6 +238,9 @@ http_duration = _histogram(
     "s",
     _SHORT,
 )
+search_duration = _histogram(
+    "rtembed_search_seconds", "One question to the search index, waiting included", "s", _SHORT
+)
 
 # Facts of the fleet, which each gateway reads in Redis --------------------------------------------------
 

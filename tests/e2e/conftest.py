@@ -47,6 +47,7 @@ class Stack:
         }
         self.gateway: subprocess.Popen[bytes] | None = None
         self.workers: list[subprocess.Popen[bytes]] = []
+        self.indexers: list[subprocess.Popen[bytes]] = []
         self.client = httpx.Client(base_url=f"{self.url}/v1", timeout=60)
 
     def start(self, workers: int = 1) -> None:
@@ -63,6 +64,11 @@ class Stack:
         worker = self._spawn("worker", **environment)
         self.workers.append(worker)
         return worker
+
+    def start_indexer(self, search_url: str) -> None:
+        """Search in that database, for gateways that start later, and what fills it."""
+        self.environment |= {"RTEMBED_SEARCH_URL": search_url, "MESSAGE_BUS": "redis"}
+        self.indexers.append(self._spawn("search"))
 
     def wait_ready(self, timeout: float = 60) -> None:
         """Until the gateway is ready and as many workers as were started are."""
@@ -125,7 +131,7 @@ class Stack:
             Path(path).write_bytes(data)
 
     def stop(self) -> None:
-        processes = [p for p in (self.gateway, *self.workers) if p and p.poll() is None]
+        processes = [p for p in (self.gateway, *self.workers, *self.indexers) if p and p.poll() is None]
         for process in processes:
             process.send_signal(signal.SIGTERM)
         for process in processes:

@@ -14,11 +14,12 @@ from tests.support import RedisServer
 
 
 @pytest.fixture
-def service(valkey: RedisServer, tmp_path: Path) -> Iterator[Stack]:
+def service(valkey: RedisServer, search_url: str, tmp_path: Path) -> Iterator[Stack]:
     """A service that registers cameras without connecting to them: made-up ones never answer."""
     stack = Stack(tmp_path, f"redis://127.0.0.1:{valkey.port}/3")
     stack.environment["VSS_SKIP_INPUT_MEDIA_VERIFICATION"] = "1"
     try:
+        stack.start_indexer(search_url)
         stack.start()
         yield stack
     finally:

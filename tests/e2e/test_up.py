@@ -10,6 +10,8 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import av
 import httpx
@@ -25,7 +27,7 @@ RT_EMBED = str(Path(sys.executable).parent / "rt-embed")
 class Up:
     """One `rt-embed up` with a data folder of its own."""
 
-    def __init__(self, folder: Path, **settings: str) -> None:
+    def __init__(self, folder: Path, *options: str, **settings: str) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}/v1"
         self.environment = {
@@ -33,7 +35,11 @@ class Up:
             "LOG_LEVEL": "warning", **settings,
         }  # fmt: skip
         self.process = subprocess.Popen(
-            [RT_EMBED, "up"], env=self.environment, stdout=subprocess.PIPE, text=True, start_new_session=True
+            [RT_EMBED, "up", *options],
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
         )
 
     def wait_ready(self) -> None:
@@ -83,6 +89,56 @@ def test_it_starts_serves_and_stops_cleanly(up: Up) -> None:
     assert {place.ip for place in listening if place.port == up.port} == {"127.0.0.1"}
     up.process.send_signal(signal.SIGINT)
     assert up.process.wait(30) == 0
+    assert gone(family, 5)
+
+
+@pytest.fixture
+def searching() -> Iterator[Up]:
+    """One with search. Its folder can be reached by PostgreSQL's user, who is another where we are root."""
+    with TemporaryDirectory(prefix="rt-embed-") as folder:
+        made = Up(Path(folder), "--search")
+        yield made
+        made.process.send_signal(signal.SIGINT)
+        made.process.wait(60)
+        made.stop()
+
+
+def find(up: Up, text: str) -> list[Any]:
+    answer = httpx.post(f"{up.url}/search", json={"text": text, "top_k": 1}, timeout=60)
+    hits: list[Any] = answer.json()["hits"] if answer.status_code == 200 else []
+    return hits
+
+
+def until_found(up: Up, text: str, count: int = 1) -> list[Any]:
+    deadline = time.monotonic() + 60
+    while len(hits := find(up, text)) != count:
+        assert time.monotonic() < deadline, hits
+        time.sleep(0.2)
+    return hits
+
+
+def test_with_search_what_was_embedded_is_found(searching: Up, tmp_path: Path) -> None:
+    searching.wait_ready()
+    film = tmp_path / "film.mp4"
+    make_film(film)
+    with film.open("rb") as file:
+        form = {"purpose": "vision", "media_type": "video"}
+        uploaded = httpx.post(f"{searching.url}/files", data=form, files={"file": file}, timeout=60).json()
+    model = httpx.get(f"{searching.url}/models").json()["data"][0]["id"]
+    body = {"id": uploaded["id"], "model": model, "chunk_duration": 5}
+    assert httpx.post(f"{searching.url}/generate_video_embeddings", json=body, timeout=120).status_code == 200
+    (hit,) = until_found(searching, SCENES[0].sentence)
+    assert (hit["asset"], hit["name"], hit["start"]) == (uploaded["id"], "film.mp4", 0.0)
+    for child in searching.family():
+        with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+            if "postgres" in child.name() or "search" in child.cmdline():
+                child.kill()
+    assert until_found(searching, SCENES[0].sentence)[0]["chunk"] == hit["chunk"]
+    assert httpx.delete(f"{searching.url}/files/{uploaded['id']}").status_code == 200
+    assert find(searching, SCENES[0].sentence) == []
+    family = searching.family()
+    searching.process.send_signal(signal.SIGINT)
+    assert searching.process.wait(40) == 0
     assert gone(family, 5)
 
 

@@ -21,7 +21,7 @@ from aiokafka import AIOKafkaProducer
 from pgvector import HalfVector
 
 from search.indexer import Indexer
-from search.message_source import GROUP
+from search.sources.message_source import GROUP
 from shared import keys
 from shared.bus.routes import Switch, switch_routes
 from shared.redis.connection import Redis

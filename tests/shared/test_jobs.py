@@ -59,7 +59,9 @@ def test_people_see_request_and_kind() -> None:
         b"kind": b"text",
     }
     payload = msgspec.json.decode(fields[b"payload"])
-    assert payload == {"kind": "text", "request": "r1", "texts": ["a"], "model": "", "version": 1}
+    assert payload == {
+        "kind": "text", "request": "r1", "texts": ["a"], "model": "", "query": False, "version": 1,
+    }  # fmt: skip
 
 
 def test_a_trace_goes_with_the_job() -> None:

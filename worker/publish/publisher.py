@@ -93,6 +93,8 @@ class Publisher:
         """The fields of the result's entry in the outbox; none if it gets no message."""
         if not self._messages_wanted or self.model is None or isinstance(job, ProbeJob):
             return []
+        if isinstance(job, TextJob | VideoJob) and job.query:
+            return []
         if isinstance(job, TextJob) and not self._settings.text_messages:
             return []
         try:

@@ -153,8 +153,8 @@ def _hit(hit: SearchHit) -> dict[str, Any]:
     return {
         "score": round(hit.score, 3),
         "source": hit.name or hit.asset,
-        "start": hit.start,
-        "end": hit.end,
+        "start": hit.start_time if hit.start is None else hit.start,
+        "end": hit.end_time if hit.end is None else hit.end,
         "asset": hit.asset,
     }
 

@@ -133,7 +133,9 @@ def test_without_an_extra_a_sentence_is_said(
     assert "pip install 'rt-embed[worker]'" in " ".join(capsys.readouterr().out.split())
 
 
-@pytest.mark.parametrize(("command", "extra"), [("demo", "demo"), ("worker", "worker")])
+@pytest.mark.parametrize(
+    ("command", "extra"), [("demo", "demo"), ("worker", "worker"), ("indexer", "search")]
+)
 def test_a_command_names_the_extra_that_it_needs(
     command: str, extra: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

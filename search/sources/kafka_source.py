@@ -7,7 +7,7 @@ import structlog
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 
-from search.message_source import GROUP, MESSAGE_TYPE, TakenMessages
+from search.sources.message_source import GROUP, MESSAGE_TYPE, TakenMessages
 from shared.bus.kafka import CONNECT_TIMEOUT, connection, trouble
 from shared.errors import BusError
 from shared.search.indexer_records import Lag

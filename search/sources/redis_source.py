@@ -7,7 +7,7 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
-from search.message_source import GROUP, MESSAGE_TYPE, TakenMessages
+from search.sources.message_source import GROUP, MESSAGE_TYPE, TakenMessages
 from shared.records import added_ms
 from shared.redis.connection import Redis, single_connection
 from shared.redis.consumer_group import ConsumerGroup

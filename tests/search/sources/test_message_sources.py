@@ -9,9 +9,9 @@ import aiokafka
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
-from search.kafka_source import KafkaSource
-from search.message_source import GROUP, MessageSource
-from search.redis_source import RedisSource
+from search.sources.kafka_source import KafkaSource
+from search.sources.message_source import GROUP, MessageSource
+from search.sources.redis_source import RedisSource
 from shared.errors import BusError
 from shared.redis.connection import Redis, RedisError, connect
 from shared.settings import Settings, load
@@ -190,7 +190,7 @@ async def test_members_that_are_long_gone_leave_the_group(
     second = RedisSource(redis, settings, TOPIC, "second")
     await second.open()
     assert len(await redis.xinfo_consumers(TOPIC, GROUP)) == 1
-    monkeypatch.setattr("search.redis_source.FORGOTTEN_AFTER", -1)
+    monkeypatch.setattr("search.sources.redis_source.FORGOTTEN_AFTER", -1)
     await second.open()
     assert len(await redis.xinfo_consumers(TOPIC, GROUP)) == 0
     await second.close()

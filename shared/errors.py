@@ -260,6 +260,10 @@ class IndexUnusable(RtEmbedError):
     """The database cannot hold a search index, and trying again does not help."""
 
 
+class SealedSecret(RtEmbedError):
+    """A secret in Redis was encrypted with a key that this process does not have."""
+
+
 class BusError(RtEmbedError):
     """A message bus cannot be reached, or refuses."""
 

@@ -15,6 +15,7 @@ from shared.jobs import Claim, LiveJob
 from shared.records import RecordCodec
 from shared.redis.connection import Redis, script
 from shared.requests import Request, submit_session
+from shared.secret_box import seal, unseal
 from shared.settings import Settings
 
 SessionState = Literal["waiting", "connecting", "running", "reconnecting", "ended"]
@@ -51,18 +52,36 @@ class CameraLogin(msgspec.Struct, frozen=True, kw_only=True):
 
     username: str = ""
     password: str = ""
+    sealed: str = ""
+    """The password as it lies in Redis where there is a key to encrypt it with."""
     place: str = "{}"
 
     def __repr__(self) -> str:
         return "Login(...)"
 
 
+def opened(login: CameraLogin, secret_keys: tuple[str, ...]) -> CameraLogin:
+    """Return the login with its password readable. Raises SealedSecret if none of the keys opens it."""
+    if not login.sealed:
+        return login
+    return msgspec.structs.replace(login, password=unseal(login.sealed, secret_keys), sealed="")
+
+
 _sessions: RecordCodec[LiveRecord] = RecordCodec(LiveRecord)
 _logins: RecordCodec[CameraLogin] = RecordCodec(CameraLogin)
 
 
-async def write_login(redis: Redis, asset_id: str, login: CameraLogin, expires: int | None = None) -> None:
-    """Keep a camera's login, for `expires` seconds or until it is removed."""
+async def write_login(
+    redis: Redis,
+    asset_id: str,
+    login: CameraLogin,
+    expires: int | None = None,
+    secret_keys: tuple[str, ...] = (),
+) -> None:
+    """Keep a camera's login, for `expires` seconds or until it is removed; with `secret_keys`, its password
+    encrypted."""
+    if secret_keys and login.password:
+        login = msgspec.structs.replace(login, password="", sealed=seal(login.password, secret_keys))
     fields: Any = _logins.fields(login, whole=True)
     async with redis.pipeline() as pipe:
         pipe.hset(keys.camera(asset_id), items=fields)

@@ -174,7 +174,8 @@ async def register_stream(ctx: Context, asset: Asset, login: CameraLogin, *, ver
     """
     if await ctx.assets.find(asset.id):
         raise DuplicateStreamId(f"the id {asset.id} is already in use")
-    await live_records.write_login(ctx.redis, asset.id, login, expires=LOGIN_TTL)
+    secret_keys = ctx.settings.secret_keys
+    await live_records.write_login(ctx.redis, asset.id, login, LOGIN_TTL, secret_keys)
     try:
         found = await probe(ctx, asset) if verify else asset
         kept = await ctx.assets.register(found)
@@ -183,7 +184,7 @@ async def register_stream(ctx: Context, asset: Asset, login: CameraLogin, *, ver
     except BaseException:
         await asyncio.shield(ctx.redis.delete(keys.camera(asset.id)))
         raise
-    await live_records.write_login(ctx.redis, asset.id, login)
+    await live_records.write_login(ctx.redis, asset.id, login, secret_keys=secret_keys)
     log.info("stream added", asset=asset.id, url=asset.path, codec=kept.codec)
     return kept
 

@@ -15,7 +15,7 @@ from rt_embed.cli import queues
 from rt_embed.cli.data_folder import redis_address, with_redis_found
 from rt_embed.cli.dead_letters import dead, drop, requeue
 from rt_embed.cli.queues import Row
-from rt_embed.cli.terminal import CommandFailed, ExitStatus, command_group, facts, table, terminal
+from rt_embed.cli.terminal import CommandFailed, ExitStatus, command_group, facts, printable, table, terminal
 from shared import settings
 from shared.redis.connection import Redis, RedisError, connect
 from shared.settings import Settings
@@ -209,7 +209,7 @@ async def _act(
             if action is LetterAction.DROP
             else await requeue(redis, configuration, letter)
         )
-        print(f"{letter}: {outcome}")
+        print(printable(f"{letter}: {outcome}"))
         status = status or int(outcome not in {"requeued", "dropped"})
     return status
 

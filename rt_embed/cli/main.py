@@ -14,7 +14,7 @@ from typer._click.exceptions import ClickException, UsageError
 from typer.core import TyperCommand, TyperGroup, TyperOption
 from typer.main import get_command
 
-from rt_embed.cli.terminal import CommandFailed, ExitStatus, command_group, terminal
+from rt_embed.cli.terminal import CommandFailed, ExitStatus, command_group, printable, terminal
 from shared.errors import RtEmbedError, SettingsError
 
 FILES = "rt_embed.cli.client.file_commands"
@@ -215,7 +215,7 @@ def _name(arguments: Sequence[str]) -> str:
 def _complain(line: str, status: int) -> int:
     if terminal.verbose:
         traceback.print_exc()
-    terminal.err.print(Text(line, style="red"), soft_wrap=True)
+    terminal.err.print(Text(printable(line), style="red"), soft_wrap=True)
     return status
 
 

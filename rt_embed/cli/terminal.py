@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from enum import IntEnum
@@ -58,19 +59,32 @@ class Terminal:
 
     def json(self, value: object) -> None:
         """Print a value for scripts: indented JSON, never wrapped or coloured."""
-        sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+        sys.stdout.write(_escaped(json.dumps(value, indent=2, ensure_ascii=False)) + "\n")
 
     def json_line(self, value: object) -> None:
         """Print a value as one line of JSON, at once."""
-        sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+        sys.stdout.write(_escaped(json.dumps(value, ensure_ascii=False)) + "\n")
         sys.stdout.flush()
 
     def note(self, text: str) -> None:
         """Say something that is no result."""
-        self.err.print(Text(text), soft_wrap=True)
+        self.err.print(Text(printable(text)), soft_wrap=True)
 
 
 terminal = Terminal()
+_CONTROL = re.compile(r"[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    """Return the text with what would steer a terminal spelled out: cameras and clients have a say in it."""
+    return "".join(
+        letter if letter.isprintable() or letter == "\n" else ascii(letter)[1:-1] for letter in text
+    )
+
+
+def _escaped(text: str) -> str:
+    """JSON without what `json.dumps` leaves as it is and terminals act on."""
+    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _console(*, stderr: bool) -> Console:
@@ -108,7 +122,9 @@ def table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str] = ()) -> Tab
     drawn = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for name in names:
         numeric = all(isinstance(row.get(name), int | float | None) for row in found)
-        drawn.add_column(name.replace("_", " "), justify="right" if numeric else "left", overflow="fold")
+        drawn.add_column(
+            printable(name.replace("_", " ")), justify="right" if numeric else "left", overflow="fold"
+        )
     for row in found:
         drawn.add_row(*(cell(row.get(name)) for name in names))
     return drawn
@@ -118,7 +134,7 @@ def facts(row: Mapping[str, Any]) -> Table:
     """Return one thing's fields, one on a line."""
     drawn = Table(box=None, show_header=False, pad_edge=False)
     for name, value in row.items():
-        drawn.add_row(Text(name.replace("_", " "), style="dim"), cell(value))
+        drawn.add_row(Text(printable(name.replace("_", " ")), style="dim"), cell(value))
     return drawn
 
 
@@ -129,5 +145,5 @@ def cell(value: Any) -> Text:
     if isinstance(value, float):
         return Text(f"{value:.1f}" if abs(value) >= 1 else f"{value:.3f}")
     if isinstance(value, list | dict):
-        return Text(json.dumps(value, ensure_ascii=False))
-    return Text(str(value))
+        return Text(printable(json.dumps(value, ensure_ascii=False)))
+    return Text(printable(str(value)))

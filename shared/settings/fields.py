@@ -251,6 +251,14 @@ class Settings:
         "(POST /v1/config); empty: every key does",
         secret=True,
     )
+    secret_keys: tuple[str, ...] = setting(
+        "RTEMBED_SECRET_KEY",
+        at_least_one(listed(",")),
+        (),
+        "Text with which the passwords of cameras are encrypted in Redis, the same for all gateways and "
+        "workers; after a comma those that were used before",
+        secret=True,
+    )
     wrong_keys_per_minute: int = setting(
         "RTEMBED_WRONG_KEYS_PER_MINUTE",
         whole(0, 10**6),

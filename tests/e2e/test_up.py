@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -87,6 +88,11 @@ def test_it_starts_serves_and_stops_cleanly(up: Up) -> None:
     assert len(family) >= 3
     listening = [c.laddr for p in family for c in p.net_connections("inet") if c.status == "LISTEN"]
     assert {place.ip for place in listening if place.port == up.port} == {"127.0.0.1"}
+    kept = [path for path in Path(up.environment["RTEMBED_DATA_DIR"], "valkey").rglob("*") if path.is_file()]
+    assert kept
+    assert {stat.S_IMODE(path.stat().st_mode) & 0o077 for path in kept} == {0}
+    rebound = httpx.get(f"{up.url}/models", headers={"Host": f"evil.example:{up.port}"})
+    assert rebound.status_code == 421
     up.process.send_signal(signal.SIGINT)
     assert up.process.wait(30) == 0
     assert gone(family, 5)

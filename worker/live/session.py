@@ -74,13 +74,17 @@ class LiveSessions:
             return
         if session.next:
             log.info("live session goes on", stream=job.assets[0].id, next_chunk=session.next)
-        (login,) = await live_records.read_logins(self.redis, [job.assets[0].id])
+        login = await self._login(job.assets[0].id)
         with LiveTrace(job.request, job.assets[0].id, claim.traceparent) as trace:
             await LiveSession(self, claim, job, session, login, trace=trace).run()
 
+    async def _login(self, asset_id: str) -> live_records.CameraLogin:
+        (login,) = await live_records.read_logins(self.redis, [asset_id])
+        return live_records.opened(login, self.settings.secret_keys)
+
     async def probe(self, asset: Asset) -> MediaFacts:
         """Ask a camera for its video. Raises InvalidFile naming what is wrong."""
-        (login,) = await live_records.read_logins(self.redis, [asset.id])
+        login = await self._login(asset.id)
         try:
             where = address(asset.path, login.username, login.password)
             track = await probe_camera(where, self.options)

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.endpoints.streams import split_login
 from shared import keys, live_records
-from shared.errors import InvalidFile
+from shared.errors import InvalidFile, SealedSecret
 from shared.fleet import Worker
 from shared.jobs import LiveJob, ProbeJob
 from shared.live_records import CameraLogin
@@ -101,6 +101,23 @@ async def test_cameras_may_speak_tls(gateway: Gateway) -> None:
     stream = await add(gateway, liveStreamUrl="rtsps://me:s3cret@h/x")
     (listed,) = (await gateway.client.get("/streams/get-stream-info")).json()
     assert (listed["id"], listed["liveStreamUrl"]) == (stream["id"], "rtsps://h/x")
+
+
+async def test_passwords_are_encrypted_where_there_is_a_key(
+    serve: Serve, settings: Settings, redis: Redis
+) -> None:
+    secret = dataclasses.replace(settings, skip_media_verification=True, secret_keys=("one long text",))
+    async with serve(secret) as encrypting:
+        stream = (await add(encrypting, liveStreamUrl="rtsp://me:s3cret-word@h/x"))["id"]
+    stored: Any = await redis.hgetall(keys.camera(stream))
+    assert b"s3cret-word" not in b"".join(stored.values())
+    (login,) = await live_records.read_logins(redis, [stream])
+    assert live_records.opened(login, ("a newer one", "one long text")).password == "s3cret-word"
+    for wrong in ((), ("another text",)):
+        with pytest.raises(SealedSecret, match="RTEMBED_SECRET_KEY"):
+            live_records.opened(login, wrong)
+    plain = CameraLogin(username="me", password="x")
+    assert live_records.opened(plain, ("one long text",)) == plain, "added before there was a key"
 
 
 async def test_credentials_are_kept_apart(gateway: Gateway, redis: Redis) -> None:

@@ -252,7 +252,7 @@ def test_what_grants_access_is_secret() -> None:
     suspects = [
         name
         for name in FIELDS
-        if any(w in name for w in ("PASSWORD", "SECRET", "TOKEN", "API_KEY", "ADMIN_KEY"))
+        if any(w in name for w in ("PASSWORD", "SECRET", "TOKEN", "API_KEY", "ADMIN_KEY", "SECRET_KEY"))
     ]
     assert set(suspects) | {"REDIS_URL", "RTEMBED_SEARCH_URL"} == set(SECRETS)
 

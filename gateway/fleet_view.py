@@ -6,9 +6,11 @@ from collections.abc import Collection
 
 import structlog
 
+from shared import keys
 from shared.errors import BadParameters, Unavailable
 from shared.fleet import Fleet, ServedModel, read_fleet
 from shared.redis.connection import Redis, RedisError
+from shared.redis.failures import WritesRefused
 
 log = structlog.get_logger(__name__)
 
@@ -25,6 +27,7 @@ class FleetView:
         self._aliases = frozenset(aliases)
         self._seen = -STALE
         self._failure = "no answer yet"
+        self._refusal = ""
         self._ready: bool | None = None
         self.fleet = Fleet()
 
@@ -52,6 +55,7 @@ class FleetView:
         try:
             async with asyncio.timeout(STALE):
                 self.fleet = await read_fleet(self._redis)
+                self._refusal = await self._refused()
         except (RedisError, TimeoutError) as error:
             if not self._failure:
                 log.error("redis is away", error=str(error) or "no answer in time")
@@ -61,18 +65,28 @@ class FleetView:
             log.info("redis is back")
         self._failure, self._seen = "", time.monotonic()
 
+    async def _refused(self) -> str:
+        """Return why Redis takes no writes; empty if it does."""
+        try:
+            await self._redis.set(keys.WRITABLE, "1", ex=60)
+        except WritesRefused as error:
+            if not self._refusal:
+                log.error("redis refuses writes", error=str(error))
+            return str(error)
+        return ""
+
     @property
     def redis_problem(self) -> str:
-        """Why Redis counts as away; empty while it answers."""
+        """Why Redis counts as away, or takes no writes; empty while it is well."""
         if time.monotonic() - self._seen < STALE:
-            return ""
+            return self._refusal
         return self._failure or "no answer in time"
 
     @property
     def problem(self) -> str:
         """Why a request sent now would not be served; empty if it would be."""
         if self.redis_problem:
-            return f"redis is away: {self.redis_problem}"
+            return f"redis is {'of no use now' if self._refusal else 'away'}: {self.redis_problem}"
         if self.fleet.ready:
             return ""
         if not self.fleet.workers:

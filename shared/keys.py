@@ -12,6 +12,8 @@ PREFIX = f"{TAG}:"
 GROUP = "workers"
 """The consumer group of every lane."""
 
+WRITABLE = PREFIX + "writable"
+"""String with a time to live: gateways write it to see whether Redis takes writes."""
 JOBS_DEAD = PREFIX + "jobs:dead"
 ASSETS = PREFIX + "assets"
 """Sorted set of asset ids by creation."""

@@ -68,17 +68,20 @@ class KeepAlive:
             await asyncio.sleep(interval)
 
     async def beat(self) -> None:
-        """Announce this worker, renew its claims, drop what is lost or not wanted any more."""
+        """Renew this worker's claims, announce it, drop what is lost or not wanted any more.
+
+        Claims come first: Redis that is full renews them, though it may take no record.
+        """
         await self._clock.measure(self._redis)
         self.change(jobs_running=len(self._jobs.running), jobs_done=self._jobs.jobs_done)
         if self._watch.problem:
             self.change(healthy=False, detail=self._watch.problem)
-        await fleet.announce(self._redis, self.record)
         for _, entry_id in await self._claims.renew():
             if entry_id in self._jobs.running:
                 claim, task = self._jobs.running[entry_id]
                 log.warning("claim lost to another worker", request_id=claim.job.request, job=entry_id)
                 task.cancel()
+        await fleet.announce(self._redis, self.record)
         for claim, task in list(self._jobs.running.values()):
             if claim.lane == "video" and await self._publisher.state(claim.job) != "running":
                 log.info("job dropped, its request has ended", request_id=claim.job.request, job=claim.id)

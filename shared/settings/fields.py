@@ -185,13 +185,6 @@ class Settings:
         False,
         "Redis runs in cluster mode: ask its nodes which of them owns the slot of {rtembed}",
     )
-    redis_replicas: int = setting(
-        "RTEMBED_REDIS_REPLICAS",
-        whole(0, 16),
-        0,
-        "Replicas that must have an accepted request, a stored result or a handed-over live session before "
-        "anybody is told (WAIT); with 0 a failover may lose the last of them",
-    )
 
     # Assets
     asset_dir: Path = setting(

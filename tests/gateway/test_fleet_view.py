@@ -1,4 +1,5 @@
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -10,7 +11,7 @@ from shared import keys
 from shared.errors import BadParameters, Unavailable
 from shared.fleet import ServedModel, Worker, announce, withdraw
 from shared.redis.connection import Redis, connect
-from shared.settings import load
+from shared.settings import Settings, load
 from tests.support import RedisServer, until, valkey_binary
 
 MODEL = ServedModel(
@@ -137,3 +138,21 @@ async def test_a_view_that_is_not_refreshed_goes_stale(
 async def _problem_after_a_look(view: FleetView) -> str:
     await view.refresh()
     return view.problem
+
+
+async def test_redis_that_is_full_is_named_as_what_is_wrong(settings: Settings, tmp_path: Path) -> None:
+    server = RedisServer(valkey_binary(), tmp_path)
+    server.start()
+    redis = connect(replace(settings, redis_url=server.url))
+    try:
+        view = FleetView(redis)
+        await redis.config_set("maxmemory", "1")
+        await view.refresh()
+        assert view.redis_problem == "it is full: it refuses writes (OOM)"
+        assert view.problem == "redis is of no use now: it is full: it refuses writes (OOM)"
+        await redis.config_set("maxmemory", "0")
+        await view.refresh()
+        assert (view.redis_problem, view.problem) == ("", "no worker is running")
+    finally:
+        await redis.aclose()
+        server.stop()

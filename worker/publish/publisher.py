@@ -1,13 +1,11 @@
 """Storing what was computed: every call is one atomic step in Redis, and repeating it changes nothing."""
 
-import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import structlog
-from redis.exceptions import ConnectionError, TimeoutError  # noqa: A004 - redis-py's names
 
 from shared import keys
 from shared.bus.errorbus import ErrorBus
@@ -15,19 +13,16 @@ from shared.bus.routes import configured_routes
 from shared.fleet import ServedModel
 from shared.jobs import Job, LiveJob, ProbeJob, TextJob, VideoJob
 from shared.redis.connection import Redis
+from shared.redis.failures import through_outages
 from shared.requests import Delivery, Outcome, finish, publish, request_of
 from shared.results import End, Result
 from shared.settings import Settings
 from shared.telemetry.export import traceparent
 from worker.publish.messages import MESSAGE_TYPE, build_message, message_key
 
-T = TypeVar("T")
-
 log = structlog.get_logger(__name__)
 
 DONE = End(state="done")
-PATIENCE = 30.0
-RETRY_INTERVAL = 0.5
 ALARM_INTERVAL = 10.0
 """Seconds between two error events about a full outbox."""
 
@@ -77,7 +72,7 @@ class Publisher:
         """None, with nothing done, if messages were switched on or off since this publisher last heard."""
         deliveries = [Delivery(result, self._message(job, result)) for result in finished]
         request, configured, believed = request_of(job), self._configured, self._messages_wanted
-        return await _persist(
+        return await through_outages(
             lambda: publish(
                 self._redis,
                 self._settings,
@@ -86,7 +81,8 @@ class Publisher:
                 deliveries,
                 configured=configured,
                 believed=believed,
-            )
+            ),
+            "results to be stored",
         )
 
     def _message(self, job: Job, result: Result) -> list[bytes | str]:
@@ -126,7 +122,9 @@ class Publisher:
 
     async def fail(self, job: Job, end: End) -> str:
         """End the request without a result."""
-        return await _persist(lambda: finish(self._redis, self._settings, request_of(job), end))
+        return await through_outages(
+            lambda: finish(self._redis, self._settings, request_of(job), end), "an end to be stored"
+        )
 
     async def state(self, job: Job) -> str:
         """The request's state now. Those who ask get their answers in the order in which they asked."""
@@ -145,16 +143,3 @@ class Publisher:
 def _stream(job: Job) -> str:
     """The id of the file or stream that the job is about; empty for texts."""
     return job.assets[0].id if isinstance(job, VideoJob | LiveJob) else ""
-
-
-async def _persist(store: Callable[[], Awaitable[T]]) -> T:
-    """Try again while Redis is away, for PATIENCE seconds: what was computed is worth a wait."""
-    give_up = time.monotonic() + PATIENCE
-    while True:
-        try:
-            return await store()
-        except (ConnectionError, TimeoutError) as error:
-            if time.monotonic() > give_up:
-                raise
-            log.warning("result not stored yet: redis is away", error=str(error))
-            await asyncio.sleep(RETRY_INTERVAL)

@@ -3,6 +3,7 @@
 import asyncio
 import struct
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,11 +16,12 @@ from shared.chunks import SECOND, Chunk
 from shared.fleet import ServedModel
 from shared.jobs import ProbeJob, TextJob, VideoJob
 from shared.keys import OUTBOX, OUTBOX_COUNTS
-from shared.redis.connection import Redis
+from shared.redis.connection import Redis, connect
 from shared.requests import Request, failed, submit
 from shared.results import Result
 from shared.settings import Settings
 from tests.proto import schema
+from tests.support import RedisServer, valkey_binary
 from worker.publish.publisher import Publisher
 
 VisionLLM: Any = schema.classes()["VisionLLM"]
@@ -211,3 +213,23 @@ async def test_states_come_in_the_order_in_which_they_are_asked_for(
 
     await asyncio.gather(*map(ask, range(20)))
     assert answered == list(range(20))
+
+
+async def test_a_result_waits_while_redis_is_full_and_is_stored_once(
+    settings: Settings, tmp_path: Path
+) -> None:
+    server = RedisServer(valkey_binary(), tmp_path)
+    server.start()
+    redis = connect(replace(settings, redis_url=server.url))
+    try:
+        publishing = await publisher(redis, settings, ErrorBus(redis, settings), TEXT, planned=2)
+        await redis.config_set("maxmemory", "1")
+        storing = asyncio.create_task(publishing.publish(TEXT, [chunk(0)]))
+        await asyncio.sleep(0.7)
+        assert not storing.done()
+        await redis.config_set("maxmemory", "0")
+        assert await asyncio.wait_for(storing, 10) == "running"
+        assert await redis.xlen(keys.results("r")) == 1
+    finally:
+        await redis.aclose()
+        server.stop()

@@ -59,6 +59,7 @@ PANELS = {
     },
     "Look after it": {
         "doctor": "rt_embed.cli.doctor",
+        "camera": "worker.live.camera_command",
         "inspect": "rt_embed.cli.inspect",
         "model": "worker.models.model_command",
     },

@@ -92,10 +92,6 @@ def load(settings: Settings, progress: Progress) -> Loaded:
     texts = batch_size if backend == "python" else runs_on.text_batch_size(settings)
     loaded = Loaded(info, engine, backend, batch_size, model, runs_on, files, texts)
     log.info("model loaded", model=info.id, batch_size=batch_size, **loaded.told())
-    if not info.verified and backend != "python":
-        log.warning(
-            "not for production", problem=f"the conversion of {info.id} was never compared with its own code"
-        )
     return loaded
 
 

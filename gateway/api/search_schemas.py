@@ -102,7 +102,9 @@ class SearchRequest(ApiRequest):
     exact: Annotated[
         bool, Meta(description="Compare every chunk instead of asking the HNSW index: slow, and complete.")
     ] = False
-    thumbnails: Annotated[bool, Meta(description="Answer with the chunks' pictures.")] = True
+    thumbnails: Annotated[
+        bool, Meta(description="Answer with the pictures of chunks whose messages brought one.")
+    ] = True
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """What the fields cannot say alone."""
@@ -187,7 +189,9 @@ class AssetChunksQuery(Parameters):
         Annotated[str, Meta(max_length=4000, pattern=r"^[0-9]{1,9}(,[0-9]{1,9})*\Z")] | None,
         Meta(description="Only these chunks, separated by commas.", examples=["0,12,24"]),
     ] = None
-    thumbnails: Annotated[bool, Meta(description="Answer with the chunks' pictures.")] = False
+    thumbnails: Annotated[
+        bool, Meta(description="Answer with the pictures of chunks whose messages brought one.")
+    ] = False
     embeddings: Annotated[bool, Meta(description="Answer with the chunks' vectors.")] = False
     encoding_format: Encoding = "float"
 

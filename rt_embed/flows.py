@@ -70,7 +70,7 @@ class _AddedStreams(msgspec.Struct):
 
 
 class _Hits(msgspec.Struct):
-    hits: list[SearchHit] = msgspec.field(name="results")
+    hits: list[SearchHit]
 
 
 def json_of(call: Call, retries: Retries) -> Flow[Any]:

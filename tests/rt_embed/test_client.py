@@ -1,5 +1,6 @@
 """Both clients on a real service."""
 
+import json
 import uuid
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler
@@ -357,3 +358,17 @@ def test_the_address_and_the_key_come_from_the_environment(
     Scripted.answers = [(200, {}, MODELS)]
     connect(None).models()
     assert Scripted.seen[0][1]["authorization"] == "Bearer secret"
+
+
+def test_a_search_of_the_service(connect: Connect, scripted: str) -> None:
+    hit = {
+        "chunk": 2, "start": 10.0, "end": 15.0, "start_time": None, "end_time": None, "request": "r",
+        "thumbnail": None, "asset": "a", "name": "one.mp4", "kind": "file", "media_type": "video",
+        "camera": "a", "chunks": [2], "score": 0.42,
+    }  # fmt: skip
+    Scripted.answers = [(200, {}, json.dumps({"model": "m", "hits": [hit]}).encode())]
+    (found,) = connect(scripted).search("a cup", top_k=1, cameras=["a"])
+    assert (found.asset, found.name, found.chunk, found.start, found.end, found.score) == (
+        "a", "one.mp4", 2, 10.0, 15.0, 0.42,
+    )  # fmt: skip
+    assert Scripted.seen[0][0] == "/v1/search"

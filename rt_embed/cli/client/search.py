@@ -107,7 +107,7 @@ def search(
         )
         found = _in_file(here, inside, query, image, top=top, min_score=min_score)
     else:
-        filters = {"cameras": camera, "min_score": min_score}
+        filters = {"cameras": camera, "min_score": min_score, "thumbnails": False}
         found = _in_service(here, query, image, top, {k: v for k, v in filters.items() if v is not None})
     here.show(found, lambda: _drawn(found))
 

@@ -28,6 +28,8 @@ LONGEST_REQUEST_LINE = 8 << 10
 MOST_HEADERS = 100
 MOST_PIPELINED = 16
 """Requests of one connection that wait for the one before them."""
+LINGERING_SECONDS, LINGERING_BYTES = 1.0, 1 << 20
+"""For how long, and how much, is still read from a client that was refused."""
 STALLED_SECONDS = 120.0
 """How long a client may leave an answer unread."""
 KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
@@ -71,6 +73,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         """The connection stands; its first request is awaited."""
         super().connection_made(transport)
         self._refusal = 0
+        self._refused = False
         self._barren = 0
         """Bytes since the parser last made something of what came."""
         self._head_bytes = 0
@@ -105,13 +108,16 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what came, as long as the limits are kept."""
-        if self.transport.is_closing():
+        if self._refused:
+            self._barren += len(data)
+            if self._barren > LINGERING_BYTES:
+                self.transport.close()
             return
         if not self._in_body and self._watch is None:
             self._expect_head()
         self._barren += len(data)
         super().data_received(data)
-        if self._barren > self.limits.header_bytes and not self.transport.is_closing():
+        if self._barren > self.limits.header_bytes:
             self._refuse(431)
 
     def send_400_response(self, msg: str) -> None:
@@ -228,8 +234,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def _refuse(self, status: int) -> None:
         """Close the connection, after an answer with `status` where nothing else is being answered."""
-        if self.transport.is_closing():
+        if self._refused or self.transport.is_closing():
             return
+        self._refused = True
         code, message = REASONS[status]
         self._tell(message, status)
         self._rest()
@@ -242,7 +249,19 @@ class BoundedHttpProtocol(HttpToolsProtocol):
                 f"x-request-id: {uuid.uuid4()}\r\nconnection: close\r\n\r\n"
             )
             self.transport.write(STATUS_LINE[status] + head.encode() + body)
-        self.transport.close()
+            self._linger()
+        else:
+            self.transport.close()
+
+    def _linger(self) -> None:
+        """Read on for a moment before closing: a connection with bytes unread is reset when it is closed, and
+        the client would never see the answer."""
+        self.transport.write_eof()
+        self._barren = 0
+        self._watch = self.loop.call_later(LINGERING_SECONDS, self.transport.close)
+        if self.cycle and not self.cycle.response_complete:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
 
     def _tell(self, reason: str, status: int) -> None:
         """Count a connection that is closed, and log one of them per second at most."""

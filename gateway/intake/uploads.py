@@ -45,7 +45,11 @@ async def read_form(request: HttpRequest, store: AssetStore, folder: str, limit:
     """
     kind, options = parse_options_header(request.headers.get("content-type"))
     if kind == b"multipart/form-data" and b"boundary" in options:
-        return await _MultipartReader(store, folder, limit, options[b"boundary"]).read(request.stream())
+        try:
+            reader = _MultipartReader(store, folder, limit, options[b"boundary"])
+        except FormParserError as error:
+            raise InvalidParameters(f"('body',): The multipart form cannot be read: {error}") from error
+        return await reader.read(request.stream())
     if kind == b"application/x-www-form-urlencoded":
         body = await read_up_to(MAX_FIELD_BYTES, request)
         try:

@@ -20,19 +20,20 @@ from shared.errors import (
 )
 
 TAGS = {
-    "Health Check": "Whether the service lives and can serve.",
-    "Metrics": "What the service measures.",
-    "Models": "What the service embeds with.",
-    "Metadata": "Which release this is.",
-    "NIM Compatible": "The same, as NVIDIA NIM services tell it.",
-    "Files": "Videos and images to embed.",
     "Embeddings": "Vectors for video, images and text.",
+    "Files": "Videos and images to embed.",
     "Requests": "Requests that are answered later.",
     "Search": "Chunks that are like what is asked for.",
-    "Config": "Changes at run time.",
     "Live Stream": "Cameras by their RTSP address.",
     "Stream": "Cameras, as other services of the same family announce them.",
+    "Models": "What the service embeds with.",
+    "Health Check": "Whether the service runs and can serve.",
+    "Metrics": "What the service measures.",
+    "Config": "Changes at run time.",
+    "Metadata": "Which release this is.",
+    "NIM Compatible": "The same, as NVIDIA NIM services tell it.",
 }
+"""In the order in which the API's pages show them."""
 PATH_PARAMETERS = {
     "file_id": "Id of a file, with or without hyphens.",
     "stream_id": "Id of a live stream: a UUID, or the text given when it was added.",
@@ -89,6 +90,8 @@ class Endpoint:
     form: type[msgspec.Struct] | None = None
     body: Any = None
     body_example: msgspec.Struct | None = None
+    more_examples: Mapping[str, msgspec.Struct] = field(default_factory=dict)
+    """Other bodies, by what they are for; `body_example` comes first."""
     answers: tuple[Answer, ...] = ()
     errors: tuple[type[RtEmbedError], ...] = ()
     headers: Mapping[str, str] = field(default_factory=dict)

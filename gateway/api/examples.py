@@ -14,6 +14,12 @@ from gateway.api.schemas import (
 ID = "123e4567-e89b-12d3-a456-426614174000"
 MODEL = "cosmos-embed1-448p"
 TIME = "2024-06-09T18:32:11.123Z"
+PICTURE = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAa0lEQVR42g3JQQEAMAgDMcQgBjP1cBYw"
+    "UzE1w5ZvqoouplCxhYsUV1Q13UyjZhs3aa5/DD3MoGEHDxlufogWIyRWWEScfiy9zKJlFy9Zbn+YNmNk1tjEnH+EDhMUNjgkXH4cfcyh"
+    "Yw8fOe54G4BfkSabVjIAAAAASUVORK5CYII="
+)
+"""Of 8 x 8 pixels: an example that can be sent as it is."""
 CAMERA = "rtsp://camera.example.com:554/live"
 
 FILE = TypedFile(

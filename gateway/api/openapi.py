@@ -8,12 +8,12 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from inspect import cleandoc
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
 from gateway.api.endpoint import PATH_PARAMETERS, TAGS, Answer, Endpoint
-from gateway.api.schemas import ApiResponse, Error
+from gateway.api.schemas import ApiResponse, Error, MediaType
 from shared.errors import InvalidParameters, RtEmbedError
 
 Schema = dict[str, Any]
@@ -23,6 +23,8 @@ DESCRIPTION = (
     "Vectors for video, images and text, in one space. Files are uploaded or fetched from a URL, and each "
     "chunk of a video becomes one vector."
 )
+PLAIN = "text/plain"
+MEDIA_TYPES = list(get_args(MediaType))
 _REFERENCE = "#/components/schemas/{name}"
 
 
@@ -49,7 +51,7 @@ def openapi_document(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
     for endpoint in endpoints:
         paths[endpoint.path][endpoint.method.lower()] = _operation(endpoint, reference, components)
     for name in {endpoint.form.__name__ for endpoint in endpoints if endpoint.form}:
-        components[name]["properties"] = _optional(components[name]["properties"])
+        components[name]["properties"] = _empty(_optional(components[name]["properties"]))
     for name in {endpoint.query.__name__ for endpoint in endpoints if endpoint.query}:
         del components[name]
     return {
@@ -103,6 +105,8 @@ def _published(schema: Any) -> Any:
         result["pattern"] = result["pattern"].replace(r"\Z", "$")
         if result.get("format") == "uuid":
             del result["pattern"]
+    if set(result.get("enum", ())) == set(MEDIA_TYPES):
+        result["enum"] = MEDIA_TYPES  # msgspec sorts; a page shows the first one
     return result
 
 
@@ -122,12 +126,31 @@ def _operation(endpoint: Endpoint, reference: dict[type, Schema], components: Sc
     if parameters := [*_path_parameters(endpoint), *queried, *_header_parameters(endpoint)]:
         result["parameters"] = parameters
     if endpoint.body:
-        content = {"application/json": _content(endpoint.body, endpoint.body_example, reference)}
-        result["requestBody"] = {"required": True, "content": content}
+        content = {"schema": reference[endpoint.body], **_body_examples(endpoint)}
+        result["requestBody"] = {"required": True, "content": {"application/json": content}}
     if endpoint.form:
-        content = {"multipart/form-data": {"schema": reference[endpoint.form]}}
-        result["requestBody"] = {"required": True, "content": content}
+        form = {"schema": reference[endpoint.form]}
+        result["requestBody"] = {"required": True, "content": {"multipart/form-data": form}}
     return result
+
+
+def _body_examples(endpoint: Endpoint) -> Schema:
+    """Return examples of the body without the fields that have their defaults."""
+    if endpoint.body_example is None:
+        return {}
+    if not endpoint.more_examples:
+        return {"example": _given(endpoint.body_example)}
+    named = {"Ready to be sent": endpoint.body_example, **endpoint.more_examples}
+    return {"examples": {name: {"value": _given(body)} for name, body in named.items()}}
+
+
+def _given(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_given(item) for item in value]
+    if not isinstance(value, msgspec.Struct):
+        return value
+    found = [(field, getattr(value, field.name)) for field in msgspec.structs.fields(value)]
+    return {field.encode_name: _given(item) for field, item in found if item != field.default}
 
 
 def _path_parameters(endpoint: Endpoint) -> Iterable[Schema]:
@@ -150,6 +173,8 @@ def _query_parameters(
     schema = components[endpoint.query.__name__]
     for name, field in _optional(schema["properties"]).items():
         parameter = {"name": name, "in": "query", "required": name in schema.get("required", ())}
+        if parameter["required"] and "examples" in field:
+            parameter["example"] = field["examples"][0]
         if "description" in field:
             parameter["description"] = field.pop("description")
         yield {**parameter, "schema": field}
@@ -171,6 +196,15 @@ def _optional(properties: Schema) -> Schema:
     return {name: _without_null(schema) for name, schema in properties.items()}
 
 
+def _empty(properties: Schema) -> Schema:
+    """Return the properties of a form, of which a page fills in none that may be left out."""
+    for name, schema in properties.items():
+        properties[name] = {key: value for key, value in schema.items() if key not in ("default", "examples")}
+        if "enum" not in schema and schema.get("format") != "binary":
+            properties[name]["example"] = ""  # or else Swagger UI makes up a text that fits the pattern
+    return properties
+
+
 def _without_null(schema: Schema) -> Schema:
     some = [member for member in schema.get("anyOf", ()) if member != {"type": "null"}]
     if len(some) != 1:
@@ -190,6 +224,8 @@ def _content(
 
 def _answer(answer: Answer, reference: dict[type, Schema]) -> Schema:
     content: Schema = {}
+    if PLAIN in answer.texts:  # first: it is the answer to a request without parameters
+        content[PLAIN] = {}
     if answer.json is not None:
         content["application/json"] = _content(answer.json, answer.example, reference)
     if answer.others:

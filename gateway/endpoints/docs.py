@@ -1,18 +1,22 @@
 """The API description, and two pages that show it. Everything that they load comes from this server."""
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
+import msgspec
 import openapi_ui_bundles
 from starlette.requests import Request as HttpRequest
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from gateway.api.endpoint import Endpoint
+from gateway.api.examples import MODEL
 from gateway.api.openapi import TITLE, openapi_document
-from gateway.api.responses import json_response
+from gateway.context import context
 
-PAGES = frozenset({"/openapi.json", "/docs", "/redoc"})
+PAGES = frozenset({"/", "/openapi.json", "/docs", "/redoc"})
 """Paths of the API description, which need no API key."""
 
 _POLICY = (
@@ -20,6 +24,10 @@ _POLICY = (
     "img-src 'self' data:; font-src 'self' data:; connect-src 'self'; worker-src blob:; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'"
 )
+_REDOC_SCRIPT = "redoc.standalone.js"
+_REDOC_LOGO = "https://cdn.redoc.ly/redoc/logo-mini.svg"
+"""What its script would load from elsewhere."""
+NO_IMAGE = "data:image/svg+xml,%3Csvg xmlns=%27http://www.w3.org/2000/svg%27/%3E"
 _SWAGGER = f"""<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
@@ -30,7 +38,10 @@ _SWAGGER = f"""<!doctype html>
 <div id="api"></div>
 <script src="docs/swagger-ui/swagger-ui-bundle.js"></script>
 <script>
-SwaggerUIBundle({{url: "openapi.json", dom_id: "#api", deepLinking: true, validatorUrl: null}})
+SwaggerUIBundle({{
+  url: "openapi.json", dom_id: "#api", deepLinking: true, validatorUrl: null,
+  tryItOutEnabled: true, displayRequestDuration: true, defaultModelsExpandDepth: 0,
+}})
 </script>
 </html>
 """
@@ -41,26 +52,39 @@ _REDOC = f"""<!doctype html>
 <title>{TITLE}</title>
 <link rel="icon" href="docs/swagger-ui/favicon-32x32.png">
 <style>body {{ margin: 0 }}</style>
-<redoc spec-url="openapi.json" disable-search="true"></redoc>
-<script src="docs/redoc/redoc.standalone.js"></script>
+<redoc spec-url="openapi.json"></redoc>
+<script src="docs/redoc/{_REDOC_SCRIPT}"></script>
 </html>
 """
 
 
 def routes(endpoints: Sequence[Endpoint]) -> list[BaseRoute]:
-    """Return the routes of `/openapi.json`, `/docs` (Swagger UI) and `/redoc`."""
-    document = json_response(openapi_document(endpoints))
+    """Return the routes of `/openapi.json`, `/docs` (Swagger UI), `/redoc` and `/`, which is `/docs`."""
+    document = msgspec.json.encode(openapi_document(endpoints)).decode()
 
-    async def serve_document(_: HttpRequest) -> Response:
-        return document
+    redoc = (Path(openapi_ui_bundles.redoc.static_path) / _REDOC_SCRIPT).read_text(encoding="utf-8")
+    redoc = redoc.replace(_REDOC_LOGO, NO_IMAGE)
+
+    async def serve_redoc(_: HttpRequest) -> Response:
+        return Response(redoc, media_type="text/javascript", headers={"Cache-Control": "max-age=3600"})
+
+    async def serve_document(request: HttpRequest) -> Response:
+        model = context(request).view.fleet.model
+        served = document.replace(MODEL, json.dumps(model.id)[1:-1]) if model else document
+        return Response(served, media_type="application/json")
 
     return [
+        Route("/", _front),
         Route("/openapi.json", serve_document),
         Route("/docs", _swagger),
         Route("/redoc", _redoc),
+        Route(f"/docs/redoc/{_REDOC_SCRIPT}", serve_redoc),
         Mount("/docs/swagger-ui", StaticFiles(directory=openapi_ui_bundles.swagger_ui.static_path)),
-        Mount("/docs/redoc", StaticFiles(directory=openapi_ui_bundles.redoc.static_path)),
     ]
+
+
+async def _front(_: HttpRequest) -> Response:
+    return RedirectResponse("docs")
 
 
 async def _swagger(_: HttpRequest) -> Response:

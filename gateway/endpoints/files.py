@@ -169,8 +169,8 @@ async def file_info(request: HttpRequest) -> Response:
     ),
     invalid_example="('path', 'file_id'): Must be a UUID (input: \"x\")",
     answers=(
-        Answer(description="The whole file.", binaries=("*/*",)),
-        Answer(status=206, description="The ranges asked for.", binaries=("*/*",)),
+        Answer(description="The whole file.", binaries=("application/octet-stream",)),
+        Answer(status=206, description="The ranges asked for.", binaries=("application/octet-stream",)),
         Answer(status=416, description="No such range.", texts={"text/plain": ""}),
     ),
     errors=(BadParameter, FailedRequest, Unavailable),

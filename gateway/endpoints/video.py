@@ -8,7 +8,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from gateway.api.endpoint import Answer, Endpoint
-from gateway.api.examples import ACCEPTED, ID, MODEL, PREFER, VIDEO_EVENTS, VIDEO_RESPONSE
+from gateway.api.examples import ACCEPTED, ID, MODEL, PICTURE, PREFER, VIDEO_EVENTS, VIDEO_RESPONSE
 from gateway.api.responses import json_response
 from gateway.api.schemas import (
     ChunkEvent,
@@ -66,7 +66,14 @@ log = structlog.get_logger(__name__)
         "last event it got, gets the events after it. More images than the model takes frames are refused."
     ),
     body=VideoRequest,
-    body_example=VideoRequest(id=ID, model=MODEL, chunk_duration=60),
+    body_example=VideoRequest(id=ID, model=MODEL, url=PICTURE, media_type="image"),
+    more_examples={
+        "An uploaded video: put its id here": VideoRequest(id=ID, model=MODEL, chunk_duration=10),
+        "A live stream: put its id here": VideoRequest(id=ID, model=MODEL, stream=True, chunk_duration=10),
+        "A video at a URL": VideoRequest(
+            id=ID, model=MODEL, url="https://example.com/warehouse.mp4", chunk_duration=10
+        ),
+    },
     headers={"Prefer": PREFER, "Last-Event-ID": "Id of the event after which a stream goes on."},
     answers=(
         ACCEPTED,

@@ -128,6 +128,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         """A request begins."""
         super().on_message_begin()
         self._head_bytes = 0
+        self._barren = self._barren or 1  # 0 if it came together with the end of the request before
         self._expect_head()
 
     def on_url(self, url: bytes) -> None:
@@ -256,7 +257,6 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def _linger(self) -> None:
         """Read on for a moment before closing: a connection with bytes unread is reset when it is closed, and
         the client would never see the answer."""
-        self.transport.write_eof()
         self._barren = 0
         self._watch = self.loop.call_later(LINGERING_SECONDS, self.transport.close)
         if self.cycle and not self.cycle.response_complete:

@@ -137,6 +137,24 @@ async def test_refusals_are_explained_like_all_others(gateway: Gateway) -> None:
 
 
 @pytest.mark.parametrize(
+    ("rest", "status"),
+    [(b"X: \x7f\r\n\r\n", 400), (b"X: " + b"x" * 17_000 + b"\r\n\r\n", 431), (b"X: ", 408)],
+)
+async def test_a_refusal_is_told_also_after_a_body_that_nobody_waited_for(
+    gateway: Gateway, rest: bytes, status: int
+) -> None:
+    """The end of one request and what is wrong with the next may arrive together."""
+    async with connected(gateway) as connection:
+        connection.send(b"POST /v1/nowhere HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n")
+        assert await connection.status() == 404
+        while await connection._reader.readline() != b"\r\n":
+            pass
+        await connection.read(len(b'{"detail":"Not Found"}'))
+        connection.send(b"{}" + GET + rest)
+        assert await connection.status() == status
+
+
+@pytest.mark.parametrize(
     ("begin", "status"),
     [
         (b"", 0),

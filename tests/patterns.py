@@ -181,6 +181,7 @@ def _examples(code: Any, value: Any) -> list[str]:
     if pattern:
         return [letter for letter in candidates if pattern.match(letter)][:2]
     found = [letter for letter in candidates if _takes(value, letter)]
+    found = found or [chr(each[0] if code is codes.RANGE else each) for code, each in value]  # beyond ASCII
     return [*dict.fromkeys([found[0], found[-1], *[f for f in found if not f.isalnum()][:3]])]
 
 

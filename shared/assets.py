@@ -45,6 +45,8 @@ class Asset(msgspec.Struct, frozen=True, kw_only=True):
     """Frames per second as a fraction, `30000/1001`; empty where unknown."""
     last_frames: int = 0
     """How long (ns) the last two frames of a video are shown; 0 where unknown."""
+    joined: bool = False
+    """Whether the file holds several recordings, each with a clock of its own, laid end to end."""
     probed: bool = False
     """Whether a worker has opened the file."""
     temporary: bool = False

@@ -50,7 +50,8 @@ Entry = Result | End
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """The answer of a probe. `duration` in ns; `frame_rate` a fraction, empty where it is unknown;
-    `last_frames`: how long (ns) the last two frames are shown, 0 where it is unknown."""
+    `last_frames`: how long (ns) the last two frames are shown, 0 where it is unknown; `joined`: whether the
+    file holds several recordings, each with a clock of its own."""
 
     kind: Literal["video", "image"]
     codec: str
@@ -59,6 +60,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     duration: int = 0
     frame_rate: str = ""
     last_frames: int = 0
+    joined: bool = False
 
 
 _results: RecordCodec[Result] = RecordCodec(Result)

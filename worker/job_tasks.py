@@ -149,7 +149,12 @@ class Tasks:
             yield await self._media.images(paths, self._model.resolution)
             return
         decoding = self._media.clips(
-            paths[0], chunks, self._model.frames, self._model.resolution, skip=job.on_error == "skip"
+            paths[0],
+            chunks,
+            self._model.frames,
+            self._model.resolution,
+            joined=job.assets[0].joined,
+            skip=job.on_error == "skip",
         )
         async with aclosing(decoding) as clips:
             async for clip in clips:
@@ -236,4 +241,5 @@ def _facts(facts: MediaFacts) -> Facts:
         duration=facts.duration,
         frame_rate=str(facts.frame_rate or ""),
         last_frames=facts.last_frames,
+        joined=facts.joined,
     )

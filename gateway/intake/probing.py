@@ -43,6 +43,7 @@ async def probe(ctx: Context, asset: Asset) -> Asset:
         duration=facts.duration,
         frame_rate=facts.frame_rate,
         last_frames=facts.last_frames,
+        joined=facts.joined,
         probed=True,
     )
 

@@ -128,7 +128,8 @@ def test_a_replica_of_the_release_before_is_understood() -> None:
 
 def read_as_before(kind: str, fields: dict[bytes, bytes]) -> Any:
     """How the release before reads: booleans of assets by whether they are empty, workers' values as JSON."""
-    texts = {name.decode(): value.decode() for name, value in fields.items() if name != b"vector"}
+    unknown = {b"vector", b"joined", b"last_frames"}
+    texts = {name.decode(): value.decode() for name, value in fields.items() if name not in unknown}
     if kind == "asset":
         values: dict[str, object] = {**texts, **{n: bool(texts.get(n)) for n in ("probed", "temporary")}}
         return msgspec.convert(values, Asset, strict=False)

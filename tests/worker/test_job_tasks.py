@@ -65,7 +65,14 @@ class Films:
         return self.facts
 
     async def clips(
-        self, path: str | Path, chunks: Sequence[Chunk], frames: int, size: int, *, skip: bool = False
+        self,
+        path: str | Path,
+        chunks: Sequence[Chunk],
+        frames: int,
+        size: int,
+        *,
+        joined: bool = False,
+        skip: bool = False,
     ) -> AsyncGenerator[Clip | LeftOut, None]:
         assert path == FILM.path
         self.asked.append([chunk.index for chunk in chunks])

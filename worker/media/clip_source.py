@@ -19,7 +19,8 @@ BEFORE_THE_VIDEO = "the chunk ends before the first frame of the video"
 
 class MediaFacts(msgspec.Struct, frozen=True):
     """What a probe finds. `duration` in ns (0 for an image); `frame_rate` None where it is unknown;
-    `last_frames`: how long (ns) the last two frames of a video are shown, 0 where it is unknown."""
+    `last_frames`: how long (ns) the last two frames of a video are shown, 0 where it is unknown; `joined`:
+    whether the file holds several recordings, each with a clock of its own."""
 
     kind: MediaKind
     codec: str
@@ -28,6 +29,7 @@ class MediaFacts(msgspec.Struct, frozen=True):
     duration: int = 0
     frame_rate: Fraction | None = None
     last_frames: int = 0
+    joined: bool = False
 
 
 class Clip:
@@ -72,11 +74,19 @@ class Media(Protocol):
         if the bucket that holds it is away."""
 
     def clips(
-        self, path: str | Path, chunks: Sequence[Chunk], frames: int, size: int, *, skip: bool = False
+        self,
+        path: str | Path,
+        chunks: Sequence[Chunk],
+        frames: int,
+        size: int,
+        *,
+        joined: bool = False,
+        skip: bool = False,
     ) -> AsyncGenerator[Clip | LeftOut, None]:
         """Decode consecutive chunks of one video file, in order, up to `frames` frames each, scaled to
-        `size` x `size`. A chunk that ends before the first frame of the video is left out. Raises DecodeError
-        at the first chunk that cannot be decoded; with `skip`, such a chunk is left out, too."""
+        `size` x `size`; `joined` as in MediaFacts. A chunk that ends before the first frame of the video is
+        left out. Raises DecodeError at the first chunk that cannot be decoded; with `skip`, that is left out,
+        too."""
 
     async def images(self, paths: Sequence[str | Path], size: int) -> Clip:
         """One clip with one frame per image, in order, times 0, chunk (0, 0, 0). Raises DecodeError."""

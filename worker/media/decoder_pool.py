@@ -141,7 +141,14 @@ class DecoderPool:
         return message.facts
 
     async def clips(
-        self, path: str | Path, chunks: Sequence[Chunk], frames: int, size: int, *, skip: bool = False
+        self,
+        path: str | Path,
+        chunks: Sequence[Chunk],
+        frames: int,
+        size: int,
+        *,
+        joined: bool = False,
+        skip: bool = False,
     ) -> AsyncGenerator[Clip | LeftOut, None]:
         """Yield the clips of `chunks`, in order. Raises DecodeError at the first that cannot be decoded; with
         `skip`, that one is left out."""
@@ -152,7 +159,7 @@ class DecoderPool:
                 async with (
                     self._turn(str(path)) as turn,
                     self._lease(str(path)) as slot,
-                    aclosing(self._decode(slot, left, frames, size, turn)) as clips,
+                    aclosing(self._decode(slot, left, frames, size, turn, joined=joined)) as clips,
                 ):
                     async for clip in clips:
                         left = left[1:]
@@ -198,7 +205,14 @@ class DecoderPool:
             raise DecodeError(_detail(error)) from error
 
     async def _decode(
-        self, slot: Slot, chunks: Sequence[Chunk], frames: int, size: int, turn: AsyncExitStack
+        self,
+        slot: Slot,
+        chunks: Sequence[Chunk],
+        frames: int,
+        size: int,
+        turn: AsyncExitStack,
+        *,
+        joined: bool,
     ) -> AsyncGenerator[SharedClip | LeftOut]:
         span = max(chunk.end - chunk.start for chunk in chunks) / SECOND
         limit = self._limits.seconds + self._limits.pace * span
@@ -206,7 +220,9 @@ class DecoderPool:
             offsets = [job.take() for _ in range(self._ahead)]
             lanes, threads = self._shares()
             arena = job.process.memory.size
-            await job.send(Decode(slot.path, list(chunks), frames, size, lanes, threads, arena, offsets))
+            await job.send(
+                Decode(slot.path, list(chunks), frames, size, lanes, threads, arena, offsets, joined)
+            )
             while not isinstance(message := await job.receive(), Finished):
                 match message:
                     case ClipDone():

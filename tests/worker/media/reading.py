@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.chunks import SECOND, Chunk
+from worker.media.clip_source import MediaFacts
 from worker.media.decoder.decoder_messages import (
     ClipDone,
     Decode,
@@ -22,6 +23,7 @@ from worker.media.decoder.demux import VideoSource
 from worker.media.decoder.limits import MediaLimits
 from worker.media.decoder.memory import Arena, ClipMemory
 from worker.media.decoder.orientation import orientation, turn
+from worker.media.decoder.probing.film_facts import video_facts
 from worker.media.decoder.reader import Reader
 from worker.media.decoder.swscale import Scaler
 
@@ -36,8 +38,17 @@ def setup(*, sparse: bool = True, lanes: int = 2, **limits: int) -> Setup:
     return Setup(limits=MediaLimits(**limits), lanes=lanes, sparse=sparse, reuse=True)
 
 
+def facts_of(path: Path, limits: MediaLimits | None = None) -> MediaFacts:
+    """What a probe says of a film. Raises InvalidFile."""
+    source = VideoSource(str(path), limits or MediaLimits())
+    try:
+        return video_facts(source, limits or MediaLimits())
+    finally:
+        source.close()
+
+
 def read(
-    reader: Reader, path: Path, chunks: Sequence[Chunk], frames: int
+    reader: Reader, path: Path, chunks: Sequence[Chunk], frames: int, *, joined: bool = False
 ) -> tuple[list[Frames], DecodeCounts]:
     """The chunks' frames by our reader, none for a chunk that is left out. Raises what it raises."""
     shape = (frames, 3, SIZE, SIZE)
@@ -59,7 +70,7 @@ def read(
 
     offsets = [each * position for position in range(len(chunks))]
     lanes = reader._setup.lanes
-    job = Decode(str(path), list(chunks), frames, SIZE, lanes, lanes, arena, offsets)
+    job = Decode(str(path), list(chunks), frames, SIZE, lanes, lanes, arena, offsets, joined)
     try:
         reader.run(job, ClipMemory(lambda at: memory.region(arena, at, shape), offsets), take, counts)
     finally:
@@ -136,6 +147,9 @@ def end_of(path: Path) -> int:
     """Until when (ns) the last frame is shown, as far as the file says."""
     source = VideoSource(str(path), MediaLimits())
     try:
-        return max(source.end_of(packet) for packet in source.packets())
+        last = source.last_frame()
+        for packet in source.packets():
+            last.add(packet)
+        return source.time(last.end)
     finally:
         source.close()

@@ -24,7 +24,7 @@ from PIL import Image
 from shared.chunks import SECOND, Chunk, plan_chunks
 from shared.errors import DecodeError, InvalidFile
 from tests.support import until
-from tests.worker.media.films import BROKEN, Film, make, picture, rewritten
+from tests.worker.media.films import BROKEN, Film, make, picture, rewritten, x264
 from tests.worker.media.reading import SIZE, Frames, decode_everything, pick, same
 from worker.isolation.system_calls import this_machine
 from worker.media.clip_source import Clip, LeftOut
@@ -229,6 +229,19 @@ async def test_a_chunk_without_frames_fails_after_all_attempts(damaged: Path, fi
         )
         assert pool.counts.retries == 2
         assert len(await collect(pool, film("h264-open"), CHUNKS)) == 10
+
+
+@pytest.mark.parametrize("sparse", [True, False])
+async def test_a_frame_may_go_into_more_clips_than_there_is_room_for(sparse: bool, tmp_path: Path) -> None:
+    """A pause of 100 s in chunks of 2 s, of which four have room at a time."""
+    burst = [index * 33 for index in range(30)]
+    film = x264("mp4", "keyint=30", frames=60, times=[*burst, *(100_000 + when for when in burst)])
+    path = make(tmp_path / "pause.mp4", film)
+    chunks = plan_chunks(0, 101 * SECOND, 2 * SECOND, 0, None)
+    async with running(ahead=4, sparse=sparse) as pool:
+        clips = await collect(pool, path, chunks)
+    assert [{when for when, _ in clip} for clip in clips[1:50]] == [{957_000_000}] * 49
+    assert all(np.array_equal(clip[0][1], clips[1][0][1]) for clip in clips[1:50])
 
 
 async def test_chunks_that_cannot_be_decoded_are_skipped(damaged: Path) -> None:

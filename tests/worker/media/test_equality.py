@@ -10,9 +10,7 @@ from hypothesis import strategies as st
 
 from shared.chunks import SECOND, Chunk, plan_chunks
 from tests.worker.media.films import FILMS, copy
-from tests.worker.media.reading import Frames, decode_everything, pick, read, same, setup
-from worker.media.decoder.demux import VideoSource
-from worker.media.decoder.limits import MediaLimits
+from tests.worker.media.reading import Frames, decode_everything, facts_of, pick, read, same, setup
 from worker.media.decoder.reader import Reader
 
 FindFilm = Callable[[str], Path]
@@ -41,11 +39,7 @@ def everything(path: Path) -> Frames:
 
 
 def duration(path: Path) -> int:
-    source = VideoSource(str(path), MediaLimits())
-    try:
-        return source.facts().duration
-    finally:
-        source.close()
+    return facts_of(path).duration
 
 
 def assert_same(reader: Reader, path: Path, chunks: list[Chunk], count: int) -> None:

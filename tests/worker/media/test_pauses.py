@@ -15,9 +15,7 @@ from hypothesis import strategies as st
 from shared.chunks import SECOND, Chunk, plan_chunks
 from tests.worker.media.films import Film, make
 from tests.worker.media.numbered import ffmpeg, film, full_decode, numbers
-from tests.worker.media.reading import decode_everything, end_of, read, same, setup, shown
-from worker.media.decoder.demux import VideoSource
-from worker.media.decoder.limits import MediaLimits
+from tests.worker.media.reading import decode_everything, end_of, facts_of, read, same, setup, shown
 from worker.media.decoder.reader import Reader
 
 GAPS = "if(lt(N,30),N/30,if(lt(N,60),13+(N-30)/30,16+(N-60)/30))/TB"
@@ -33,11 +31,7 @@ def reader() -> Iterator[Reader]:
 
 
 def duration_of(path: Path) -> int:
-    source = VideoSource(str(path), MediaLimits())
-    try:
-        return source.facts().duration
-    finally:
-        source.close()
+    return facts_of(path).duration
 
 
 def on_screen(path: Path, chunk: Chunk, count: int = 8) -> list[int]:

@@ -59,7 +59,7 @@ class Probe(msgspec.Struct, tag=True, frozen=True):
 
 class Decode(msgspec.Struct, tag=True, frozen=True):
     """Decode `chunks` of one file: up to `lanes` GOPs at a time, and on up to `threads` threads each where
-    nothing else is left to do.
+    nothing else is left to do. `joined` as in MediaFacts.
 
     `arena` is the size of the shared memory now, `offsets` the regions of it that may be written, one per
     clip; more come with Grant."""
@@ -72,6 +72,7 @@ class Decode(msgspec.Struct, tag=True, frozen=True):
     threads: int
     arena: int
     offsets: list[int]
+    joined: bool = False
 
 
 class Choose(msgspec.Struct, tag=True, frozen=True):
@@ -80,6 +81,7 @@ class Choose(msgspec.Struct, tag=True, frozen=True):
     path: str
     chunks: list[Chunk]
     frames: int
+    joined: bool = False
 
 
 class Look(msgspec.Struct, tag=True, frozen=True):

@@ -57,6 +57,7 @@ from worker.media.decoder.decoder_messages import (
 from worker.media.decoder.demux import Refused, VideoSource
 from worker.media.decoder.images import image_facts, image_format, read_image
 from worker.media.decoder.memory import Arena, Cancelled, ClipMemory
+from worker.media.decoder.probing.film_facts import video_facts
 from worker.media.decoder.reader import Reader
 from worker.media.decoder.runs import decode_runs, look_at
 from worker.media.decoder.selection.select import Irregular
@@ -179,7 +180,7 @@ class DecoderProcessState:
             return image_facts(path, kind, self._limits, self._files)
         source = VideoSource(path, self._limits, self._files)
         try:
-            return source.facts()
+            return video_facts(source, self._limits)
         finally:
             source.close()
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import heapq
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
 
 import av
 from av.container import InputContainer
@@ -18,16 +16,17 @@ from av.video.stream import VideoStream
 
 from shared.chunks import SECOND
 from shared.errors import DecodeError, InvalidFile
-from worker.media.clip_source import MediaFacts
 from worker.media.decoder.byte_sources import LOCAL, ByteSources
+from worker.media.decoder.copies import shown_copy
 from worker.media.decoder.limits import MediaLimits
+from worker.media.decoder.probing.boxes import ByteFile
+from worker.media.decoder.probing.encryption import ENCRYPTED, is_encrypted
+from worker.media.decoder.probing.file_kinds import PICTURES, foreign_kind, head_of, missing_part
+from worker.media.decoder.timeline import LastFrame, Timeline
 
 # Containers that hold their media themselves. No playlists (hls, dash, concat), no device, no network, no
 # format that names other files, and no raw streams without times.
 CONTAINERS = "mov,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,ivf,mxf,nut"
-MILLISECOND = 1_000_000
-TAIL_STEPS = (2, 20, 200)  # seconds before the stated end from which the last packet is looked for
-TAIL_BYTES = 64 << 20
 SEARCH_BYTES = 16 << 20
 
 
@@ -48,13 +47,6 @@ def container_options(limits: MediaLimits) -> dict[str, str]:
     }
 
 
-class Ending(NamedTuple):
-    """How a video ends: when its last frame does (ns), and how long the last two are shown (0: unknown)."""
-
-    end: int
-    last_frames: int
-
-
 class VideoSource:
     """One video file: its facts, its clock and its packets.
 
@@ -62,25 +54,30 @@ class VideoSource:
     that the earliest of its streams does, which is not 0 in a transport stream or a cut-out fragment. Streams
     that start before 0 are primed audio, whose first samples are not presented, so the start is then 0,
     unless it is the video itself that starts before 0. Edit lists are followed: what they hide is not there.
+    A file that was `joined` from several recordings is one video: they are laid end to end, which takes
+    reading it from its start.
 
     Raises InvalidFile naming what is wrong with the file.
     """
 
-    def __init__(self, path: str, limits: MediaLimits, files: ByteSources = LOCAL) -> None:
+    def __init__(
+        self, path: str, limits: MediaLimits, files: ByteSources = LOCAL, *, joined: bool = False
+    ) -> None:
         self.path = path
         self.files = files
         self._limits = limits
         self.container = _open(path, limits, files)
         try:
             self.stream = _video_stream(self.container, limits)
-        except InvalidFile:
+        except InvalidFile as error:
             self.container.close()
-            raise
+            raise InvalidFile(_what_is_wrong(files.for_ffmpeg(path), error)) from error
         self.time_base = self.stream.time_base or Fraction(1, av.time_base)
         self._zero = _start_of_file(self.container, self.stream)
         self._numerator = self.time_base.numerator * SECOND
         rate = self.stream.average_rate or self.stream.guessed_rate
         self._usual_duration = int(1 / (rate * self.time_base)) if rate else 1
+        self._timeline = self._new_timeline() if joined else None
         self.at_start = True
         if self._made_up:  # all of them are late by the same number of frames, which the header does not tell
             first = next(self.packets(), None)
@@ -91,15 +88,46 @@ class VideoSource:
         """Close the file."""
         self.container.close()
 
+    @property
+    def kind(self) -> str:
+        """FFmpeg's name of the container's kind, or several separated by commas."""
+        return self.container.format.name
+
+    @property
+    def is_joined(self) -> bool:
+        """Whether recordings in the file are laid end to end."""
+        return self._timeline is not None
+
+    @property
+    def parts(self) -> int:
+        """How many recordings have been read from."""
+        return self._timeline.parts if self._timeline else 1
+
+    @property
+    def begins_part(self) -> bool:
+        """Whether the packet read last is the first of a recording that follows another."""
+        return self._timeline is not None and self._timeline.begins
+
+    def join(self) -> None:
+        """Lay the recordings in the file end to end from now on, from the first packet on."""
+        self.at_start = False
+        self._timeline = self._new_timeline()
+        self.rewind()
+
+    def _new_timeline(self) -> Timeline:
+        return Timeline(self.kind, self.time_base, self._usual_duration)
+
     def time(self, timestamp: int) -> int:
         """A timestamp of the video stream as nanoseconds from the start of the file."""
         return timestamp * self._numerator // self.time_base.denominator - self._zero
 
-    def end_of(self, packet: Packet[VideoStream]) -> int:
-        """Until when (ns) the packet's frame is shown, if nothing follows it; 0 where it is not shown."""
-        if packet.pts is None or packet.is_discard:
-            return 0
-        return self.time(packet.pts + (packet.duration or self._usual_duration))
+    def last_frame(self) -> LastFrame:
+        """What tells of the packets that are read from now on which frame is presented last."""
+        return LastFrame(self._usual_duration)
+
+    def since_start(self, microseconds: int) -> int:
+        """A time on the container's clock as nanoseconds from the start of the file."""
+        return microseconds * (SECOND // av.time_base) - self._zero
 
     def timestamp(self, time: int) -> int:
         """The last timestamp of the video stream at or before `time` (ns)."""
@@ -125,14 +153,19 @@ class VideoSource:
             while True:
                 try:
                     for packet in self.container.demux(self.stream):
-                        if packet.size:
-                            yield packet
+                        if packet.size and (self._timeline is None or self._timeline.place(packet)):
+                            # FFmpeg hides the first fragment of MP4 that comes after another recording
+                            yield shown_copy(packet) if packet.is_discard and self.parts > 1 else packet
                     return
                 except IndexError:  # PyAV's, at a packet of a stream that began after the file was opened
                     continue
 
     def seek(self, time: int) -> None:
-        """Go to where the container believes the last key frame at or before `time` (ns) to be."""
+        """Go to where the container believes the last key frame at or before `time` (ns) to be; in a joined
+        file, to the start."""
+        if self.is_joined:
+            self.rewind()
+            return
         self.at_start = False
         try:
             self.container.seek(self.timestamp(time), stream=self.stream)
@@ -143,7 +176,7 @@ class VideoSource:
         """About how many bytes lie between `packet` and the key frame before `time` (ns): by the container's
         index, or by the bit rate less what a search in a file without index reads."""
         index = self.stream.index_entries
-        if packet.pos is None or packet.dts is None:
+        if packet.pos is None or packet.dts is None or self.is_joined:
             return 0
         if not len(index):
             ahead = time - self.time(packet.dts)
@@ -161,96 +194,36 @@ class VideoSource:
         self.container = _open(self.path, self._limits, self.files)
         self.at_start = True
         self.stream = _video_stream(self.container, self._limits)
+        if self._timeline is not None:
+            self._timeline = self._new_timeline()
 
-    def facts(self) -> MediaFacts:
-        """What the file is. Raises InvalidFile where it has no usable duration or breaks a limit."""
-        context = self.stream.codec_context
-        end, last_frames = self._ending()
-        duration = end // MILLISECOND * MILLISECOND
-        if duration <= 0:
-            raise InvalidFile("the video has no known duration")
-        limit = self._limits.duration * SECOND
-        if limit and duration > limit:
-            raise InvalidFile(
-                f"the video lasts {duration / SECOND:.3f} s, more than the allowed {self._limits.duration} s"
-            )
-        return MediaFacts(
-            kind="video",
-            codec=context.codec.canonical_name,
-            width=context.width,
-            height=context.height,
-            duration=duration,
-            frame_rate=self.stream.average_rate or self.stream.guessed_rate or None,
-            last_frames=last_frames,
-        )
-
-    def _ending(self) -> Ending:
-        """How the video ends.
-
-        Headers are not to be trusted: audio outlasts the video, recordings are cut off or were never closed,
-        and Matroska counts from 0 where the video starts later. A chunk beyond the last frame would fail.
-        """
-        stated = self._stated_end()
-        seen = self._seen_end(stated)
-        if seen is None or (stated is not None and seen.end > stated + SECOND):
-            return Ending(stated or 0, 0)
-        return seen
-
-    def _stated_end(self) -> int | None:
-        if self.stream.duration is not None:
-            return self.time((self.stream.start_time or 0) + self.stream.duration)
-        if self.container.duration is not None:
-            start = self.container.start_time or 0
-            return (start + self.container.duration) * (SECOND // av.time_base) - self._zero
-        return None
-
-    def _seen_end(self, stated: int | None) -> Ending | None:
-        """Return how the video really ends, or None if the last packets cannot be found."""
-        last = self._last_complete(stated)
-        for back in TAIL_STEPS if last is not None else ():
-            self.seek(max(0, (last or 0) - back * SECOND))
-            if ending := self._end_of_packets(TAIL_BYTES):
-                return ending
-        if stated is None:
-            self.rewind()
-            return self._end_of_packets(None)
-        return None
-
-    def _last_complete(self, stated: int | None) -> int | None:
-        """The time of the last packet in the index that the file is long enough for."""
-        index = self.stream.index_entries
-        size = self.container.size
-        if not len(index) or not index[-1].size or index[-1].pos + index[-1].size <= size:
-            return stated
-        for at in range(len(index) - 1, -1, -1):
-            if index[at].pos + index[at].size <= size:
-                return self.time(index[at].timestamp)
-        return stated
-
-    def _end_of_packets(self, most: int | None) -> Ending | None:
-        """Return how the packets ahead end; None if there is none, or more than `most` bytes."""
-        end, read = 0, 0
-        times: list[int] = []
-        for packet in self.packets():
-            read += packet.size
-            if most is not None and read > most:
-                return None
-            if packet.pts is not None and not packet.is_discard:
-                end = max(end, self.end_of(packet))
-                times = heapq.nlargest(2, [*times, self.time(packet.pts)])
-        return Ending(end, end - times[-1]) if times else None
+    def opened_again(self, **options: str) -> InputContainer:
+        """The file, opened once more with further options of FFmpeg. Close it."""
+        return _open(self.path, self._limits, self.files, **options)
 
 
-def _open(path: str, limits: MediaLimits, files: ByteSources) -> InputContainer:
+def _open(path: str, limits: MediaLimits, files: ByteSources, **options: str) -> InputContainer:
     try:
-        return av.open(files.for_ffmpeg(path), "r", options=container_options(limits))
+        return av.open(files.for_ffmpeg(path), "r", options=container_options(limits) | options)
     except FileNotFoundError as error:
         raise InvalidFile(f"no such file: {Path(path).name}") from error
-    except av.error.ArgumentError as error:  # what FFmpeg says of a format that is not allowed
-        raise InvalidFile(f"not a video container of a supported kind ({CONTAINERS})") from error
     except (av.error.FFmpegError, OSError, ValueError) as error:
-        detail = getattr(error, "strerror", None) or str(error)
-        raise InvalidFile(f"not a readable video file: {detail}") from error
+        raise InvalidFile(_what_is_wrong(files.for_ffmpeg(path), error)) from error
+
+
+def _what_is_wrong(file: ByteFile, error: Exception) -> str:
+    """Why FFmpeg cannot open the file or its video, or is not allowed to."""
+    if kind := foreign_kind(head_of(file)):
+        return f"{kind} is not supported; images may be {PICTURES}, videos in {CONTAINERS}"
+    if missing := missing_part(file):
+        return missing
+    if is_encrypted(file):
+        return ENCRYPTED
+    if isinstance(error, InvalidFile):
+        return error.message
+    if isinstance(error, av.error.ArgumentError):  # what FFmpeg says of a format that is not allowed
+        return f"not a video container of a supported kind ({CONTAINERS})"
+    return f"not a readable video file: {getattr(error, 'strerror', None) or error}"
 
 
 def _video_stream(container: InputContainer, limits: MediaLimits) -> VideoStream:

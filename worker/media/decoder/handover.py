@@ -8,9 +8,10 @@ from typing import Protocol
 
 from shared.errors import DecodeError
 from worker.media.decoder.collector import Wanted
+from worker.media.decoder.copies import shown_copy
 from worker.media.decoder.decoder_messages import Chosen, DecodeCounts, Planned
 from worker.media.decoder.memory import ClipMemory
-from worker.media.decoder.runs import FrameLook, Run, frame_look, padded
+from worker.media.decoder.runs import FrameLook, Run, frame_look
 from worker.media.decoder.selection.bitstream import VideoPacket, annex_b, first_units, header, nal_units
 from worker.media.decoder.selection.continuity import missing_reference
 from worker.media.decoder.selection.h264_headers import SET_BYTES
@@ -103,7 +104,7 @@ class Handover:
     def _look(self, entry: VideoPacket, key: tuple[bytes, ...]) -> FrameLook:
         """What the unit's frames look like: parameter sets say, so one key frame for each is decoded."""
         if key not in self._file.looks:
-            with closing(self._file.decoder().decode([_alone(entry)])) as frames:
+            with closing(self._file.decoder().decode([shown_copy(entry)])) as frames:
                 frame = next(frames, None)
             if frame is None:
                 raise DecodeError("the key frame cannot be decoded")
@@ -116,12 +117,3 @@ class Handover:
         if self._codec == "mpeg4" and data.count(VOP) > 1:
             raise Irregular("packets hold two pictures each (packed B-frames)")
         return time, data
-
-
-def _alone(packet: VideoPacket) -> VideoPacket:
-    """A copy of the packet that gives a frame even if an edit list hides it."""
-    copy = padded(bytes(packet))
-    copy.pts, copy.time_base = packet.pts, packet.time_base
-    if packet.has_sidedata("new_extradata"):
-        copy.set_sidedata(packet.get_sidedata("new_extradata"))
-    return copy

@@ -38,9 +38,9 @@ class Arena:
 class ClipPlaces(Generic[Place]):
     """Gives the clips of one job a place each, one after the other.
 
-    Clips take places in order, whichever thread asks first, so that a later clip can never starve an earlier
-    one. Threads wait here while too few clips have been released. With `patience`, TimeoutError tells after
-    so many seconds that there is a place and that the clips before this one do not come.
+    Clips get places in order, whichever thread asks first and for which clip, so that a later clip can never
+    starve an earlier one. Threads wait here while too few clips have been released. With `patience`,
+    TimeoutError tells after so many seconds that places are taken by clips that do not come.
     """
 
     def __init__(self, free: Iterable[Place], patience: float | None = None) -> None:
@@ -64,24 +64,26 @@ class ClipPlaces(Generic[Place]):
                 self.check()
                 if position in self._taken:
                     return self._taken[position]
-                if position == self._turn and self._free:
-                    self._taken[position] = self._free.popleft()
-                    self._turn += 1
-                    self._skip_turns()
+                self._give_out(position)
+                if position in self._taken:
                     self._changed.notify_all()
-                elif not self._changed.wait(self._patience) and self._free:
-                    raise TimeoutError(f"clip {position} comes before clip {self._turn}")
+                elif not self._changed.wait(self._patience) and self._taken:
+                    raise TimeoutError(f"clip {position} comes before clip {min(self._taken)}")
+
+    def _give_out(self, last: int) -> None:
+        """Give a place to every clip up to `last` that has had none, in order, while there are some."""
+        while self._turn <= last and self._free:
+            if self._turn not in self._left_out:
+                self._taken[self._turn] = self._free.popleft()
+            self._turn += 1
 
     def leave_out(self, position: int) -> None:
-        """There is no clip at `position`, so it takes no place."""
+        """There is no clip at `position`, so it needs no place."""
         with self._changed:
             self._left_out.add(position)
-            self._skip_turns()
+            if position in self._taken:
+                self._free.appendleft(self._taken.pop(position))
             self._changed.notify_all()
-
-    def _skip_turns(self) -> None:
-        while self._turn in self._left_out:
-            self._turn += 1
 
     def add(self, place: Place) -> bool:
         """Add a place, unless no more are wanted."""

@@ -8,9 +8,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
-from itertools import count
 
+import numpy as np
 from av.video.frame import VideoFrame
+from numpy.typing import NDArray
 
 from worker.media.decoder.byte_sources import LOCAL, ByteSources
 from worker.media.decoder.collector import BeganLate, Collector, Wanted
@@ -34,7 +35,7 @@ from worker.media.decoder.runs import FrameLook
 from worker.media.decoder.selection.bitstream import VideoPacket, parse_keys, parser
 from worker.media.decoder.selection.select import Irregular
 from worker.media.decoder.selection.units import Selection
-from worker.media.decoder.software import SoftwareDecoder
+from worker.media.decoder.software import LostFrames, SoftwareDecoder
 from worker.media.decoder.swscale import Scaler
 
 BYTES_PER_PIXEL, FRAMES_PER_DECODER = 3, 20  # about the most that a decoder keeps of reference frames
@@ -61,9 +62,11 @@ class Lane:
 class OpenFile:
     """A file with its decoders."""
 
-    def __init__(self, path: str, size: int, setup: Setup, files: ByteSources) -> None:
-        self.key = path, size, files.facts(path)
-        self.source = VideoSource(path, setup.limits, files)
+    def __init__(
+        self, path: str, size: int, setup: Setup, files: ByteSources, *, joined: bool = False
+    ) -> None:
+        self.key = path, size, joined, files.facts(path)
+        self.source = VideoSource(path, setup.limits, files, joined=joined)
         self._limits = setup.limits
         self._size = size
         self._idle: list[Lane] = []
@@ -129,7 +132,7 @@ class Reader:
             emit(Empty(position))
 
         collector = Collector(job, done, left_out, counts)
-        with self._open(job.path, job.size, counts) as file:
+        with self._open(job, job.size, counts) as file:
             Pass(
                 file,
                 job,
@@ -155,7 +158,7 @@ class Reader:
             emit(Planned(position, times, start))
 
         collector = Collector(job, planned, lambda position: emit(Empty(position)), counts)
-        with self._open(job.path, 0, counts) as file:
+        with self._open(job, 0, counts) as file:
             Handover(file, Selection(file, collector, counts, self._setup.limits), emit, counts).run(memory)
 
     def close(self) -> None:
@@ -165,11 +168,12 @@ class Reader:
             file.close()
 
     @contextmanager
-    def _open(self, path: str, size: int, counts: DecodeCounts) -> Iterator[OpenFile]:
+    def _open(self, job: Decode | Choose, size: int, counts: DecodeCounts) -> Iterator[OpenFile]:
+        path, joined = job.path, job.joined
         try:
-            if self._file is None or self._file.key != (path, size, self._files.facts(path)):
+            if self._file is None or self._file.key != (path, size, joined, self._files.facts(path)):
                 self.close()
-                self._file = OpenFile(path, size, self._setup, self._files)
+                self._file = OpenFile(path, size, self._setup, self._files, joined=joined)
             yield self._file
         except BaseException:
             self.close()
@@ -218,7 +222,7 @@ class Pass:
             except Irregular:
                 selects = False
                 self._collector.restart()
-            except MissingFrame:
+            except (MissingFrame, LostFrames):
                 self._collector.restart()
                 self._decode_all(self._collector.first + 1)
 
@@ -278,21 +282,24 @@ class Pass:
     def _decode_all(self, stop: int) -> None:
         """Decode every frame from the chunks' start on, or from further back if it needs one before."""
         self._spare()
-        before = self._collector.first
-        for steps in count():
+        before, steps, threads = self._collector.first, 0, self._threads
+        while True:
             try:
-                self._decode_from(stop, steps)
+                self._decode_from(stop, steps, threads)
                 break
             except BeganLate:
-                self._collector.restart()
+                steps += 1
+            except LostFrames:
+                threads = 1
+            self._collector.restart()
         self._counts.dense_chunks += self._collector.first - before
 
-    def _decode_from(self, stop: int, steps: int) -> None:
-        """Decode every frame, by one decoder. Raises BeganLate where earlier ones are needed."""
+    def _decode_from(self, stop: int, steps: int, threads: int) -> None:
+        """Decode every frame, by one decoder. Raises BeganLate where earlier ones are needed, LostFrames."""
         last: tuple[VideoFrame, Scaler] | None = None
         errors = self._counts.decode_errors
         packets = self._counted(self._selection.everything(stop, steps))
-        for when, frame, lane in self._frames(packets, self._threads):
+        for when, frame, lane in self._frames(packets, threads):
             if lane.decoder.errors:
                 self._collector.failed()
             shown = frame, lane.scaler
@@ -308,17 +315,18 @@ class Pass:
                 self._place(*last, places)
 
     def _place(self, frame: VideoFrame, scaler: Scaler, places: Sequence[tuple[int, int]]) -> None:
-        """Scale the frame into its clips."""
-        first = None
-        for position, index in places:
+        """Scale the frame into its clips. One after the other: there may be more than have room at a time."""
+        picture: NDArray[np.uint8] | None = None
+        for place in sorted(places):
+            position, index = place
             out = self._memory.region(position)[index]
-            if first is None:
+            if picture is None:
                 scaler.scale(frame, out)
                 turn(out, orientation(frame))
-                first = out
+                picture = out.copy() if len(places) > 1 else out
             else:
-                out[...] = first
-        self._collector.placed(places)
+                out[...] = picture
+            self._collector.placed([place])
 
     def _counted(self, packets: Iterable[VideoPacket]) -> Iterator[VideoPacket]:
         for packet in packets:

@@ -11,12 +11,12 @@ import av
 import msgspec
 import numpy as np
 from av.codec.context import Flags
-from av.packet import Packet
 from av.video.codeccontext import VideoCodecContext
 from numpy.typing import NDArray
 
 from shared.chunks import SECOND
 from shared.errors import DecodeError
+from worker.media.decoder.copies import padded
 from worker.media.decoder.limits import MediaLimits
 from worker.media.decoder.orientation import Turn, orientation, turn
 from worker.media.decoder.software import SoftwareDecoder
@@ -25,6 +25,7 @@ from worker.media.decoder.swscale import Scaler, is_full_range, matrix_of
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from av.packet import Packet
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
@@ -127,11 +128,3 @@ def _packets(run: Run) -> Iterator[Packet[VideoStream]]:
         packet = padded(data)
         packet.pts, packet.time_base = time, TIME_BASE
         yield packet
-
-
-def padded(data: bytes) -> Packet[VideoStream]:
-    """A packet with `data`. FFmpeg's decoders read a little beyond a packet's end. Where PyAV makes one of
-    bytes there is nothing to read, and MPEG-4 comes out wrong."""
-    packet = cast("Packet[VideoStream]", Packet(len(data)))
-    packet.update(data)
-    return packet

@@ -15,12 +15,16 @@ from worker.media.decoder.demux import Refused
 from worker.media.decoder.limits import MediaLimits
 
 
+class LostFrames(Exception):
+    """A packet could not be decoded, and PyAV gave no frame of those that came from other threads with it."""
+
+
 class SoftwareDecoder:
     """Decodes one run of packets after the other, each from a point where decoding may begin.
 
     On several `threads` it decodes that many frames at a time, which pays in long runs only: at the end of
     each the threads wait for the last. `errors` counts the packets of the last run that FFmpeg could not
-    decode.
+    decode; on several threads the first of them raises LostFrames.
     """
 
     def __init__(self, context: VideoCodecContext, limits: MediaLimits, threads: int = 1) -> None:
@@ -30,6 +34,7 @@ class SoftwareDecoder:
         self.errors = 0
         self._context = context
         self._limits = limits
+        self._threads = threads
         self._reorder_depth = context.reorder_depth
 
     def decode(self, packets: Iterable[Packet[VideoStream]]) -> Generator[VideoFrame]:
@@ -53,8 +58,10 @@ class SoftwareDecoder:
             frames = self._context.decode(packet)
         except MemoryError:  # FFmpeg's ENOMEM: not this packet's fault alone
             raise
-        except av.error.FFmpegError:
+        except av.error.FFmpegError as error:
             self.errors += 1
+            if self._threads > 1:
+                raise LostFrames(str(error)) from error
             return []
         for frame in frames:
             if frame.width * frame.height > self._limits.pixels:

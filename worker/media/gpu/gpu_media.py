@@ -109,13 +109,20 @@ class GpuMedia(DecoderPool):
         self._device.sessions.close()
 
     async def clips(
-        self, path: str | Path, chunks: Sequence[Chunk], frames: int, size: int, *, skip: bool = False
+        self,
+        path: str | Path,
+        chunks: Sequence[Chunk],
+        frames: int,
+        size: int,
+        *,
+        joined: bool = False,
+        skip: bool = False,
     ) -> AsyncGenerator[Clip | LeftOut, None]:
         """Yield the clips of `chunks`, in order. Raises DecodeError at the first that cannot be decoded; with
         `skip`, that one is left out."""
         left = list(chunks)
         try:
-            async with aclosing(self._clips_on_gpu(str(path), left, frames)) as clips:
+            async with aclosing(self._clips_on_gpu(str(path), left, frames, joined=joined)) as clips:
                 async for clip in clips:
                     left = left[1:]
                     yield clip
@@ -124,7 +131,7 @@ class GpuMedia(DecoderPool):
         except (ChildDied, JobFailed, TimeoutError) as error:
             log.warning("reading again", file=PurePosixPath(path).name, reason=str(error))
         if left:
-            async with aclosing(super().clips(path, left, frames, size, skip=skip)) as clips:
+            async with aclosing(super().clips(path, left, frames, size, joined=joined, skip=skip)) as clips:
                 async for clip in clips:
                     yield clip
 
@@ -147,7 +154,7 @@ class GpuMedia(DecoderPool):
     # Files --------------------------------------------------------------------------------------------
 
     async def _clips_on_gpu(
-        self, path: str, chunks: Sequence[Chunk], frames: int
+        self, path: str, chunks: Sequence[Chunk], frames: int, *, joined: bool
     ) -> AsyncGenerator[Clip | LeftOut, None]:
         span = max(chunk.end - chunk.start for chunk in chunks) / SECOND
         limit = self._limits.seconds + self._limits.pace * span
@@ -157,7 +164,7 @@ class GpuMedia(DecoderPool):
         )
         try:
             async with self._lease(path) as lease, self._job(lease, (0,), limit) as job:
-                request = Choose(path, list(chunks), frames)
+                request = Choose(path, list(chunks), frames, joined)
                 reading = asyncio.create_task(self._read(job, request, growing))
                 reading.add_done_callback(growing.finish)
                 try:
@@ -209,13 +216,13 @@ class GpuMedia(DecoderPool):
         damaged = self._device.damaged()
         with closing(self._frames(chosen.look, chosen.run)) as frames:
             for when, surface in frames:
-                if not clips.issuperset(position for position, _ in places[when]):
-                    if self._device.damaged() == damaged:
-                        _hand_over(drawn, growing)
-                    clips.update(position for position, _ in places[when])
-                for position, index in places[when]:
+                for position, index in sorted(places.pop(when)):
+                    if position not in clips:
+                        if self._device.damaged() == damaged:
+                            _hand_over(drawn, growing)
+                        clips.add(position)
                     self._device.slots.draw(surface, chosen.look, growing.slot(position), index)
-                drawn.append(places.pop(when))
+                    drawn.append([(position, index)])
         if places:
             raise Unsuited(f"NVDEC left out frames of {chosen.look.codec} that were asked for")
         _hand_over(drawn, growing)

@@ -22,7 +22,7 @@ class Taker(threading.Thread):
     """Takes the region of one clip and tells what came of it."""
 
     def __init__(self, memory: ClipMemory, position: int) -> None:
-        super().__init__()
+        super().__init__(daemon=True)
         self.memory = memory
         self.position = position
         self.result: int | Exception | None = None
@@ -42,10 +42,10 @@ class Taker(threading.Thread):
 
 def test_clips_take_regions_in_order() -> None:
     memory = ClipMemory(region, [10, 20])
-    second = Taker(memory, 1)
-    assert second.outcome() is None
+    third = Taker(memory, 2)
+    assert Taker(memory, 1).outcome() == 20
     assert Taker(memory, 0).outcome() == 10
-    assert second.outcome() == 20
+    assert third.outcome() is None
 
 
 def test_a_clip_keeps_its_region() -> None:
@@ -71,11 +71,14 @@ def test_a_finished_clip_tells_where_it_lies() -> None:
 def test_a_clip_that_is_left_out_takes_no_region() -> None:
     memory = ClipMemory(region, [10, 20])
     third = Taker(memory, 2)
-    memory.leave_out(1)
     assert third.outcome() is None
     memory.leave_out(0)
     assert third.outcome() == 10
-    assert Taker(memory, 3).outcome() == 20
+    memory.leave_out(3)
+    fifth = Taker(memory, 4)
+    assert fifth.outcome() is None
+    memory.leave_out(1)
+    assert fifth.outcome() == 20
 
 
 def test_who_waits_is_cancelled() -> None:

@@ -1,5 +1,6 @@
 """Streams that break the rules of selection: noticed, and decoded whole."""
 
+import random
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -123,6 +124,28 @@ def test_a_chunk_whose_pictures_are_all_damaged_fails(film: FindFilm, tmp_path: 
     with pytest.raises(DecodeError, match=r"decoded 0 frame\(s\), required at least 1: 30 picture\(s\) are"):
         read(reader, path, [CHUNKS[1], CHUNKS[2]], 4)
     check(path, [CHUNKS[1], *CHUNKS[3:]])
+
+
+@pytest.mark.parametrize("sparse", [True, False])
+@pytest.mark.parametrize("name", ["h264-gop30", "h264-no-b", "h264-slices"])
+def test_damage_costs_no_more_frames_on_several_threads(
+    name: str, sparse: bool, film: FindFilm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FFmpeg's threads finish frames at the moment in which another packet fails."""
+    rng = random.Random(3)
+
+    def damage(index: int, packet: Packet) -> bytes:
+        data = bytearray(packet)
+        if index in (17, 18, 40, 61):
+            data[4:] = rng.randbytes(len(data) - 4)
+        return bytes(data)
+
+    monkeypatch.setattr("worker.media.decoder.reader.LONG_UNIT", 2)
+    path = rewritten(film(name), tmp_path / "damaged.mp4", damage)
+    frames, chunks = decode_everything(path), plan_chunks(0, 3 * SECOND, SECOND // 2, 0, None)
+    clips, counts = read(Reader(setup(sparse=sparse, lanes=4)), path, chunks, 8)
+    assert counts.decode_errors
+    assert same(clips, [shown(frames, chunk, 8, end_of(path)) for chunk in chunks])
 
 
 def test_a_film_without_any_frame_fails(film: FindFilm, tmp_path: Path) -> None:

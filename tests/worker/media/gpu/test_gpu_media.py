@@ -120,6 +120,18 @@ async def test_pauses_and_chunks_before_the_video_are_those_of_the_cpu(
     assert_close(found, read(reader, path, chunks, 8)[0])
 
 
+async def test_a_frame_may_go_into_more_clips_than_there_are_slots(
+    reader: Reader, kernel: Kernel, tmp_path: Path
+) -> None:
+    burst = [index * 33 for index in range(30)]
+    film = x264("mp4", "keyint=30", frames=60, times=[*burst, *(40_000 + when for when in burst)])
+    path, chunks = make(tmp_path / "pause.mp4", film), plan_chunks(0, 41 * SECOND, 2 * SECOND, 0, None)
+    async with running(Recorder(kernel), ahead=3) as media:
+        clips = await collect(media, path, chunks)
+        assert not media.fallbacks
+    assert_close(clips, read(reader, path, chunks, 8)[0])
+
+
 def told(run: Run) -> list[tuple[int, bytes]]:
     """What a decoder is to be told of a run: parameter sets come with the first packet."""
     (time, data), *others = run.packets

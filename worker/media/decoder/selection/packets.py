@@ -22,7 +22,7 @@ class PacketReader:
     A decoder that starts in the middle must know the parameter sets in force there. Those beside the stream
     it has; those inside must come with every entry, once one of them is new, or the stream is Irregular and
     reading it raises that, as long as `strict`. `is_whole` tells whether reading began with the first packet
-    of the file, and `end` until when (ns) the frames that were read are shown.
+    of the file.
     """
 
     def __init__(self, source: VideoSource, parse: Parser, counts: DecodeCounts) -> None:
@@ -30,7 +30,7 @@ class PacketReader:
         self.last: VideoPacket | None = None
         self.strict = True
         self.is_whole = False
-        self.end = 0
+        self._last_frame = source.last_frame()
         self._parse = parse
         self._counts = counts
         context = source.stream.codec_context
@@ -38,12 +38,17 @@ class PacketReader:
         self._inband = False
         self._extradata: PacketSideData | None = None
 
+    @property
+    def end(self) -> int:
+        """Until when (ns) the frames that were read are shown, if no more follow."""
+        return self.source.time(self._last_frame.end)
+
     def start(self, time: int, steps: int = 0) -> Iterator[Coded[VideoPacket]]:
         """The packets from the last entry at or before `time` (ns) whose frame is shown, or else from the
         start of the file. `steps` of STEPS_BACK are skipped: what they led to was no use."""
         self.is_whole = False
         for back in STEPS_BACK[steps:]:
-            if time - back * SECOND <= 0:
+            if time - back * SECOND <= 0 or self.source.is_joined:
                 break
             self.source.seek(time - back * SECOND)
             packets = self._read(first_is_entry=False)
@@ -68,6 +73,8 @@ class PacketReader:
             if entry:
                 coding = coding._replace(entry=True, closed=True)
                 entry = False
+            if self.source.begins_part and coding.entry:
+                coding = coding._replace(closed=True)
             if packet.is_discard:
                 coding = coding._replace(shown=False)
             if self.strict:
@@ -77,7 +84,7 @@ class PacketReader:
             self._counts.bytes_read += packet.size
             self.last = packet
             time = None if packet.pts is None else self.source.time(packet.pts)
-            self.end = max(self.end, self.source.end_of(packet))
+            self._last_frame.add(packet)
             yield Coded(time, coding, packet, packet.size)
 
     def _watch_parameters(self, coding: Coding) -> None:

@@ -1,0 +1,1 @@
+"""What a probe finds out about a file."""

@@ -1,0 +1,75 @@
+"""Naming what a file is that is not supported, and what is wrong with one that is cut off."""
+
+from __future__ import annotations
+
+import re
+
+from worker.media.decoder.probing.boxes import ByteFile, boxes, read_at, size_of
+
+HEAD = 4096
+PICTURES = "JPEG, PNG, WebP, GIF, BMP, HEIC and AVIF"
+"""Kinds of images that are read."""
+_SVG = re.compile(rb"<svg[\s>]", re.IGNORECASE)
+_STARTS = {
+    b"II*\0": "a TIFF image",
+    b"MM\0*": "a TIFF image",
+    b"II+\0": "a TIFF image",
+    b"MM\0+": "a TIFF image",
+    b"%PDF-": "a PDF document",
+    b"8BPS": "a Photoshop image",
+    b"\0\0\1\0": "an icon",
+    b"\xff\x0a": "a JPEG XL image",
+    b"\0\0\0\x0cJXL ": "a JPEG XL image",
+    b"\0\0\0\x0cjP  ": "a JPEG 2000 image",
+    b"\xff\x4f\xff\x51": "a JPEG 2000 image",
+    b"\x76\x2f\x31\x01": "an OpenEXR image",
+    b"#?RADIANCE": "a Radiance HDR image",
+    b"%!PS": "a PostScript document",
+    b"P4\n": "a portable bitmap",
+    b"P5\n": "a portable greymap",
+    b"P6\n": "a portable pixmap",
+    b"PK\x03\x04": "a ZIP archive",
+    b"\x1f\x8b": "a gzip archive",
+    b"7z\xbc\xaf\x27\x1c": "a 7-Zip archive",
+    b"Rar!": "a RAR archive",
+    b"ID3": "an MP3 sound file",
+    b"fLaC": "a FLAC sound file",
+    b"#EXTM3U": "a playlist",
+    b"ffconcat": "a playlist",
+}
+_TOP_LEVEL = {b"ftyp", b"moov", b"mdat", b"moof", b"free", b"skip", b"wide", b"uuid", b"styp", b"sidx"}
+"""Boxes that an MP4 or MOV file may begin with."""
+
+
+def foreign_kind(head: bytes) -> str | None:
+    """What the first bytes of a file say that it is, if that is a known kind which is not supported."""
+    for start, name in _STARTS.items():
+        if head.startswith(start):
+            return name
+    if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
+        return "a WAVE sound file"
+    if head[4:12] == b"ftypcrx ":
+        return "a raw image of a camera"
+    if _SVG.search(head) and head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
+        return "an SVG drawing"
+    return None
+
+
+def missing_part(file: ByteFile) -> str | None:
+    """What an MP4 or MOV file lacks that cannot be opened; None if it is none, or lacks nothing."""
+    size = size_of(file)
+    found = list(boxes(file, 0, size))
+    kinds = {box.kind for box in found}
+    if not found or found[0].kind not in _TOP_LEVEL or not kinds & {b"ftyp", b"mdat"}:
+        return None
+    index = next((box for box in found if box.kind == b"moov"), None)
+    if index is None:
+        return "the index (moov) is missing: the file is incomplete"
+    if index.end > size:
+        return "the index (moov) is cut off: the file is incomplete"
+    return None
+
+
+def head_of(file: ByteFile) -> bytes:
+    """The first bytes of a file, as many as `foreign_kind` looks at."""
+    return read_at(file, 0, HEAD)

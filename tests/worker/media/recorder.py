@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from tests.worker.media.kernel import HostSlots, HostSurface, Kernel
 from tests.worker.media.reading import SIZE
-from worker.media.decoder.copies import padded
 from worker.media.decoder.runs import DECODERS
+from worker.media.decoder.selection.copies import padded
 from worker.media.gpu.gpu_media import Device
 from worker.media.gpu.nvdec_sessions import NvdecSession, SessionKind, Sessions
 

@@ -41,7 +41,7 @@ async def read_all(pool: DecoderPool, path: Path) -> str:
 
 async def test_damaged_files_are_answered_for(film: FindFilm, tmp_path: Path) -> None:
     sources = [film(name).read_bytes() for name in FILMS]
-    pool = DecoderPool(1, limits=MediaLimits(seconds=5, pace=0.5, memory=1 << 30))
+    pool = DecoderPool(1, limits=MediaLimits(seconds=20, pace=0.5, memory=1 << 30))
     await pool.start()
     endings = {"refused": 0, "failed": 0, "read": 0}
     for seed in range(MUTANTS):
@@ -49,6 +49,8 @@ async def test_damaged_files_are_answered_for(film: FindFilm, tmp_path: Path) ->
         path.write_bytes(mutant(sources, seed))
         endings[await read_all(pool, path)] += 1
         path.unlink()
-    assert min(endings.values()) > 0
+    assert endings["refused"] > 0
+    assert endings["read"] > 0
+    assert endings["failed"] == 0, "what a probe accepts can be embedded"
     assert await read_all(pool, film("h264-open")) == "read"
     await pool.close()

@@ -8,12 +8,12 @@ from typing import Protocol
 
 from shared.errors import DecodeError
 from worker.media.decoder.collector import Wanted
-from worker.media.decoder.copies import shown_copy
 from worker.media.decoder.decoder_messages import Chosen, DecodeCounts, Planned
 from worker.media.decoder.memory import ClipMemory
 from worker.media.decoder.runs import FrameLook, Run, frame_look
 from worker.media.decoder.selection.bitstream import VideoPacket, annex_b, first_units, header, nal_units
 from worker.media.decoder.selection.continuity import missing_reference
+from worker.media.decoder.selection.copies import shown_copy
 from worker.media.decoder.selection.h264_headers import SET_BYTES
 from worker.media.decoder.selection.select import Irregular, Unit
 from worker.media.decoder.selection.units import ParsedFile, Selection

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from shared.chunks import SECOND
 from shared.errors import DecodeError
-from worker.media.decoder.copies import padded
 from worker.media.decoder.limits import MediaLimits
 from worker.media.decoder.orientation import Turn, orientation, turn
+from worker.media.decoder.selection.copies import padded
 from worker.media.decoder.software import SoftwareDecoder
 from worker.media.decoder.swscale import Scaler, is_full_range, matrix_of
 

@@ -4,7 +4,7 @@ The job on `jobs:live` is the lease: the worker that holds it runs the session, 
 the job over. The record beside it tells the successor where to go on, and everyone how the session fares.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -174,6 +174,15 @@ async def beat(
         args=[job.request, settings.request_ttl, keys.GROUP, owner, claim.id, *told],
     )
     return answer[0].decode(), bool(answer[1])
+
+
+async def write_end(redis: Redis, settings: Settings, job: LiveJob, fields: Mapping[str, Any]) -> None:
+    """Leave the record of a session that has ended as it is for people, with `fields`, for a while."""
+    key = keys.live(job.assets[0].id)
+    if await redis.hget(key, "request") == job.request.encode():
+        ended: Any = {**fields, "state": "ended"}
+        await redis.hset(key, mapping=ended)
+        await redis.expire(key, settings.result_ttl)
 
 
 async def next_chunk(redis: Redis, job: LiveJob) -> LiveRecord | None:

@@ -7,8 +7,9 @@ from contextlib import suppress
 
 import structlog
 
+from shared import live_records
 from shared.errors import DeviceLost
-from shared.jobs import Claim
+from shared.jobs import Claim, LiveJob
 from shared.keys import LANES, Lane
 from shared.redis.connection import RedisError, single_connection
 from shared.redis.ending import end
@@ -29,6 +30,8 @@ LIVE_INTERVAL = 0.2
 RETRY_INTERVAL = 0.5
 HEAD_START = 0.002
 """Seconds that claimed jobs get before their lane asks for more: a text may be done by then."""
+HARMLESS = 60.0
+"""Seconds for which a live session runs here until it is not held guilty of earlier workers' deaths."""
 ACKNOWLEDGE_INTERVAL = 0.02
 """Seconds in which acknowledgements are collected: they need not delay the next job."""
 
@@ -48,6 +51,8 @@ class ClaimLoop:
             "video": decode_slots(settings) + 1,
             "live": settings.live_slots,
         }
+        self._suspects: dict[str, float] = {}
+        """Live sessions that were taken from workers that died, and when."""
         self.jobs_done = 0
         self.device_lost = ""
         """Why the GPU is of no more use."""
@@ -104,7 +109,7 @@ class ClaimLoop:
         while True:
             await self._free_slots("live")
             try:
-                claims = await self._claims.take_live()
+                claims = await self._claims.take_live(self._last_chance if self._on_trial() else 0)
             except RedisError as error:
                 log.warning("cannot claim jobs", lane="live", error=str(error))
                 claims = []
@@ -112,6 +117,26 @@ class ClaimLoop:
                 self._start(claim, tasks, work)
             if not claims:
                 await asyncio.sleep(LIVE_INTERVAL)
+
+    @property
+    def _last_chance(self) -> int:
+        """The delivery after which a job goes to the dead letters."""
+        return self._settings.max_deliveries
+
+    def _on_trial(self) -> bool:
+        """Whether a session runs here on its last chance. Another would be held guilty of what it does."""
+        running = (self.running[entry_id][0] for entry_id in self._suspects if entry_id in self.running)
+        return any(claim.deliveries >= self._last_chance for claim in running)
+
+    async def forgive(self) -> None:
+        """Forget the earlier deliveries of live sessions that have done no harm here. Raises RedisError."""
+        now = time.monotonic()
+        for entry_id, since in list(self._suspects.items()):
+            if entry_id not in self.running:
+                del self._suspects[entry_id]
+            elif now - since > HARMLESS:
+                await self._claims.forgive(self.running[entry_id][0])
+                del self._suspects[entry_id]
 
     async def _free_slots(self, lane: Lane) -> int:
         while True:
@@ -122,6 +147,8 @@ class ClaimLoop:
             await self._freed.wait()
 
     def _start(self, claim: Claim, tasks: Tasks, work: asyncio.TaskGroup) -> None:
+        if claim.lane == "live" and claim.deliveries > 1:
+            self._suspects[claim.id] = time.monotonic()
         task = work.create_task(self._work(claim, tasks), name=f"job {claim.id}")
         self.running[claim.id] = (claim, task)
 
@@ -151,13 +178,8 @@ class ClaimLoop:
             self._freed.set()
 
     async def _attempt(self, claim: Claim, tasks: Tasks) -> None:
-        if claim.deliveries > self._settings.max_deliveries and claim.lane != "live":
-            reason = (
-                f"given up after {self._settings.max_deliveries} deliveries: every worker that had it died"
-            )
-            log.error("job moved to the dead letters", deliveries=claim.deliveries)
-            await self._publisher.fail(claim.job, failed(reason))
-            await self._claims.bury(claim, reason)
+        if claim.deliveries > self._last_chance:
+            await self._give_up(claim)
             return
         try:
             await tasks.run(claim)
@@ -166,6 +188,18 @@ class ClaimLoop:
         except Exception:
             log.exception("job failed unexpectedly")
             await self._publisher.fail(claim.job, failed("An unknown error occurred"))
+
+    async def _give_up(self, claim: Claim) -> None:
+        """Move a job that no worker has survived to the dead letters, and end its request."""
+        reason = f"given up after {self._last_chance} deliveries: every worker that had it died"
+        log.error("job moved to the dead letters", lane=claim.lane, deliveries=claim.deliveries)
+        self._publisher.report(reason, claim.job)
+        await self._publisher.fail(claim.job, failed(reason))
+        if isinstance(claim.job, LiveJob):
+            await live_records.write_end(
+                self._claims.redis, self._settings, claim.job, {"detail": reason, "owner": ""}
+            )
+        await self._claims.bury(claim, reason)
 
     async def _acknowledge(self) -> None:
         """Acknowledge finished jobs, several at a time. A job that is done again changes nothing."""

@@ -70,9 +70,10 @@ class Claims:
             )
         return claims
 
-    async def take_live(self) -> list[Claim]:
-        """Claim a live session, new or orphaned, if no other worker runs fewer than this one."""
-        arguments: list[Argument] = [self.timeout_ms, LIVE_PATIENCE_MS, *self.held["live"]]
+    async def take_live(self, withheld: int = 0) -> list[Claim]:
+        """Claim a live session, new or orphaned, if no other worker runs fewer than this one; none whose
+        delivery number `withheld` this would be."""
+        arguments: list[Argument] = [self.timeout_ms, LIVE_PATIENCE_MS, withheld, *self.held["live"]]
         return await self._claims("live", await self._claim_by("take_live", "live", arguments))
 
     async def _claim_by(self, name: str, lane: Lane, arguments: Sequence[Argument]) -> list[Delivered]:
@@ -131,6 +132,11 @@ class Claims:
                 )
             count += len(ids)
         return count
+
+    async def forgive(self, *claims: Claim) -> None:
+        """Count the deliveries of live sessions that this worker holds from 1 again."""
+        ids = [claim.id for claim in claims]
+        await script(self.redis, "forgive")(keys=[keys.jobs("live")], args=[GROUP, self.consumer, *ids])
 
     async def bury(self, claim: Claim, error: str) -> None:
         """Move the job to the dead letters, with its last error."""

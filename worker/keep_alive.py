@@ -82,6 +82,7 @@ class KeepAlive:
                 log.warning("claim lost to another worker", request_id=claim.job.request, job=entry_id)
                 task.cancel()
         await fleet.announce(self._redis, self.record)
+        await self._jobs.forgive()
         for claim, task in list(self._jobs.running.values()):
             if claim.lane == "video" and await self._publisher.state(claim.job) != "running":
                 log.info("job dropped, its request has ended", request_id=claim.job.request, job=claim.id)

@@ -1,11 +1,12 @@
 -- Claims one live session, if no other worker that is alive runs fewer: one whose worker is silent, or a new one.
 -- What nobody has taken for a while may be taken by anyone. Calling it is a sign of life.
--- KEYS: lane. ARGV: group, this worker, claim timeout (ms), patience (ms), ids that this worker works on...
+-- A session whose delivery would be number `withheld` stays where it is (0: none).
+-- KEYS: lane. ARGV: group, this worker, claim timeout (ms), patience (ms), withheld, ids that this worker works on...
 -- Returns {id, deliveries, fields} for at most one.
 local lane, group, me = KEYS[1], ARGV[1], ARGV[2]
-local timeout, patience = tonumber(ARGV[3]), tonumber(ARGV[4])
+local timeout, patience, withheld = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local held = {}
-for i = 5, #ARGV do
+for i = 6, #ARGV do
   held[ARGV[i]] = true
 end
 
@@ -25,12 +26,13 @@ for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', lane, group)) do
 end
 local is_my_turn = mine <= fewest
 
-for _, pending in ipairs(redis.call('XPENDING', lane, group, 'IDLE', timeout, '-', '+', #ARGV)) do
-  local id, owner, idle = pending[1], pending[2], pending[3]
-  if not (owner == me and held[id]) and (is_my_turn or idle > timeout + patience) then
+for _, pending in ipairs(redis.call('XPENDING', lane, group, 'IDLE', timeout, '-', '+', #ARGV + 100)) do
+  local id, owner, idle, deliveries = pending[1], pending[2], pending[3], pending[4] + 1
+  local free = deliveries ~= withheld and not (owner == me and held[id])
+  if free and (is_my_turn or idle > timeout + patience) then
     local entry = redis.call('XCLAIM', lane, group, me, timeout, id)[1]
     if entry then
-      return { { id, pending[4] + 1, entry[2] } }
+      return { { id, deliveries, entry[2] } }
     end
     redis.call('XACK', lane, group, id)
   end

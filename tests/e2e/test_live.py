@@ -605,6 +605,28 @@ def test_a_session_goes_on_when_its_worker_does_not(
         assert redis.xlen(keys.JOBS_DEAD) == 0
 
 
+def test_a_camera_that_ends_every_worker_is_given_up(
+    live_stack: Stack, redis: Redis, pictures: list[Picture]
+) -> None:
+    with ScriptedCamera(pictures) as camera:
+        (stream,) = add(live_stack, camera.url)
+        watcher = Watcher(live_stack, stream)
+        for _ in range(3):
+            victim = worker_of(redis, live_stack, stream)
+            victim.kill()
+            victim.wait()
+            live_stack.workers = []
+            redis.hdel(keys.live(stream), "owner")
+            live_stack.start_worker()
+        wait_for(lambda: redis.xlen(keys.JOBS_DEAD) == 1)
+        watcher.join(10)
+        ((_, letter),) = redis.xrange(keys.JOBS_DEAD)
+        assert (letter[b"lane"], letter[b"deliveries"]) == (b"live", b"4")
+        assert redis.xlen(keys.jobs("live")) == 0
+        assert b"given up after 3 deliveries" in redis.hget(keys.live(stream), "detail")
+        assert live_stack.client.delete(f"/streams/delete/{stream}").status_code == 200
+
+
 @like(MODEL_PATH="null?video=2")
 def test_deleting_while_a_chunk_is_in_flight(
     live_stack: Stack, redis: Redis, pictures: list[Picture]

@@ -107,6 +107,7 @@ async def embed_a_camera(redis: Redis, settings: Settings, claims: Claims) -> No
     (claim,) = await claims.take_live()
     assert isinstance(claim.job, LiveJob)
     assert await beat(redis, settings, claim, claims.consumer, {"state": "running"}) == ("running", False)
+    await claims.forgive(claim)
     await Publisher(redis, settings).publish(claim.job, [Result(chunk=0)])
     await finish(redis, settings, request_of(claim.job), CANCELLED)
     assert await start(redis, settings, "n", CAMERA, replace_request(session, "n")) == "n"

@@ -4,12 +4,12 @@ import asyncio
 import ssl
 import time
 from collections import deque
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import msgspec
 import structlog
 
-from shared import keys, live_records
+from shared import live_records
 from shared.assets import Asset
 from shared.bus.errorbus import ErrorBus, EventType
 from shared.chunks import SECOND, Chunk
@@ -208,18 +208,10 @@ class LiveSession:
         except ExceptionGroup as group_error:
             raise group_error.exceptions[0] from group_error
         state = await finish(self._shared.redis, self._settings, request_of(self._job), DONE)
-        await self._write_end()
+        await live_records.write_end(self._shared.redis, self._settings, self._job, self._fields())
         log.info(
             "live session ended", stream=self._asset.id, state=state, chunks=self._next, dropped=self._dropped
         )
-
-    async def _write_end(self) -> None:
-        """Leave the record as it is for people, for a while."""
-        key = keys.live(self._asset.id)
-        if await self._shared.redis.hget(key, "request") == self._job.request.encode():
-            fields: Any = {**self._fields(), "state": "ended"}
-            await self._shared.redis.hset(key, mapping=fields)
-            await self._shared.redis.expire(key, self._settings.result_ttl)
 
     # The camera ---------------------------------------------------------------------------------------
 

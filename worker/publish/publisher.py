@@ -65,7 +65,7 @@ class Publisher:
         if outcome.stored and not isinstance(job, ProbeJob):
             for result in finished:
                 if result.error:
-                    self._emit(result.error, job)
+                    self.report(result.error, job)
         return outcome.state
 
     async def _store(self, job: Job, finished: Sequence[Result], end: End) -> Outcome | None:
@@ -99,7 +99,7 @@ class Publisher:
             self.counts.messages_not_built += 1
             reason = f"Failed to build VisionLLM protobuf for chunk {result.chunk}: {error}"
             log.error("message not built", request_id=job.request, chunk=result.chunk, error=str(error))
-            self._emit(reason, job)
+            self.report(reason, job)
             return []
         key = message_key(job.request, result.chunk)
         fields: list[bytes | str] = ["key", key, "type", MESSAGE_TYPE, "stream", _stream(job), "value", value]
@@ -114,9 +114,10 @@ class Publisher:
         )
         if time.monotonic() >= self._next_alarm:
             self._next_alarm = time.monotonic() + ALARM_INTERVAL
-            self._emit(f"Embedding messages are dropped: {limit} messages wait for their bus", job)
+            self.report(f"Embedding messages are dropped: {limit} messages wait for their bus", job)
 
-    def _emit(self, event: str, job: Job) -> None:
+    def report(self, event: str, job: Job) -> None:
+        """Tell the error bus."""
         if self._errors:
             self._errors.emit(event, stream_id=_stream(job))
 

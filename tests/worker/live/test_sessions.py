@@ -140,6 +140,44 @@ async def test_sessions_of_a_dead_worker_are_taken_one_by_one(
     assert sorted(entry for _, entry in await one.renew()) == sorted([first.id, second.id])
 
 
+async def test_a_delivery_may_be_withheld(redis: Redis, settings: Settings, workers: list[Claims]) -> None:
+    """The third of one session; another, which is at its second, is not held up by it."""
+    one, two = workers
+    await start(redis, settings, 1)
+    (first,) = await one.take_live()
+    one.release(first)
+    await asyncio.sleep(1.1)
+    (again,) = await one.take_live()
+    assert again.deliveries == 2
+    await start(redis, settings, 2)
+    (other,) = await two.take_live()
+    for worker, claim in ((one, again), (two, other)):
+        worker.release(claim)
+    await asyncio.sleep(2.2)
+    (taken,) = await two.take_live(withheld=3)
+    assert (taken.id, taken.deliveries) == (other.id, 2)
+    assert await two.take_live(withheld=3) == []
+    (taken,) = await two.take_live()
+    assert (taken.id, taken.deliveries) == (again.id, 3)
+
+
+async def test_deliveries_of_a_harmless_session_are_counted_anew(
+    redis: Redis, settings: Settings, workers: list[Claims]
+) -> None:
+    one, two = workers
+    await start(redis, settings)
+    (claim,) = await one.take_live()
+    one.release(claim)
+    await asyncio.sleep(1.1)
+    (claim,) = await two.take_live()
+    await one.forgive(claim)  # it is no longer one's
+    ((pending),) = await redis.xpending_range(keys.jobs("live"), keys.GROUP, "-", "+", 5)
+    assert pending["times_delivered"] == 2
+    await two.forgive(claim)
+    ((pending),) = await redis.xpending_range(keys.jobs("live"), keys.GROUP, "-", "+", 5)
+    assert (pending["times_delivered"], pending["consumer"]) == (1, two.consumer.encode())
+
+
 async def test_what_is_handed_over_is_free_at_once(
     redis: Redis, settings: Settings, workers: list[Claims]
 ) -> None:

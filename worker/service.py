@@ -31,12 +31,12 @@ from worker.engine.device import device_errors
 from worker.engine.embedding_engine import Vectors
 from worker.engine.gpu_sampling import sample_gpus
 from worker.job_tasks import Tasks, stack_clips
-from worker.keep_alive import KeepAlive
 from worker.live.session import LiveSessions
 from worker.media.clip_source import Clip, Media
 from worker.models.preparation_progress import describe, log_progress
 from worker.publish.forward import Forwarder
 from worker.publish.publisher import Publisher
+from worker.signs_of_life import SignsOfLife
 from worker.watch import Watch
 from worker.worker_metrics import WorkerMetrics, measure_gpus
 
@@ -94,7 +94,7 @@ class Service:
         metrics.follow(lambda: sent.failures, bus_failures)
         return metrics
 
-    def _signs_of_life(self) -> KeepAlive:
+    def _signs_of_life(self) -> SignsOfLife:
         record = Worker(
             name=self.claims.consumer,
             state="starting",
@@ -103,7 +103,7 @@ class Service:
             pid=os.getpid(),
             started=int(time.time()),
         )
-        return KeepAlive(
+        return SignsOfLife(
             self.redis,
             self.settings,
             record=record,

@@ -29,7 +29,7 @@ class AccessUnit(NamedTuple):
     reports: int = 0
 
 
-class Payload(Protocol):
+class PayloadDecoder(Protocol):
     """Finds the pieces of pictures in the payloads of packets."""
 
     def push(self, packet: RtpPacket, *, lost: bool) -> None:
@@ -109,7 +109,7 @@ class Assembler:
             self._take(AccessUnit(time, wall, data, nals, self.clock.reports))
 
 
-def _payload(track: Track, emit: Emit) -> Payload:
+def _payload(track: Track, emit: Emit) -> PayloadDecoder:
     """Return what reads the payload format of a track."""
     match track.codec:
         case "h264":

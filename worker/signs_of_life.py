@@ -22,7 +22,7 @@ log = structlog.get_logger(__name__)
 FORGET_INTERVAL = 60.0
 
 
-class KeepAlive:
+class SignsOfLife:
     """Tells the fleet what one worker is and does. `record` is what it tells."""
 
     def __init__(

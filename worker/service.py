@@ -176,8 +176,8 @@ class Service:
                 self.publisher.model = loaded.model
                 self.alive.change(state="ready", detail="", model=loaded.model, **loaded.told())
                 self.alive.change(batch_size=loaded.batch_size)
+                self.watch.loaded()  # before anyone hears that it is ready
                 await self._first_contact()
-                self.watch.loaded()
                 log.info("worker ready", model=info.id, backend=loaded.backend, slots=self.jobs.slots)
                 await self._work(tasks)
                 for task in background:

@@ -43,8 +43,12 @@ class Watch:
         self._over = threading.Event()
 
     def loaded(self) -> None:
-        """The model is loaded: from now on nothing may hold the event loop up for long."""
+        """The model is loaded: from now on nothing may hold the event loop up for long.
+
+        The watchdog hears it at once: what it was told last holds, even if this process freezes now.
+        """
         self._allowed = self._stall
+        speak(self._allowed + BEAT)
 
     def look_after(self, name: str, since: Callable[[], float | None], limit: float) -> None:
         """What `name` does may take `limit` seconds; `since` says when it began, None while it is idle."""

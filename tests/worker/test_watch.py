@@ -1,15 +1,17 @@
 """A worker that is stuck is seen, says why, and ends to be replaced."""
 
 import asyncio
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
 from shared.errors import DecodeError, InvalidFile
+from shared.lifecycle import heartbeat
 from shared.redis.ending import end
 from worker.media.decoder_pool import DecoderPool
-from worker.watch import Watch
+from worker.watch import BEAT, LOADING_PATIENCE, Watch
 
 
 async def test_decoders_that_cannot_be_started_are_a_problem(
@@ -46,3 +48,21 @@ async def test_what_a_check_says_stops_the_worker() -> None:
     await asyncio.wait_for(told.wait(), 10)
     assert watch.problem == "the decoders are gone"
     await end([running])
+
+
+async def test_the_watchdog_hears_at_once_that_the_model_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that freezes before its next beat must not keep the patience of the loading."""
+    monkeypatch.setattr(heartbeat, "_voice", None)
+    hearing, speaking = os.pipe()
+    try:
+        heartbeat.speak_to(speaking)
+        watch = Watch(lambda: None, patience=3600, stall=2.0)
+        running = asyncio.create_task(watch.run())
+        await asyncio.sleep(0.1)
+        assert float(os.read(hearing, 100)) == LOADING_PATIENCE + BEAT
+        watch.loaded()
+        assert float(os.read(hearing, 100)) == 2.0 + BEAT
+        await end([running])
+    finally:
+        os.close(hearing)
+        os.close(speaking)

@@ -101,9 +101,13 @@ class FleetView:
             raise Unavailable(self.problem or "no model was ever loaded")
         return self.fleet.model
 
+    def named_model(self, name: str) -> str:
+        """Return the id of the model that requests may call `name`: the loaded one's for its aliases."""
+        return self.model().id if name in self._aliases else name
+
     def require_model(self, wanted: str) -> ServedModel:
         """Return the loaded model, whose id or alias must be `wanted`. Raises BadParameters otherwise."""
         model = self.model()
-        if wanted != model.id and wanted not in self._aliases:
+        if self.named_model(wanted) != model.id:
             raise BadParameters(f"No such model {wanted[:256]}; the loaded model is {model.id}")
         return model

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from random import SystemRandom
 
@@ -135,3 +136,11 @@ async def until(condition: object, timeout: float = 20.0) -> None:
             if value:
                 return
             await asyncio.sleep(0.02)
+
+
+def wait_for(condition: Callable[[], object], timeout: float = 30.0) -> None:
+    """Wait until calling `condition` gives something true."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

@@ -105,7 +105,7 @@ async def search(request: HttpRequest) -> Response:
     ctx = context(request)
     body = validate_json(await read_body(request), SearchRequest)
     index = ctx.index
-    model = body.model or ctx.view.model().id
+    model = ctx.view.named_model(body.model) if body.model else ctx.view.model().id
     vector, own = await _question(ctx, request, body, model)
     filters = SearchFilters(
         assets=body.assets,
@@ -257,7 +257,7 @@ async def asset_chunks(request: HttpRequest) -> Response:
     ctx = context(request)
     query = validate_query(request.query_params, AssetChunksQuery)
     index, asset = ctx.index, _asset_id(request)
-    model = query.model or ctx.view.model().id
+    model = ctx.view.named_model(query.model) if query.model else ctx.view.model().id
     page = ChunkPage(
         asset=asset,
         numbers=[int(number) for number in query.chunks.split(",")] if query.chunks else None,

@@ -5,7 +5,6 @@ Live streams beyond their limit, and refusals while one is embedded, are tested 
 
 import json
 import re
-import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ from redis import Redis
 from shared import keys
 from tests.e2e.conftest import Stack
 from tests.e2e.media import picture
-from tests.support import RedisServer
+from tests.support import RedisServer, wait_for
 
 VIDEO = "/generate_video_embeddings"
 TEXT = "/generate_text_embeddings"
@@ -53,13 +52,6 @@ def ask(service: Stack, **body: Any) -> Any:
 def files(service: Stack) -> list[Any]:
     found: list[Any] = service.client.get("/files?purpose=vision").json()["data"]
     return found
-
-
-def wait_for(condition: Any, timeout: float = 20) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def camera(service: Stack, name: str, **metadata: Any) -> Any:

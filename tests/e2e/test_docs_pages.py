@@ -1,4 +1,4 @@
-"""The API's pages as people use them: a real browser clicks through upload, embedding and search terms."""
+"""The API's pages as people use them: a real browser clicks through upload, embedding and search."""
 
 import json
 import re
@@ -11,11 +11,26 @@ from playwright.sync_api import Page
 
 from tests.browser import needs_browser, open_page
 from tests.e2e.conftest import Stack
+from tests.support import PostgresServer, RedisServer, wait_for
 
 pytestmark = needs_browser
 
 TEXT, VIDEO = "Embeddings-generate_text_embeddings", "Embeddings-generate_video_embeddings"
-UPLOAD, LISTED = "Files-add_file", "Files-list_files"
+UPLOAD, LISTED, SEARCH = "Files-add_file", "Files-list_files", "Search-search"
+
+
+@pytest.fixture(scope="module")
+def service(
+    valkey: RedisServer, postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Stack]:
+    """A running service with a search index."""
+    stack = Stack(tmp_path_factory.mktemp("stack"), f"redis://127.0.0.1:{valkey.port}/7")
+    try:
+        stack.start_indexer(postgres.database())
+        stack.start()
+        yield stack
+    finally:
+        stack.stop()
 
 
 @pytest.fixture
@@ -24,11 +39,11 @@ def complaints() -> list[str]:
 
 
 @pytest.fixture
-def page(shared_stack: Stack, complaints: list[str]) -> Iterator[Page]:
+def page(service: Stack, complaints: list[str]) -> Iterator[Page]:
     """The front page, which leads to Swagger UI."""
-    with open_page(f"{shared_stack.url}/", complaints) as page:
+    with open_page(f"{service.url}/", complaints) as page:
         page.wait_for_selector(".opblock")
-        assert page.url == f"{shared_stack.url}/docs"
+        assert page.url == f"{service.url}/docs"
         yield page
 
 
@@ -63,7 +78,9 @@ def test_an_example_is_sent_as_it_is(page: Page, complaints: list[str], operatio
     assert complaints == []
 
 
-def test_from_upload_to_vectors_by_clicking(page: Page, film: Path, complaints: list[str]) -> None:
+def test_from_upload_to_search_by_clicking(
+    page: Page, service: Stack, film: Path, complaints: list[str]
+) -> None:
     block = unfold(page, UPLOAD)
     for field, first in (("purpose", "vision"), ("media_type", "video")):
         assert page.input_value(f"{block} [data-property-name={field}] select") == first
@@ -80,11 +97,17 @@ def test_from_upload_to_vectors_by_clicking(page: Page, film: Path, complaints: 
     answer = execute(page, block)
     assert [chunk["start_time"] for chunk in answer["chunk_responses"]] == ["0.0", "10.0", "20.0"]
     assert len(answer["chunk_responses"][0]["embeddings"]) == 768
+
+    indexed = f"/search/assets/{file['id']}"
+    wait_for(lambda: len(service.client.get(indexed).json().get("chunks", ())) == 3)
+    answer = execute(page, unfold(page, SEARCH))
+    found = [(hit["name"], hit["start"]) for hit in answer["hits"] if hit["asset"] == file["id"]]
+    assert sorted(found) == [("film.mp4", 0), ("film.mp4", 10), ("film.mp4", 20)]
     assert complaints == []
 
 
-def test_redoc_loads_everything_and_searches(shared_stack: Stack, complaints: list[str]) -> None:
-    with open_page(f"{shared_stack.url}/redoc", complaints) as page:
+def test_redoc_loads_everything_and_searches(service: Stack, complaints: list[str]) -> None:
+    with open_page(f"{service.url}/redoc", complaints) as page:
         page.fill("[role=search] input", "generate_text_embeddings")
         page.wait_for_selector("[role=search] >> text=Embed text")
         page.wait_for_load_state("networkidle")

@@ -21,7 +21,7 @@ from shared.timestamps import parse_timestamp
 from tests.camera import Answer, Asked, Picture, ScriptedCamera, encode
 from tests.e2e.conftest import Stack
 from tests.e2e.media import colour_film
-from tests.support import RedisServer, free_port, watched
+from tests.support import RedisServer, free_port, wait_for, watched
 
 URL = "/generate_video_embeddings"
 MILLISECOND = 1_000_000
@@ -97,13 +97,6 @@ class Watcher(threading.Thread):
     def starts(self) -> list[int]:
         """Start times of the chunks that were embedded, ns."""
         return [parse_timestamp(c["start_time"]) for c in self.chunks if c["embeddings"]]
-
-
-def wait_for(condition: Any, timeout: float = 30) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 LIVE = {

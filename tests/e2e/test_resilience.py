@@ -4,7 +4,6 @@ import json
 import signal
 import socket
 import threading
-import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from redis import Redis
 from shared import keys
 from tests.e2e.conftest import Stack
 from tests.e2e.media import colour_film
-from tests.support import RedisServer, valkey_binary, watched
+from tests.support import RedisServer, valkey_binary, wait_for, watched
 
 URL = "/generate_video_embeddings"
 
@@ -44,13 +43,6 @@ class Asking(threading.Thread):
         self.join(90)
         assert self.answer is not None
         return self.answer
-
-
-def wait_for(condition: Any, timeout: float = 30) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def the_request(redis: Redis) -> str:

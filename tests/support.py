@@ -32,9 +32,15 @@ def free_port() -> int:
 
 
 def watched(watchdog: int) -> psutil.Process:
-    """The gateway or worker that a watchdog, the process that was started, watches."""
-    (process,) = psutil.Process(watchdog).children()
-    return process
+    """The gateway or worker that a watchdog, the started process, watches; waits until it is there."""
+    deadline = time.monotonic() + 20
+    while True:
+        with contextlib.suppress(ValueError, psutil.NoSuchProcess):
+            (process,) = psutil.Process(watchdog).children()
+            return process
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"process {watchdog} watches nothing")
+        time.sleep(0.02)
 
 
 class RedisServer:

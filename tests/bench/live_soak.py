@@ -114,8 +114,9 @@ def _run(stack: Stack, redis: Any, camera: ScriptedCamera, seen: Soak) -> None:
 def _until_all_run(stack: Stack, cameras: int) -> None:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        listed = stack.client.get("/streams/get-stream-info").json()
-        if sum(s["state"] == "running" for s in listed) == cameras:
+        ids = [s["id"] for s in stack.client.get("/streams/get-stream-info").json()]
+        states = [stack.client.get(f"/streams/{stream}/status").json()["state"] for stream in ids]
+        if states.count("running") == cameras:
             return
         time.sleep(0.2)
     raise TimeoutError("not every camera plays")

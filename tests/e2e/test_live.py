@@ -543,7 +543,7 @@ def worker_of(redis: Redis, stack: Stack, stream: str) -> subprocess.Popen[bytes
     """The watchdog of the worker that has the stream's session."""
     wait_for(lambda: owner(redis, stream))
     pid = int(redis.hget(keys.worker(owner(redis, stream).decode()), "pid") or 0)
-    return next(w for w in stack.workers if watched(w.pid).pid == pid)
+    return next(w for w in stack.workers if w.poll() is None and watched(w.pid).pid == pid)
 
 
 @like(workers=2)

@@ -179,7 +179,7 @@ def test_nothing_set_gives_the_defaults() -> None:
 @pytest.mark.parametrize("empty", ["", " ", "\t\n"])
 def test_an_empty_variable_counts_as_unset(empty: str) -> None:
     meaningful = {variable for variable, field in FIELDS.items() if field.metadata["empty"]}
-    assert meaningful == {"ERROR_BUS", "CUDA_VISIBLE_DEVICES"}
+    assert meaningful == {"ERROR_BUS", "MESSAGE_BUS", "CUDA_VISIBLE_DEVICES"}
     assert load(dict.fromkeys(set(FIELDS) - meaningful, empty)) == Settings()
 
 

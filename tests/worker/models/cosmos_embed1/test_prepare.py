@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -278,17 +279,19 @@ def test_damaged_reference_vectors(miniature, cache):
         check_engine(model, FixedEngine([], []))
 
 
+FAILED = 1
+
+
 @pytest.fixture
-def run(monkeypatch, capsys, cache, miniature):
+def run(monkeypatch, cache, miniature):
     """run(*arguments) -> (exit code, standard output, standard error) of `rt-embed model`."""
     monkeypatch.setenv("NGC_MODEL_CACHE", str(cache))
     monkeypatch.setenv("MODEL_PATH", str(miniature.path))
-    monkeypatch.setattr("worker.models.model_command.logs.configure", lambda settings: None)
 
     def call(*arguments):
-        code = model_command.main([str(argument) for argument in arguments])
-        output = capsys.readouterr()
-        return code, output.out, output.err
+        command = [Path(sys.executable).with_name("rt-embed"), "model", *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
+        return done.returncode, done.stdout, done.stderr
 
     return call
 
@@ -320,7 +323,7 @@ def test_prepare_and_verify(run, cache):
 def test_verify_without_the_extra(run):
     _, out, _ = run("prepare", "--python", NOWHERE)
     code, _, err = run("verify", out.split()[-1], "--python", NOWHERE)
-    assert code == model_command.FAILED
+    assert code == FAILED
     assert f"{NOWHERE} cannot run the checkpoint's own code: [Errno 2]" in err
 
 
@@ -350,10 +353,10 @@ def test_inspect(run, miniature):
 
 def test_errors_are_lines_and_not_traces(run, tmp_path):
     code, out, err = run("prepare", tmp_path / "nowhere")
-    assert (code, out) == (model_command.FAILED, "")
+    assert (code, out) == (FAILED, "")
     assert err.startswith(f"rt-embed model prepare: MODEL_PATH={tmp_path}/nowhere is not a folder")
     code, _, err = run("inspect", tmp_path)
-    assert code == model_command.FAILED
+    assert code == FAILED
     assert "holds no model" in err
 
 
@@ -362,14 +365,3 @@ def test_a_model_of_another_kind_has_no_checkpoint(miniature, cache):
     write_model_json(model.path, msgspec.structs.replace(model.info, architecture="conse"))
     with pytest.raises(ModelError, match="was not converted from a Cosmos-Embed1 checkpoint"):
         checkpoint_of(load_model_directory(model.path))
-
-
-def test_the_module_runs(miniature, cache):
-    done = subprocess.run(
-        [sys.executable, "-m", "worker.models", "list"],
-        env={**os.environ, "NGC_MODEL_CACHE": str(cache)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (done.returncode, done.stdout) == (0, "")

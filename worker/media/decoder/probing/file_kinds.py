@@ -7,7 +7,7 @@ import re
 from worker.media.decoder.probing.boxes import ByteFile, boxes, read_at, size_of
 
 HEAD = 4096
-PICTURES = "JPEG, PNG, WebP, GIF, BMP, HEIC and AVIF"
+PICTURES = "JPEG, PNG, WebP, GIF and BMP"
 """Kinds of images that are read."""
 _SVG = re.compile(rb"<svg[\s>]", re.IGNORECASE)
 _STARTS = {

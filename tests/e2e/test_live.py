@@ -362,8 +362,7 @@ def test_why_a_camera_does_not_play_is_told(live_stack: Stack, redis: Redis, pic
         def status() -> Any:
             return live_stack.client.get(f"/streams/{stream}/status").json()
 
-        wait_for(lambda: status()["state"] == "reconnecting")
-        assert status()["detail"] == reason
+        wait_for(lambda: (status()["state"], status()["detail"]) == ("reconnecting", reason))
         (event, *_) = [e for e in events_of(listener) if e["type"] == "stream_reconnection"]
         assert event["streamId"] == stream
         assert event["event"].endswith(f"attempt 1: {reason}")

@@ -182,10 +182,12 @@ async def test_a_session_is_renewed_by_what_the_camera_knows(
         return Answer(refuses) if refuses and asked.method == "GET_PARAMETER" else short(asked, public)
 
     with ScriptedCamera(pictures, answer=answer) as camera:
-        await Played(camera.url).run(seconds=2.5)
+        await Played(camera.url).run(seconds=3.5)
         play = [asked.method for asked in camera.requests].index("PLAY")
         renewals = [asked for asked in camera.requests[play + 1 :] if asked.method != "TEARDOWN"]
-    assert [asked.method for asked in renewals] == expected
+    # How many there are by then depends on the machine.
+    assert [asked.method for asked in renewals][: len(expected)] == expected
+    assert {asked.method for asked in renewals[len(expected) :]} <= {expected[-1]}
     assert {asked.headers["session"] for asked in renewals} == {"12"}
 
 

@@ -363,12 +363,12 @@ def test_why_a_camera_does_not_play_is_told(live_stack: Stack, redis: Redis, pic
             return live_stack.client.get(f"/streams/{stream}/status").json()
 
         wait_for(lambda: (status()["state"], status()["detail"]) == ("reconnecting", reason))
-        (event, *_) = [e for e in events_of(listener) if e["type"] == "stream_reconnection"]
-        assert event["streamId"] == stream
-        assert event["event"].endswith(f"attempt 1: {reason}")
         camera.answer = lambda asked: None
         wait_for(lambda: status()["state"] == "running")
         assert (status()["detail"], status()["transport"]) == ("", "tcp")
+        (event, *_) = [e for e in events_of(listener) if e["type"] == "stream_reconnection"]
+        assert event["streamId"] == stream
+        assert event["event"].endswith(f"attempt 1: {reason}")
 
 
 def test_a_camera_that_falls_silent_fails_the_chunk_under_way(

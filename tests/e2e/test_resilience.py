@@ -160,7 +160,10 @@ def test_a_json_client_that_goes_away_cancels_its_work(stack: Stack, redis: Redi
     film = stack.upload(long_film)
     body = json.dumps({"id": film, "model": "null", "chunk_duration": 1}).encode()
     with socket.create_connection(("127.0.0.1", stack.port)) as connection:
-        head = f"POST /v1{URL} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+        head = (
+            f"POST /v1{URL} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n"
+        ).encode()
         connection.sendall(head + body)
         wait_for(lambda: chunks_done(redis) >= 1)
     wait_for(lambda: redis.hget(keys.request(the_request(redis)), "state") == b"cancelled", 5)

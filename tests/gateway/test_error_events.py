@@ -97,7 +97,7 @@ async def test_a_text_that_fails(gateway: Gateway, told: Any, stand_in: StandIn)
 
 
 async def test_what_is_malformed_is_nobodys_concern(gateway: Gateway, told: Any) -> None:
-    await gateway.client.post(VIDEO, json={"id": "x", "model": "null"})
+    await gateway.client.post(VIDEO, json={"id": 7, "model": "null"})
     await gateway.client.post("/files", data={"purpose": "vision"})
     await gateway.client.get(f"/files/{UNKNOWN}")
     assert (await told())[0] == UNKNOWN, "the first event is the third request's"

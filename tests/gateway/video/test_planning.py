@@ -30,7 +30,7 @@ def asked(**fields: object) -> VideoRequest:
     )
 
 
-def offsets(start: int | None = None, end: int | None = None) -> MediaRange:
+def offsets(start: int = 0, end: int | None = None) -> MediaRange:
     return MediaRange(type="offset", start_offset=start, end_offset=end)
 
 
@@ -59,7 +59,7 @@ def test_without_a_duration_the_film_is_one_chunk() -> None:
     [
         (offsets(5, 15), (5, 15), [(5, 15)]),
         (offsets(20), (20, 25), [(20, 25)]),
-        (offsets(None, 8), (0, 8), [(0, 8)]),
+        (offsets(end=8), (0, 8), [(0, 8)]),
         (offsets(0, 0), (0, 0), []),
         (offsets(20, 100), (20, 100), [(20, 25)]),
         (offsets(30, 100), (30, 100), []),

@@ -15,9 +15,11 @@ from shared.fleet import ServedModel
 from shared.lifecycle.cores import cores
 from shared.settings import Settings
 from worker.backend import CPU_PRECISION, Backend, choose_backend, implementation
+from worker.engine.custom.inference_module import inference_file
+from worker.engine.custom.load_custom import load_python_model
+from worker.engine.custom.model_scripts import run_repository_script
 from worker.engine.device import device_errors
 from worker.engine.embedding_engine import Engine
-from worker.engine.python import inference_file, load_python_model, run_repository_script
 from worker.media.decoder.limits import MediaLimits
 from worker.media.decoder_pool import DecoderPool
 from worker.media.fetching import Buckets
@@ -133,8 +135,14 @@ def own_model(
     inference_file(implementation)  # said before anything is downloaded
     model_path = obtain_files(settings, progress)
     if script := settings.model_repository_script:
-        run_repository_script(script, model_path, MODEL_REPOSITORY, batch_size)
-    return load_python_model(implementation, model_path, batch_size, warm_up=not settings.skip_warmup)
+        run_repository_script(script, model_path, MODEL_REPOSITORY, batch_size, settings.script_timeout)
+    return load_python_model(
+        implementation,
+        model_path,
+        batch_size,
+        warm_up=not settings.skip_warmup,
+        patience=settings.script_timeout,
+    )
 
 
 def decode_slots(settings: Settings) -> int:

@@ -161,6 +161,7 @@ class Tasks:
                 yield clip
 
     async def _embed_clip(self, claim: Claim, job: VideoJob, clip: Clip, room: asyncio.Semaphore) -> None:
+        clip.asset, clip.path = job.assets[0].id, job.assets[0].path
         try:
             embedded = await self._clips.embed(clip)
         except RtEmbedError as error:

@@ -27,6 +27,7 @@ from worker.claim_loop import ClaimLoop
 from worker.claims import Claims
 from worker.compose import Loaded, clips_ahead, live_decoders, load, open_media
 from worker.engine.batches import Batches
+from worker.engine.custom.python_engine import PythonEngine
 from worker.engine.device import device_errors
 from worker.engine.embedding_engine import Vectors
 from worker.engine.gpu_sampling import sample_gpus
@@ -62,7 +63,10 @@ def clip_engine(loaded: Loaded) -> Callable[[Sequence[Clip]], Vectors]:
 
     def embed(clips: Sequence[Clip]) -> Vectors:
         with device_errors(loaded.runs_on.gpu.name if loaded.runs_on.gpu else "the GPU"):
-            return loaded.engine.embed_video(stack_clips(clips, loaded.info.frames))
+            stacked = stack_clips(clips, loaded.info.frames)
+            if isinstance(loaded.engine, PythonEngine):
+                return loaded.engine.embed_video(stacked, clips)
+            return loaded.engine.embed_video(stacked)
 
     return lambda clips: np.concatenate(batches.run(len(clips), lambda i, j: embed(clips[i:j])))
 

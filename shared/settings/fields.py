@@ -829,6 +829,12 @@ class Settings:
         "Python script that is run before a model in Python is made, with --model_path, --triton_repo_path "
         "and --max_batch_size",
     )
+    script_timeout: float = setting(
+        "RTEMBED_SCRIPT_TIMEOUT",
+        number(1, 86_400),
+        600.0,
+        "Seconds that MODEL_REPOSITORY_SCRIPT_PATH and a model's install_prerequisites.sh may each take",
+    )
     skip_warmup: bool = setting(
         "SKIP_PIPELINE_WARMUP", BOOLEAN, False, "Do not call the warmup() of a model in Python"
     )

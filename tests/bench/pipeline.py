@@ -19,7 +19,7 @@ from shared.chunks import SECOND, plan_chunks
 from tests.bench.decode import RATE, make_film
 from tests.e2e.conftest import NULL_MODEL, Stack
 from tests.support import RedisServer, valkey_binary
-from worker.engine.python import load_python_model
+from worker.engine.custom.load_custom import load_python_model
 from worker.media.decoder_pool import DecoderPool
 
 CHUNK = 2

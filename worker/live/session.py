@@ -352,7 +352,7 @@ class LiveSession:
             clip = await self._shared.decoders.runs(
                 chunk, cut.codec, cut.runs, model.frames, model.resolution
             )
-            clip.decode_start = cut.began / SECOND
+            clip.decode_start, clip.asset = cut.began / SECOND, self._asset.id
             try:
                 embedded = await self._shared.clips.embed(clip)
             finally:

@@ -35,6 +35,7 @@ class MediaFacts(msgspec.Struct, frozen=True):
 class Clip:
     """The frames of one chunk: uint8 [frames, 3, size, size] RGB, 1 <= frames <= the model's number.
 
+    `asset` is the id of the file or camera and `path` the file's path, where whoever embeds it has said so.
     `times` are presentation times in ns from the start of the file, one per frame. `decode_start` and
     `decode_end` are `time.monotonic()` seconds. `frames` may lie in shared memory or on a GPU: call `release`
     when it has been copied or used, and do not touch it afterwards.
@@ -53,6 +54,8 @@ class Clip:
         self.times = times
         self.decode_start = decode_start
         self.decode_end = decode_end
+        self.asset = ""
+        self.path = ""
 
     def release(self) -> None:
         """Give the frames' memory back. Harmless when called twice."""

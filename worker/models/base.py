@@ -11,11 +11,45 @@ from numpy.typing import NDArray
 Frames = NDArray[np.uint8] | list[bytes]
 
 
-class ModelChunk(msgspec.Struct, frozen=True):
-    """One thing to embed: a clip (`chunk_type` "video") or a text (`chunk_type` "text")."""
+class InputConfig(msgspec.Struct):
+    """What `get_input_config` may say. `width` and `height` in pixels, 0 for 448."""
 
-    chunk_type: Literal["video", "text"]
+    num_frames: int = 8
+    use_jpeg_encoding: bool = False
+    width: int = 0
+    height: int = 0
+    embed_dim: int = 0
+
+
+class ModelChunk(msgspec.Struct):
+    """One thing to embed: a clip (`chunk_type` "video") or a text (`chunk_type` "text").
+
+    The other fields say which part of which video a clip is, under the names of RT-Embed's `ChunkInfo`:
+    times are in ns from the start of the stream, `streamId` is the id of the file or camera, and `file` its
+    path. The first clip, by which a model is learnt, has none of them. `is_last`, the NTP times, `asset_dir`
+    and `cv_metadata_json_file` are never set.
+    """
+
+    chunk_type: Literal["video", "text"] = "video"
     text_input: str = ""
+    streamId: str = ""  # noqa: N815 - RT-Embed's name
+    chunkIdx: int = 0  # noqa: N815 - RT-Embed's name
+    file: str = ""
+    pts_offset_ns: int = 0
+    start_pts: int = 0
+    end_pts: int = 0
+    start_ntp: str = ""
+    end_ntp: str = ""
+    start_ntp_float: float = 0.0
+    end_ntp_float: float = 0.0
+    is_first: bool = False
+    is_last: bool = False
+    cv_metadata_json_file: str = ""
+    asset_dir: str = ""
+
+    def get_timestamp(self, frame_pts: float) -> str:
+        """A frame's time, `frame_pts` seconds from the start of the stream, as text."""
+        return f"{frame_pts + self.pts_offset_ns / 1e9:.3f}"
 
 
 class ModelOutput(msgspec.Struct):
@@ -67,8 +101,8 @@ class EmbeddingModel:
         `video_frames[i]` is a NumPy array, uint8 [frames, height, width, 3] in RGB (where NVIDIA's service
         passes a PyTorch tensor: use `torch.from_numpy`), read-only and not always contiguous; or a list
         of JPEG files as bytes if `get_input_config` says `use_jpeg_encoding`. It is empty for texts.
-        `query`, `video_frames_times[i]` and `generation_config` are always empty: they have a meaning
-        for models that write text.
+        `video_frames_times[i]` holds the frames' times in seconds from the start of the stream. `query` and
+        `generation_config` are always empty: they have a meaning for models that write text.
         """
         raise NotImplementedError
 

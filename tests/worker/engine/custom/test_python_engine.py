@@ -1,6 +1,4 @@
 import io
-import textwrap
-from pathlib import Path
 from threading import Thread
 
 import numpy as np
@@ -8,12 +6,8 @@ import pytest
 from PIL import Image
 
 from shared.errors import EngineError, InvalidFile, ModelError, NotSupported, Unavailable
-from worker.engine.python import (
-    encode_jpeg,
-    install_prerequisites,
-    load_python_model,
-    run_repository_script,
-)
+from worker.engine.custom.jpeg import encode_jpeg
+from worker.engine.custom.load_custom import load_python_model
 
 BOTH = """
     from worker.models.base import EmbeddingModel, ModelOutput
@@ -34,22 +28,7 @@ BOTH = """
 """
 
 
-@pytest.fixture
-def folder(tmp_path):
-    def write(source: str) -> Path:
-        (tmp_path / "inference.py").write_text(textwrap.dedent(source))
-        return tmp_path
-
-    return write
-
-
-def clips_of(colours: list[tuple[int, int, int]]) -> np.ndarray:
-    clips = np.zeros((len(colours), 2, 3, 4, 4), np.uint8)
-    clips[:] = np.array(colours, np.uint8)[:, None, :, None, None]
-    return clips
-
-
-def test_a_video_arrives_as_height_width_channel_frames(folder):
+def test_a_video_arrives_as_height_width_channel_frames(folder, clips_of):
     _, engine = load_python_model(folder(BOTH), "/models/mine", 8)
     assert engine.embed_video(clips_of([(10, 20, 30), (1, 2, 3)])).tolist() == [[10, 20, 30], [1, 2, 3]]
 
@@ -114,7 +93,7 @@ def test_a_failing_get_model_info_leaves_the_folder_name(folder):
     assert (info.id, info.api_type, info.owned_by) == ("mine", "internal", "custom")
 
 
-def test_a_bare_class_needs_no_base_and_tells_its_dimension_by_a_first_clip(folder):
+def test_a_bare_class_needs_no_base_and_tells_its_dimension_by_a_first_clip(folder, clips_of):
     source = """
         from types import SimpleNamespace
 
@@ -131,7 +110,7 @@ def test_a_bare_class_needs_no_base_and_tells_its_dimension_by_a_first_clip(fold
     assert engine.model.given == ("/models/mine", 5, {"async_output": True, "vlm_model_type": "custom"})
 
 
-def test_a_video_only_model_is_learnt_and_refuses_texts(folder):
+def test_a_video_only_model_is_learnt_and_refuses_texts(folder, clips_of):
     source = """
         from types import SimpleNamespace
 
@@ -187,7 +166,7 @@ def test_modules_beside_inference_are_importable(folder, tmp_path):
     assert info.dimension == 3
 
 
-def test_a_future_is_waited_for_while_other_calls_go_on(folder):
+def test_a_future_is_waited_for_while_other_calls_go_on(folder, clips_of):
     source = """
         from concurrent.futures import Future
         from worker.models.base import EmbeddingModel, ModelOutput
@@ -230,7 +209,7 @@ def test_too_few_outputs_are_an_error(folder):
 @pytest.mark.parametrize(
     "vector", ["[1.0, 2.0]", "[[1.0, 2.0, 3.0]]", "[]", "None", "[1.0, 2.0, float('nan')]"]
 )
-def test_a_vector_that_is_none_is_an_error(folder, vector):
+def test_a_vector_that_is_none_is_an_error(folder, clips_of, vector):
     source = BOTH.replace("frames[0].mean(axis=(0, 1))", vector)
     _, engine = load_python_model(folder(source), "m", 4)
     with pytest.raises(EngineError, match="vector"):
@@ -369,34 +348,3 @@ def test_models_that_cannot_be_loaded(folder, source, message):
 def test_a_folder_without_inference(tmp_path):
     with pytest.raises(ModelError, match=r"has no inference\.py"):
         load_python_model(tmp_path, "m", 1)
-
-
-def test_prerequisites_are_installed_first_and_must_succeed(folder, tmp_path):
-    (tmp_path / "install_prerequisites.sh").write_text("echo 'DIMENSION = 3' > made_by_the_script.py\n")
-    source = BOTH.replace("embed_dim = 3", "from made_by_the_script import DIMENSION as embed_dim")
-    assert load_python_model(folder(source), "m", 1)[0].dimension == 3
-    (tmp_path / "install_prerequisites.sh").write_text("echo no such package >&2; exit 4\n")
-    with pytest.raises(ModelError, match=r"ended with code 4: no such package"):
-        load_python_model(folder(source), "m", 1)
-
-
-def test_the_repository_script_gets_its_arguments_and_must_succeed(tmp_path):
-    script = tmp_path / "build.py"
-    script.write_text(f"import sys; open({str(tmp_path / 'seen')!r}, 'w').write(' '.join(sys.argv[1:]))")
-    run_repository_script(script, "/models/mine", tmp_path / "repository", 16)
-    expected = f"--model_path /models/mine --triton_repo_path {tmp_path}/repository --max_batch_size 16"
-    assert (tmp_path / "seen").read_text() == expected
-    script.write_text("raise SystemExit('no builder')")
-    with pytest.raises(ModelError, match=r"ended with code 1: no builder"):
-        run_repository_script(script, "/models/mine", tmp_path / "repository", 16)
-
-
-def test_workers_of_a_host_install_one_after_the_other(tmp_path):
-    script = tmp_path / "install_prerequisites.sh"
-    script.write_text("echo begin >> order; sleep 0.2; echo end >> order\n")
-    threads = [Thread(target=install_prerequisites, args=(tmp_path,)) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(20)
-    assert (tmp_path / "order").read_text().split() == ["begin", "end"] * 3

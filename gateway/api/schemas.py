@@ -61,10 +61,26 @@ Second = Annotated[int, Meta(ge=0, le=4_000_000_000)]
 ModelId = Annotated[
     str, Meta(max_length=256, description="Id of the loaded model, exactly.", examples=["cosmos-embed1-448p"])
 ]
-EncodingFormat = Literal["float", "base64"]
+EncodingFormat = Literal["float", "base64", "int8", "binary"]
 Encoding = Annotated[
     EncodingFormat,
-    Meta(description="Form of the vectors: numbers, or base64 of little-endian float32. An extension."),
+    Meta(
+        description=(
+            "Form of the vectors. `float`: numbers. `base64`: of little-endian float32. `int8`: integers, "
+            "the largest magnitude of a vector being 127. `binary`: one bit per number, 1 where it is "
+            "positive; eight bits, the first one highest, make an integer, less 128. An extension."
+        )
+    ),
+]
+Dimensions = Annotated[
+    Annotated[int, Meta(ge=1, le=10_000)] | None,
+    Meta(
+        description=(
+            "Only so many numbers of each vector, its first ones, scaled to unit length: for models that "
+            "were trained for that (Matryoshka). At most the model's own dimension, which is the default. An "
+            "extension."
+        )
+    ),
 ]
 Numbers = Annotated[list[float], Meta(max_length=10_000, examples=[[0.0123, -0.0456]])]
 Base64 = Annotated[str, Meta(description="Little-endian float32, if `encoding_format` is `base64`.")]
@@ -292,6 +308,7 @@ class TextRequest(ApiRequest):
     ]
     model: ModelId
     encoding_format: Encoding = "float"
+    dimensions: Dimensions = None
 
 
 class TextEmbedding(ApiResponse):
@@ -408,6 +425,7 @@ class VideoRequest(ApiRequest):
         ),
     ] = "fail"
     encoding_format: Encoding = "float"
+    dimensions: Dimensions = None
 
     @property
     def ids(self) -> list[str]:
@@ -608,9 +626,7 @@ class EmbeddingsRequest(ApiType):
     ]
     model: ModelId
     encoding_format: Encoding = "float"
-    dimensions: Annotated[
-        Annotated[int, Meta(ge=1)] | None, Meta(description="Only the model's own dimension is accepted.")
-    ] = None
+    dimensions: Dimensions = None
     user: str | None = None
 
 

@@ -27,7 +27,7 @@ from gateway.endpoints.text import embed_texts
 from gateway.endpoints.video import plan_request
 from gateway.intake.body import read_body
 from gateway.intake.downloads import FETCH_ERRORS
-from gateway.results.vectors import encoded
+from gateway.results.vectors import encoded, require_dimensions
 from gateway.submission import collect
 from shared.errors import (
     BadParameter,
@@ -86,15 +86,14 @@ async def create_embeddings(request: HttpRequest) -> Response:
     ctx = context(request)
     body = validate_json(await read_body(request), EmbeddingsRequest)
     model = ctx.view.require_model(body.model)
-    if body.dimensions not in (None, model.dimension):
-        raise BadParameters(f"The model {model.id} makes vectors of {model.dimension} numbers only")
+    dimensions = require_dimensions(body.dimensions, model)
     inputs = [body.input] if isinstance(body.input, str) else body.input
     if not model.supports_text and not all(map(is_media, inputs)):
         raise NotSupported(f"the model {model.id} embeds no text")
     ctx.require_service()
     vectors = await until_gone(request, _vectors(ctx, request, inputs, model.id))
     data = [
-        OneEmbedding(index=index, embedding=encoded(vector, body.encoding_format))
+        OneEmbedding(index=index, embedding=encoded(vector, body.encoding_format, dimensions))
         for index, vector in enumerate(vectors)
     ]
     return json_response(EmbeddingsResponse(data=data, model=model.id, usage=TokenUsage()))

@@ -18,6 +18,7 @@ from gateway.disconnect import until_gone
 from gateway.endpoints.deferred import accept, prefers_async
 from gateway.intake.body import read_body
 from gateway.results.answers import TextOptions, text_response
+from gateway.results.vectors import require_dimensions
 from gateway.submission import collect
 from shared.errors import (
     BadParameters,
@@ -75,7 +76,7 @@ async def generate_text_embeddings(request: HttpRequest) -> Response:
     if not model.supports_text:
         raise NotSupported(f"the model {model.id} embeds no text")
     ctx.require_service()
-    options = TextOptions(texts, body.encoding_format)
+    options = TextOptions(texts, body.encoding_format, require_dimensions(body.dimensions, model))
     with ctx.reported():
         if prefers_async(request):
             return await _accept(ctx, model.id, options, request.headers.get("traceparent", ""))

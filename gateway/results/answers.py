@@ -27,8 +27,8 @@ Chunk = TypeVar("Chunk", bound=ChunkEmbedding)
 class Outline(msgspec.Struct, frozen=True, kw_only=True):
     """What answers repeat of their request. It is stored with the request, so that any gateway can answer.
 
-    `start` and `end` are the requested range in nanoseconds, even beyond the file's end. Events of a `live`
-    stream include failed chunks, which do not end it.
+    `start` and `end` are the requested range in nanoseconds, even beyond the file's end. `dimensions` is 0
+    for whole vectors. Events of a `live` stream include failed chunks, which do not end it.
     """
 
     request: str
@@ -38,6 +38,7 @@ class Outline(msgspec.Struct, frozen=True, kw_only=True):
     start: int = 0
     end: int = 0
     encoding_format: EncodingFormat = "float"
+    dimensions: int = 0
     live: bool = False
 
 
@@ -61,6 +62,7 @@ class TextOptions(msgspec.Struct, frozen=True):
 
     text_input: list[str]
     encoding_format: EncodingFormat = "float"
+    dimensions: int = 0
 
 
 def text_response(
@@ -68,7 +70,9 @@ def text_response(
 ) -> TextResponse:
     """Return the whole answer to texts, in their order."""
     data = [
-        TextEmbedding(text_input=text, embeddings=encoded(result.vector, options.encoding_format))
+        TextEmbedding(
+            text_input=text, embeddings=encoded(result.vector, options.encoding_format, options.dimensions)
+        )
         for text, result in zip(options.text_input, results, strict=True)
     ]
     return TextResponse(id=request_id, created=created, model=model, data=data)
@@ -96,7 +100,7 @@ def chunk_embedding(kind: type[Chunk], outline: Outline, result: Result) -> Chun
     return kind(
         start_time=chunk_time(outline, result.start, result.wall_start),
         end_time=chunk_time(outline, result.end, result.wall_end),
-        embeddings=encoded(result.vector, outline.encoding_format),
+        embeddings=encoded(result.vector, outline.encoding_format, outline.dimensions),
         decode_latency_ms=result.decode_latency_ms,
         inference_latency_ms=result.inference_latency_ms,
         chunk_latency_ms=result.chunk_latency_ms,

@@ -25,6 +25,7 @@ from gateway.results.answers import Outline, chunk_event, usage
 from gateway.results.reader_lease import reading, start_reading
 from gateway.results.request_records import KnownRequest, find_record
 from gateway.results.sse import DONE, EventStream, event
+from gateway.results.vectors import require_dimensions
 from shared import keys
 from shared.errors import BadParameters, InvalidParameters, NotFound
 from shared.results import End, Entry, Result
@@ -130,7 +131,7 @@ async def resume(ctx: Context, body: VideoRequest, seen: str, store_position: St
         raise InvalidParameters("('header', 'last-event-id'): Must be the id of an event")
     request_id, after = match["request"], match["entry"]
     record = await find_record(ctx.redis, request_id)
-    outline = _outline(request_id, record, body) if record else None
+    outline = _outline(ctx, request_id, record, body) if record else None
     if record is None or outline is None:
         raise NotFound(f"No such request {request_id}, or its results have expired")
     if record.assets != body.ids:
@@ -154,10 +155,16 @@ async def resume(ctx: Context, body: VideoRequest, seen: str, store_position: St
         return EventStream(writer.events(entries), held.pop_all(), replaced.wait)
 
 
-def _outline(request_id: str, record: KnownRequest, body: VideoRequest) -> Outline | None:
+def _outline(ctx: Context, request_id: str, record: KnownRequest, body: VideoRequest) -> Outline | None:
     if record.lane != "live":
         return record.outline
-    return Outline(request=request_id, model=record.model, live=True, encoding_format=body.encoding_format)
+    return Outline(
+        request=request_id,
+        model=record.model,
+        live=True,
+        encoding_format=body.encoding_format,
+        dimensions=require_dimensions(body.dimensions, ctx.view.require_model(record.model)),
+    )
 
 
 def client_of(ctx: Context, request_id: str) -> str:

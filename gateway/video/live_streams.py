@@ -15,6 +15,7 @@ from gateway.results.answers import Outline
 from gateway.results.events import BEGINNING, EventWriter, client_of
 from gateway.results.reader_lease import reading, start_reading, stop_reading
 from gateway.results.sse import EventStream
+from gateway.results.vectors import require_dimensions
 from shared import keys, live_records
 from shared.assets import Asset
 from shared.chunks import SECOND
@@ -73,6 +74,7 @@ async def live_events(ctx: Context, body: VideoRequest, asset: Asset) -> EventSt
     model = ctx.view.require_model(body.model)
     if not body.stream:
         raise BadParameters(f"{asset.id} is a live stream; set stream to true")
+    dimensions = require_dimensions(body.dimensions, model)
     client = ctx.listener.new_id()
     await start_reading(ctx.redis, asset.id, client)
     try:
@@ -87,7 +89,11 @@ async def live_events(ctx: Context, body: VideoRequest, asset: Asset) -> EventSt
             follower = await held.enter_async_context(ctx.listener.subscribe(request_id))
             created, after = await _position(ctx, asset, request_id)
             outline = Outline(
-                request=request_id, model=model.id, live=True, encoding_format=body.encoding_format
+                request=request_id,
+                model=model.id,
+                live=True,
+                encoding_format=body.encoding_format,
+                dimensions=dimensions,
             )
             writer = EventWriter(outline, created, body.event_options)
             entries = stored_position(ctx, asset.id, request_id, follower.entries(after))

@@ -7,6 +7,7 @@ import msgspec
 from gateway.api.caller import caller
 from gateway.api.schemas import MediaRange, VideoRequest
 from gateway.results.answers import Outline
+from gateway.results.vectors import require_dimensions
 from shared.assets import Asset
 from shared.chunks import SECOND, Chunk, job_runs, plan_chunks
 from shared.errors import BadParameter, BadParameters
@@ -73,6 +74,7 @@ def plan_video(
         start=start,
         end=end,
         encoding_format=body.encoding_format,
+        dimensions=require_dimensions(body.dimensions, model),
     )
     request = Request(
         id=request_id,

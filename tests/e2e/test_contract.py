@@ -147,7 +147,7 @@ TEXT_ROWS: list[Row] = [
     ("POST", TEXT, {"model": "x" * 257}, 422, "InvalidParameters", "('body', 'model')"),
     ("POST", TEXT, {"model": "NULL"}, 400, "BadParameters", "No such model"),
     ("POST", TEXT, {"stream": True}, 422, "InvalidParameters", "('body', 'stream')"),
-    ("POST", TEXT, {"encoding_format": "int8"}, 422, "InvalidParameters", "encoding_format"),
+    ("POST", TEXT, {"encoding_format": "int4"}, 422, "InvalidParameters", "encoding_format"),
     ("POST", TEXT, {"text_input": "fail"}, 500, "TextEmbeddingsError", ""),
     ("POST", TEXT, {"text_input": ["", "x" * 1000]}, 200, "", ""),
 ]

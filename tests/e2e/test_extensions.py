@@ -1,6 +1,7 @@
 """What this service adds to the API, with real media and a real worker; and two gateways as one service."""
 
 import base64
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -75,8 +76,9 @@ def test_more_texts_than_one_job_takes(shared_stack: Stack) -> None:
         ({"input": ["x"] * 2049}, 422, "InvalidParameters"),
         ({"input": "x" * 8193}, 422, "InvalidParameters"),
         ({"input": ["data:image/png;base64,AAAA"] * 17}, 422, "InvalidParameters"),
-        ({"input": "a", "encoding_format": "int8"}, 422, "InvalidParameters"),
-        ({"input": "a", "dimensions": 256}, 400, "BadParameters"),
+        ({"input": "a", "encoding_format": "int4"}, 422, "InvalidParameters"),
+        ({"input": "a", "dimensions": 769}, 400, "BadParameters"),
+        ({"input": "a", "dimensions": 0}, 422, "InvalidParameters"),
         ({"input": "a", "model": "other"}, 400, "BadParameters"),
         ({"input": "http://127.0.0.1/a.mp4"}, 422, "InvalidParameters"),
         ({"input": ["a", "data:image/png;base64,AAAA"]}, 400, "FailedRequest"),
@@ -102,6 +104,34 @@ def test_base64_on_the_native_endpoints(shared_stack: Stack, film: Path) -> None
     texts = {"text_input": "a cat", "model": "null", "encoding_format": "base64"}
     answer = client.post("/generate_text_embeddings", json=texts).json()
     np.testing.assert_array_equal(decoded(answer["data"][0]["embeddings"]), text_vector("a cat"))
+    assert client.delete(f"/files/{film_id}").status_code == 200
+
+
+def test_shortened_and_packed_vectors(shared_stack: Stack, film: Path) -> None:
+    whole = text_vector("a cat")
+    short = ask(shared_stack, input="a cat", dimensions=256).json()["data"][0]["embedding"]
+    np.testing.assert_allclose(short, whole[:256] / np.linalg.norm(whole[:256]), atol=1e-6)
+    client = shared_stack.client
+    texts = {"text_input": "a cat", "model": "null", "encoding_format": "binary", "dimensions": 64}
+    (packed,) = [
+        one["embeddings"] for one in client.post("/generate_text_embeddings", json=texts).json()["data"]
+    ]
+    assert packed == (np.packbits(whole[:64] > 0).astype(int) - 128).tolist()
+    film_id = shared_stack.upload(film)
+    video = {
+        "model": "null",
+        "id": film_id,
+        "encoding_format": "int8",
+        "dimensions": 12,
+        "chunk_duration": 20,
+    }
+    chunks = client.post("/generate_video_embeddings", json=video).json()["chunk_responses"]
+    events = client.post("/generate_video_embeddings", json={**video, "stream": True}).text
+    for chunk in chunks:
+        assert (len(chunk["embeddings"]), max(map(abs, chunk["embeddings"]))) == (12, 127)
+        assert f'"embeddings":{json.dumps(chunk["embeddings"], separators=(",", ":"))}' in events
+    refused = client.post("/generate_video_embeddings", json={**video, "dimensions": 769})
+    assert (refused.status_code, refused.json()["code"]) == (400, "BadParameters")
     assert client.delete(f"/files/{film_id}").status_code == 200
 
 

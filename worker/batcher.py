@@ -1,6 +1,7 @@
 """Batches for one engine call: whatever is queued, up to the batch size, without waiting for more."""
 
 import asyncio
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -32,7 +33,8 @@ def milliseconds(start: float, end: float) -> float:
 
 
 class Batcher(Generic[Item]):
-    """Feeds one blocking engine call, from one thread of `executor`, with batches of at most `limit`."""
+    """Feeds a blocking engine call with batches of at most `limit`; `at_once` of them run at a time, each on
+    a thread of `executor`."""
 
     def __init__(
         self,
@@ -40,16 +42,24 @@ class Batcher(Generic[Item]):
         limit: int,
         executor: Executor,
         modality: str = "video",
+        *,
+        at_once: int = 1,
     ) -> None:
-        self.began: float | None = None
-        """When the running batch began, in `time.monotonic()` seconds; None between batches. A batch that
-        nobody waits for any more runs, too."""
+        self._running: dict[int, float] = {}
+        """When each batch that runs began, by its thread."""
+        self._seats = asyncio.Semaphore(at_once)
         self._labels = {"modality": modality}
         self._call = call
         self._limit = limit
         self._executor = executor
         self._queue: deque[tuple[Item, asyncio.Future[Embedded]]] = deque()
         self._wake = asyncio.Event()
+
+    @property
+    def began(self) -> float | None:
+        """When the oldest batch that runs began, in `time.monotonic()` seconds; None between batches. A batch
+        that nobody waits for any more runs, too."""
+        return min(self._running.copy().values(), default=None)
 
     def embed(self, item: Item) -> "asyncio.Future[Embedded]":
         """The vector of `item`, or what the engine raised for its batch. An item whose future is cancelled
@@ -61,11 +71,15 @@ class Batcher(Generic[Item]):
 
     async def run(self) -> None:
         """Run batches until cancelled."""
-        while True:
-            await self._wake.wait()
-            batch = self._next_batch()
-            if batch:
-                await self._embed_batch(batch)
+        async with asyncio.TaskGroup() as batches:
+            while True:
+                await self._seats.acquire()
+                await self._wake.wait()
+                batch = self._next_batch()
+                if batch:
+                    batches.create_task(self._embed_batch(batch))
+                else:
+                    self._seats.release()
 
     def _next_batch(self) -> list[tuple[Item, asyncio.Future[Embedded]]]:
         batch: list[tuple[Item, asyncio.Future[Embedded]]] = []
@@ -97,11 +111,13 @@ class Batcher(Generic[Item]):
                 if not future.done():
                     future.set_result(Embedded(vector, start, end))
         finally:
+            self._seats.release()
             engine_busy.add(time.monotonic() - start, self._labels)
 
     def _timed_call(self, items: Sequence[Item]) -> Vectors:
-        self.began = time.monotonic()
+        thread = threading.get_ident()
+        self._running[thread] = time.monotonic()
         try:
             return self._call(items)
         finally:
-            self.began = None
+            del self._running[thread]

@@ -10,16 +10,18 @@ from typing import Any
 import msgspec
 import structlog
 
-from shared.errors import DeviceLost, EngineError, ModelError
+from shared.errors import DeviceLost, EngineError, ModelError, RtEmbedError
 from shared.fleet import ServedModel
 from shared.lifecycle.cores import cores
 from shared.settings import Settings
+from shared.telemetry.redaction import redact
 from worker.backend import CPU_PRECISION, Backend, choose_backend, implementation
 from worker.engine.custom.inference_module import inference_file
 from worker.engine.custom.load_custom import load_python_model
 from worker.engine.custom.model_scripts import run_repository_script
 from worker.engine.device import device_errors
 from worker.engine.embedding_engine import Engine
+from worker.engine.remote_engine import FRAMES, RESOLUTION, RemoteEngine
 from worker.media.decoder.limits import MediaLimits
 from worker.media.decoder_pool import DecoderPool
 from worker.media.fetching import Buckets
@@ -43,7 +45,7 @@ class Loaded(msgspec.Struct, frozen=True):
     info: ModelInfo
     engine: Engine
     backend: str
-    """cpu, cuda, or python: a model in Python chooses by itself where it runs."""
+    """cpu, cuda, python (a model in Python chooses by itself where it runs), or remote."""
     batch_size: int
     """Clips in the largest batch."""
     model: ServedModel
@@ -51,6 +53,8 @@ class Loaded(msgspec.Struct, frozen=True):
     engine_files: tuple[str, ...] = ()
     text_batch_size: int = 1
     """Texts in the largest batch."""
+    at_once: int = 1
+    """How many batches of clips, and how many of texts, the engine takes at a time."""
 
     def told(self) -> dict[str, str]:
         """What the log and the worker's record say of where the model runs."""
@@ -74,13 +78,69 @@ def load(settings: Settings, progress: Progress) -> Loaded:
     runs_on = choose_backend(settings)
     batch_size = runs_on.batch_size(settings)
     files: tuple[str, ...] = ()
+    if endpoint := settings.remote_endpoint:
+        return remote_model(settings, endpoint)
     if own := implementation(settings):
         info, engine = own_model(settings, own, batch_size, progress)
         backend = "python"
     else:
         info, engine, files = built_in_model(settings, runs_on, batch_size, progress)
         backend = runs_on.active
-    model = ServedModel(
+    model = served(info, engine)
+    # A model in Python was told of one batch size only.
+    texts = batch_size if backend == "python" else runs_on.text_batch_size(settings)
+    loaded = Loaded(info, engine, backend, batch_size, model, runs_on, files, texts)
+    log.info("model loaded", model=info.id, batch_size=batch_size, **loaded.told())
+    return loaded
+
+
+def remote_model(settings: Settings, endpoint: str) -> Loaded:
+    """The model behind REMOTE_EMBED_ENDPOINT; clips are decoded on the CPU.
+
+    Raises ModelError, and Unavailable while the endpoint is away.
+    """
+    engine = RemoteEngine(
+        endpoint,
+        settings.remote_model,
+        settings.remote_api_key,
+        timeout=settings.remote_timeout,
+        patience=settings.remote_patience,
+        connections=2 * settings.remote_calls,  # as many for texts as for clips
+    )
+    try:
+        engine.learn()
+    except RtEmbedError:
+        engine.close()
+        raise
+    info = ModelInfo(
+        id=settings.remote_model,
+        architecture="remote",
+        dimension=engine.dimension,
+        frames=FRAMES,
+        resolution=RESOLUTION,
+        max_text_tokens=0,
+        owned_by=settings.remote_model.rpartition("/")[0] or "custom",
+        source=redact(endpoint),
+    )
+    model = served(info, engine)
+    runs_on = Backend(settings.backend, "cpu", "the model is remote")
+    loaded = Loaded(
+        info,
+        engine,
+        "remote",
+        1,
+        model,
+        runs_on,
+        text_batch_size=settings.remote_batch_size,
+        at_once=settings.remote_calls,
+    )
+    log.info("remote model found", model=info.id, endpoint=info.source, dimension=info.dimension)
+    return loaded
+
+
+def served(info: ModelInfo, engine: Engine) -> ServedModel:
+    """What clients are told of a loaded model."""
+    return ServedModel(
         id=info.id,
         owned_by=info.owned_by,
         api_type=info.api_type,
@@ -90,11 +150,6 @@ def load(settings: Settings, progress: Progress) -> Loaded:
         verified=info.verified,
         created=int(time.time()),
     )
-    # A model in Python was told of one batch size only.
-    texts = batch_size if backend == "python" else runs_on.text_batch_size(settings)
-    loaded = Loaded(info, engine, backend, batch_size, model, runs_on, files, texts)
-    log.info("model loaded", model=info.id, batch_size=batch_size, **loaded.told())
-    return loaded
 
 
 def built_in_model(

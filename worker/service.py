@@ -13,6 +13,7 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from shared.bus.errorbus import ErrorBus
+from shared.errors import Unavailable
 from shared.fleet import Worker
 from shared.redis.connection import RedisError, connect
 from shared.redis.ending import end, uninterrupted
@@ -29,8 +30,9 @@ from worker.compose import Loaded, clips_ahead, live_decoders, load, open_media
 from worker.engine.batches import Batches
 from worker.engine.custom.python_engine import PythonEngine
 from worker.engine.device import device_errors
-from worker.engine.embedding_engine import Vectors
+from worker.engine.embedding_engine import Engine, Vectors
 from worker.engine.gpu_sampling import sample_gpus
+from worker.engine.remote_engine import RemoteEngine
 from worker.job_tasks import Tasks, stack_clips
 from worker.live.session import LiveSessions
 from worker.media.clip_source import Clip, Media
@@ -44,16 +46,18 @@ from worker.worker_metrics import WorkerMetrics, measure_gpus
 log = structlog.get_logger(__name__)
 
 RETRY_INTERVAL = 0.5
+LOAD_INTERVAL = 5.0
+"""Seconds until a model that is away is looked for again."""
 
 
 @asynccontextmanager
-async def engine_thread(name: str) -> AsyncIterator[ThreadPoolExecutor]:
-    """One thread. Its last batch is waited for, whatever happens, while the event loop runs on."""
-    thread = ThreadPoolExecutor(1, name)
+async def engine_threads(name: str, count: int) -> AsyncIterator[ThreadPoolExecutor]:
+    """`count` threads. Their last batches are waited for, whatever happens, while the event loop runs on."""
+    threads = ThreadPoolExecutor(count, name)
     try:
-        yield thread
+        yield threads
     finally:
-        await uninterrupted(asyncio.to_thread(thread.shutdown))
+        await uninterrupted(asyncio.to_thread(threads.shutdown))
 
 
 def clip_engine(loaded: Loaded) -> Callable[[Sequence[Clip]], Vectors]:
@@ -135,29 +139,41 @@ class Service:
             keepers = [owned.create_task(keeping) for keeping in kept]
             try:
                 await log_start(self.settings, self.redis)
-                loaded = await self._load()
-                try:
-                    await self._serve(loaded)
-                finally:
-                    await asyncio.to_thread(loaded.engine.close)
+                if loaded := await self._load():
+                    try:
+                        await self._serve(loaded)
+                    finally:
+                        await asyncio.to_thread(loaded.engine.close)
             finally:
                 await end(keepers)
         with suppress(RedisError):
             await self.alive.withdraw()
         await self.redis.aclose()
 
-    async def _load(self) -> Loaded:
-        try:
-            return await asyncio.to_thread(load, self.settings, self._progress)
-        except Exception as error:
-            self.errors.emit(f"Failed to initialize Inference pipeline: {error}", "critical")
-            raise
+    async def _load(self) -> Loaded | None:
+        """The model; a remote one that is away is waited for, until the worker is stopped: None."""
+        while not self._stopping.is_set():
+            try:
+                return await asyncio.to_thread(load, self.settings, self._progress)
+            except Unavailable as error:
+                log.warning("waiting for the model", reason=error.message)
+                self.alive.change(detail=f"waiting for the model: {error.message}")
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._stopping.wait(), LOAD_INTERVAL)
+            except Exception as error:
+                self.errors.emit(f"Failed to initialize Inference pipeline: {error}", "critical")
+                raise
+        return None
 
     async def _serve(self, loaded: Loaded) -> None:
-        async with engine_thread("text-engine") as text_thread, engine_thread("video-engine") as video_thread:
+        count = loaded.at_once
+        async with (
+            engine_threads("text-engine", count) as text_threads,
+            engine_threads("video-engine", count) as video_threads,
+        ):
             engine, info = loaded.engine, loaded.info
-            texts = Batcher(engine.embed_text, loaded.text_batch_size, text_thread, "text")
-            clips = Batcher(clip_engine(loaded), loaded.batch_size, video_thread, "video")
+            texts = Batcher(engine.embed_text, loaded.text_batch_size, text_threads, "text", at_once=count)
+            clips = Batcher(clip_engine(loaded), loaded.batch_size, video_threads, "video", at_once=count)
             self.watch.look_after("the text engine", lambda: texts.began, self.settings.engine_timeout)
             self.watch.look_after("the video engine", lambda: clips.began, self.settings.engine_timeout)
             self.watch.ask(lambda: self.jobs.device_lost)
@@ -169,7 +185,7 @@ class Service:
                 measuring = measure_gpus(loaded.runs_on.gpus, self.alive.record.host, self.watch)
                 sampled = loaded.runs_on.gpus if self.settings.profiling else ()
                 sampling = sample_gpus(self.redis, sampled, self.alive.record.host)
-                works = (texts.run(), clips.run(), measuring, sampling)
+                works = (texts.run(), clips.run(), measuring, sampling, self._follow(engine))
                 background = [owned.create_task(work) for work in works]
                 self.metrics.follow_decoders(media)
                 self.watch.ask(lambda: media.trouble)
@@ -186,6 +202,16 @@ class Service:
                 await self._work(tasks)
                 for task in background:
                     task.cancel()
+
+    async def _follow(self, engine: Engine) -> None:
+        """Tell while a remote model is away, and find out when it is back."""
+        if not isinstance(engine, RemoteEngine):
+            return
+        self.alive.ask(lambda: engine.trouble)
+        while True:
+            await asyncio.sleep(LOAD_INTERVAL)
+            if engine.trouble:
+                await asyncio.to_thread(engine.ping)
 
     def _live(self, loaded: Loaded, clips: Batcher[Clip]) -> LiveSessions:
         return LiveSessions(

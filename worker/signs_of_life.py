@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 
 import msgspec
 import structlog
@@ -47,6 +48,11 @@ class SignsOfLife:
         self._clock = clock
         self._metrics = metrics
         self._watch = watch
+        self._trouble: Callable[[], str] = lambda: ""
+
+    def ask(self, trouble: Callable[[], str]) -> None:
+        """Have `trouble` say why this worker cannot work at the moment; an empty text if it can."""
+        self._trouble = trouble
 
     def change(self, **changes: object) -> None:
         """Change the record; the next sign of life tells it."""
@@ -74,8 +80,11 @@ class SignsOfLife:
         """
         await self._clock.measure(self._redis)
         self.change(jobs_running=len(self._jobs.running), jobs_done=self._jobs.jobs_done)
-        if self._watch.problem:
-            self.change(healthy=False, detail=self._watch.problem)
+        ready = self.record.state == "ready"
+        if problem := self._watch.problem or (self._trouble() if ready else ""):
+            self.change(healthy=False, detail=problem)
+        elif ready:
+            self.change(healthy=True, detail="")
         for _, entry_id in await self._claims.renew():
             if entry_id in self._jobs.running:
                 claim, task = self._jobs.running[entry_id]

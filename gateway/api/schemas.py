@@ -592,6 +592,11 @@ MEDIA_INPUTS = 16
 LONGEST_TEXT = 8192
 
 
+CLIP_BEGINNINGS = ("data:video_frames/jpg;base64,{", "data:video_frames/jpeg;base64,{")
+CLIP_FRAMES = 64
+MEDIA_BEGINNINGS = ("data:image/", "data:video/", "data:video_frames/")
+
+
 def _check_input(given: str | list[str]) -> None:
     inputs = [given] if isinstance(given, str) else given
     if sum(map(is_media, inputs)) > MEDIA_INPUTS:
@@ -599,7 +604,10 @@ def _check_input(given: str | list[str]) -> None:
     for item in inputs:
         if not item:
             raise ValueError("Must not be empty")
-        if is_media(item):
+        if frames := frames_in(item):
+            if len(frames) > CLIP_FRAMES:
+                raise ValueError(f"A clip must have at most {CLIP_FRAMES} frames")
+        elif is_media(item):
             check_url(item)
         elif len(item) > LONGEST_TEXT:
             raise ValueError(f"A text must have at most {LONGEST_TEXT} characters")
@@ -607,7 +615,17 @@ def _check_input(given: str | list[str]) -> None:
 
 def is_media(item: str) -> bool:
     """Return whether an input is an image or a video, by its `data:` or http address, not a text."""
-    return item.startswith(("data:image/", "data:video/")) or HTTP_URL.fullmatch(item) is not None
+    return item.startswith(MEDIA_BEGINNINGS) or HTTP_URL.fullmatch(item) is not None
+
+
+def frames_in(item: str) -> list[str]:
+    """Return the frames, base64 of JPEG files, of a clip as a Cosmos-Embed1 NIM takes it, else nothing."""
+    begins = next((begin for begin in CLIP_BEGINNINGS if item.startswith(begin)), None)
+    if begins is None:
+        return []
+    if not item.endswith("}"):
+        raise ValueError("A clip must be data:video_frames/jpg;base64,{frame,frame,...}")
+    return item[len(begins) : -1].split(",")
 
 
 class EmbeddingsRequest(ApiType):
@@ -619,7 +637,9 @@ class EmbeddingsRequest(ApiType):
             extra={"check": _check_input},
             description=(
                 "One or many inputs. Media at an http(s) URL, or in a `data:` URL of an image or video, "
-                "is embedded, a video as one chunk; any other input is a text."
+                "is embedded, a video as one chunk; so is a clip of frames, "
+                "`data:video_frames/jpg;base64,{frame,frame,...}`, each the base64 of a JPEG file; any other "
+                "input is a text."
             ),
             examples=[["a forklift", "https://example.com/warehouse.mp4"]],
         ),

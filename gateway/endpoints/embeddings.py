@@ -18,6 +18,7 @@ from gateway.api.schemas import (
     OneEmbedding,
     TokenUsage,
     VideoRequest,
+    frames_in,
     is_media,
 )
 from gateway.api.validation import validate_json
@@ -27,8 +28,11 @@ from gateway.endpoints.text import embed_texts
 from gateway.endpoints.video import plan_request
 from gateway.intake.body import read_body
 from gateway.intake.downloads import FETCH_ERRORS
+from gateway.intake.ingestion import ingested
+from gateway.intake.probing import opened
 from gateway.results.vectors import encoded, require_dimensions
 from gateway.submission import collect
+from gateway.video.planning import Plan, plan_video
 from shared.errors import (
     BadParameter,
     BadParameters,
@@ -137,7 +141,10 @@ async def _media_vector(ctx: Context, request: HttpRequest, url: str, model: str
     media_type: MediaType = "image" if url.startswith("data:image/") else "video"
     body = VideoRequest(id=str(uuid.uuid4()), model=model, url=url, media_type=media_type)
     async with AsyncExitStack() as held:
-        plan = (await plan_request(ctx, request, body, held)).as_query()
+        if frames := frames_in(url):
+            plan = (await _plan_clip(ctx, frames, model, held)).as_query()
+        else:
+            plan = (await plan_request(ctx, request, body, held)).as_query()
         if not plan.jobs:
             raise BadParameters(f"{url[:256]} has no frames")
         with ctx.reported(plan.assets[0].id):
@@ -146,3 +153,21 @@ async def _media_vector(ctx: Context, request: HttpRequest, url: str, model: str
     if result.error:
         raise EmbeddingFailed(result.error)
     return result.vector
+
+
+async def _plan_clip(ctx: Context, frames: Sequence[str], model_id: str, held: AsyncExitStack) -> Plan:
+    """Return the plan of one clip of pictures, evenly spaced ones where the model takes fewer.
+
+    Raises what a picture in a data: URL is refused with.
+    """
+    model = ctx.view.require_model(model_id)
+    count = min(len(frames), model.frames)
+    assets = []
+    for frame in (frames[index * len(frames) // count] for index in range(count)):
+        url = f"data:image/jpeg;base64,{frame}"
+        body = VideoRequest(id=str(uuid.uuid4()), model=model_id, url=url, media_type="image")
+        source = await ctx.downloads.locate(url)
+        assets.append(await held.enter_async_context(ingested(ctx, body, body.ids[0], source)))
+    assets = await asyncio.gather(*(opened(ctx, asset) for asset in assets))
+    clip = VideoRequest(id=[asset.id for asset in assets], model=model_id)
+    return plan_video(ctx.listener.new_id(), clip, assets, model)

@@ -819,6 +819,44 @@ class Settings:
         "Names, separated by commas, by which requests may name the loaded model beside its id, for example "
         "cosmos-embed1-448p",
     )
+    remote_endpoint: str | None = setting(
+        "REMOTE_EMBED_ENDPOINT",
+        HTTP_URL,
+        None,
+        "Base address of a Cosmos-Embed1 NIM that runs the model instead of the workers; or, for texts "
+        "alone, of any server of OpenAI's /v1/embeddings",
+    )
+    remote_model: str = setting(
+        "REMOTE_EMBED_ENDPOINT_MODEL_NAME",
+        TEXT,
+        "nvidia/cosmos-embed1",
+        "Name of the remote model, as it is sent and as /v1/models shows it",
+    )
+    remote_api_key: str = setting(
+        "REMOTE_EMBED_ENDPOINT_API_KEY", TEXT, "", "Bearer token for the remote model", secret=True
+    )
+    remote_timeout: float = setting(
+        "REMOTE_EMBED_ENDPOINT_TIMEOUT_SEC",
+        number(0.1, 3600),
+        300.0,
+        "Seconds for one call to the remote model",
+    )
+    remote_batch_size: int = setting(
+        "REMOTE_EMBED_ENDPOINT_BATCH_SIZE", whole(1, 2048), 64, "Most texts in one call to the remote model"
+    )
+    remote_calls: int = setting(
+        "RTEMBED_REMOTE_CALLS",
+        whole(1, 256),
+        8,
+        "Calls to the remote model that run at a time in one worker, each of clips and of texts",
+    )
+    remote_patience: float = setting(
+        "RTEMBED_REMOTE_PATIENCE",
+        number(0, 3600),
+        60.0,
+        "Seconds for which a call is repeated while the remote model does not answer, or answers 429, 502, "
+        "503 or 504; then the request ends with 503",
+    )
     model_implementation: Path | None = setting(
         "MODEL_IMPLEMENTATION_PATH", PATH, None, "Folder with an inference.py that brings its own model"
     )

@@ -184,6 +184,12 @@ decoder_restarts = _counter("rtembed_decoder_restarts_total", "Decoder processes
 gpu_fallbacks = _counter(
     "rtembed_gpu_fallbacks_total", "Jobs whose video the CPU decoded because the GPU could not", seeds=[{}]
 )
+remote_calls = _counter(
+    "rtembed_remote_calls_total",
+    "Calls to the remote model, by outcome; a retry is a call that was made again",
+    seeds=[{"outcome": "done"}, {"outcome": "failed"}, {"outcome": "retry"}],
+)
+remote_latency = _histogram("rtembed_remote_call_seconds", "One call to the remote model", "s", _SHORT)
 bytes_fetched = _counter(
     "rtembed_asset_bytes_fetched_total", "Bytes of assets that workers read from a bucket", seeds=[{}]
 )

@@ -1,5 +1,5 @@
 """Settings: `load` reads the environment once into a frozen `Settings`."""
 
-from shared.settings.fields import Settings, load, table, worker_name
+from shared.settings.loading import Settings, load, table, worker_name
 
 __all__ = ["Settings", "load", "table", "worker_name"]

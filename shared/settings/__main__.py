@@ -2,5 +2,5 @@
 
 from shared.settings import table
 
-print("# Settings\n\nGenerated from `shared/settings/fields.py` by `python -m shared.settings`.\n")
+print("# Settings\n\nGenerated from `shared/settings/*_settings.py` by `python -m shared.settings`.\n")
 print(table())

@@ -25,6 +25,14 @@ class SettingType:
     allowed: str
 
 
+def setting(
+    variable: str, kind: SettingType, default: Any, meaning: str, *, secret: bool = False, empty: bool = False
+) -> Any:
+    """A field of Settings. `default` None means: unset; `empty`: an empty variable is a value too."""
+    metadata = {"variable": variable, "kind": kind, "meaning": meaning, "secret": secret, "empty": empty}
+    return dataclasses.field(default=default, metadata=metadata, repr=not secret)
+
+
 def _boolean(text: str) -> bool:
     if text.lower() in _TRUE:
         return True

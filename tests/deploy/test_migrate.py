@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from shared.settings.fields import VARIABLES
+from shared.settings.loading import VARIABLES
 from shared.settings.names import WITHOUT_EFFECT, WITHOUT_EFFECT_BY_PREFIX
 
 GUIDE = (Path(__file__).parents[2] / "deploy" / "migrate.md").read_text()

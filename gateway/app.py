@@ -27,6 +27,7 @@ from gateway.routing import ENDPOINTS, routes
 from shared.errors import RtEmbedError, Unavailable
 from shared.lifecycle.heartbeat import beating
 from shared.redis.connection import RedisError
+from shared.redis.failures import WritesRefused
 from shared.settings import Settings
 from shared.telemetry.export import SWITCHED_OFF, Telemetry
 from shared.telemetry.start_summary import log_start
@@ -93,8 +94,9 @@ async def _refused(_: HttpRequest, error: Exception) -> Response:
 
 
 async def _redis_away(request: HttpRequest, error: Exception) -> Response:
-    log.error("request failed: redis is away", path=request.url.path, error=str(error))
-    return await _refused(request, Unavailable("the service's queue is away; try again later"))
+    log.error("request failed: redis is of no use now", path=request.url.path, error=str(error))
+    why = f"is of no use now: {error}" if isinstance(error, WritesRefused) else "is away"
+    return await _refused(request, Unavailable(f"redis {why}; try again later"))
 
 
 async def _http_error(_: HttpRequest, error: Exception) -> Response:

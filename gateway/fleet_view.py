@@ -9,7 +9,7 @@ import structlog
 from shared import keys
 from shared.errors import BadParameters, Unavailable
 from shared.fleet import Fleet, ServedModel, read_fleet
-from shared.redis.connection import Redis, RedisError
+from shared.redis.connection import Redis, RedisError, script
 from shared.redis.failures import WritesRefused
 
 log = structlog.get_logger(__name__)
@@ -68,7 +68,7 @@ class FleetView:
     async def _refused(self) -> str:
         """Return why Redis takes no writes; empty if it does."""
         try:
-            await self._redis.set(keys.WRITABLE, "1", ex=60)
+            await script(self._redis, "pulse")(keys=[keys.PULSE])
         except WritesRefused as error:
             if not self._refusal:
                 log.error("redis refuses writes", error=str(error))

@@ -198,6 +198,13 @@ class Unavailable(RtEmbedError):
     code, status, retry = "ServiceUnavailable", 503, True
 
 
+class RequestLost(Unavailable):
+    """A request that was accepted is not known any more: Redis lost it, or its keys were deleted."""
+
+    def __init__(self, request_id: str) -> None:
+        super().__init__(f"the request {request_id} is not known any more: Redis has lost it; send it again")
+
+
 class DependencyError(RtEmbedError):
     """An asset vanished between the check and its use."""
 

@@ -72,7 +72,20 @@ class LiveJob(msgspec.Struct, frozen=True, kw_only=True, tag="live", tag_field="
     lane: ClassVar[Lane] = "live"
 
 
-Job = TextJob | ProbeJob | VideoJob | LiveJob
+class UnreadableJob(msgspec.Struct, frozen=True, kw_only=True):
+    """A stream entry that holds no job that this version knows: the request that it names, why it cannot be
+    read, and its fields, flat."""
+
+    lane: Lane
+    request: str
+    reason: str
+    fields: list[bytes]
+
+
+_Known = TextJob | ProbeJob | VideoJob | LiveJob
+Job = _Known | UnreadableJob
+LONGEST_ID = 64
+"""Characters of a request's id that are read."""
 
 
 class Claim(msgspec.Struct, frozen=True):
@@ -92,11 +105,13 @@ class Claim(msgspec.Struct, frozen=True):
 
 
 _encoder = msgspec.json.Encoder()
-_decoder: msgspec.json.Decoder[Job] = msgspec.json.Decoder(Job)
+_decoder: msgspec.json.Decoder[_Known] = msgspec.json.Decoder(_Known)
 
 
 def to_fields(job: Job, traceparent: str = "") -> list[bytes | str]:
     """Field names and values of the job's stream entry, flat."""
+    if isinstance(job, UnreadableJob):
+        return [*job.fields]
     fields: list[bytes | str] = ["request", job.request, "kind", job.lane, "payload", _encoder.encode(job)]
     return [*fields, "traceparent", traceparent] if traceparent else fields
 
@@ -104,3 +119,19 @@ def to_fields(job: Job, traceparent: str = "") -> list[bytes | str]:
 def from_fields(fields: Mapping[bytes, bytes]) -> Job:
     """Read a stream entry. Raises msgspec.MsgspecError if the payload is not a job."""
     return _decoder.decode(fields[b"payload"])
+
+
+def read_job(lane: Lane, fields: Mapping[bytes, bytes]) -> Job:
+    """Read an entry of a lane's stream, also one that holds no job."""
+    try:
+        job = from_fields(fields)
+        if job.lane == lane:
+            return job
+        reason = f"a {job.lane} job in the {lane} lane"
+    except KeyError:
+        reason = "no payload"
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        reason = str(error)
+    request = fields.get(b"request", b"")[:LONGEST_ID].decode(errors="replace")
+    flat = [part for pair in fields.items() for part in pair]
+    return UnreadableJob(lane=lane, request=request, reason=reason, fields=flat)

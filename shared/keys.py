@@ -12,8 +12,9 @@ PREFIX = f"{TAG}:"
 GROUP = "workers"
 """The consumer group of every lane."""
 
-WRITABLE = PREFIX + "writable"
-"""String with a time to live: gateways write it to see whether Redis takes writes."""
+PULSE = PREFIX + "pulse"
+"""Hash with a time to live: when Redis was last written to by a gateway or worker, and since when without a
+break, in ms."""
 JOBS_DEAD = PREFIX + "jobs:dead"
 ASSETS = PREFIX + "assets"
 """Sorted set of asset ids by creation."""

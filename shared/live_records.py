@@ -148,7 +148,12 @@ async def read_sessions(redis: Redis, asset_ids: Sequence[str]) -> list[LiveReco
 
 async def ask_to_stop(redis: Redis, asset_id: str) -> None:
     """Let the worker that runs the session finish what is in flight, and end it."""
-    await redis.hset(keys.live(asset_id), "stop", "1")
+    await script(redis, "stop_live")(keys=[keys.live(asset_id)])
+
+
+async def note_read(redis: Redis, asset_id: str, request_id: str, entry_id: str) -> None:
+    """Remember the entry that a client read last, while the stream's session is that of the request."""
+    await script(redis, "note_read")(keys=[keys.live(asset_id)], args=[request_id, entry_id])
 
 
 async def beat(

@@ -47,6 +47,12 @@ class RequestRecord(Request, frozen=True, kw_only=True):
 _requests: RecordCodec[Request] = RecordCodec(Request, "id")
 
 
+async def read_request(redis: Redis, request_id: str) -> Request | None:
+    """Return the request with this id; None if it is unknown."""
+    fields: Any = await redis.hgetall(keys.request(request_id))
+    return _requests.read(fields, id=request_id) if b"state" in fields else None
+
+
 class Outcome(msgspec.Struct, frozen=True):
     """The request's state after a call, the results that were new, and what became of their messages."""
 
@@ -205,7 +211,14 @@ async def publish(
         args=[
             *(request.id, keys.notify(request.id), settings.request_ttl, settings.result_ttl, int(at_once)),
             *(end.state, f"{request.lane}:{end.state}", packed, len(end_fields), *end_fields),
-            *(settings.outbox_limit, int(configured), int(believed), len(deliveries), *groups),
+            *(
+                settings.outbox_limit,
+                settings.outbox_bytes,
+                int(configured),
+                int(believed),
+                len(deliveries),
+                *groups,
+            ),
         ],
     )
     state, *numbers = answer

@@ -5,15 +5,17 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
+import msgspec
 import structlog
 
 from shared import live_records
 from shared.errors import DeviceLost
-from shared.jobs import Claim, LiveJob
+from shared.jobs import Claim, LiveJob, UnreadableJob
 from shared.keys import LANES, Lane
 from shared.redis.connection import RedisError, single_connection
 from shared.redis.ending import end
-from shared.requests import failed
+from shared.redis.failures import OUTAGES, through_outages
+from shared.requests import Request, failed, finish, read_request
 from shared.settings import Settings
 from shared.telemetry import export
 from shared.telemetry.instruments import jobs_done
@@ -153,16 +155,16 @@ class ClaimLoop:
         self.running[claim.id] = (claim, task)
 
     async def _work(self, claim: Claim, tasks: Tasks) -> None:
-        """Do one job and acknowledge it; without Redis or the GPU, or when cancelled, leave it to be claimed
-        again."""
+        """Do one job and acknowledge it. While Redis is away or refuses writes, keep it and try again;
+        without the GPU, or when cancelled, leave it to be claimed again."""
         structlog.contextvars.bind_contextvars(request_id=claim.job.request, job=claim.id)
         done = False
         try:
             with export.continued(claim.traceparent):
-                await self._attempt(claim, tasks)
+                await through_outages(lambda: self._attempt(claim, tasks), "a job")
             done = True
         except RedisError as error:
-            log.error("job left for another delivery: redis is away", error=str(error))
+            log.error("job left for another delivery: redis cannot store its end", error=str(error))
         except DeviceLost as error:
             log.error("job left for another worker: the GPU is lost", error=str(error))
             self.device_lost = str(error)
@@ -178,16 +180,34 @@ class ClaimLoop:
             self._freed.set()
 
     async def _attempt(self, claim: Claim, tasks: Tasks) -> None:
+        if isinstance(claim.job, UnreadableJob):
+            await self._refuse(claim, claim.job)
+            return
         if claim.deliveries > self._last_chance:
             await self._give_up(claim)
             return
         try:
             await tasks.run(claim)
-        except (RedisError, DeviceLost):
+        except OUTAGES:
+            raise
+        except DeviceLost:
             raise
         except Exception:
             log.exception("job failed unexpectedly")
             await self._publisher.fail(claim.job, failed("An unknown error occurred"))
+
+    async def _refuse(self, claim: Claim, job: UnreadableJob) -> None:
+        """Move a job that cannot be read to the dead letters, and end its request."""
+        reason = f"unreadable: {job.reason}"
+        log.error("unreadable job moved to the dead letters", lane=job.lane, error=job.reason)
+        redis = self._claims.redis
+        try:
+            request = await read_request(redis, job.request)
+        except msgspec.MsgspecError:
+            request = Request(id=job.request, lane=job.lane, planned=0)
+        if request:
+            await finish(redis, self._settings, request, failed(f"a job of this request is {reason}"))
+        await self._claims.bury(claim, reason)
 
     async def _give_up(self, claim: Claim) -> None:
         """Move a job that no worker has survived to the dead letters, and end its request."""

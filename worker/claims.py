@@ -8,7 +8,6 @@ import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import msgspec
 import structlog
 
 from shared import jobs, keys
@@ -53,12 +52,12 @@ class Claims:
     async def take(self, reader: Redis, lane: Lane, count: int) -> list[Claim]:
         """Wait up to BLOCK_MS for new jobs and claim at most `count`, over the connection `reader`."""
         entries = await self._groups[lane].read(reader, count)
-        return await self._claims(lane, [(entry_id, 1, fields) for entry_id, fields in entries])
+        return self._claims(lane, [(entry_id, 1, fields) for entry_id, fields in entries])
 
     async def take_over(self, lane: Lane, count: int) -> list[Claim]:
         """Claim at most `count` jobs whose worker has been silent for the claim timeout."""
         arguments: list[Argument] = [self.timeout_ms, count, *self.held[lane]]
-        claims = await self._claims(lane, await self._claim_by("reclaim", lane, arguments))
+        claims = self._claims(lane, await self._claim_by("reclaim", lane, arguments))
         claims_reclaimed.add(len(claims))
         for claim in claims:
             log.warning(
@@ -74,28 +73,19 @@ class Claims:
         """Claim a live session, new or orphaned, if no other worker runs fewer than this one; none whose
         delivery number `withheld` this would be."""
         arguments: list[Argument] = [self.timeout_ms, LIVE_PATIENCE_MS, withheld, *self.held["live"]]
-        return await self._claims("live", await self._claim_by("take_live", "live", arguments))
+        return self._claims("live", await self._claim_by("take_live", "live", arguments))
 
     async def _claim_by(self, name: str, lane: Lane, arguments: Sequence[Argument]) -> list[Delivered]:
         found = await self._groups[lane].claim(name, arguments)
         return [(entry_id, deliveries, pairs(fields)) for entry_id, deliveries, fields in found]
 
-    async def _claims(self, lane: Lane, entries: Iterable[Delivered]) -> list[Claim]:
+    def _claims(self, lane: Lane, entries: Iterable[Delivered]) -> list[Claim]:
         claims = []
         for raw_id, deliveries, fields in entries:
             entry_id = raw_id.decode()
-            try:
-                job = jobs.from_fields(fields)
-            except (msgspec.MsgspecError, KeyError) as error:
-                log.error(
-                    "unreadable job moved to the dead letters", job=entry_id, lane=lane, error=str(error)
-                )
-                flat = [part for pair in fields.items() for part in pair]
-                await self._bury(lane, entry_id, flat, deliveries, f"unreadable: {error}")
-                continue
             self.held[lane].add(entry_id)
-            traceparent = fields.get(b"traceparent", b"").decode()
-            claims.append(Claim(lane, entry_id, job, deliveries, traceparent))
+            traceparent = fields.get(b"traceparent", b"").decode(errors="replace")
+            claims.append(Claim(lane, entry_id, jobs.read_job(lane, fields), deliveries, traceparent))
         return claims
 
     async def renew(self) -> list[tuple[Lane, str]]:
@@ -141,30 +131,10 @@ class Claims:
     async def bury(self, claim: Claim, error: str) -> None:
         """Move the job to the dead letters, with its last error."""
         fields = jobs.to_fields(claim.job, claim.traceparent)
-        await self._bury(claim.lane, claim.id, fields, claim.deliveries, error)
-
-    async def _bury(
-        self,
-        lane: Lane,
-        entry_id: str,
-        fields: Sequence[bytes | str],
-        deliveries: int,
-        error: str,
-    ) -> None:
+        reason = ("lane", claim.lane, "deliveries", claim.deliveries, "error", error)
         await script(self.redis, "bury")(
-            keys=[keys.jobs(lane), keys.JOBS_DEAD],
-            args=[
-                GROUP,
-                entry_id,
-                DEAD_LETTERS_KEPT,
-                *fields,
-                "lane",
-                lane,
-                "deliveries",
-                deliveries,
-                "error",
-                error,
-            ],
+            keys=[keys.jobs(claim.lane), keys.JOBS_DEAD],
+            args=[GROUP, claim.id, DEAD_LETTERS_KEPT, *fields, *reason],
         )
 
     def release(self, claim: Claim) -> None:

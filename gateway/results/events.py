@@ -27,7 +27,7 @@ from gateway.results.request_records import KnownRequest, find_record
 from gateway.results.sse import DONE, EventStream, event
 from gateway.results.vectors import require_dimensions
 from shared import keys
-from shared.errors import BadParameters, InvalidParameters, NotFound
+from shared.errors import BadParameters, InvalidParameters, NotFound, RequestLost
 from shared.results import End, Entry, Result
 
 log = structlog.get_logger(__name__)
@@ -69,26 +69,27 @@ class EventWriter:
     ) -> AsyncGenerator[bytes, None]:
         """Yield progress, if asked for; one event per chunk; usage, if asked for; and `[DONE]`.
 
-        Without `entries` there are no chunks. `on_result` is called with each result as it comes.
+        Without `entries` there are no chunks. `on_result` is called with each result as it comes. A request
+        that failed, or that Redis has lost, ends with a FailureEvent.
         """
         if self._options.include_progress and not self._outline.live:
             yield event(self._progress(), self._last)
-        async with aclosing(entries or _none()) as told:
-            async for entry_id, entry in told:
-                self._last = f"{self._outline.request}/{entry_id}"
-                match entry:
-                    case Result(error=error) if not error or self._outline.live:
-                        self._chunks += 1
-                        if on_result:
-                            on_result(entry)
-                        so_far = self._usage() if self._options.include_usage else None
-                        yield event(chunk_event(self._outline, self._created, entry, so_far), self._last)
-                    case End(state=state) if state != "done":
-                        log.warning("video request failed", state=state, error=entry.error)
-                        failure = FailureEvent(
-                            id=self._outline.request, model=self._outline.model, created=self._created
-                        )
-                        yield event(failure, self._last)
+        try:
+            async with aclosing(entries or _none()) as told:
+                async for entry_id, entry in told:
+                    self._last = f"{self._outline.request}/{entry_id}"
+                    match entry:
+                        case Result(error=error) if not error or self._outline.live:
+                            self._chunks += 1
+                            if on_result:
+                                on_result(entry)
+                            so_far = self._usage() if self._options.include_usage else None
+                            yield event(chunk_event(self._outline, self._created, entry, so_far), self._last)
+                        case End(state=state) if state != "done":
+                            log.warning("video request failed", state=state, error=entry.error)
+                            yield self._failure()
+        except RequestLost:
+            yield self._failure()
         if self._options.include_usage:
             final = UsageEvent(
                 id=self._outline.request,
@@ -98,6 +99,10 @@ class EventWriter:
             )
             yield event(final, self._last)
         yield event(DONE)
+
+    def _failure(self) -> bytes:
+        failure = FailureEvent(id=self._outline.request, model=self._outline.model, created=self._created)
+        return event(failure, self._last)
 
     def _progress(self) -> ProgressEvent:
         return ProgressEvent(

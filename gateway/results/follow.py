@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 
 from shared import keys, results
-from shared.errors import Unavailable
+from shared.errors import RequestLost, Unavailable
 from shared.records import entry_position
 from shared.redis.connection import Redis, RedisError, channels
 from shared.results import End, Entry
@@ -127,6 +127,7 @@ class Follower:
 
     def __init__(self, redis: Redis, request_id: str, queue: asyncio.Queue[Notification]) -> None:
         self._redis = redis
+        self._request = request_id
         self._stream = keys.results(request_id)
         self._queue = queue
 
@@ -136,6 +137,7 @@ class Follower:
         """Yield the entries after the stream id `after`, up to and including the end entry.
 
         With `stored` False, the stream is not read first: the request was submitted after the subscription.
+        Raises RequestLost when nothing follows although the request does not run, as Redis knows it.
         """
         notification = None if stored else await self._next()
         while True:
@@ -158,12 +160,20 @@ class Follower:
 
     async def _read(self, after: str) -> Entries:
         try:
-            entries: Any = await self._redis.xrange(self._stream, min=f"({after}", count=PAGE)
+            entries = await self._stored(after)
+            if not entries and await self._redis.hget(keys.request(self._request), "state") != b"running":
+                entries = await self._stored(after)  # it may have ended between the two calls
+                if not entries:
+                    log.error("request lost: redis does not know it any more", request_id=self._request)
+                    raise RequestLost(self._request)
         except RedisError as error:
             log.warning("reading results failed, trying again", stream=self._stream, error=str(error))
             await asyncio.sleep(RETRY_INTERVAL)
             return []
         return [(entry_id.decode(), results.from_fields(fields)) for entry_id, fields in entries]
+
+    async def _stored(self, after: str) -> Any:
+        return await self._redis.xrange(self._stream, min=f"({after}", count=PAGE)
 
 
 def _new_ids(count: int) -> list[str]:

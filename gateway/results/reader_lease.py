@@ -14,15 +14,22 @@ log = structlog.get_logger(__name__)
 
 READER_TTL_MS = 3000
 READER_RENEWAL = 1.0
+LOOK_INTERVAL = 0.2
+"""Seconds between looks at another client's lease: whether it is renewed."""
 
 
 async def start_reading(redis: Redis, asset_id: str, client: str, replaces: str = "") -> None:
     """Take the lease for the client that reads the asset's events.
 
-    Raises Conflict if another client has it, unless that client's name begins with `replaces`.
+    Another client's lease, unless its name begins with `replaces`, is waited for: it runs out if that
+    client's gateway has died. Raises Conflict as soon as it is renewed.
     """
-    if not await _claim(redis, asset_id, client, replaces):
-        raise Conflict(f"another client is reading the events of {asset_id}")
+    left = await _claim(redis, asset_id, client, replaces)
+    while left:
+        await asyncio.sleep(min(LOOK_INTERVAL, left / 1000))
+        before, left = left, await _claim(redis, asset_id, client, replaces)
+        if left >= before:
+            raise Conflict(f"another client is reading the events of {asset_id}")
 
 
 @asynccontextmanager
@@ -34,7 +41,7 @@ async def reading(redis: Redis, asset_id: str, client: str) -> AsyncIterator[asy
         while not replaced.is_set():
             await asyncio.sleep(READER_RENEWAL)
             try:
-                if not await _claim(redis, asset_id, client):
+                if await _claim(redis, asset_id, client):
                     replaced.set()
             except RedisError as error:
                 log.warning("reader lease not renewed, trying again", asset=asset_id, error=str(error))
@@ -56,8 +63,9 @@ async def stop_reading(redis: Redis, asset_id: str, client: str) -> None:
         log.warning("reader lease not released, it expires by itself", asset=asset_id, error=str(error))
 
 
-async def _claim(redis: Redis, asset_id: str, client: str, replaces: str = "") -> bool:
-    claimed = await script(redis, "claim_reader")(
+async def _claim(redis: Redis, asset_id: str, client: str, replaces: str = "") -> int:
+    """Take or renew the lease; return 0, or the ms that another client's lease still lasts."""
+    left = await script(redis, "claim_reader")(
         keys=[keys.reader(asset_id)], args=[client, READER_TTL_MS, replaces]
     )
-    return bool(claimed)
+    return int(left)

@@ -53,10 +53,14 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve the stream on one connection."""
         sending = asyncio.Lock()
+        ended = False
 
         async def push(message: Message) -> None:
+            nonlocal ended
             async with sending, asyncio.timeout(SEND_TIMEOUT):
-                await send(message)
+                if not ended:  # a ping may have waited for the last event to be sent
+                    ended = not message.get("more_body", True)
+                    await send(message)
 
         async with self._held, aclosing(self._events):
             work = (self._stream(push), _ping(push), disconnected(receive), self._watch())

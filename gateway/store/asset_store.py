@@ -110,7 +110,10 @@ class AssetStore:
 
     async def _drop_incoming(self, name: str) -> None:
         await self._storage.remove_incoming(name)
-        await self._redis.zrem(keys.INCOMING_FOLDERS, name)
+        try:
+            await self._redis.zrem(keys.INCOMING_FOLDERS, name)
+        except RedisError as error:
+            log.warning("lease of an upload not removed, it expires by itself", error=str(error))
 
     async def keep(self, asset: Asset) -> Asset:
         """Move the asset, the one file in an upload's directory, to its own directory, and record it.
@@ -276,8 +279,13 @@ class AssetStore:
 
     async def release(self, asset: Asset, holder: str) -> None:
         """Give up a `hold`, and remove the temporary asset unless a request still uses it."""
-        await self._redis.zrem(keys.asset_users(asset.id), holder)
-        await self._sweep(asset.id)
+        try:
+            await self._redis.zrem(keys.asset_users(asset.id), holder)
+            await self._sweep(asset.id)
+        except RedisError as error:
+            log.warning(
+                "temporary asset not removed, the next sweep does it", asset=asset.id, error=str(error)
+            )
 
     async def sweep(self) -> None:
         """Remove the temporary assets that no request uses any more."""

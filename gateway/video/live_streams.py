@@ -21,6 +21,7 @@ from shared.assets import Asset
 from shared.chunks import SECOND
 from shared.errors import BadParameter, BadParameters
 from shared.fleet import ServedModel
+from shared.redis.connection import RedisError
 from shared.requests import Request, finish
 from shared.results import End, Entry, Result
 from shared.telemetry.instruments import live_captions_latency, live_captions_latency_latest
@@ -120,8 +121,10 @@ async def stored_position(
             yield entry_id, entry
             if isinstance(entry, Result):
                 _measure(entry)
-            if await ctx.redis.hget(keys.live(stream_id), "request") == request_id.encode():
-                await ctx.redis.hset(keys.live(stream_id), "read", entry_id)
+            try:
+                await live_records.note_read(ctx.redis, stream_id, request_id, entry_id)
+            except RedisError as error:
+                log.warning("position not stored", stream=stream_id, entry=entry_id, error=str(error))
 
 
 def _measure(result: Result) -> None:

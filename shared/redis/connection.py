@@ -1,5 +1,6 @@
 """Connections to Redis or Valkey, and the Lua scripts that change it in one step."""
 
+import re
 from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
 from hashlib import sha1
@@ -45,6 +46,7 @@ __all__ = [
 BLOCK_MS = 1000
 """How long a blocking read waits; below every socket timeout, or the reply would meet a closed socket."""
 SENTINEL_PORT = 26379
+_INCLUDE = re.compile(r"^-- @include ([a-z_]+)$", re.MULTILINE)
 AGREE_WITHIN = 2.0
 """Seconds that Sentinels or the nodes of a cluster have to say where the primary is."""
 
@@ -190,5 +192,9 @@ class Script:
 
 @cache
 def script(client: Redis, name: str) -> Script:
-    """Return the Lua script `scripts/<name>.lua`."""
-    return Script(client, (resources.files("shared") / "scripts" / f"{name}.lua").read_text())
+    """Return the Lua script `scripts/<name>.lua`, with what it includes."""
+    return Script(client, _INCLUDE.sub(lambda line: _source(line[1]), _source(name)))
+
+
+def _source(name: str) -> str:
+    return (resources.files("shared") / "scripts" / f"{name}.lua").read_text()

@@ -5,6 +5,7 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
+from shared import keys
 from shared.records import pairs
 from shared.redis.connection import BLOCK_MS, Redis, script
 from shared.redis.multiplexed import Argument
@@ -47,11 +48,11 @@ class ConsumerGroup:
         return [(entry_id, pairs(fields)) for entry_id, fields in (answer[0][1] if answer else ())]
 
     async def claim(self, name: str, arguments: Sequence[Argument]) -> list[Any]:
-        """Return what the script `name` claims: it gets the stream as its key, and the group and the consumer
-        before its other arguments. Raises RedisError."""
+        """Return what the script `name` claims: it gets the stream and the pulse as its keys, and the group
+        and the consumer before its other arguments. Raises RedisError."""
         try:
             found: list[Any] | None = await script(self._redis, name)(
-                keys=[self.stream], args=[self.group, self.consumer, *arguments]
+                keys=[self.stream, keys.PULSE], args=[self.group, self.consumer, *arguments]
             )
         except ResponseError as error:
             await self._create_after(error)

@@ -1,7 +1,8 @@
 -- Claims messages of publishers that gave no sign of life, and this one's own that it does not know of: a
 -- reply got lost. Forgets publishers that left nothing behind. Calling it is a sign of life.
--- KEYS: outbox. ARGV: group, this publisher, idle ms, how many, ids that this publisher knows of...
+-- Soon after an outage nothing is taken from others. KEYS: outbox, pulse. ARGV: group, this publisher, idle ms, how many, ids that this publisher knows of...
 -- Returns {id, fields} for each.
+-- @include steady
 local outbox, group, me, idle, room = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 redis.call('XREADGROUP', 'GROUP', group, me, 'STREAMS', outbox, '18446744073709551615-0')
 
@@ -26,6 +27,9 @@ local function adopt(pending)
 end
 
 adopt(redis.call('XPENDING', outbox, group, 'IDLE', idle, '-', '+', room + #ARGV, me))
+if steady(KEYS[2]) < idle then
+  return adopted
+end
 for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', outbox, group)) do
   local other = {}
   for i = 1, #consumer, 2 do

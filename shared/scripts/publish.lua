@@ -4,9 +4,9 @@
 -- then one users key per asset.
 -- ARGV: request id, notify channel, request ttl, result ttl, whether the request ends at once ('0' or '1'), its
 -- end state, the count of such ends, packed end entry, number of its fields, fields..., the outbox's limit,
--- whether messages are wanted ('0' or '1') unless the routes say otherwise, whether the caller believes that they
--- are, number of results, then per result: chunk, packed entry, number of its fields, fields..., number of its
--- message's fields (0 for no message), fields...
+-- its limit in bytes (0: none), whether messages are wanted ('0' or '1') unless the routes say otherwise, whether
+-- the caller believes that they are, number of results, then per result: chunk, packed entry, number of its
+-- fields, fields..., number of its message's fields (0 for no message), fields...
 -- A request for which 0 results are planned is open-ended: it takes results in ascending order only.
 -- Returns {request's state afterwards or 'gone', results stored, messages stored, messages dropped}; or, with
 -- nothing done, {'mistaken'} if the caller believes what is not so.
@@ -14,7 +14,8 @@ local request, results, done, outbox = KEYS[1], KEYS[2], KEYS[3], KEYS[6]
 local id, channel, request_ttl, result_ttl = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local ends_now, end_state = ARGV[5] == '1', ARGV[6]
 local rest = 10 + tonumber(ARGV[9])
-local limit, wanted, count = tonumber(ARGV[rest]), ARGV[rest + 1], tonumber(ARGV[rest + 3])
+local limit, room, wanted = tonumber(ARGV[rest]), tonumber(ARGV[rest + 1]), ARGV[rest + 2]
+local count = tonumber(ARGV[rest + 4])
 
 local known = redis.call('HMGET', request, 'state', 'planned', 'kept')
 local state, planned, kept = known[1], tonumber(known[2]), known[3]
@@ -26,7 +27,7 @@ local bus = redis.call('HGET', KEYS[8], 'message_bus')
 if bus then
   wanted = bus == 'off' and '0' or '1'
 end
-if count > 0 and wanted ~= ARGV[rest + 2] then
+if count > 0 and wanted ~= ARGV[rest + 3] then
   return { 'mistaken' }
 end
 
@@ -42,6 +43,15 @@ local function store(packed, first, last)
   news[#news + 1] = entry .. ' ' .. #packed .. '\n' .. packed
 end
 
+-- Redis's estimate, from a sample of the stream's nodes: where it does not tell, the number of messages bounds alone.
+local function is_full()
+  if redis.call('XLEN', outbox) >= limit then
+    return true
+  end
+  local bytes = room > 0 and redis.pcall('MEMORY', 'USAGE', outbox, 'SAMPLES', 32)
+  return type(bytes) == 'number' and bytes >= room
+end
+
 local function is_new(chunk)
   if planned > 0 then
     return redis.call('SETBIT', done, chunk, 1) == 0
@@ -54,7 +64,7 @@ local function is_new(chunk)
 end
 
 local stored, queued, dropped, finished = 0, 0, 0, nil
-local at = rest + 4
+local at = rest + 5
 for _ = 1, count do
   local first = at + 3
   local message = first + tonumber(ARGV[at + 2])
@@ -64,7 +74,7 @@ for _ = 1, count do
     store(ARGV[at + 1], first, message - 1)
     stored = stored + 1
     if after > message + 1 then
-      if redis.call('XLEN', outbox) < limit then
+      if not is_full() then
         redis.call('XADD', outbox, '*', unpack(ARGV, message + 1, after - 1))
         queued = queued + 1
       else

@@ -1,10 +1,14 @@
 -- Claims one live session, if no other worker that is alive runs fewer: one whose worker is silent, or a new one.
 -- What nobody has taken for a while may be taken by anyone. Calling it is a sign of life.
 -- A session whose delivery would be number `withheld` stays where it is (0: none).
--- KEYS: lane. ARGV: group, this worker, claim timeout (ms), patience (ms), withheld, ids that this worker works on...
+-- Soon after an outage only new ones and those that were handed back are claimed.
+-- KEYS: lane, pulse.
+-- ARGV: group, this worker, claim timeout (ms), patience (ms), withheld, ids that this worker works on...
 -- Returns {id, deliveries, fields} for at most one.
+-- @include steady
 local lane, group, me = KEYS[1], ARGV[1], ARGV[2]
 local timeout, patience, withheld = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local HANDED_BACK = 86400000 -- ms of silence that hand_back.lua pretends
 local held = {}
 for i = 6, #ARGV do
   held[ARGV[i]] = true
@@ -26,7 +30,8 @@ for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', lane, group)) do
 end
 local is_my_turn = mine <= fewest
 
-for _, pending in ipairs(redis.call('XPENDING', lane, group, 'IDLE', timeout, '-', '+', #ARGV + 100)) do
+local oldest_silence = steady(KEYS[2]) >= timeout and timeout or HANDED_BACK
+for _, pending in ipairs(redis.call('XPENDING', lane, group, 'IDLE', oldest_silence, '-', '+', #ARGV + 100)) do
   local id, owner, idle, deliveries = pending[1], pending[2], pending[3], pending[4] + 1
   local free = deliveries ~= withheld and not (owner == me and held[id])
   if free and (is_my_turn or idle > timeout + patience) then

@@ -60,6 +60,12 @@ class MessageSettings:
         100_000,
         "Messages of the whole fleet that wait for the bus, in Redis; beyond it new ones are dropped",
     )
+    outbox_bytes: int = setting(
+        "RTEMBED_OUTBOX_MAX_BYTES",
+        whole(0, 2**50),
+        1 << 30,
+        "About how many bytes of Redis's memory they may take; beyond it new ones are dropped; 0: no bound",
+    )
     error_queue_limit: int = setting(
         "REDIS_ASYNC_PUBLISH_QUEUE_MAXSIZE",
         limit(1024),

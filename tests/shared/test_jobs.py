@@ -7,7 +7,17 @@ from hypothesis import strategies as st
 
 from shared.assets import ASSETS, Asset
 from shared.chunks import Chunk
-from shared.jobs import Claim, Job, ProbeJob, TextJob, VideoJob, from_fields, to_fields
+from shared.jobs import (
+    Claim,
+    Job,
+    ProbeJob,
+    TextJob,
+    UnreadableJob,
+    VideoJob,
+    from_fields,
+    read_job,
+    to_fields,
+)
 from shared.records import pairs
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -106,9 +116,29 @@ def test_what_an_older_replica_leaves_out_has_its_default() -> None:
         b'{"kind":"text","request":"r","texts":3}',
     ],
 )
-def test_what_is_no_job_is_refused(payload: bytes) -> None:
+def test_what_is_no_job_is_told_as_such(payload: bytes) -> None:
     with pytest.raises(msgspec.MsgspecError):
         from_fields({b"payload": payload})
+    job = read_job("text", {b"request": b"r" * 100, b"payload": payload})
+    assert isinstance(job, UnreadableJob)
+    assert (job.lane, job.request) == ("text", "r" * 64)
+    assert job.reason
+    assert to_fields(job) == [b"request", b"r" * 100, b"payload", payload]
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({b"kind": b"text"}, "no payload"),
+        ({b"payload": b'{"kind":"text","request":"r","texts":[]}'}, "a text job in the video lane"),
+        ({b"payload": b'{"kind":"text","request":"\xff","texts":[]}'}, "UTF-8"),
+    ],
+)
+def test_why_an_entry_is_no_job(fields: dict[bytes, bytes], reason: str) -> None:
+    job = read_job("video", fields)
+    assert isinstance(job, UnreadableJob)
+    assert reason in job.reason or reason.lower() in job.reason
+    assert job.request == ""
 
 
 def test_a_claim_knows_when_its_job_was_added() -> None:

@@ -9,8 +9,11 @@ import pytest
 
 from shared import keys, live_records
 from shared.assets import Asset
-from shared.jobs import Claim
+from shared.jobs import Claim, TextJob
+from shared.redis import failures
 from shared.redis.connection import Redis
+from shared.redis.failures import WritesRefused
+from shared.requests import Request, submit
 from shared.results import End, from_fields
 from shared.settings import Settings
 from tests.support import until
@@ -34,15 +37,17 @@ class Waiting:
 class RunningWorker:
     """A claim loop at work. It dies without a word when `dies` is called."""
 
-    def __init__(self, redis: Redis, settings: Settings) -> None:
+    def __init__(self, redis: Redis, settings: Settings, work: Waiting | None = None) -> None:
         self.claims = Claims(redis, "w", settings.claim_timeout)
         self.loop = ClaimLoop(settings, self.claims, Publisher(redis, settings))
-        self.work = Waiting()
+        self.work = work or Waiting()
 
 
 @asynccontextmanager
-async def at_work(redis: Redis, settings: Settings) -> AsyncIterator[RunningWorker]:
-    worker = RunningWorker(redis, settings)
+async def at_work(
+    redis: Redis, settings: Settings, work: Waiting | None = None
+) -> AsyncIterator[RunningWorker]:
+    worker = RunningWorker(redis, settings, work)
     await worker.claims.create_groups()
     tasks: Any = worker.work
 
@@ -129,3 +134,58 @@ async def test_what_has_just_begun_is_not_forgiven(redis: Redis, settings: Setti
         await until(lambda: len(worker.work.begun) == 1)
         await worker.loop.forgive()
         assert await delivered(redis) == {"r-a": 2}
+
+
+@pytest.mark.parametrize("payload", [None, "{", '{"kind":"song","request":"r"}', '{"kind":"text"}'])
+async def test_a_job_that_cannot_be_read_ends_its_request(
+    redis: Redis, settings: Settings, payload: str | None
+) -> None:
+    asset = Asset(id="f", path="/f.mp4")
+    await redis.hset(keys.asset("f"), "id", "f")
+    await submit(redis, settings, Request(id="r", lane="video", planned=2, assets=[asset.id]), [])
+    await redis.xadd(keys.jobs("video"), {"request": "r", **({"payload": payload} if payload else {})})
+    await redis.xadd(keys.jobs("video"), {"request": "unknown", "payload": "{"})
+    async with at_work(redis, settings):
+        await until(lambda: has_letters(redis, 2))
+        ((_, fields),) = await redis.xrange(keys.results("r"))
+        end = from_fields(fields)
+        assert isinstance(end, End)
+        assert (end.state, end.status) == ("failed", 500)
+        assert end.error.startswith("a job of this request is unreadable: ")
+        assert await redis.zcard(keys.asset_users("f")) == 0, "the file is free"
+        assert not await redis.exists(keys.results("unknown"))
+    letters = [fields for _, fields in await redis.xrange(keys.JOBS_DEAD)]
+    assert {letter[b"request"] for letter in letters} == {b"r", b"unknown"}
+    assert all(letter[b"error"].startswith(b"unreadable: ") for letter in letters)
+    assert await redis.xlen(keys.jobs("video")) == 0
+
+
+async def has_letters(redis: Redis, count: int) -> bool:
+    return await redis.xlen(keys.JOBS_DEAD) == count
+
+
+class Interrupted(Waiting):
+    """Work that meets an outage twice, and then ends."""
+
+    async def run(self, claim: Claim) -> None:
+        self.begun.append(claim.job.request)
+        if len(self.begun) < 3:
+            raise WritesRefused("it is full")
+
+
+async def test_a_job_that_meets_an_outage_is_kept_and_tried_again(
+    redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(failures, "RETRY_INTERVAL", 0.01)
+    await submit(
+        redis, settings, Request(id="r", lane="text", planned=1), [TextJob(request="r", texts=["a"])]
+    )
+    async with at_work(redis, settings, Interrupted()) as worker:
+        await until(lambda: len(worker.work.begun) == 3)
+        await until(lambda: no_text_is_left(redis))
+        assert await redis.hget(keys.request("r"), "state") == b"running", "no end was made up"
+    assert await redis.xlen(keys.JOBS_DEAD) == 0
+
+
+async def no_text_is_left(redis: Redis) -> bool:
+    return await redis.xlen(keys.jobs("text")) == 0

@@ -250,7 +250,27 @@ async def test_a_job_still_held_is_not_taken_over_by_its_own_worker(
     assert await claims.take_over("text", 5) == []
     claims.release(claim)
     (again,) = await claims.take_over("text", 5)
-    assert again.deliveries == 2
+    assert again.deliveries == 1, "an answer that was lost, no worker that died"
+
+
+async def test_what_a_living_worker_has_lost_sight_of_is_left_to_it_for_a_while(
+    redis: Redis, settings: Settings, claims: Claims, other: Claims
+) -> None:
+    await submit_text(redis, settings, count=2)
+    first, second = await claims.take(redis, "text", 2)
+    claims.release(first)
+
+    async def silent(milliseconds: int) -> bool:
+        await claims.renew()
+        pending = await redis.xpending_range(keys.jobs("text"), keys.GROUP, first.id, first.id, 1)
+        return bool(pending[0]["time_since_delivered"] >= milliseconds)
+
+    await until(lambda: silent(1000))
+    assert await other.take_over("text", 5) == []
+    await until(lambda: silent(2000))
+    assert [claim.id for claim in await other.take_over("text", 5)] == [first.id]
+    assert await claims.renew() == []
+    assert second.id in claims.held["text"]
 
 
 async def test_what_is_handed_back_is_free_at_once_and_not_counted(
@@ -277,15 +297,57 @@ async def test_a_buried_job_lies_in_the_dead_letters_with_its_reason(
     assert await redis.xlen(keys.jobs("text")) == 0
 
 
-async def test_an_unreadable_job_is_buried_and_the_next_one_served(
-    redis: Redis, settings: Settings, claims: Claims
+async def outage(redis: Redis, seconds: float = 60) -> None:
+    """As if Redis took no writes for so long: no worker could renew its claims, nor write the pulse."""
+    last = int(await redis.hget(keys.PULSE, "last") or 0)
+    await redis.hset(keys.PULSE, "last", last - int(seconds * 1000))
+    for entry in await redis.xpending_range(keys.jobs("text"), keys.GROUP, "-", "+", 5):
+        owner, ids, idle = entry["consumer"], [entry["message_id"]], int(seconds * 1000)
+        await redis.xclaim(keys.jobs("text"), keys.GROUP, owner, 0, ids, idle=idle, justid=True)
+
+
+async def test_an_outage_takes_no_job_from_a_worker_that_lives(
+    redis: Redis, settings: Settings, claims: Claims, other: Claims
 ) -> None:
-    await redis.xadd(keys.jobs("text"), {"payload": "{not json"})
     await submit_text(redis, settings)
-    (claim,) = await claims.take(redis, "text", 5)
-    assert claim.job.request == "t1"
-    ((_, letter),) = await redis.xrange(keys.JOBS_DEAD)
-    assert letter[b"error"].startswith(b"unreadable")
+    await claims.take(redis, "text", 1)
+    assert await other.take_over("text", 5) == []
+    for _ in range(5):
+        await outage(redis)
+        assert await other.take_over("text", 5) == []
+        assert await claims.renew() == []
+    (pending,) = await redis.xpending_range(keys.jobs("text"), keys.GROUP, "-", "+", 5)
+    assert (pending["consumer"].decode(), pending["times_delivered"]) == (claims.consumer, 1)
+
+
+async def test_after_an_outage_the_jobs_of_the_dead_are_taken_over(
+    redis: Redis, settings: Settings, claims: Claims, other: Claims
+) -> None:
+    await submit_text(redis, settings, count=2)
+    await claims.take(redis, "text", 1)
+    assert await other.take_over("text", 5) == []
+    await outage(redis)
+    assert await other.take_over("text", 5) == []
+    taken: list[Claim] = []
+
+    async def take_over() -> bool:
+        taken.extend(await other.take_over("text", 5))
+        return bool(taken)
+
+    await until(take_over)
+    assert [claim.deliveries for claim in taken] == [2]
+    assert int(await redis.hget(keys.PULSE, "since") or 0) > 0
+
+
+async def test_what_is_handed_back_does_not_wait_for_an_outage_to_pass(
+    redis: Redis, settings: Settings, claims: Claims, other: Claims
+) -> None:
+    await submit_text(redis, settings)
+    await claims.take(redis, "text", 1)
+    assert await other.take_over("text", 5) == []
+    await outage(redis)
+    await claims.hand_back()
+    assert [claim.deliveries for claim in await other.take_over("text", 5)] == [1]
 
 
 async def test_lanes_come_back_after_redis_lost_everything(

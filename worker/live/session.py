@@ -16,6 +16,7 @@ from shared.chunks import SECOND, Chunk
 from shared.errors import DecodeError, InvalidFile, RtEmbedError, SettingsError
 from shared.jobs import Claim, LiveJob
 from shared.redis.connection import Redis, RedisError
+from shared.redis.failures import through_outages
 from shared.requests import finish, request_of
 from shared.results import Result
 from shared.settings import Settings
@@ -207,11 +208,15 @@ class LiveSession:
                 beating.cancel()
         except ExceptionGroup as group_error:
             raise group_error.exceptions[0] from group_error
-        state = await finish(self._shared.redis, self._settings, request_of(self._job), DONE)
-        await live_records.write_end(self._shared.redis, self._settings, self._job, self._fields())
+        state = await through_outages(self._end, "the end of a live session")
         log.info(
             "live session ended", stream=self._asset.id, state=state, chunks=self._next, dropped=self._dropped
         )
+
+    async def _end(self) -> str:
+        state = await finish(self._shared.redis, self._settings, request_of(self._job), DONE)
+        await live_records.write_end(self._shared.redis, self._settings, self._job, self._fields())
+        return state
 
     # The camera ---------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from shared import keys
 from shared.bus.errorbus import ErrorBus
 from shared.bus.routes import configured_routes
 from shared.fleet import ServedModel
-from shared.jobs import Job, LiveJob, ProbeJob, TextJob, VideoJob
+from shared.jobs import Job, LiveJob, ProbeJob, TextJob, UnreadableJob, VideoJob
 from shared.redis.connection import Redis
 from shared.redis.failures import through_outages
 from shared.requests import Delivery, Outcome, finish, publish, request_of
@@ -87,7 +87,9 @@ class Publisher:
 
     def _message(self, job: Job, result: Result) -> list[bytes | str]:
         """The fields of the result's entry in the outbox; none if it gets no message."""
-        if not self._messages_wanted or self.model is None or isinstance(job, ProbeJob):
+        if not self._messages_wanted or self.model is None:
+            return []
+        if isinstance(job, ProbeJob | UnreadableJob):
             return []
         if isinstance(job, TextJob | VideoJob) and job.query:
             return []
@@ -108,13 +110,12 @@ class Publisher:
 
     def _alarm(self, job: Job, dropped: int) -> None:
         """Log what did not fit into the outbox, and tell the error bus now and then."""
-        limit = self._settings.outbox_limit
-        log.error(
-            "messages dropped: the outbox is full", request_id=job.request, dropped=dropped, limit=limit
-        )
+        limits = {"messages": self._settings.outbox_limit, "bytes": self._settings.outbox_bytes}
+        log.error("messages dropped: the outbox is full", request_id=job.request, dropped=dropped, **limits)
         if time.monotonic() >= self._next_alarm:
             self._next_alarm = time.monotonic() + ALARM_INTERVAL
-            self.report(f"Embedding messages are dropped: {limit} messages wait for their bus", job)
+            most = ", ".join(f"{bound} {what}" for what, bound in limits.items() if bound)
+            self.report(f"Embedding messages are dropped: the outbox is full (at most {most})", job)
 
     def report(self, event: str, job: Job) -> None:
         """Tell the error bus."""

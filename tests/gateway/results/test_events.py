@@ -10,7 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.results import sse
+from gateway.results import follow, sse
+from gateway.results.reader_lease import start_reading
 from shared import keys
 from shared.assets import Asset
 from shared.redis.connection import Redis
@@ -188,6 +189,62 @@ async def test_a_client_of_a_live_stream_goes_on_where_it_was(
             stopped = await one.client.delete(f"/streams/delete/{camera.id}")
             assert stopped.status_code == 200
             assert (await anyone.rest())[-1] == ("", "[DONE]")
+
+
+async def test_a_client_comes_back_at_once_after_its_gateway_died(
+    serve: Serve, settings: Settings, stand_in: StandIn, redis: Redis
+) -> None:
+    async with serve(settings) as gateway:
+        camera = await gateway.context.assets.register(Asset(id="cam", kind="stream", path="rtsp://c/x"))
+        await start_reading(redis, camera.id, "a client of a gateway that has died")
+        async with reading(gateway, camera.id) as events:
+            await stand_in.finish(await stand_in.job("live"), 0)
+            assert chunks([await events.next()]) == ["0.0"]
+            body = {"id": camera.id, "model": "null", "stream": True, "chunk_duration": 1}
+            assert (await gateway.client.post(URL, json=body)).status_code == 409, "a gateway that lives"
+
+
+@pytest.mark.usefixtures("lost_soon")
+@pytest.mark.parametrize("answer", ["events", "json"])
+async def test_a_request_that_redis_has_lost_ends(  # noqa: PLR0917 - fixtures and cases
+    serve: Serve, settings: Settings, stand_in: StandIn, film: str, redis: Redis, answer: str
+) -> None:
+    async with serve(settings) as gateway:
+        body = {"id": film, "model": "null", "chunk_duration": 1}
+        if answer == "json":
+            asking = asyncio.create_task(gateway.client.post(URL, json=body))
+            await redis.delete(keys.request((await stand_in.job()).request))
+            refused = await asking
+            assert (refused.status_code, refused.json()["code"]) == (503, "ServiceUnavailable")
+            assert "is not known any more" in refused.json()["message"]
+            assert refused.headers["retry-after"] == "5"
+            return
+        async with reading(gateway, film) as events:
+            job = await stand_in.job()
+            await stand_in.finish(job, 0)
+            await redis.delete(keys.request(job.request))
+            (_, chunk), (_, failure), last = await events.rest()
+        assert chunk["chunk_responses"]
+        assert failure == {"id": job.request, "model": "null", "created": chunk["created"], "usage": None}
+        assert last == ("", "[DONE]")
+
+
+@pytest.fixture
+def lost_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Followers look for themselves after a moment."""
+    monkeypatch.setattr(follow, "READ_AGAIN", 0.2)
+
+
+@pytest.mark.usefixtures("lost_soon")
+async def test_a_request_without_its_end_is_lost_too(
+    serve: Serve, settings: Settings, stand_in: StandIn, film: str, redis: Redis
+) -> None:
+    """As after a failover to a server whose clock is behind: new entries come before those that were read."""
+    async with serve(settings) as gateway, reading(gateway, film) as events:
+        job = await stand_in.job()
+        await redis.hset(keys.request(job.request), "state", "done")
+        (_, failure), _ = await events.rest()
+        assert failure["id"] == job.request
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import httpx
 import msgspec
 import pytest
 import uvicorn
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from gateway.results import sse
 from gateway.results.sse import DONE, EventStream, event
@@ -111,6 +111,22 @@ async def test_pings_fill_the_silence(port: int, ticker: Ticker, monkeypatch: py
         ticker.queue.put_nowait(event("x"))
         ticker.queue.put_nowait(None)
         assert [line async for line in lines if line.startswith("data")] == ["data: x"]
+
+
+async def test_no_ping_follows_the_end(ticker: Ticker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is due while the last piece is being sent must not be sent after it."""
+    monkeypatch.setattr(sse, "PING_INTERVAL", 0.001)
+    ticker.queue.put_nowait(None)
+    sent: list[bool] = []
+
+    async def send(message: Message) -> None:
+        last = not message.get("more_body", True)
+        await asyncio.sleep(0.05 if last else 0)  # a ping is waiting for its turn by then
+        sent.append(last)
+
+    await EventStream(ticker.events(), ticker.held())({"type": "http"}, asyncio.Event().wait, send)  # type: ignore[arg-type]
+    assert sent[-1]
+    assert sent.count(True) == 1
 
 
 async def test_a_client_that_goes_closes_the_events(port: int, ticker: Ticker) -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from shared import keys
@@ -157,7 +158,18 @@ async def test_beyond_the_bound_messages_are_dropped_counted_logged_and_reported
     assert (publishing.counts.messages_stored, publishing.counts.messages_dropped) == (3, 2)
     assert await redis.hget(OUTBOX_COUNTS, "dropped") == b"2"
     (event,) = event_texts(errors)  # one, however many are dropped in a row
-    assert "Embedding messages are dropped: 3 messages wait for their bus" in event
+    assert (
+        "Embedding messages are dropped: the outbox is full (at most 3 messages, 1073741824 bytes)" in event
+    )
+
+
+async def test_the_outbox_is_bounded_in_bytes_too(redis: Redis, on: Settings, errors: ErrorBus) -> None:
+    publishing = await publisher(redis, replace(on, outbox_bytes=50_000), errors)
+    for n in range(5):  # its message takes about 20,000 bytes
+        await publishing.publish(VIDEO, [msgspec.structs.replace(chunk(n), vector=bytes(20_000))])
+    stored = await redis.xlen(keys.OUTBOX)
+    assert 2 <= stored <= 4
+    assert (publishing.counts.messages_stored, publishing.counts.messages_dropped) == (stored, 5 - stored)
 
 
 # Changes at run time ------------------------------------------------------------------------------------

@@ -198,6 +198,10 @@ class Unavailable(RtEmbedError):
     code, status, retry = "ServiceUnavailable", 503, True
 
 
+class StoreUnusable(Unavailable):
+    """The asset store's folder takes no files: its disk is full or read-only."""
+
+
 class RequestLost(Unavailable):
     """A request that was accepted is not known any more: Redis lost it, or its keys were deleted."""
 

@@ -22,7 +22,7 @@ from gateway.store.quota import StorageQuota
 from gateway.store.storage import AssetStorage, Writer, vanished
 from shared import keys
 from shared.assets import ASSETS, NEW_ASSETS, Asset
-from shared.errors import BadParameter, DuplicateAssetId, ResourceInUse, Unavailable
+from shared.errors import BadParameter, DuplicateAssetId, ResourceInUse, StoreUnusable, Unavailable
 from shared.redis.connection import Redis, RedisError, script
 from shared.settings import Settings
 
@@ -34,7 +34,7 @@ SWEEP_INTERVAL = 5.0
 SWEEPS_PER_HEALING = 12
 """Sweeps between searches for assets whose files have vanished."""
 CHECK_INTERVAL = 30.0
-"""Seconds between checks that files can be written."""
+"""Seconds between checks that files can be written; SWEEP_INTERVAL while they cannot."""
 INCOMING_LEASE = 60
 """Seconds without renewal after which an upload's directory counts as left behind by its gateway."""
 MOVE_LEASE = 60
@@ -77,8 +77,11 @@ class AssetStore:
             await self._storage.check()
             self.problem, self.seen = "", True
         except Unavailable as error:
-            self.problem = error.message
-            log.error("asset store not usable", error=error.message)
+            self._unusable(error)
+
+    def _unusable(self, error: Unavailable) -> None:
+        self.problem = error.message
+        log.error("asset store not usable", error=error.message)
 
     def writer(self, path: str) -> Writer:
         """Return a writer of one file of an upload."""
@@ -98,6 +101,9 @@ class AssetStore:
         try:
             await self._renew_incoming()
             yield await self._storage.add_incoming(name)
+        except StoreUnusable as error:
+            self._unusable(error)
+            raise
         finally:
             self._incoming.discard(name)
             await asyncio.shield(self._drop_incoming(name))
@@ -321,7 +327,7 @@ class AssetStore:
 
     async def _watch(self) -> None:
         while True:
-            await asyncio.sleep(CHECK_INTERVAL if self.seen else SWEEP_INTERVAL)
+            await asyncio.sleep(SWEEP_INTERVAL if self.problem else CHECK_INTERVAL)
             await self.check()
 
     async def _clean(self) -> None:

@@ -10,8 +10,9 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Self, TypeVar
 
@@ -20,12 +21,24 @@ from starlette.responses import Response
 
 from gateway.store.storage import Contents, Require, StoredAsset, lasting, local_file, local_size
 from shared.assets import Asset
-from shared.errors import Unavailable
+from shared.errors import StoreUnusable
 
 T = TypeVar("T")
 
 INCOMING = ".incoming"
 THREADS = 8
+CHECK_BYTES = 64 << 10
+"""Size of the file that is written to see whether files can be."""
+
+
+@contextmanager
+def writable(root: Path) -> Iterator[None]:
+    """Raise StoreUnusable, with the system's reason, where writing below `root` fails."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise StoreUnusable(f"the asset store {root} cannot be written to: {reason}") from error
 
 
 class DiskThreads:
@@ -53,16 +66,23 @@ class FolderStorage:
         self._missing: dict[str, float] = {}
 
     async def check(self) -> None:
-        """Return if files can be written. Raises Unavailable."""
+        """Write a file and remove it. Raises StoreUnusable if that fails."""
         await self._disk.run(self._check)
 
     def _check(self) -> None:
         try:
             self._root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise Unavailable(f"the asset store {self._root} cannot be created: {error.strerror}") from error
-        if not os.access(self._root, os.R_OK | os.W_OK | os.X_OK):
-            raise Unavailable(f"the asset store {self._root} cannot be written to")
+            raise StoreUnusable(
+                f"the asset store {self._root} cannot be created: {error.strerror}"
+            ) from error
+        with writable(self._root):
+            folder = self._root / INCOMING / f"check-{uuid.uuid4().hex}"
+            try:
+                folder.mkdir(parents=True)
+                _write(folder / "file", bytes(CHECK_BYTES))
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def directory(self, asset_id: str) -> str:
         """Return the folder of an asset."""
@@ -70,11 +90,12 @@ class FolderStorage:
 
     def writer(self, path: str, require: Require) -> "FileWriter":
         """Return a writer of one file of an upload."""
-        return FileWriter(self._disk, Path(path), require)
+        return FileWriter(self._disk, self._root, Path(path), require)
 
     async def rename(self, path: str, to: str) -> str:
         """Rename a file and return its new path."""
-        return str(await self._disk.run(lambda: Path(path).rename(to)))
+        with writable(self._root):
+            return str(await self._disk.run(lambda: Path(path).rename(to)))
 
     def accepted(self, asset: Asset) -> Asset:
         """Return the record of the asset in its own folder."""
@@ -95,7 +116,8 @@ class FolderStorage:
                 shutil.rmtree(target)
                 folder.rename(target)
 
-        await self._disk.run(move)
+        with writable(self._root):
+            await self._disk.run(move)
 
     async def remove(self, directory: str) -> None:
         """Remove the folder of an asset."""
@@ -104,7 +126,8 @@ class FolderStorage:
     async def add_incoming(self, name: str) -> str:
         """Make and return a folder for one upload."""
         folder = self._root / INCOMING / name
-        await self._disk.run(lambda: folder.mkdir(parents=True))
+        with writable(self._root):
+            await self._disk.run(lambda: folder.mkdir(parents=True))
         return str(folder)
 
     async def remove_incoming(self, name: str) -> None:
@@ -156,8 +179,9 @@ class FolderStorage:
 class FileWriter:
     """Writes one file in large pieces, off the event loop."""
 
-    def __init__(self, disk: DiskThreads, path: Path, require: Require) -> None:
+    def __init__(self, disk: DiskThreads, root: Path, path: Path, require: Require) -> None:
         self._disk = disk
+        self._root = root
         self._path = path
         self._require = require
         self._file: BinaryIO | None = None
@@ -169,38 +193,58 @@ class FileWriter:
         """Return the writer itself."""
         return self
 
-    async def __aexit__(self, *_: object) -> None:
-        """Close the file, also after an error: the folder of a failed upload is removed as a whole."""
-        await self.close()
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Close the file, or give it up after an error: a failed upload is removed as a whole."""
+        await (self.abort() if kind else self.close())
 
     async def write(self, data: bytes) -> None:
-        """Append `data`. Raises ServerBusy if the store is full."""
+        """Append `data`. Raises ServerBusy if the store is full, StoreUnusable if its disk takes no more."""
         await self._require(len(data))
-        await self._disk.run(lambda: self._append(data))
+        with writable(self._root):
+            await self._disk.run(lambda: self._append(data))
         self.size += len(data)
 
     def _append(self, data: bytes) -> None:
         with self._turn:
             if not self._closed:
-                self._file = self._file or self._path.open("wb")
-                self._file.write(data)
+                self._file = self._file or self._path.open("wb", buffering=0)
+                _write_all(self._file, data)
 
     async def close(self) -> None:
-        """Finish the file, which may be empty."""
-        await asyncio.shield(self._disk.run(self._finish))
+        """Finish the file, which may be empty. Raises StoreUnusable."""
+        with writable(self._root):
+            await asyncio.shield(self._disk.run(self._finish))
 
     async def abort(self) -> None:
-        """Close the file."""
-        await self.close()
+        """Close the file, whatever is in it."""
+        await asyncio.shield(self._disk.run(self._give_up))
 
     def _finish(self) -> None:
         with self._turn:
             if self._closed:
                 return
             self._closed = True
-            with self._file or self._path.open("wb") as file:
-                file.flush()
+            with self._file or self._path.open("wb", buffering=0) as file:
                 os.fsync(file.fileno())
+
+    def _give_up(self) -> None:
+        with self._turn, suppress(OSError):
+            self._closed = True
+            if self._file:
+                self._file.close()
+
+
+def _write(path: Path, data: bytes) -> None:
+    with path.open("wb", buffering=0) as file:
+        _write_all(file, data)
+        os.fsync(file.fileno())
+
+
+def _write_all(file: BinaryIO, data: bytes) -> None:
+    """Write all of it: a disk that is nearly full takes a part."""
+    left = memoryview(data)
+    while left:
+        left = left[file.write(left) :]
 
 
 def _names(folder: Path) -> set[str]:

@@ -8,6 +8,7 @@ reference).
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -28,14 +29,15 @@ BYTES = {t: torch.empty((), dtype=t).element_size() for t in TYPES.values()}
 
 
 class OnnxTorch:
-    def __init__(self, path, device="cuda", *, fused=True, force=None):
+    def __init__(self, path: Path, device: str = "cuda", *, fused: bool = True, force: Any = None) -> None:
         self.path, self.device, self.fused, self.force = Path(path), device, fused, force
         model = onnx.load(str(path), load_external_data=False)
         self.graph = model.graph
         self.inputs = {i.name: i.type.tensor_type for i in self.graph.input}
         (self.output,) = [o.name for o in self.graph.output]
-        self.small, self.weights = {}, {}
-        maps = {}
+        self.small: dict[str, Any] = {}
+        self.weights: dict[str, Any] = {}
+        maps: dict[Path, Any] = {}
         for t in self.graph.initializer:
             self._initializer(t, maps)
         self.nodes = [
@@ -58,7 +60,7 @@ class OnnxTorch:
             for i, (_, ins, _, _) in enumerate(self.nodes)
         ]
 
-    def _initializer(self, t, maps):
+    def _initializer(self, t: Any, maps: Any) -> None:
         external = (
             {e.key: e.value for e in t.external_data}
             if t.data_location == onnx.TensorProto.EXTERNAL
@@ -83,13 +85,14 @@ class OnnxTorch:
         tensor = tensor.to(self.device)
         self.weights[t.name] = tensor.to(self.force) if self.force and tensor.is_floating_point() else tensor
 
-    def _fuse(self):
+    def _fuse(self) -> None:
         by_output = {o: n for n in self.nodes for o in n[2]}
-        users = {}
+        users: dict[str, list[Any]] = {}
         for n in self.nodes:
             for i in n[1]:
                 users.setdefault(i, []).append(n)
-        drop, replace = set(), {}
+        drop: set[int] = set()
+        replace: dict[int, Any] = {}
         for node in self.nodes:
             kind, ins, outs, _ = node
             if kind == "Softmax":
@@ -119,8 +122,8 @@ class OnnxTorch:
                     replace[id(add)] = ("Linear", [ins[0], ins[1], add[1][1]], add[2], {})
         self.nodes = [replace.get(id(n), n) for n in self.nodes if id(n) not in drop]
 
-    @torch.inference_mode()
-    def __call__(self, feeds):
+    @torch.inference_mode()  # type: ignore[untyped-decorator]
+    def __call__(self, feeds: Any) -> Any:
         values = dict(self.small)
         values.update(self.weights)
         values.update(feeds)
@@ -132,7 +135,7 @@ class OnnxTorch:
         return values[self.output]
 
     # Nodes. Shapes are NumPy arrays, everything else tensors.
-    def op_Cast(self, a, x):
+    def op_Cast(self, a: Any, x: Any) -> Any:
         kind = TYPES[a["to"]]
         if isinstance(x, np.ndarray):
             return x
@@ -140,70 +143,70 @@ class OnnxTorch:
             kind = self.force
         return x.to(kind)
 
-    def op_Shape(self, a, x):
+    def op_Shape(self, a: Any, x: Any) -> Any:
         return np.array(x.shape[a.get("start", 0) : a.get("end", None)], np.int64)
 
-    def op_Concat(self, a, *parts):
+    def op_Concat(self, a: Any, *parts: Any) -> Any:
         return np.concatenate(parts) if isinstance(parts[0], np.ndarray) else torch.cat(parts, a["axis"])
 
-    def op_Reshape(self, a, x, shape):
+    def op_Reshape(self, a: Any, x: Any, shape: Any) -> Any:
         return x.reshape([x.shape[i] if s == 0 else int(s) for i, s in enumerate(shape)])
 
-    def op_Conv(self, a, x, w, b=None):
+    def op_Conv(self, a: Any, x: Any, w: Any, b: Any = None) -> Any:
         return functional.conv2d(x, w, b, stride=tuple(a["strides"]))
 
-    def op_Transpose(self, a, x):
+    def op_Transpose(self, a: Any, x: Any) -> Any:
         return x.permute(a["perm"])
 
-    def op_Pad(self, a, x, pads):
+    def op_Pad(self, a: Any, x: Any, pads: Any) -> Any:
         n = len(pads) // 2
         return functional.pad(x, [int(v) for i in reversed(range(n)) for v in (pads[i], pads[n + i])])
 
-    def op_Add(self, a, x, y):
+    def op_Add(self, a: Any, x: Any, y: Any) -> Any:
         return x + y
 
-    def op_Sub(self, a, x, y):
+    def op_Sub(self, a: Any, x: Any, y: Any) -> Any:
         return x - y
 
-    def op_Mul(self, a, x, y):
+    def op_Mul(self, a: Any, x: Any, y: Any) -> Any:
         return x * y
 
-    def op_Div(self, a, x, y):
+    def op_Div(self, a: Any, x: Any, y: Any) -> Any:
         return x / y
 
-    def op_Max(self, a, x, y):
+    def op_Max(self, a: Any, x: Any, y: Any) -> Any:
         return torch.maximum(x, y)
 
-    def op_MatMul(self, a, x, y):
+    def op_MatMul(self, a: Any, x: Any, y: Any) -> Any:
         return x @ y
 
-    def op_Identity(self, a, x):
+    def op_Identity(self, a: Any, x: Any) -> Any:
         return x
 
-    def op_Linear(self, a, x, w, b):
+    def op_Linear(self, a: Any, x: Any, w: Any, b: Any) -> Any:
         return torch.addmm(b, x.reshape(-1, x.shape[-1]), w).reshape(*x.shape[:-1], w.shape[1])
 
-    def op_Attention(self, a, q, kt, v, mask=None):
+    def op_Attention(self, a: Any, q: Any, kt: Any, v: Any, mask: Any = None) -> Any:
         if mask is not None:
             mask = mask.to(q.dtype).expand(q.shape[0], 1, q.shape[2], v.shape[2])
         return functional.scaled_dot_product_attention(q, kt.transpose(-1, -2), v, attn_mask=mask, scale=1.0)
 
-    def op_LayerNormalization(self, a, x, w, b):
+    def op_LayerNormalization(self, a: Any, x: Any, w: Any, b: Any) -> Any:
         return functional.layer_norm(x, (x.shape[-1],), w, b, a["epsilon"])
 
-    def op_Softmax(self, a, x):
+    def op_Softmax(self, a: Any, x: Any) -> Any:
         return torch.softmax(x, a["axis"])
 
-    def op_Gelu(self, a, x):
+    def op_Gelu(self, a: Any, x: Any) -> Any:
         return functional.gelu(x, approximate=a.get("approximate", b"none").decode())
 
-    def op_Split(self, a, x, sizes=None):
+    def op_Split(self, a: Any, x: Any, sizes: Any = None) -> Any:
         return torch.chunk(x, a["num_outputs"], a["axis"])
 
-    def op_Expand(self, a, x, shape):
+    def op_Expand(self, a: Any, x: Any, shape: Any) -> Any:
         return x.expand(torch.broadcast_shapes(x.shape, tuple(int(s) for s in shape)))
 
-    def op_Gather(self, a, x, index):
+    def op_Gather(self, a: Any, x: Any, index: Any) -> Any:
         axis = a.get("axis", 0)
         if isinstance(index, np.ndarray):
             return (
@@ -213,24 +216,24 @@ class OnnxTorch:
             )
         return functional.embedding(index, x) if axis == 0 else torch.index_select(x, axis, index)
 
-    def op_Slice(self, a, x, starts, ends, axes=None, steps=None):
+    def op_Slice(self, a: Any, x: Any, starts: Any, ends: Any, axes: Any = None, steps: Any = None) -> Any:
         axes = range(len(starts)) if axes is None else axes
         for s, e, axis in zip(starts, ends, axes, strict=False):
             x = x.narrow(int(axis), int(s), min(int(e), x.shape[int(axis)]) - int(s))
         return x
 
-    def op_Unsqueeze(self, a, x, axes):
+    def op_Unsqueeze(self, a: Any, x: Any, axes: Any) -> Any:
         for axis in sorted(int(v) for v in np.atleast_1d(axes)):
             x = x.unsqueeze(axis)
         return x
 
-    def op_ReduceL2(self, a, x, axes):
+    def op_ReduceL2(self, a: Any, x: Any, axes: Any) -> Any:
         return torch.linalg.vector_norm(
             x, dim=tuple(int(v) for v in axes), keepdim=bool(a.get("keepdims", 1))
         )
 
-    def op_ReduceMean(self, a, x, axes):
+    def op_ReduceMean(self, a: Any, x: Any, axes: Any) -> Any:
         return x.mean(tuple(int(v) for v in axes), keepdim=bool(a.get("keepdims", 1)))
 
-    def op_ReduceSum(self, a, x, axes):
+    def op_ReduceSum(self, a: Any, x: Any, axes: Any) -> Any:
         return x.sum(tuple(int(v) for v in axes), keepdim=bool(a.get("keepdims", 1)))

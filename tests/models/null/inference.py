@@ -7,6 +7,7 @@ A clip's vector begins with the mean of each channel of each frame; a text's vec
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
@@ -18,7 +19,7 @@ NUMBERS = np.arange(1, DIMENSION + 1)
 class Answer:
     """What the service reads of one output."""
 
-    def __init__(self, embeddings):
+    def __init__(self, embeddings: np.ndarray) -> None:
         self.output = ""
         self.embeddings = embeddings
         self.input_tokens = 0
@@ -31,42 +32,50 @@ class Model:
     model_name = "null"
     embed_dim = DIMENSION
 
-    def __init__(self, model_path, max_batch_size=None, **kwargs):
+    def __init__(self, model_path: str, max_batch_size: int | None = None, **kwargs: Any) -> None:
         pace = parse_qs(urlsplit(model_path).query)
         self.video_seconds = float(pace.get("video", ["0"])[0])
         self.text_seconds = float(pace.get("text", ["0"])[0])
         self.video_thread, self.text_thread = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
 
     @staticmethod
-    def get_model_info(model_path, model_type):
+    def get_model_info(model_path: str, model_type: str) -> Any:
         return urlsplit(model_path).path, "custom", "tests"
 
     @staticmethod
-    def get_input_config(model_path, model_type):
+    def get_input_config(model_path: str, model_type: str) -> Any:
         return {"num_frames": 8, "width": 32, "height": 32}
 
-    def generate(self, query, chunks, video_frames, video_frames_times, generation_config, **kwargs):
+    def generate(
+        self,
+        query: Any,
+        chunks: Any,
+        video_frames: Any,
+        video_frames_times: Any,
+        generation_config: Any,
+        **kwargs: Any,
+    ) -> Any:
         if chunks[0].chunk_type == "text":
             answers = [Answer(text_vector(chunk.text_input)) for chunk in chunks]
             return paced(answers, self.text_seconds, self.text_thread)
         answers = [Answer(clip_vector(frames)) for frames in video_frames]
         return paced(answers, self.video_seconds, self.video_thread)
 
-    def can_batch(self, one, other):
+    def can_batch(self, one: Any, other: Any) -> Any:
         return one.chunk_type == other.chunk_type
 
 
-def paced(answers, seconds, thread):
+def paced(answers: Any, seconds: float, thread: ThreadPoolExecutor) -> Any:
     """The answers at once, or after so many seconds in which the caller may ask for the other kind."""
 
-    def wait():
+    def wait() -> Any:
         time.sleep(seconds)
         return answers
 
     return thread.submit(wait) if seconds else answers
 
 
-def text_vector(text):
+def text_vector(text: str) -> Any:
     """768 numbers that only this text has."""
     if text.startswith("fail"):
         raise RuntimeError(f"asked to fail on {text!r}")
@@ -74,7 +83,7 @@ def text_vector(text):
     return ((NUMBERS * seed % 1999 - 999) / 999).astype(np.float32)
 
 
-def clip_vector(frames):
+def clip_vector(frames: np.ndarray) -> Any:
     """The mean of each channel of each frame, in 0..1, then zeros."""
     vector = np.zeros(DIMENSION, np.float32)
     means = frames.mean(axis=(1, 2)).reshape(-1) / 255

@@ -4,8 +4,10 @@ import hashlib
 import json
 import threading
 from base64 import b64encode
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -14,7 +16,7 @@ COMMIT = "5b3d0f0c2a1e4b6c8d9e0f1a2b3c4d5e6f708192"
 
 
 @dataclass
-class Files:
+class FakeHub:
     """What a fake hub serves, how it misbehaves, and what it was asked."""
 
     files: dict[str, bytes] = field(default_factory=dict)
@@ -28,7 +30,7 @@ class Files:
     requests: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
     url: str = ""
 
-    def gets(self, path):
+    def gets(self, path: str) -> list[str]:
         """(Range or "") of every GET of a file."""
         return [
             headers.get("range", "")
@@ -36,7 +38,7 @@ class Files:
             if method == "GET" and at == path
         ]
 
-    def listing(self):
+    def listing(self) -> bytes:
         """What the hub says of the repository."""
         siblings = []
         for name, content in self.files.items():
@@ -51,12 +53,12 @@ class Files:
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    state: Files
+    state: FakeHub
 
-    def log_message(self, *arguments):
+    def log_message(self, *arguments: object) -> None:
         pass
 
-    def answer(self, status, body=b"", headers=None):
+    def answer(self, status: int, body: bytes = b"", headers: Mapping[str, str] | None = None) -> None:
         self.send_response(status)
         for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
             self.send_header(name, value)
@@ -64,16 +66,16 @@ class Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    def note(self):
+    def note(self) -> dict[str, str]:
         headers = {name.lower(): value for name, value in self.headers.items()}
         self.state.requests.append((self.command, urlsplit(self.path).path, headers))
         return headers
 
-    def storage(self, name):
+    def storage(self, name: str) -> str:
         """Where a large file is, on what is another host to the clients."""
         return f"http://localhost:{self.state.url.rpartition(':')[2]}/storage/{name}"
 
-    def send_file(self, path, headers):
+    def send_file(self, path: str, headers: dict[str, str]) -> None:
         content = self.state.files[path]
         if path in self.state.corrupt:
             content = bytes([content[0] ^ 1]) + content[1:]
@@ -98,7 +100,7 @@ class Handler(BaseHTTPRequestHandler):
 class HubHandler(Handler):
     """The routes that huggingface_hub uses: large files are redirected to a storage host."""
 
-    def do_GET(self):  # noqa: PLR0911 - one return per route
+    def do_GET(self) -> None:  # noqa: PLR0911 - one return per route
         headers = self.note()
         path = urlsplit(self.path).path
         state = self.state
@@ -136,18 +138,18 @@ class HubHandler(Handler):
     do_HEAD = do_GET  # noqa: N815 - the server's own naming
 
 
-def git_digest(content):
+def git_digest(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
-def is_large(name):
+def is_large(name: str) -> bool:
     return name.endswith(".safetensors")
 
 
 class NgcHandler(Handler):
     """The routes of NGC's REST API, with the storage behind redirects to another host name."""
 
-    def do_GET(self):  # noqa: PLR0911 - one return per route
+    def do_GET(self) -> None:  # noqa: PLR0911 - one return per route
         headers = self.note()
         parts = urlsplit(self.path)
         state = self.state
@@ -167,7 +169,7 @@ class NgcHandler(Handler):
             return self.answer(200, self.listing(parse_qs(parts.query)))
         return self.answer(302, b"", {"Location": self.storage(name)})
 
-    def listing(self, query):
+    def listing(self, query: dict[str, list[str]]) -> bytes:
         names = sorted(self.state.files)
         page = int(query["page-number"][0])
         files = [
@@ -183,12 +185,12 @@ class NgcHandler(Handler):
 
 
 class Server(ThreadingHTTPServer):
-    def handle_error(self, request, client_address):
+    def handle_error(self, request: Any, client_address: Any) -> None:
         """Clients hang up in these tests."""
 
 
-def serving(kind):
-    state = Files()
+def serving(kind: type[Handler]) -> Iterator[FakeHub]:
+    state = FakeHub()
     server = Server(("127.0.0.1", 0), type("Bound", (kind,), {"state": state}))
     state.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
@@ -200,12 +202,12 @@ def serving(kind):
 
 
 @pytest.fixture
-def hub():
+def hub() -> Iterator[FakeHub]:
     """A fake Hugging Face hub."""
     yield from serving(HubHandler)
 
 
 @pytest.fixture
-def ngc():
+def ngc() -> Iterator[FakeHub]:
     """A fake NGC."""
     yield from serving(NgcHandler)

@@ -30,7 +30,7 @@ class Tensor:
         self.arguments = arguments
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return sys.modules["torch._utils"]._rebuild_tensor_v2, self.arguments  # type: ignore[attr-defined]
+        return sys.modules["torch._utils"]._rebuild_tensor_v2, self.arguments
 
 
 class Pickler(pickle.Pickler):

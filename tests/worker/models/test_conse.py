@@ -195,19 +195,23 @@ def convolve(x: NDArray[Any], weight: NDArray[Any], stride: int) -> NDArray[Any]
     windows = np.lib.stride_tricks.sliding_window_view(padded, (kernel, kernel), axis=(1, 2))
     windows = windows[:, ::stride, ::stride]
     if weight.shape[1] == 1:
-        return np.einsum("chwij,cij->chw", windows, weight[:, 0])
-    return np.tensordot(weight, windows, axes=([1, 2, 3], [0, 3, 4]))
+        result: NDArray[Any] = np.einsum("chwij,cij->chw", windows, weight[:, 0])
+    else:
+        result = np.tensordot(weight, windows, axes=([1, 2, 3], [0, 3, 4]))
+    return result
 
 
 def norm(weights: Weights, name: str, x: NDArray[Any]) -> NDArray[Any]:
     mean, variance, gamma, beta = (
         weights[f"{name}.{part}"][:, None, None] for part in ("running_mean", "running_var", "weight", "bias")
     )
-    return (x - mean) / np.sqrt(variance + 1e-3) * gamma + beta
+    result: NDArray[Any] = (x - mean) / np.sqrt(variance + 1e-3) * gamma + beta
+    return result
 
 
 def relu6(x: NDArray[Any]) -> NDArray[Any]:
-    return np.clip(x, 0, 6)
+    result: NDArray[Any] = np.clip(x, 0, 6)
+    return result
 
 
 def first_hundred(probabilities: NDArray[Any]) -> NDArray[Any]:
@@ -217,7 +221,8 @@ def first_hundred(probabilities: NDArray[Any]) -> NDArray[Any]:
 
 def softmax(logits: NDArray[Any]) -> NDArray[Any]:
     exponentials = np.exp(logits - logits.max())
-    return exponentials / exponentials.sum()
+    result: NDArray[Any] = exponentials / exponentials.sum()
+    return result
 
 
 # How it is made ---------------------------------------------------------------------------------------

@@ -1,4 +1,6 @@
 import threading
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -6,15 +8,15 @@ from worker.models.locks import host_lock
 from worker.models.preparation_progress import describe, folder_size, paced, watched_folder
 
 
-def test_lines_for_people():
+def test_lines_for_people() -> None:
     assert describe("reading", 0, 0) == "reading"
     assert describe("writing", 1_500_000_000, 4_000_000_000) == "writing: 1.50 of 4.00 GB (37 %)"
 
 
-def test_each_step_is_told_at_once_and_its_advance_now_and_then(monkeypatch):
+def test_each_step_is_told_at_once_and_its_advance_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr("worker.models.preparation_progress.time.monotonic", lambda: now[0])
-    told = []
+    told: list[Any] = []
     progress = paced(told.append)
     for step, seconds in (("a", 0), ("a", 1), ("a", 3.9), ("a", 0.2), ("b", 0.1), ("b", 4.8)):
         now[0] += seconds
@@ -22,10 +24,10 @@ def test_each_step_is_told_at_once_and_its_advance_now_and_then(monkeypatch):
     assert told == ["a", "a", "b"]
 
 
-def test_a_folder_is_watched_while_something_fills_it(tmp_path):
+def test_a_folder_is_watched_while_something_fills_it(tmp_path: Path) -> None:
     told, seen = [], threading.Event()
 
-    def progress(step, done, total):
+    def progress(step: str, done: int, total: int) -> None:
         told.append((step, done, total))
         if done == 500:
             seen.set()
@@ -39,17 +41,17 @@ def test_a_folder_is_watched_while_something_fills_it(tmp_path):
     assert folder_size(tmp_path) == 500
 
 
-def test_a_lock_is_for_one_at_a_time(tmp_path):
+def test_a_lock_is_for_one_at_a_time(tmp_path: Path) -> None:
     order = []
     entered, release, waiting = threading.Event(), threading.Event(), threading.Event()
 
-    def first():
+    def first() -> None:
         with host_lock(tmp_path / "sub" / ".lock"):
             entered.set()
             release.wait(20)
             order.append("first")
 
-    def second():
+    def second() -> None:
         with host_lock(tmp_path / "sub" / ".lock", waiting.set):
             order.append("second")
 
@@ -65,7 +67,7 @@ def test_a_lock_is_for_one_at_a_time(tmp_path):
     assert order == ["first", "second"]
 
 
-def test_a_lock_is_free_after_an_error(tmp_path):
+def test_a_lock_is_free_after_an_error(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), host_lock(tmp_path / ".lock"):
         raise ZeroDivisionError
     with host_lock(tmp_path / ".lock", lambda: pytest.fail("still held")):

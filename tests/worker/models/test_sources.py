@@ -4,18 +4,23 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from shared.errors import ModelError
+from tests.worker.models.conftest import FakeHub
 from worker.models.hub import Repository
 from worker.models.ngc import NgcModel
 from worker.models.sources import (
     MARKER,
     GitRepository,
     Hubs,
+    ModelFiles,
+    Source,
     fetch,
     find_model,
     folder_name,
@@ -29,7 +34,7 @@ LARGE = SHARD * 26  # the hub's client writes 10 MiB at a time
 COMMIT = "5b3d0f0c2a1e4b6c8d9e0f1a2b3c4d5e6f708192"
 
 
-def access_to(hub=None, ngc=None, **keys):
+def access_to(hub: FakeHub | None = None, ngc: FakeHub | None = None, **keys: Any) -> Hubs:
     return Hubs(
         hf_endpoint=hub.url if hub else "https://huggingface.co",
         ngc_api=ngc.url if ngc else "",
@@ -38,18 +43,20 @@ def access_to(hub=None, ngc=None, **keys):
     )
 
 
-def fetch_from(hub, cache, text="hf:nvidia/Cosmos-Embed1-448p", **keys):
+def fetch_from(
+    hub: FakeHub, cache: Path, text: str = "hf:nvidia/Cosmos-Embed1-448p", **keys: Any
+) -> ModelFiles:
     access = access_to(hub, **keys)
     return fetch(parse_model_path(text, access), cache)
 
 
 @pytest.fixture
-def model(hub):
+def model(hub: FakeHub) -> FakeHub:
     hub.files = {"config.json": CONFIG, "model.safetensors": SHARD, "README.md": b"hello"}
     return hub
 
 
-def test_urls_of_the_hub_are_repositories():
+def test_urls_of_the_hub_are_repositories() -> None:
     for text in (
         "git:https://huggingface.co/nvidia/Cosmos-Embed1-448p",
         "git:https://huggingface.co/nvidia/Cosmos-Embed1-448p/",
@@ -65,13 +72,13 @@ def test_urls_of_the_hub_are_repositories():
     "text",
     ["git:https://huggingface.co/a/b@v1.0", "hf:a/b@v1.0", "git:https://huggingface.co/a/b/tree/v1.0"],
 )
-def test_a_revision(text):
+def test_a_revision(text: str) -> None:
     source = parse_model_path(text, Hubs(hf_token="secret"))
     assert source == Repository("a/b", "v1.0", "https://huggingface.co", "secret")
     assert folder_name(source) == "b@v1.0"
 
 
-def test_a_mirror_of_the_hub():
+def test_a_mirror_of_the_hub() -> None:
     access = Hubs(hf_endpoint="https://mirror.example:8443/")
     expected = Repository("a/b", "main", "https://mirror.example:8443")
     assert parse_model_path("git:https://mirror.example:8443/a/b", access) == expected
@@ -88,7 +95,7 @@ def test_a_mirror_of_the_hub():
         ("git:ssh://git@git.example/m@a/b", "ssh://git@git.example/m@a/b", "", "b"),
     ],
 )
-def test_other_git_servers(text, url, revision, name):
+def test_other_git_servers(text: str, url: str, revision: str, name: str) -> None:
     source = parse_model_path(text, Hubs())
     assert source == GitRepository(url, revision)
     assert folder_name(source) == name
@@ -103,14 +110,14 @@ def test_other_git_servers(text, url, revision, name):
         ("ngc:nvidia/models/cosmos-embed1:v1.0", "", "nvidia_cosmos-embed1_v1_0"),
     ],
 )
-def test_ngc_paths(text, team, folder):
+def test_ngc_paths(text: str, team: str, folder: str) -> None:
     source = parse_model_path(text, Hubs(ngc_api_key="k"))
     assert isinstance(source, NgcModel)
     assert (source.org, source.team, source.name, source.version) == ("nvidia", team, "cosmos-embed1", "v1.0")
     assert folder_name(source) == folder
 
 
-def test_the_urls_of_ngc():
+def test_the_urls_of_ngc() -> None:
     team = NgcModel("nvidia", "tao", "m", "v1.0").url
     assert team == "https://api.ngc.nvidia.com/v2/org/nvidia/team/tao/models/m/versions/v1.0"
     assert NgcModel("o", "", "m", "1").url == "https://api.ngc.nvidia.com/v2/org/o/models/m/versions/1"
@@ -128,12 +135,12 @@ def test_the_urls_of_ngc():
         "git:https://x/",
     ],
 )
-def test_paths_that_mean_nothing(text):
+def test_paths_that_mean_nothing(text: str) -> None:
     with pytest.raises(ModelError, match="MODEL_PATH"):
         parse_model_path(text, Hubs())
 
 
-def test_a_download_is_whole_marked_and_used_again(model, tmp_path):
+def test_a_download_is_whole_marked_and_used_again(model: FakeHub, tmp_path: Path) -> None:
     fetched = fetch_from(model, tmp_path)
     assert fetched.path == tmp_path / "Cosmos-Embed1-448p"
     assert (fetched.name, fetched.revision) == ("Cosmos-Embed1-448p", COMMIT)
@@ -147,14 +154,14 @@ def test_a_download_is_whole_marked_and_used_again(model, tmp_path):
     assert len(model.requests) == before  # what is cached is used without asking
 
 
-def test_the_token_goes_to_the_hub_and_not_to_the_storage(model, tmp_path):
+def test_the_token_goes_to_the_hub_and_not_to_the_storage(model: FakeHub, tmp_path: Path) -> None:
     model.token = "secret"
     fetch_from(model, tmp_path, hf_token="secret")
     sent = {path.startswith("/storage/"): headers.get("authorization") for _, path, headers in model.requests}
     assert sent == {False: "Bearer secret", True: None}
 
 
-def test_a_broken_transfer_goes_on_where_it_broke(model, tmp_path):
+def test_a_broken_transfer_goes_on_where_it_broke(model: FakeHub, tmp_path: Path) -> None:
     model.files["model.safetensors"] = LARGE
     model.cut_after["model.safetensors"] = [12 * MIB, 11 * MIB]
     fetched = fetch_from(model, tmp_path)
@@ -167,7 +174,7 @@ def test_a_broken_transfer_goes_on_where_it_broke(model, tmp_path):
     assert starts[0] < starts[1] <= 23 * MIB
 
 
-def test_a_later_attempt_keeps_what_an_earlier_process_finished(model, tmp_path):
+def test_a_later_attempt_keeps_what_an_earlier_process_finished(model: FakeHub, tmp_path: Path) -> None:
     """A process that is killed while it downloads leaves its files to the next."""
     model.files["second.safetensors"] = SHARD[::-1]
     model.cut_after["second.safetensors"] = [1000] * 20
@@ -194,7 +201,7 @@ def test_a_later_attempt_keeps_what_an_earlier_process_finished(model, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
-def test_a_wrong_digest_is_refused_and_mended(model, tmp_path, name):
+def test_a_wrong_digest_is_refused_and_mended(model: FakeHub, tmp_path: Path, name: str) -> None:
     right = model.files[name]
     if name == "model.safetensors":
         model.corrupt.add(name)
@@ -212,7 +219,7 @@ def test_a_wrong_digest_is_refused_and_mended(model, tmp_path, name):
     assert (fetched.path / name).read_bytes() == right
 
 
-def test_ten_workers_start_at_once_and_one_download_happens(model, tmp_path):
+def test_ten_workers_start_at_once_and_one_download_happens(model: FakeHub, tmp_path: Path) -> None:
     program = textwrap.dedent(f"""
         from pathlib import Path
         from worker.models.sources import Hubs, fetch, parse_model_path
@@ -246,14 +253,16 @@ def test_ten_workers_start_at_once_and_one_download_happens(model, tmp_path):
         (500, "", None, r"answered 500 for"),
     ],
 )
-def test_what_the_hub_refuses_is_explained(model, tmp_path, *, status, code, token, message):
+def test_what_the_hub_refuses_is_explained(
+    model: FakeHub, tmp_path: Path, *, status: int, code: str, token: str | None, message: str
+) -> None:
     model.listing_status, model.listing_code = status, code
     with pytest.raises(ModelError, match=message) as caught:
         fetch_from(model, tmp_path, hf_token=token)
     assert "nvidia/Cosmos-Embed1-448p" in caught.value.message or status == 429
 
 
-def test_no_connection_is_explained(model, tmp_path):
+def test_no_connection_is_explained(model: FakeHub, tmp_path: Path) -> None:
     access = Hubs(hf_endpoint="http://127.0.0.1:1")
     with pytest.raises(
         ModelError, match=r"cannot be reached .* set HF_ENDPOINT to a mirror, or download the model"
@@ -261,20 +270,22 @@ def test_no_connection_is_explained(model, tmp_path):
         fetch(parse_model_path("hf:a/b", access), tmp_path)
 
 
-def test_a_disk_without_room_is_explained(model, tmp_path, monkeypatch):
+def test_a_disk_without_room_is_explained(
+    model: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("worker.models.remote.shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
     with pytest.raises(ModelError, match=r"needs 0\.00 GB in .* set NGC_MODEL_CACHE to another disk"):
         fetch_from(model, tmp_path)
 
 
-def test_progress_is_told(model, tmp_path):
+def test_progress_is_told(model: FakeHub, tmp_path: Path) -> None:
     told = []
     access = access_to(model)
     fetch(parse_model_path("hf:a/b", access), tmp_path, lambda *what: told.append(what))
     assert told[0] == ("downloading a/b", 0, len(CONFIG) + len(SHARD) + len(b"hello"))
 
 
-def test_a_repository_without_a_model(hub, tmp_path):
+def test_a_repository_without_a_model(hub: FakeHub, tmp_path: Path) -> None:
     """It is fetched, since a model in Python may know what to do with it, and named where one is needed."""
     hub.files = {"README.md": b"nothing here", "model.pth": b"x"}
     fetched = fetch_from(hub, tmp_path)
@@ -284,7 +295,7 @@ def test_a_repository_without_a_model(hub, tmp_path):
         find_model(fetched.path)
 
 
-def test_a_download_of_rt_embed_is_taken_over(hub, tmp_path):
+def test_a_download_of_rt_embed_is_taken_over(hub: FakeHub, tmp_path: Path) -> None:
     folder = tmp_path / "Cosmos-Embed1-448p"
     folder.mkdir()
     (folder / "config.json").write_bytes(CONFIG)
@@ -293,19 +304,19 @@ def test_a_download_of_rt_embed_is_taken_over(hub, tmp_path):
     assert not hub.requests
 
 
-def test_a_damaged_marker_is_named(hub, tmp_path):
+def test_a_damaged_marker_is_named(hub: FakeHub, tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / MARKER).write_text("{}")
     with pytest.raises(ModelError, match=r"\.rt-embed-source\.json is damaged .* delete the folder"):
         fetch_from(hub, tmp_path, "hf:a/b")
 
 
-def ngc_model(ngc, **keys):
+def ngc_model(ngc: FakeHub, **keys: Any) -> Source:
     ngc.files = {"config.json": CONFIG, "weights/model.safetensors": SHARD, "notes.txt": b"n"}
     return parse_model_path("ngc:nvidia/tao/models/cosmos-embed1:v1.0", access_to(ngc=ngc, **keys))
 
 
-def test_a_model_of_ngc(ngc, tmp_path):
+def test_a_model_of_ngc(ngc: FakeHub, tmp_path: Path) -> None:
     ngc.token = "nvapi-key"
     fetched = fetch(ngc_model(ngc, ngc_api_key="nvapi-key"), tmp_path)
     assert fetched.path == tmp_path / "nvidia_tao_cosmos-embed1_v1_0"
@@ -316,19 +327,19 @@ def test_a_model_of_ngc(ngc, tmp_path):
         assert headers.get("authorization") == (None if path.startswith("/storage/") else "Bearer nvapi-key")
 
 
-def test_an_older_key_of_ngc_buys_a_token(ngc, tmp_path):
+def test_an_older_key_of_ngc_buys_a_token(ngc: FakeHub, tmp_path: Path) -> None:
     ngc.token = "bought"
     assert fetch(ngc_model(ngc, ngc_api_key="old-key"), tmp_path).revision == "v1.0"
 
 
-def test_a_broken_transfer_from_ngc_goes_on(ngc, tmp_path):
+def test_a_broken_transfer_from_ngc_goes_on(ngc: FakeHub, tmp_path: Path) -> None:
     ngc.cut_after["weights/model.safetensors"] = [300_000, 100]
     fetched = fetch(ngc_model(ngc), tmp_path)
     assert (fetched.path / "weights" / "model.safetensors").read_bytes() == SHARD
     assert ngc.gets("/storage/weights/model.safetensors") == ["", "bytes=300000-", "bytes=300100-"]
 
 
-def test_ngc_gives_up_after_some_attempts_and_resumes_later(ngc, tmp_path):
+def test_ngc_gives_up_after_some_attempts_and_resumes_later(ngc: FakeHub, tmp_path: Path) -> None:
     ngc.cut_after["weights/model.safetensors"] = [1000] * 5
     with pytest.raises(ModelError, match=r"cannot be reached \(.* ended after 5000 of 1024000 bytes\)"):
         fetch(ngc_model(ngc), tmp_path)
@@ -336,7 +347,7 @@ def test_ngc_gives_up_after_some_attempts_and_resumes_later(ngc, tmp_path):
     assert ngc.gets("/storage/weights/model.safetensors")[-1] == "bytes=5000-"
 
 
-def test_a_wrong_digest_from_ngc_is_refused(ngc, tmp_path):
+def test_a_wrong_digest_from_ngc_is_refused(ngc: FakeHub, tmp_path: Path) -> None:
     ngc.corrupt.add("weights/model.safetensors")
     with pytest.raises(
         ModelError, match=r"weights/model\.safetensors arrived with 1024000 bytes and the digest"
@@ -354,31 +365,36 @@ def test_a_wrong_digest_from_ngc_is_refused(ngc, tmp_path):
         (500, None, r"answered 500"),
     ],
 )
-def test_what_ngc_refuses_is_explained(ngc, tmp_path, status, key, message):
+def test_what_ngc_refuses_is_explained(
+    ngc: FakeHub, tmp_path: Path, status: int, key: str | None, message: str
+) -> None:
     ngc.listing_status = status
     with pytest.raises(ModelError, match=message):
         fetch(ngc_model(ngc, ngc_api_key=key), tmp_path)
 
 
-def test_ngc_without_connection(tmp_path):
+def test_ngc_without_connection(tmp_path: Path) -> None:
     access = Hubs(ngc_api="http://127.0.0.1:1")
     with pytest.raises(ModelError, match=r"http://127\.0\.0\.1:1 cannot be reached"):
         fetch(parse_model_path("ngc:a/b:1", access), tmp_path)
 
 
-def test_ngc_cannot_write_outside_the_model(ngc, tmp_path):
+def test_ngc_cannot_write_outside_the_model(ngc: FakeHub, tmp_path: Path) -> None:
     source = ngc_model(ngc)
     ngc.files["../escaped"] = b"x"
     with pytest.raises(ModelError, match=r"a file outside the model: \.\./escaped"):
         fetch(source, tmp_path)
 
 
+Git = Callable[..., str]
+
+
 @pytest.fixture
-def repository(tmp_path):
+def repository(tmp_path: Path) -> tuple[Path, Git]:
     path = tmp_path / "origin" / "mine"
     path.mkdir(parents=True)
 
-    def git(*arguments):
+    def git(*arguments: str) -> str:
         identity = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "init.defaultBranch=main"]
         done = subprocess.run(
             ["git", "-C", path, *identity, *arguments], check=True, capture_output=True, text=True
@@ -396,7 +412,9 @@ def repository(tmp_path):
     return path, git
 
 
-def test_other_repositories_are_cloned_without_their_history(repository, tmp_path):
+def test_other_repositories_are_cloned_without_their_history(
+    repository: tuple[Path, Git], tmp_path: Path
+) -> None:
     path, git = repository
     fetched = fetch(parse_model_path(f"git:file://{path}", Hubs()), tmp_path / "cache")
     assert fetched.revision == git("rev-parse", "HEAD")
@@ -406,7 +424,9 @@ def test_other_repositories_are_cloned_without_their_history(repository, tmp_pat
 
 
 @pytest.mark.parametrize("by", ["tag", "commit"])
-def test_a_tag_or_a_commit_of_another_repository(repository, tmp_path, by):
+def test_a_tag_or_a_commit_of_another_repository(
+    repository: tuple[Path, Git], tmp_path: Path, by: str
+) -> None:
     path, git = repository
     git("config", "uploadpack.allowAnySHA1InWant", "true")
     revision = "v1" if by == "tag" else git("rev-parse", "v1")
@@ -415,12 +435,12 @@ def test_a_tag_or_a_commit_of_another_repository(repository, tmp_path, by):
     assert not (fetched.path / "more.txt").exists()
 
 
-def test_a_repository_that_is_not_there(tmp_path):
+def test_a_repository_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"git fetch failed: .*nowhere"):
         fetch(parse_model_path(f"git:file://{tmp_path}/nowhere", Hubs()), tmp_path / "cache")
 
 
-def test_files_in_git_lfs_are_not_taken_for_weights(repository, tmp_path):
+def test_files_in_git_lfs_are_not_taken_for_weights(repository: tuple[Path, Git], tmp_path: Path) -> None:
     path, git = repository
     (path / "model.safetensors").write_text(
         "version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 1\n"
@@ -431,19 +451,19 @@ def test_files_in_git_lfs_are_not_taken_for_weights(repository, tmp_path):
         fetch(parse_model_path(f"git:file://{path}", Hubs()), tmp_path / "cache")
 
 
-def test_a_local_folder_is_used_where_it_is(tmp_path):
+def test_a_local_folder_is_used_where_it_is(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes(CONFIG)
     fetched = fetch(parse_model_path(str(tmp_path), Hubs()), tmp_path / "cache")
     assert fetched.path == tmp_path
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_folder_that_is_not_there(tmp_path):
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"nowhere is not a folder \(nor does it begin with git:"):
         fetch(Path(tmp_path / "nowhere"), tmp_path)
 
 
-def test_a_model_within_a_folder_is_found(tmp_path):
+def test_a_model_within_a_folder_is_found(tmp_path: Path) -> None:
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "b" / "config.json").write_bytes(CONFIG)
     assert find_model(tmp_path) == tmp_path / "a" / "b"

@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+WriteFolder = Callable[[str], Path]
+ClipsOf = Callable[[list[tuple[int, int, int]]], NDArray[np.uint8]]
+
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Callable[[str], Path]:
+def folder(tmp_path: Path) -> WriteFolder:
     """Writes an `inference.py`; its folder."""
 
     def write(source: str) -> Path:
@@ -19,7 +22,7 @@ def folder(tmp_path: Path) -> Callable[[str], Path]:
 
 
 @pytest.fixture
-def clips_of() -> Callable[[list[tuple[int, int, int]]], NDArray[np.uint8]]:
+def clips_of() -> ClipsOf:
     """Clips of two frames of 4 x 4 pixels, each of one colour."""
 
     def make(colours: list[tuple[int, int, int]]) -> NDArray[np.uint8]:

@@ -6,11 +6,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from shared.errors import ModelError
+from tests.worker.engine.custom.conftest import WriteFolder
 from worker.engine.custom.load_custom import load_python_model
 from worker.engine.custom.model_scripts import install_prerequisites, run_repository_script, run_script
 
 
-def test_prerequisites_are_installed_first_and_must_succeed(folder, tmp_path):
+def test_prerequisites_are_installed_first_and_must_succeed(folder: WriteFolder, tmp_path: Path) -> None:
     (tmp_path / "install_prerequisites.sh").write_text("echo 'DIMENSION = 3' > made_by_the_script.py\n")
     source = """
         from made_by_the_script import DIMENSION
@@ -25,7 +26,7 @@ def test_prerequisites_are_installed_first_and_must_succeed(folder, tmp_path):
         load_python_model(folder(source), "m", 1)
 
 
-def test_the_repository_script_gets_its_arguments_and_must_succeed(tmp_path):
+def test_the_repository_script_gets_its_arguments_and_must_succeed(tmp_path: Path) -> None:
     script = tmp_path / "build.py"
     script.write_text(f"import sys; open({str(tmp_path / 'seen')!r}, 'w').write(' '.join(sys.argv[1:]))")
     run_repository_script(script, "/models/mine", tmp_path / "repository", 16, 60)
@@ -36,7 +37,7 @@ def test_the_repository_script_gets_its_arguments_and_must_succeed(tmp_path):
         run_repository_script(script, "/models/mine", tmp_path / "repository", 16, 60)
 
 
-def test_workers_of_a_host_install_one_after_the_other(tmp_path):
+def test_workers_of_a_host_install_one_after_the_other(tmp_path: Path) -> None:
     script = tmp_path / "install_prerequisites.sh"
     script.write_text("echo begin >> order; sleep 0.2; echo end >> order\n")
     threads = [Thread(target=install_prerequisites, args=(tmp_path, 60)) for _ in range(3)]
@@ -47,7 +48,7 @@ def test_workers_of_a_host_install_one_after_the_other(tmp_path):
     assert (tmp_path / "order").read_text().split() == ["begin", "end"] * 3
 
 
-def test_each_line_is_logged_as_it_comes_and_the_last_ones_are_in_the_error(tmp_path):
+def test_each_line_is_logged_as_it_comes_and_the_last_ones_are_in_the_error(tmp_path: Path) -> None:
     script = tmp_path / "install.sh"
     script.write_text("seq 1 30; echo to the error channel >&2; printf '%03000d' 7; exit 3\n")
     with capture_logs() as logs, pytest.raises(ModelError) as caught:
@@ -61,7 +62,7 @@ def test_each_line_is_logged_as_it_comes_and_the_last_ones_are_in_the_error(tmp_
     assert "\n  1\n" not in caught.value.message
 
 
-def test_a_script_that_does_not_end_is_killed_with_what_it_started(tmp_path):
+def test_a_script_that_does_not_end_is_killed_with_what_it_started(tmp_path: Path) -> None:
     script = tmp_path / "install.sh"
     script.write_text("echo waiting; sleep 600 & echo $! > pid; wait\n")
     with pytest.raises(ModelError, match=r"(?s)had not ended after 0.5 s.*waiting"):

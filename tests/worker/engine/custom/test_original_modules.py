@@ -2,14 +2,17 @@
 
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any, Self
 
 import numpy as np
 import pytest
 
 from shared.chunks import SECOND, Chunk
 from shared.errors import ModelError
+from tests.worker.engine.custom.conftest import ClipsOf, WriteFolder
 from worker.engine.custom.load_custom import load_python_model
 from worker.media.clip_source import Clip
 
@@ -64,7 +67,7 @@ def clip_at(start: int, frames: np.ndarray) -> Clip:
     return clip
 
 
-def test_a_folder_of_the_documented_shape_loads_unchanged(folder, clips_of):
+def test_a_folder_of_the_documented_shape_loads_unchanged(folder: WriteFolder, clips_of: ClipsOf) -> None:
     info, engine = load_python_model(folder(DOCUMENTED), "/models/theirs", 4)
     assert (info.id, info.api_type, info.owned_by) == ("documented", "custom", "them")
     assert (info.dimension, info.frames, info.resolution) == (2, 2, 4)
@@ -77,7 +80,7 @@ def test_a_folder_of_the_documented_shape_loads_unchanged(folder, clips_of):
     assert engine.model.events == ["warm", "shut down"]
 
 
-def test_its_chunks_say_which_part_of_which_video_they_are(folder, clips_of):
+def test_its_chunks_say_which_part_of_which_video_they_are(folder: WriteFolder, clips_of: ClipsOf) -> None:
     _, engine = load_python_model(folder(DOCUMENTED), "m", 4)
     frames = clips_of([(7, 7, 7)])
     engine.embed_video(frames, [clip_at(6, frames[0])])
@@ -88,7 +91,7 @@ def test_its_chunks_say_which_part_of_which_video_they_are(folder, clips_of):
     assert times == [[6.0]]
 
 
-def test_the_modules_are_there_only_while_it_is_made(folder):
+def test_the_modules_are_there_only_while_it_is_made(folder: WriteFolder) -> None:
     load_python_model(folder(DOCUMENTED), "m", 1)
     for name in ("models", "models.base_vlm_model", "common", "common.chunk_info", "common.logger"):
         assert name not in sys.modules
@@ -96,7 +99,7 @@ def test_the_modules_are_there_only_while_it_is_made(folder):
             __import__(name)
 
 
-def test_a_folders_own_modules_of_these_names_come_first(folder, tmp_path):
+def test_a_folders_own_modules_of_these_names_come_first(folder: WriteFolder, tmp_path: Path) -> None:
     (tmp_path / "common").mkdir()
     (tmp_path / "common" / "__init__.py").write_text("OWN = 1\n")
     (tmp_path / "common" / "mine.py").write_text("DIMENSION = 5\n")
@@ -117,7 +120,7 @@ def test_a_folders_own_modules_of_these_names_come_first(folder, tmp_path):
             del sys.modules[name]
 
 
-def test_a_base_class_that_is_not_filled_in_is_named(folder):
+def test_a_base_class_that_is_not_filled_in_is_named(folder: WriteFolder) -> None:
     source = """
         from models.base_vlm_model import BaseVlmModel
 
@@ -133,14 +136,19 @@ class Tensor:
 
     def __init__(self, values: np.ndarray) -> None:
         assert values.flags.writeable
-        self.values, self.steps = values, []
+        self.values = values
+        self.steps: list[str] = []
 
-    def __getattr__(self, name: str) -> object:
+    def __getattr__(self, name: str) -> Callable[[], Self]:
         if name not in ("detach", "float", "cpu"):
             raise AttributeError(name)
-        return lambda: (self.steps.append(name), self)[1]
+        return lambda: self.step(name)
 
-    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+    def step(self, name: str) -> Self:
+        self.steps.append(name)
+        return self
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
         assert self.steps == ["detach", "float", "cpu"]
         return self.values.astype(dtype)
 
@@ -169,26 +177,34 @@ TENSORS = """
     ],
 )
 def test_frames_are_tensors_for_a_model_that_imports_pytorch(
-    folder, clips_of, monkeypatch, base, *, name, kind
-):
+    folder: WriteFolder,
+    clips_of: ClipsOf,
+    monkeypatch: pytest.MonkeyPatch,
+    base: str,
+    *,
+    name: str,
+    kind: type,
+) -> None:
     torch = ModuleType("torch")
     vars(torch).update(from_numpy=Tensor, ones=np.ones)
     monkeypatch.setitem(sys.modules, "torch", torch)
     _, engine = load_python_model(folder(TENSORS.format(base=base, name=name)), "m", 1)
     assert engine.embed_video(clips_of([(1, 2, 3)])).tolist() == [[1, 1, 1, 1]]
     assert type(engine.model.seen) is kind
-    shape = engine.model.seen.values.shape if kind is Tensor else engine.model.seen.shape
-    assert shape == (2, 4, 4, 3)
+    seen: Any = engine.model.seen
+    assert (seen.values if kind is Tensor else seen).shape == (2, 4, 4, 3)
 
 
-def test_frames_are_arrays_without_pytorch(folder, clips_of, monkeypatch):
+def test_frames_are_arrays_without_pytorch(
+    folder: WriteFolder, clips_of: ClipsOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delitem(sys.modules, "torch", raising=False)
     _, engine = load_python_model(folder(DOCUMENTED), "m", 1)
     engine.embed_video(clips_of([(1, 2, 3)]))
     assert type(engine.model.calls[-1][1][0]) is np.ndarray
 
 
-def test_the_example_of_the_documents(folder):
+def test_the_example_of_the_documents(folder: WriteFolder) -> None:
     page = Path("deploy/models.md").read_text()
     (source,) = re.findall(r"<!-- example: written for RT-Embed -->\n```python\n(.*?)```", page, re.DOTALL)
     info, engine = load_python_model(folder(source), "/models/theirs", 4)

@@ -1,11 +1,14 @@
 import io
+from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from shared.errors import EngineError, InvalidFile, ModelError, NotSupported, Unavailable
+from shared.errors import EngineError, InvalidFile, ModelError, NotSupported, RtEmbedError, Unavailable
+from tests.worker.engine.custom.conftest import ClipsOf, WriteFolder
 from worker.engine.custom.jpeg import encode_jpeg
 from worker.engine.custom.load_custom import load_python_model
 
@@ -28,12 +31,12 @@ BOTH = """
 """
 
 
-def test_a_video_arrives_as_height_width_channel_frames(folder, clips_of):
+def test_a_video_arrives_as_height_width_channel_frames(folder: WriteFolder, clips_of: ClipsOf) -> None:
     _, engine = load_python_model(folder(BOTH), "/models/mine", 8)
     assert engine.embed_video(clips_of([(10, 20, 30), (1, 2, 3)])).tolist() == [[10, 20, 30], [1, 2, 3]]
 
 
-def test_a_text_arrives_in_its_chunk(folder):
+def test_a_text_arrives_in_its_chunk(folder: WriteFolder) -> None:
     _, engine = load_python_model(folder(BOTH), "/models/mine", 8)
     assert engine.supports_text
     vectors = engine.embed_text(["abc", ""])
@@ -41,19 +44,19 @@ def test_a_text_arrives_in_its_chunk(folder):
     assert vectors.tolist() == [[3, 0, 1], [0, 0, 1]]
 
 
-def test_an_empty_batch_gives_no_vectors(folder):
+def test_an_empty_batch_gives_no_vectors(folder: WriteFolder) -> None:
     _, engine = load_python_model(folder(BOTH), "/models/mine", 8)
     assert engine.embed_text([]).shape == (0, 3)
 
 
-def test_without_can_batch_every_chunk_is_a_call(folder):
+def test_without_can_batch_every_chunk_is_a_call(folder: WriteFolder) -> None:
     _, engine = load_python_model(folder(BOTH), "/models/mine", 8)
     engine.model.__class__.calls = 0
     engine.embed_text(["a", "b", "c"])
     assert engine.model.calls == 3
 
 
-def test_can_batch_joins_chunks_up_to_the_largest_batch(folder):
+def test_can_batch_joins_chunks_up_to_the_largest_batch(folder: WriteFolder) -> None:
     source = BOTH + "\n        def can_batch(self, first, second):\n            return True\n"
     _, engine = load_python_model(folder(source), "/models/mine", 4)
     engine.model.__class__.calls = 0
@@ -61,7 +64,7 @@ def test_can_batch_joins_chunks_up_to_the_largest_batch(folder):
     assert engine.model.calls == 3
 
 
-def test_can_batch_may_part_chunks(folder):
+def test_can_batch_may_part_chunks(folder: WriteFolder) -> None:
     source = BOTH + (
         "\n        def can_batch(self, first, second):"
         "\n            return len(first.text_input) == len(second.text_input)\n"
@@ -72,7 +75,7 @@ def test_can_batch_may_part_chunks(folder):
     assert engine.model.calls == 3
 
 
-def test_what_the_model_declares_becomes_its_record(folder):
+def test_what_the_model_declares_becomes_its_record(folder: WriteFolder) -> None:
     source = BOTH + (
         "\n        @staticmethod"
         "\n        def get_model_info(model_path, model_type):"
@@ -83,7 +86,7 @@ def test_what_the_model_declares_becomes_its_record(folder):
     assert (info.dimension, info.frames, info.resolution) == (3, 2, 4)
 
 
-def test_a_failing_get_model_info_leaves_the_folder_name(folder):
+def test_a_failing_get_model_info_leaves_the_folder_name(folder: WriteFolder) -> None:
     source = BOTH + (
         "\n        @staticmethod"
         "\n        def get_model_info(model_path, model_type):"
@@ -93,7 +96,9 @@ def test_a_failing_get_model_info_leaves_the_folder_name(folder):
     assert (info.id, info.api_type, info.owned_by) == ("mine", "internal", "custom")
 
 
-def test_a_bare_class_needs_no_base_and_tells_its_dimension_by_a_first_clip(folder, clips_of):
+def test_a_bare_class_needs_no_base_and_tells_its_dimension_by_a_first_clip(
+    folder: WriteFolder, clips_of: ClipsOf
+) -> None:
     source = """
         from types import SimpleNamespace
 
@@ -110,7 +115,7 @@ def test_a_bare_class_needs_no_base_and_tells_its_dimension_by_a_first_clip(fold
     assert engine.model.given == ("/models/mine", 5, {"async_output": True, "vlm_model_type": "custom"})
 
 
-def test_a_video_only_model_is_learnt_and_refuses_texts(folder, clips_of):
+def test_a_video_only_model_is_learnt_and_refuses_texts(folder: WriteFolder, clips_of: ClipsOf) -> None:
     source = """
         from types import SimpleNamespace
 
@@ -129,7 +134,7 @@ def test_a_video_only_model_is_learnt_and_refuses_texts(folder, clips_of):
     assert engine.embed_video(clips_of([(7, 9, 8)])).tolist() == [[9]]
 
 
-def test_not_implemented_error_means_not_supported(folder):
+def test_not_implemented_error_means_not_supported(folder: WriteFolder) -> None:
     source = (
         BOTH.replace("Model.calls += 1", "raise NotImplementedError") + "\n        supports_text = True\n"
     )
@@ -146,7 +151,7 @@ def test_not_implemented_error_means_not_supported(folder):
         (["First", "Second"], "First"),
     ],
 )
-def test_the_order_in_which_a_class_is_looked_for(folder, names, chosen):
+def test_the_order_in_which_a_class_is_looked_for(folder: WriteFolder, names: list[Any], chosen: str) -> None:
     classes = "".join(
         f"class {name}(EmbeddingModel):\n    embed_dim = 1\n    supports_text = False\n" for name in names
     )
@@ -154,19 +159,19 @@ def test_the_order_in_which_a_class_is_looked_for(folder, names, chosen):
     assert type(engine.model).__name__ == chosen
 
 
-def test_an_imported_class_is_not_taken_for_the_model(folder):
+def test_an_imported_class_is_not_taken_for_the_model(folder: WriteFolder) -> None:
     with pytest.raises(ModelError, match="defines no class with a generate method"):
         load_python_model(folder("from worker.models.base import EmbeddingModel\n"), "m", 1)
 
 
-def test_modules_beside_inference_are_importable(folder, tmp_path):
+def test_modules_beside_inference_are_importable(folder: WriteFolder, tmp_path: Path) -> None:
     (tmp_path / "beside_the_model.py").write_text("DIMENSION = 3\n")
     source = BOTH.replace("embed_dim = 3", "from beside_the_model import DIMENSION as embed_dim")
     info, _ = load_python_model(folder(source), "m", 1)
     assert info.dimension == 3
 
 
-def test_a_future_is_waited_for_while_other_calls_go_on(folder, clips_of):
+def test_a_future_is_waited_for_while_other_calls_go_on(folder: WriteFolder, clips_of: ClipsOf) -> None:
     source = """
         from concurrent.futures import Future
         from worker.models.base import EmbeddingModel, ModelOutput
@@ -193,13 +198,13 @@ def test_a_future_is_waited_for_while_other_calls_go_on(folder, clips_of):
     assert seen == [[[5]]]
 
 
-def test_too_many_outputs_are_cut(folder):
+def test_too_many_outputs_are_cut(folder: WriteFolder) -> None:
     source = BOTH.replace("for chunk in chunks]", "for chunk in [*chunks, *chunks]]")
     _, engine = load_python_model(folder(source), "m", 4)
     assert engine.embed_text(["abc"]).tolist() == [[3, 0, 1]]
 
 
-def test_too_few_outputs_are_an_error(folder):
+def test_too_few_outputs_are_an_error(folder: WriteFolder) -> None:
     source = BOTH.replace("for chunk in chunks]", "for chunk in []]") + "\n        supports_text = True\n"
     _, engine = load_python_model(folder(source), "m", 4)
     with pytest.raises(EngineError, match=r"No response generated for this chunk \(0 outputs for 1 chunks\)"):
@@ -209,7 +214,7 @@ def test_too_few_outputs_are_an_error(folder):
 @pytest.mark.parametrize(
     "vector", ["[1.0, 2.0]", "[[1.0, 2.0, 3.0]]", "[]", "None", "[1.0, 2.0, float('nan')]"]
 )
-def test_a_vector_that_is_none_is_an_error(folder, clips_of, vector):
+def test_a_vector_that_is_none_is_an_error(folder: WriteFolder, clips_of: ClipsOf, vector: str) -> None:
     source = BOTH.replace("frames[0].mean(axis=(0, 1))", vector)
     _, engine = load_python_model(folder(source), "m", 4)
     with pytest.raises(EngineError, match="vector"):
@@ -224,7 +229,9 @@ def test_a_vector_that_is_none_is_an_error(folder, clips_of, vector):
         ("OutOfMemoryError()", Unavailable, "CUDA out of memory while embedding 1 chunks"),
     ],
 )
-def test_errors_of_the_model(folder, raised, expected, message):
+def test_errors_of_the_model(
+    folder: WriteFolder, raised: str, expected: type[RtEmbedError], message: str
+) -> None:
     source = """
         from shared.errors import InvalidFile
         from worker.models.base import EmbeddingModel
@@ -242,7 +249,7 @@ def test_errors_of_the_model(folder, raised, expected, message):
     assert caught.value.message == message
 
 
-def test_a_busy_model_is_waited_for(folder):
+def test_a_busy_model_is_waited_for(folder: WriteFolder) -> None:
     source = BOTH + (
         "\n        asked = 0"
         "\n        def can_enqueue_requests(self):"
@@ -255,7 +262,7 @@ def test_a_busy_model_is_waited_for(folder):
     assert engine.model.asked == 3
 
 
-def test_jpeg_frames(folder):
+def test_jpeg_frames(folder: WriteFolder) -> None:
     source = """
         from worker.models.base import EmbeddingModel, ModelOutput
 
@@ -277,7 +284,7 @@ def test_jpeg_frames(folder):
     assert np.abs(picture.astype(int) - [200, 30, 90]).max() <= 3
 
 
-def test_jpeg_keeps_a_pattern():
+def test_jpeg_keeps_a_pattern() -> None:
     picture = np.zeros((32, 48, 3), np.uint8)
     picture[:16, :, 0] = 220
     picture[16:, :24, 2] = 180
@@ -285,7 +292,7 @@ def test_jpeg_keeps_a_pattern():
     assert np.abs(decoded - picture).mean() < 3
 
 
-def test_close_shuts_the_model_down(folder):
+def test_close_shuts_the_model_down(folder: WriteFolder) -> None:
     source = BOTH + (
         "\n        ended = False\n        def _shutdown_model(self):\n            self.ended = True\n"
     )
@@ -294,7 +301,7 @@ def test_close_shuts_the_model_down(folder):
     assert engine.model.ended
 
 
-def test_a_failing_warm_up_is_not_fatal_and_can_be_left_out(folder):
+def test_a_failing_warm_up_is_not_fatal_and_can_be_left_out(folder: WriteFolder) -> None:
     source = BOTH + (
         "\n        warm = 0"
         "\n        def warmup(self):"
@@ -340,11 +347,11 @@ def test_a_failing_warm_up_is_not_fatal_and_can_be_left_out(folder):
         ),
     ],
 )
-def test_models_that_cannot_be_loaded(folder, source, message):
+def test_models_that_cannot_be_loaded(folder: WriteFolder, source: str, message: str) -> None:
     with pytest.raises(ModelError, match=message):
         load_python_model(folder(source), "m", 1)
 
 
-def test_a_folder_without_inference(tmp_path):
+def test_a_folder_without_inference(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"has no inference\.py"):
         load_python_model(tmp_path, "m", 1)

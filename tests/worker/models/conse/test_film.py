@@ -30,7 +30,7 @@ def frames(path: Path) -> NDArray[np.uint8]:
     """Every frame as uint8 [N, 3, 224, 224]."""
     with av.open(str(path)) as container:
         pictures = [f.reformat(224, 224, "rgb24").to_ndarray() for f in container.decode(video=0)]
-    return np.stack(pictures).transpose(0, 3, 1, 2)
+    return np.stack(pictures).transpose(0, 3, 1, 2).astype(np.uint8, copy=False)
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +43,13 @@ def chunks(frames: NDArray[np.uint8]) -> Clips:
 
 def test_is_h264_with_b_frames_of_the_expected_length(path: Path, frames: NDArray[np.uint8]) -> None:
     with av.open(str(path)) as container:
-        (stream,) = container.streams
+        (stream,) = container.streams.video
+        assert len(container.streams) == 1
         assert stream.codec_context.name == "h264"
         assert (stream.width, stream.height, stream.format.name) == (640, 360, "yuv420p")
         assert stream.average_rate == FRAME_RATE
+        assert stream.duration is not None
+        assert stream.time_base is not None
         assert stream.duration * stream.time_base == SECONDS * len(SCENES)
         assert any(packet.dts != packet.pts for packet in container.demux() if packet.size)
     assert len(frames) == SECONDS * FRAME_RATE * len(SCENES)

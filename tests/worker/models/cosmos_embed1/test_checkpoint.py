@@ -1,11 +1,16 @@
 import json
 import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from shared.errors import ModelError
+from tests.worker.models.cosmos_embed1.conftest import MakeCheckpoint, Miniature
 from worker.models.cosmos_embed1.checkpoint import (
     Config,
     ModelSizes,
@@ -30,13 +35,17 @@ REAL = ModelSizes(
     cross_layers=(0, 2, 4, 6, 8, 10),
 )
 
+Change = Callable[[dict[str, NDArray[Any]]], object]
+Damaged = Callable[..., Path]
+"""Change weights in place, and sizes by name, to the folder of such a checkpoint."""
+
 
 @pytest.fixture
-def damaged(tmp_path, make_checkpoint):
+def damaged(tmp_path: Path, make_checkpoint: MakeCheckpoint) -> Damaged:
     """damaged(change): a checkpoint whose weights `change` has altered, in one file."""
 
-    def make(change, **sizes):
-        made = make_checkpoint(tmp_path / "checkpoint", **sizes)
+    def make(change: Change, **sizes: Any) -> Path:
+        made: Miniature = make_checkpoint(tmp_path / "checkpoint", **sizes)
         weights = {key: value.astype(np.float32) for key, value in made.weights.items()}
         change(weights)
         for path in made.path.glob("*.safetensors*"):
@@ -49,7 +58,7 @@ def damaged(tmp_path, make_checkpoint):
     return make
 
 
-def test_sizes_are_read_from_the_weights(miniature):
+def test_sizes_are_read_from_the_weights(miniature: Miniature) -> None:
     checkpoint = open_checkpoint(miniature.path)
     assert checkpoint.layout.cross_layers == (0, 2)
     assert (checkpoint.layout.vision_width, checkpoint.layout.vision_heads) == (176, 2)
@@ -61,7 +70,9 @@ def test_sizes_are_read_from_the_weights(miniature):
 
 
 @pytest.mark.parametrize("dtype", ["BF16", "F16", "F32"])
-def test_tensors_are_what_the_safetensors_library_wrote(tmp_path, make_checkpoint, dtype):
+def test_tensors_are_what_the_safetensors_library_wrote(
+    tmp_path: Path, make_checkpoint: MakeCheckpoint, dtype: str
+) -> None:
     made = make_checkpoint(tmp_path / "c", dtype=dtype)
     checkpoint = open_checkpoint(made.path)
     for key in ("query_tokens", "visual_encoder.blocks.1.mlp.fc2.weight", "text_proj.bias", "logit_scale"):
@@ -70,7 +81,7 @@ def test_tensors_are_what_the_safetensors_library_wrote(tmp_path, make_checkpoin
         np.testing.assert_array_equal(values, made.weights[key])
 
 
-def test_the_real_model_has_the_published_number_of_tensors_and_parameters():
+def test_the_real_model_has_the_published_number_of_tensors_and_parameters() -> None:
     shapes = expected_shapes(REAL)
     # 820 in the published index, less 12 that embeddings do not need (the language-model head 7,
     # itm_head 2, position_ids, logit_scale, logit_bias) and the temporal table.
@@ -80,30 +91,34 @@ def test_the_real_model_has_the_published_number_of_tensors_and_parameters():
     assert parameters == 1_198_007_162 - 24_094_838 - 1_538 - 2
 
 
-def test_any_choice_of_cross_attention_layers_is_taken(tmp_path, make_checkpoint):
+def test_any_choice_of_cross_attention_layers_is_taken(
+    tmp_path: Path, make_checkpoint: MakeCheckpoint
+) -> None:
     made = make_checkpoint(tmp_path / "c", cross_layers=(1, 3))
     assert open_checkpoint(made.path).layout.cross_layers == (1, 3)
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 176), (8, 1, 1, 176), (1408,)])
-def test_the_temporal_table_is_found_whatever_its_name_and_shape(damaged, shape):
-    def change(weights):
+def test_the_temporal_table_is_found_whatever_its_name_and_shape(
+    damaged: Damaged, shape: tuple[Any, ...]
+) -> None:
+    def change(weights: dict[str, NDArray[Any]]) -> None:
         table = weights.pop("temporal_encoding.temporal_table_xyz")
         weights["temporal_encoding.other"] = table.reshape(shape)
 
     assert open_checkpoint(damaged(change)).temporal_key == "temporal_encoding.other"
 
 
-def test_a_common_prefix_of_the_keys_is_removed(damaged):
-    def change(weights):
+def test_a_common_prefix_of_the_keys_is_removed(damaged: Damaged) -> None:
+    def change(weights: dict[str, NDArray[Any]]) -> None:
         for key in list(weights):
             weights[f"model.{key}"] = weights.pop(key)
 
     assert open_checkpoint(damaged(change)).layout.vision_width == 176
 
 
-def test_what_embeddings_do_not_need_may_be_absent(damaged):
-    def change(weights):
+def test_what_embeddings_do_not_need_may_be_absent(damaged: Damaged) -> None:
+    def change(weights: dict[str, NDArray[Any]]) -> None:
         for key in list(weights):
             if key.startswith(("qformer.cls.", "itm_head.", "logit_")) or key.endswith("position_ids"):
                 del weights[key]
@@ -111,11 +126,11 @@ def test_what_embeddings_do_not_need_may_be_absent(damaged):
     open_checkpoint(damaged(change))
 
 
-def drop(*keys):
+def drop(*keys: str) -> Change:
     return lambda weights: [weights.pop(key) for key in keys]
 
 
-def put(key, shape):
+def put(key: str, shape: tuple[int, ...]) -> Change:
     return lambda weights: weights.update({key: np.zeros(shape, np.float32)})
 
 
@@ -154,13 +169,13 @@ def put(key, shape):
         (put("visual_encoder.patch_embed.proj.weight", (170, 3, 14, 14)), r"widths of 170 and 128"),
     ],
 )
-def test_weights_that_do_not_fit_are_named(damaged, change, message):
+def test_weights_that_do_not_fit_are_named(damaged: Damaged, change: Change, message: str) -> None:
     with pytest.raises(ModelError, match=message):
         open_checkpoint(damaged(change))
 
 
-def test_a_block_missing_in_the_middle_is_named(damaged):
-    def change(weights):
+def test_a_block_missing_in_the_middle_is_named(damaged: Damaged) -> None:
+    def change(weights: dict[str, NDArray[Any]]) -> None:
         for key in list(weights):
             if key.startswith("visual_encoder.blocks.0."):
                 del weights[key]
@@ -169,8 +184,8 @@ def test_a_block_missing_in_the_middle_is_named(damaged):
         open_checkpoint(damaged(change))
 
 
-def test_many_missing_keys_are_counted(damaged):
-    def change(weights):
+def test_many_missing_keys_are_counted(damaged: Damaged) -> None:
+    def change(weights: dict[str, NDArray[Any]]) -> None:
         for key in list(weights):
             if ".norm1." in key or ".norm2." in key or "LayerNorm" in key:
                 del weights[key]
@@ -179,7 +194,7 @@ def test_many_missing_keys_are_counted(damaged):
         open_checkpoint(damaged(change))
 
 
-def test_a_missing_shard_is_named(tmp_path, make_checkpoint):
+def test_a_missing_shard_is_named(tmp_path: Path, make_checkpoint: MakeCheckpoint) -> None:
     made = make_checkpoint(tmp_path / "c")
     (made.path / "model-00002-of-00003.safetensors").unlink()
     with pytest.raises(ModelError, match=r"lacks model-00002-of-00003\.safetensors, which its index names"):
@@ -187,14 +202,14 @@ def test_a_missing_shard_is_named(tmp_path, make_checkpoint):
 
 
 @pytest.mark.parametrize("index", [b"{", b"[]", b'{"weight_map": 3}'])
-def test_a_broken_index(tmp_path, make_checkpoint, index):
+def test_a_broken_index(tmp_path: Path, make_checkpoint: MakeCheckpoint, index: bytes) -> None:
     made = make_checkpoint(tmp_path / "c")
     (made.path / "model.safetensors.index.json").write_bytes(index)
     with pytest.raises(ModelError, match="is not a weight index"):
         open_checkpoint(made.path)
 
 
-def test_a_truncated_shard_is_noticed(tmp_path, make_checkpoint):
+def test_a_truncated_shard_is_noticed(tmp_path: Path, make_checkpoint: MakeCheckpoint) -> None:
     made = make_checkpoint(tmp_path / "c")
     shard = made.path / "model-00003-of-00003.safetensors"
     with shard.open("r+b") as file:
@@ -205,7 +220,7 @@ def test_a_truncated_shard_is_noticed(tmp_path, make_checkpoint):
         open_checkpoint(made.path)
 
 
-def header(entry):
+def header(entry: Any) -> bytes:
     data = json.dumps({"x": entry}).encode()
     return struct.pack("<Q", len(data)) + data + bytes(16)
 
@@ -224,14 +239,14 @@ def header(entry):
         header({"dtype": "F32", "shape": [4]}),
     ],
 )
-def test_files_that_are_no_safetensors(tmp_path, content):
+def test_files_that_are_no_safetensors(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "x.safetensors"
     file.write_bytes(content)
     with pytest.raises(ModelError, match=r"x\.safetensors is not a safetensors file"):
         list(read_header(file))
 
 
-def rewrite(path, **changes):
+def rewrite(path: Path, **changes: Any) -> None:
     config = json.loads((path / "config.json").read_text())
     (path / "config.json").write_text(json.dumps({**config, **changes}))
 
@@ -251,18 +266,20 @@ def rewrite(path, **changes):
         ({"num_video_frames": 4}, "0 tensors could be the temporal table"),
     ],
 )
-def test_configurations_that_do_not_fit(tmp_path, make_checkpoint, changes, message):
+def test_configurations_that_do_not_fit(
+    tmp_path: Path, make_checkpoint: MakeCheckpoint, changes: dict[str, Any], message: str
+) -> None:
     made = make_checkpoint(tmp_path / "c")
     rewrite(made.path, **changes)
     with pytest.raises(ModelError, match=message):
         open_checkpoint(made.path)
 
 
-def test_defaults_are_those_of_the_checkpoints_own_code():
+def test_defaults_are_those_of_the_checkpoints_own_code() -> None:
     assert (Config().embed_dim, Config().resolution, Config().num_video_frames) == (768, 224, 8)
 
 
-def test_folders_that_are_no_checkpoint(tmp_path, miniature):
+def test_folders_that_are_no_checkpoint(tmp_path: Path, miniature: Miniature) -> None:
     assert is_checkpoint(miniature.path)
     assert not is_checkpoint(tmp_path)
     for text in ("{", "[]", '{"model_type": "llama"}'):

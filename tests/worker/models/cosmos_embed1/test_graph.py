@@ -1,14 +1,18 @@
+from pathlib import Path
+from typing import Any
+
 import ml_dtypes
 import numpy as np
 import onnx
 import pytest
+from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
 from shared.errors import ModelError
-from worker.models.cosmos_embed1.graph import ALIGNMENT, Graph
+from worker.models.cosmos_embed1.graph import ALIGNMENT, Graph, Precision
 
 
-def small(precision="fp32", values=None):
+def small(precision: Precision = "fp32", values: NDArray[Any] | None = None) -> Graph:
     graph = Graph(precision)
     graph.input("x", TensorProto.FLOAT, ["n", 3])
     values = np.arange(6, dtype=np.float32).reshape(3, 2) if values is None else values
@@ -20,9 +24,9 @@ def small(precision="fp32", values=None):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
-def test_weights_are_found_in_the_data_file(tmp_path, precision):
+def test_weights_are_found_in_the_data_file(tmp_path: Path, precision: Precision) -> None:
     graph = small(precision)
-    seen = []
+    seen: list[int] = []
     graph.write_data(tmp_path / "m.data", seen.append)
     graph.write(tmp_path / "m.onnx", "m.data", {"recipe": "r"})
     model = onnx.load(tmp_path / "m.onnx")
@@ -33,7 +37,7 @@ def test_weights_are_found_in_the_data_file(tmp_path, precision):
     assert model.metadata_props[0].value == "r"
 
 
-def test_weights_are_aligned_and_written_once(tmp_path):
+def test_weights_are_aligned_and_written_once(tmp_path: Path) -> None:
     graph = small()
     graph.weight("w", (3, 2), lambda: pytest.fail("read twice"), "fp32")
     assert [external.offset % ALIGNMENT for external in graph.externals.values()] == [0, 0]
@@ -41,25 +45,25 @@ def test_weights_are_aligned_and_written_once(tmp_path):
     assert (tmp_path / "m.data").stat().st_size == 64 + 8
 
 
-def test_a_weight_too_large_for_half_precision_is_named(tmp_path):
+def test_a_weight_too_large_for_half_precision_is_named(tmp_path: Path) -> None:
     graph = small("fp16", np.full((3, 2), 70000, np.float32))
     with pytest.raises(ModelError, match="w is not finite in float16"):
         graph.write_data(tmp_path / "m.data")
 
 
-def test_a_weight_that_is_not_finite_is_named(tmp_path):
+def test_a_weight_that_is_not_finite_is_named(tmp_path: Path) -> None:
     graph = small("fp32", np.full((3, 2), np.nan, np.float32))
     with pytest.raises(ModelError, match="w is not finite in float32"):
         graph.write_data(tmp_path / "m.data")
 
 
-def test_a_weight_of_another_size_is_refused(tmp_path):
+def test_a_weight_of_another_size_is_refused(tmp_path: Path) -> None:
     graph = small("fp32", np.zeros((3, 3), np.float32))
     with pytest.raises(ModelError, match="w has 36 bytes, not 24"):
         graph.write_data(tmp_path / "m.data")
 
 
-def test_a_graph_that_onnx_refuses(tmp_path):
+def test_a_graph_that_onnx_refuses(tmp_path: Path) -> None:
     graph = small()
     graph.node("Gelu", ["nothing"])
     graph.write_data(tmp_path / "m.data")
@@ -67,14 +71,14 @@ def test_a_graph_that_onnx_refuses(tmp_path):
         graph.write(tmp_path / "m.onnx", "m.data", {})
 
 
-def test_values_of_different_precisions_do_not_mix():
+def test_values_of_different_precisions_do_not_mix() -> None:
     graph = Graph("fp16")
     a, b = graph.number(1.0, "fp16"), graph.number(1.0)
     with pytest.raises(ValueError, match="Add over"):
         graph.op("Add", a, b)
 
 
-def test_bfloat16_rounds_to_nearest(tmp_path):
+def test_bfloat16_rounds_to_nearest(tmp_path: Path) -> None:
     values = np.array([[1.00390625, 1.01171875], [3.1415927, -2.7182817], [1e-30, 65504]], np.float32)
     graph = small("bf16", values)
     graph.write_data(tmp_path / "m.data")

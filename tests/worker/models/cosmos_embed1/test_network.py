@@ -1,9 +1,15 @@
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from numpy.typing import NDArray
 
+from tests.worker.models.cosmos_embed1.conftest import MakeCheckpoint, MakeClips, Miniature, NumpyModel
 from worker.models.cosmos_embed1.checkpoint import open_checkpoint
+from worker.models.cosmos_embed1.graph import Graph, Precision
 from worker.models.cosmos_embed1.network import TextNetwork, VideoNetwork
 from worker.models.cosmos_embed1.recipe import (
     CLIP_MEAN,
@@ -15,52 +21,58 @@ from worker.models.cosmos_embed1.recipe import (
 )
 
 
-def session(path):
+def session(path: Path) -> Any:
     options = ort.SessionOptions()
     options.log_severity_level = 3
     return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def write(graph, path):
+def write(graph: Graph, path: Path) -> Path:
     graph.write_data(path.with_name(path.name + ".data"))
     graph.write(path, path.name + ".data", {})
     return path
 
 
-def video_session(checkpoint, folder, *recipes, precision="fp32"):
+def video_session(
+    checkpoint: Miniature, folder: Path, *recipes: Recipe, precision: Precision = "fp32"
+) -> Any:
     graph = VideoNetwork(open_checkpoint(checkpoint.path), precision).build(recipes or [Recipe()])
     return session(write(graph, folder / "video.onnx"))
 
 
-def text_session(checkpoint, folder, precision="fp32"):
+def text_session(checkpoint: Miniature, folder: Path, precision: Precision = "fp32") -> Any:
     graph = TextNetwork(open_checkpoint(checkpoint.path), precision).build(Recipe())
     return session(write(graph, folder / "text.onnx"))
 
 
-def video(running, clips):
-    return running.run(["video_embeddings"], {"videos": clips})[0]
+def video(running: Any, clips: NDArray[Any]) -> NDArray[Any]:
+    vectors: NDArray[Any] = running.run(["video_embeddings"], {"videos": clips})[0]
+    return vectors
 
 
-def text(running, ids, mask=None):
+def text(running: Any, ids: NDArray[Any], mask: NDArray[Any] | None = None) -> NDArray[Any]:
     mask = np.ones_like(ids) if mask is None else mask
-    return running.run(None, {"input_ids": ids, "attention_mask": mask})[0]
+    vectors: NDArray[Any] = running.run(None, {"input_ids": ids, "attention_mask": mask})[0]
+    return vectors
 
 
-def token_ids(rows, tokens, seed=0):
+def token_ids(rows: int, tokens: int, seed: int = 0) -> NDArray[Any]:
     return np.random.default_rng(seed).integers(1, 30000, (rows, tokens))
 
 
 @pytest.fixture(scope="module")
-def running_video(miniature, tmp_path_factory):
+def running_video(miniature: Miniature, tmp_path_factory: pytest.TempPathFactory) -> Any:
     return video_session(miniature, tmp_path_factory.mktemp("video"))
 
 
 @pytest.fixture(scope="module")
-def running_text(miniature, tmp_path_factory):
+def running_text(miniature: Miniature, tmp_path_factory: pytest.TempPathFactory) -> Any:
     return text_session(miniature, tmp_path_factory.mktemp("text"))
 
 
-def test_video_against_numpy(running_video, miniature, numpy_model, clips):
+def test_video_against_numpy(
+    running_video: Any, miniature: Miniature, numpy_model: type[NumpyModel], clips: MakeClips
+) -> None:
     given = clips(3)
     model = numpy_model(miniature, CLIP_MEAN, CLIP_STD)
     expected = np.stack([model.video(clip) for clip in given])
@@ -78,7 +90,9 @@ def test_video_against_numpy(running_video, miniature, numpy_model, clips):
         Recipe(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)),
     ],
 )
-def test_every_recipe_against_numpy(miniature, numpy_model, clips, tmp_path, recipe):
+def test_every_recipe_against_numpy(
+    miniature: Miniature, numpy_model: type[NumpyModel], clips: MakeClips, tmp_path: Path, recipe: Recipe
+) -> None:
     given = clips(1)
     model = numpy_model(miniature, recipe.mean, recipe.std, recipe.temporal, recipe.pooling)
     vectors = video(video_session(miniature, tmp_path, recipe), given)
@@ -87,7 +101,7 @@ def test_every_recipe_against_numpy(miniature, numpy_model, clips, tmp_path, rec
     assert vectors[0] @ default < 0.99999
 
 
-def test_one_graph_can_hold_every_way_to_end(miniature, clips, tmp_path):
+def test_one_graph_can_hold_every_way_to_end(miniature: Miniature, clips: MakeClips, tmp_path: Path) -> None:
     ways = tails(Recipe())
     given = clips(2)
     together = video_session(miniature, tmp_path, *ways).run(None, {"videos": given})
@@ -98,14 +112,20 @@ def test_one_graph_can_hold_every_way_to_end(miniature, clips, tmp_path):
         )
 
 
-def test_recipes_of_one_graph_share_their_pixels(miniature):
+def test_recipes_of_one_graph_share_their_pixels(miniature: Miniature) -> None:
     network = VideoNetwork(open_checkpoint(miniature.path), "fp32")
     with pytest.raises(ValueError, match="share their pixel constants"):
         network.build([Recipe(), Recipe(mean=IMAGENET_MEAN)])
 
 
 @pytest.mark.parametrize("stored_grid", [2, 3, 4])
-def test_stored_and_enlarged_position_tables(make_checkpoint, numpy_model, clips, tmp_path, stored_grid):
+def test_stored_and_enlarged_position_tables(
+    make_checkpoint: MakeCheckpoint,
+    numpy_model: type[NumpyModel],
+    clips: MakeClips,
+    tmp_path: Path,
+    stored_grid: int,
+) -> None:
     made = make_checkpoint(
         tmp_path / "c", stored_grid=stored_grid, vision_depth=1, text_depth=1, cross_layers=(0,)
     )
@@ -116,8 +136,12 @@ def test_stored_and_enlarged_position_tables(make_checkpoint, numpy_model, clips
 
 @pytest.mark.parametrize("cross_layers", [(1, 3), (3,), (0, 1, 2, 3)])
 def test_cross_attention_where_the_checkpoint_has_it(
-    make_checkpoint, numpy_model, clips, tmp_path, cross_layers
-):
+    make_checkpoint: MakeCheckpoint,
+    numpy_model: type[NumpyModel],
+    clips: MakeClips,
+    tmp_path: Path,
+    cross_layers: tuple[Any, ...],
+) -> None:
     made = make_checkpoint(tmp_path / "c", cross_layers=cross_layers, vision_depth=1)
     given = clips(2)
     model = numpy_model(made, CLIP_MEAN, CLIP_STD)
@@ -125,7 +149,9 @@ def test_cross_attention_where_the_checkpoint_has_it(
     np.testing.assert_allclose(vectors, np.stack([model.video(clip) for clip in given]), atol=2e-6)
 
 
-def test_the_true_width_of_224p(make_checkpoint, numpy_model, clips, tmp_path):
+def test_the_true_width_of_224p(
+    make_checkpoint: MakeCheckpoint, numpy_model: type[NumpyModel], clips: MakeClips, tmp_path: Path
+) -> None:
     made = make_checkpoint(
         tmp_path / "c",
         vision_width=1408,
@@ -150,29 +176,29 @@ def test_the_true_width_of_224p(make_checkpoint, numpy_model, clips, tmp_path):
         video(video_session(made, tmp_path), given)[0], model.still(given[0, 0]), atol=2e-6
     )
     ids = token_ids(1, 20) % 1000
-    expected = model.text(ids[0], np.ones(20))
+    expected = model.text(ids[0], np.ones(20, np.int64))
     np.testing.assert_allclose(text(text_session(made, tmp_path), ids)[0], expected, atol=2e-6)
 
 
-def test_one_frame_stands_for_a_picture_repeated(running_video, clips):
+def test_one_frame_stands_for_a_picture_repeated(running_video: Any, clips: MakeClips) -> None:
     pictures = clips(3, frames=1)
     repeated = np.repeat(pictures, 8, axis=1)
     np.testing.assert_allclose(video(running_video, pictures), video(running_video, repeated), atol=1e-6)
 
 
-def test_clips_do_not_influence_each_other(running_video, clips):
+def test_clips_do_not_influence_each_other(running_video: Any, clips: MakeClips) -> None:
     given = clips(4)
     together = video(running_video, given)
     for i in range(4):
         np.testing.assert_allclose(video(running_video, given[i : i + 1])[0], together[i], atol=1e-6)
 
 
-def test_the_order_of_the_frames_matters(running_video, clips):
+def test_the_order_of_the_frames_matters(running_video: Any, clips: MakeClips) -> None:
     given = clips(1)
     assert video(running_video, given)[0] @ video(running_video, given[:, ::-1].copy())[0] < 0.9999
 
 
-def test_text_against_numpy(running_text, miniature, numpy_model):
+def test_text_against_numpy(running_text: Any, miniature: Miniature, numpy_model: type[NumpyModel]) -> None:
     ids = token_ids(3, 17)
     mask = np.ones_like(ids)
     mask[1, 5:] = 0
@@ -183,7 +209,7 @@ def test_text_against_numpy(running_text, miniature, numpy_model):
 
 
 @pytest.mark.parametrize("padded", [7, 12, 24, 64])
-def test_padding_does_not_change_a_text(running_text, padded):
+def test_padding_does_not_change_a_text(running_text: Any, padded: int) -> None:
     ids = token_ids(2, 6)
     longer = np.zeros((2, padded), np.int64)
     longer[:, :6] = ids
@@ -192,13 +218,15 @@ def test_padding_does_not_change_a_text(running_text, padded):
 
 
 @pytest.mark.parametrize("tokens", [1, 24, 64])
-def test_texts_of_any_length(running_text, tokens):
+def test_texts_of_any_length(running_text: Any, tokens: int) -> None:
     vectors = text(running_text, token_ids(2, tokens))
     assert vectors.shape == (2, 48)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
 
 
-def test_fp16_is_close_to_fp32(miniature, running_video, running_text, clips, tmp_path):
+def test_fp16_is_close_to_fp32(
+    miniature: Miniature, running_video: Any, running_text: Any, clips: MakeClips, tmp_path: Path
+) -> None:
     given, ids = clips(2), token_ids(2, 9)
     half_video = video(video_session(miniature, tmp_path, precision="fp16"), given)
     half_text = text(text_session(miniature, tmp_path, precision="fp16"), ids)
@@ -207,7 +235,7 @@ def test_fp16_is_close_to_fp32(miniature, running_video, running_text, clips, tm
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
-def test_types_are_right_throughout(miniature, tmp_path, precision):
+def test_types_are_right_throughout(miniature: Miniature, tmp_path: Path, precision: Precision) -> None:
     """ONNX's own inference, strict: every node's types fit, and the outputs are what they say."""
     checkpoint = open_checkpoint(miniature.path)
     video_path = write(VideoNetwork(checkpoint, precision).build([Recipe()]), tmp_path / "video.onnx")
@@ -220,7 +248,7 @@ def test_types_are_right_throughout(miniature, tmp_path, precision):
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_what_is_sensitive_stays_fp32(miniature, precision):
+def test_what_is_sensitive_stays_fp32(miniature: Miniature, precision: Precision) -> None:
     graph = VideoNetwork(open_checkpoint(miniature.path), precision).build([Recipe()])
     types = {tensor.name: tensor.data_type for tensor in graph.initializers}
     norms = [node for node in graph.nodes if node.op_type == "LayerNormalization"]

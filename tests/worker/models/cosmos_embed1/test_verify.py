@@ -1,25 +1,30 @@
 """These run the miniature's own PyTorch code, and so need the extra [verify]."""
 
 import sys
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from shared.errors import ModelError
+from tests.worker.models.cosmos_embed1.conftest import MakeCheckpoint, Miniature, NumpyModel
 from worker.engine.onnx import OnnxEngine
-from worker.models.cosmos_embed1.checkpoint import open_checkpoint
+from worker.models.cosmos_embed1.checkpoint import Checkpoint, open_checkpoint
 from worker.models.cosmos_embed1.convert import convert, model_info
 from worker.models.cosmos_embed1.recipe import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, Recipe
 from worker.models.cosmos_embed1.verification_samples import SENTENCES, fixed_clips, lowest_cosine
 from worker.models.cosmos_embed1.verify import SAME, embed_texts, missing_for_reference, run_reference, verify
-from worker.models.directory import load_model_directory, write_model_json
+from worker.models.directory import ModelDirectory, load_model_directory, write_model_json
 from worker.models.tokenizer import TextTokenizer
 
 MISSING = missing_for_reference()
 needs_reference = pytest.mark.skipif(bool(MISSING), reason=f"extra [verify] is not installed: {MISSING}")
 
 
-def converted(made, folder, recipe=None):
+def converted(
+    made: Miniature, folder: Path, recipe: Recipe | None = None
+) -> tuple[ModelDirectory, Checkpoint]:
     checkpoint = open_checkpoint(made.path)
     recipe = recipe or Recipe()
     folder.mkdir()
@@ -28,14 +33,16 @@ def converted(made, folder, recipe=None):
     return load_model_directory(folder), checkpoint
 
 
-def replace_pixels(made, mean, std):
+def replace_pixels(
+    made: Miniature, mean: tuple[float, float, float], std: tuple[float, float, float]
+) -> None:
     code = made.path / "modeling_embed1.py"
     text = code.read_text().replace(str(CLIP_MEAN), repr(mean)).replace(str(CLIP_STD), repr(std))
     code.write_text(text)
 
 
 @needs_reference
-def test_a_miniature_agrees_with_its_own_code(miniature, tmp_path):
+def test_a_miniature_agrees_with_its_own_code(miniature: Miniature, tmp_path: Path) -> None:
     evidence = verify(*converted(miniature, tmp_path / "m"), sys.executable)
     assert evidence.recipe == Recipe()
     assert min(evidence.video, evidence.text) > SAME
@@ -44,7 +51,7 @@ def test_a_miniature_agrees_with_its_own_code(miniature, tmp_path):
 
 
 @needs_reference
-def test_numpy_and_pytorch_agree(miniature, numpy_model, tmp_path):
+def test_numpy_and_pytorch_agree(miniature: Miniature, numpy_model: type[NumpyModel], tmp_path: Path) -> None:
     """The two references of these tests were written apart from each other."""
     model, checkpoint = converted(miniature, tmp_path / "m")
     tokenizer = TextTokenizer(model.tokenizer, 24)
@@ -67,7 +74,9 @@ def test_numpy_and_pytorch_agree(miniature, numpy_model, tmp_path):
         {"temporal": "before_norm", "pooling": "mean_of_unit"},
     ],
 )
-def test_another_recipe_is_found(make_checkpoint, tmp_path, given):
+def test_another_recipe_is_found(
+    make_checkpoint: MakeCheckpoint, tmp_path: Path, given: dict[str, Any]
+) -> None:
     made = make_checkpoint(tmp_path / "c", reference=given)
     evidence = verify(*converted(made, tmp_path / "m"), sys.executable)
     assert evidence.recipe == Recipe(**given)
@@ -79,7 +88,12 @@ def test_another_recipe_is_found(make_checkpoint, tmp_path, given):
     ("mean", "std"),
     [(IMAGENET_MEAN, IMAGENET_STD), ((0.31, 0.42, 0.53), (0.21, 0.22, 0.23))],
 )
-def test_other_pixel_constants_are_found(make_checkpoint, tmp_path, mean, std):
+def test_other_pixel_constants_are_found(
+    make_checkpoint: MakeCheckpoint,
+    tmp_path: Path,
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+) -> None:
     """The second pair is known only from the checkpoint's Python files."""
     made = make_checkpoint(tmp_path / "c", reference={"temporal": "before_norm"})
     replace_pixels(made, mean, std)
@@ -90,7 +104,9 @@ def test_other_pixel_constants_are_found(make_checkpoint, tmp_path, mean, std):
 
 @needs_reference
 @pytest.mark.parametrize("change", ["pooling", "pixels", "text"])
-def test_a_model_that_no_recipe_describes_is_refused(make_checkpoint, tmp_path, change):
+def test_a_model_that_no_recipe_describes_is_refused(
+    make_checkpoint: MakeCheckpoint, tmp_path: Path, change: str
+) -> None:
     made = make_checkpoint(tmp_path / "c", reference={"pooling": "last"} if change == "pooling" else None)
     code = made.path / "modeling_embed1.py"
     if change == "pixels":  # constants that no literal in the code shows
@@ -105,7 +121,7 @@ def test_a_model_that_no_recipe_describes_is_refused(make_checkpoint, tmp_path, 
 
 
 @needs_reference
-def test_a_tao_export_has_no_processor(make_checkpoint, tmp_path):
+def test_a_tao_export_has_no_processor(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
     made = make_checkpoint(tmp_path / "c", dtype="F32", stored_grid=3)
     (made.path / "processor_config.json").unlink()
     evidence = verify(*converted(made, tmp_path / "m"), sys.executable)
@@ -114,7 +130,7 @@ def test_a_tao_export_has_no_processor(make_checkpoint, tmp_path):
 
 
 @needs_reference
-def test_the_true_width_of_224p(make_checkpoint, tmp_path):
+def test_the_true_width_of_224p(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
     made = make_checkpoint(
         tmp_path / "c",
         vision_width=1408,
@@ -137,7 +153,9 @@ def test_the_true_width_of_224p(make_checkpoint, tmp_path):
 
 
 @needs_reference
-def test_code_that_leaves_weights_random_is_no_reference(make_checkpoint, tmp_path):
+def test_code_that_leaves_weights_random_is_no_reference(
+    make_checkpoint: MakeCheckpoint, tmp_path: Path
+) -> None:
     made = make_checkpoint(tmp_path / "c")
     code = made.path / "modeling_vit.py"
     code.write_text(
@@ -149,7 +167,7 @@ def test_code_that_leaves_weights_random_is_no_reference(make_checkpoint, tmp_pa
         verify(*converted(made, tmp_path / "m"), sys.executable)
 
 
-def test_code_that_fails_is_quoted(miniature, tmp_path):
+def test_code_that_fails_is_quoted(miniature: Miniature, tmp_path: Path) -> None:
     model, checkpoint = converted(miniature, tmp_path / "m")
     script = tmp_path / "python"
     script.write_text("#!/bin/sh\necho 'no module named torch' >&2\nexit 1\n")
@@ -158,7 +176,7 @@ def test_code_that_fails_is_quoted(miniature, tmp_path):
         verify(model, checkpoint, str(script))
 
 
-def test_an_interpreter_that_is_not_there():
+def test_an_interpreter_that_is_not_there() -> None:
     assert "nowhere/python" in missing_for_reference("/nowhere/python")
 
 
@@ -173,7 +191,7 @@ def test_an_interpreter_that_is_not_there():
         ({"torch": "2.9.0", "transformers": "4.57.1"}, "einops is not installed"),
     ],
 )
-def test_what_an_interpreter_lacks(tmp_path, installed, reason):
+def test_what_an_interpreter_lacks(tmp_path: Path, installed: dict[str, Any], reason: str) -> None:
     for name, version in installed.items():
         info = tmp_path / f"{name}-{version}.dist-info"
         info.mkdir()
@@ -184,7 +202,7 @@ def test_what_an_interpreter_lacks(tmp_path, installed, reason):
     assert missing_for_reference(str(script)) == reason
 
 
-def test_the_clips_are_the_same_everywhere_and_differ_from_each_other():
+def test_the_clips_are_the_same_everywhere_and_differ_from_each_other() -> None:
     clips = fixed_clips(8, 42)
     assert clips.shape == (2, 8, 3, 42, 42)
     assert clips.dtype == np.uint8
@@ -194,7 +212,7 @@ def test_the_clips_are_the_same_everywhere_and_differ_from_each_other():
     assert clips.std() > 40
 
 
-def test_lowest_cosine():
+def test_lowest_cosine() -> None:
     a = np.array([[1, 0], [0, 2]], np.float32)
     assert lowest_cosine(a, a) == 1
     assert lowest_cosine(a, np.array([[1, 0], [1, 1]], np.float32)) == pytest.approx(0.5**0.5)
@@ -203,10 +221,13 @@ def test_lowest_cosine():
         lowest_cosine(a, np.zeros((2, 3), np.float32))
 
 
-def test_an_engine_gives_what_the_verification_compared(miniature, numpy_model, tmp_path):
+def test_an_engine_gives_what_the_verification_compared(
+    miniature: Miniature, numpy_model: type[NumpyModel], tmp_path: Path
+) -> None:
     model, _ = converted(miniature, tmp_path / "m")
     engine = OnnxEngine(model, 1)
     plain = numpy_model(miniature, CLIP_MEAN, CLIP_STD)
     expected = np.stack([plain.video(clip) for clip in fixed_clips(8, 42)])
-    assert lowest_cosine(engine.embed_video(fixed_clips(8, 42)), expected) > SAME
+    vectors = engine.embed_video(fixed_clips(8, 42))
+    assert lowest_cosine(vectors, expected.astype(np.float32)) > SAME
     engine.close()

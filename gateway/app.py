@@ -27,7 +27,7 @@ from gateway.routing import ENDPOINTS, routes
 from shared.errors import RtEmbedError, Unavailable
 from shared.lifecycle.heartbeat import beating
 from shared.redis.connection import RedisError
-from shared.redis.failures import WritesRefused
+from shared.redis.failures import ReplicasBehind, WritesRefused
 from shared.settings import Settings
 from shared.telemetry.export import SWITCHED_OFF, Telemetry
 from shared.telemetry.start_summary import log_start
@@ -95,7 +95,7 @@ async def _refused(_: HttpRequest, error: Exception) -> Response:
 
 async def _redis_away(request: HttpRequest, error: Exception) -> Response:
     log.error("request failed: redis is of no use now", path=request.url.path, error=str(error))
-    why = f"is of no use now: {error}" if isinstance(error, WritesRefused) else "is away"
+    why = f"is of no use now: {error}" if isinstance(error, WritesRefused | ReplicasBehind) else "is away"
     return await _refused(request, Unavailable(f"redis {why}; try again later"))
 
 

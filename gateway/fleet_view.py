@@ -10,7 +10,7 @@ from shared import keys
 from shared.errors import BadParameters, Unavailable
 from shared.fleet import Fleet, ServedModel, read_fleet
 from shared.redis.connection import Redis, RedisError, script
-from shared.redis.failures import WritesRefused
+from shared.redis.failures import ReplicasBehind, WritesRefused
 
 log = structlog.get_logger(__name__)
 
@@ -66,10 +66,10 @@ class FleetView:
         self._failure, self._seen = "", time.monotonic()
 
     async def _refused(self) -> str:
-        """Return why Redis takes no writes; empty if it does."""
+        """Return why Redis takes no writes, or cannot replicate them; empty if it does."""
         try:
-            await script(self._redis, "pulse")(keys=[keys.PULSE])
-        except WritesRefused as error:
+            await script(self._redis, "pulse").durably(keys=[keys.PULSE])
+        except (WritesRefused, ReplicasBehind) as error:
             if not self._refusal:
                 log.error("redis refuses writes", error=str(error))
             return str(error)

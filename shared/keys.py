@@ -15,6 +15,8 @@ GROUP = "workers"
 PULSE = PREFIX + "pulse"
 """Hash with a time to live: when Redis was last written to by a gateway or worker, and since when without a
 break, in ms."""
+REPLICATED = PREFIX + "replicated"
+"""String with a time to live: written before replicas are waited for."""
 JOBS_DEAD = PREFIX + "jobs:dead"
 ASSETS = PREFIX + "assets"
 """Sorted set of asset ids by creation."""

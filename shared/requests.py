@@ -1,6 +1,7 @@
 """The life of a request in Redis: accepted with all its jobs in one step, ended in one step."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
@@ -11,7 +12,8 @@ from shared.errors import DependencyError, ServerBusy
 from shared.jobs import Job, LiveJob, VideoJob
 from shared.keys import Lane
 from shared.records import RecordCodec
-from shared.redis.connection import Redis, script
+from shared.redis.connection import Redis, RedisError, script
+from shared.redis.failures import ReplicasBehind
 from shared.results import End, Result
 from shared.settings import Settings
 
@@ -147,7 +149,7 @@ async def _submit(
         added += [len(job_fields), *job_fields]
     own_keys = [keys.jobs(request.lane), keys.request(request.id), keys.running(request.lane)]
     asset_keys = [key for a in request.assets for key in (keys.asset(a), keys.asset_users(a))]
-    outcome, value = await script(redis, "submit")(
+    submitted = script(redis, "submit").durably(
         keys=[*own_keys, session or keys.live(""), keys.request(believed), *asset_keys],
         args=[
             request.id,
@@ -159,6 +161,12 @@ async def _submit(
             *added,
         ],
     )
+    try:
+        outcome, value = await submitted
+    except ReplicasBehind:
+        with suppress(RedisError):  # the caller is told that nothing was accepted
+            await finish(redis, settings, request, CANCELLED)
+        raise
     if outcome == b"busy" and request.lane == "live":
         limit = settings.max_live_streams
         raise ServerBusy(f"Server is already processing maximum number of live streams ({limit})")
@@ -193,7 +201,8 @@ async def publish(
 
     The request ends with `end` after its last chunk; at once if `end` is a failure, or if it is to. Messages
     are wanted if `configured` says so and nobody has switched them since; None, with nothing done, if that is
-    not what the caller `believed`.
+    not what the caller `believed`. Where replicas must have it first, followers are told afterwards that
+    there is something to read.
     """
     packed, *end_fields = _end_parts(end)
     groups: list[bytes | str | int] = []
@@ -201,7 +210,8 @@ async def publish(
         fields = results.to_fields(each.result)
         groups += [each.result.chunk, results.pack(fields), len(fields), *fields]
         groups += [len(each.message), *each.message]
-    answer: Any = await script(redis, "publish")(
+    channel = keys.notify(request.id)
+    answer: Any = await script(redis, "publish").durably(
         keys=[
             *(keys.request(request.id), keys.results(request.id), keys.done(request.id)),
             *(keys.running(request.lane), keys.REQUEST_COUNTS),
@@ -209,7 +219,13 @@ async def publish(
             *map(keys.asset_users, request.assets),
         ],
         args=[
-            *(request.id, keys.notify(request.id), settings.request_ttl, settings.result_ttl, int(at_once)),
+            *(
+                request.id,
+                "" if redis.replicated else channel,
+                settings.request_ttl,
+                settings.result_ttl,
+                int(at_once),
+            ),
             *(end.state, f"{request.lane}:{end.state}", packed, len(end_fields), *end_fields),
             *(
                 settings.outbox_limit,
@@ -222,6 +238,8 @@ async def publish(
         ],
     )
     state, *numbers = answer
+    if redis.replicated and numbers:
+        await redis.multiplexed.call("PUBLISH", channel, "")
     return Outcome(state.decode(), *numbers) if numbers else None
 
 

@@ -117,7 +117,7 @@ class Claims:
             )
             ids = [entry["message_id"] for entry in pending]
             if ids:
-                await script(self.redis, "hand_back")(
+                await script(self.redis, "hand_back").durably(
                     keys=[keys.jobs(lane)], args=[GROUP, self.consumer, *ids]
                 )
             count += len(ids)

@@ -15,7 +15,7 @@ import structlog
 
 from shared import keys, results
 from shared.errors import RequestLost, Unavailable
-from shared.records import entry_position
+from shared.records import entry_position, pairs
 from shared.redis.connection import Redis, RedisError, channels
 from shared.results import End, Entry
 from shared.settings import Settings
@@ -79,7 +79,7 @@ class ResultListener:
 
     def _heard(self, kind: bytes, channel: bytes, payload: Any) -> None:
         if kind == b"message":
-            self._tell(channel, results.unpack(payload))
+            self._tell(channel, results.unpack(payload) if payload else None)
         elif kind == b"subscribe":
             self._open.add(channel)
             if channel in self._coming:
@@ -172,8 +172,11 @@ class Follower:
             return []
         return [(entry_id.decode(), results.from_fields(fields)) for entry_id, fields in entries]
 
-    async def _stored(self, after: str) -> Any:
-        return await self._redis.xrange(self._stream, min=f"({after}", count=PAGE)
+    async def _stored(self, after: str) -> list[tuple[bytes, dict[bytes, bytes]]]:
+        """Return entries that replicas have, too, where they must."""
+        call = self._redis.durable.call
+        found = await call("XRANGE", self._stream, f"({after}", "+", "COUNT", PAGE)
+        return [(entry_id, pairs(fields)) for entry_id, fields in found]
 
 
 def _new_ids(count: int) -> list[str]:

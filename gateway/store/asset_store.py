@@ -155,7 +155,7 @@ class AssetStore:
         """Record an asset whose file is in place. Raises DuplicateAssetId when the id is taken."""
         asset = msgspec.structs.replace(asset, caller=caller.get())
         record = NEW_ASSETS.fields(asset)
-        created = await script(self._redis, "register_asset")(
+        created = await script(self._redis, "register_asset").durably(
             keys=[keys.asset(asset.id), keys.ASSETS, keys.AGED_OUT_ASSETS, keys.ARRIVING_ASSETS],
             args=[asset.id, uuid.uuid4().hex, *record],
         )

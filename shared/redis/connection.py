@@ -30,6 +30,7 @@ from shared.redis.primary import (
     parse_address,
     show,
 )
+from shared.redis.replicated import Replicated
 from shared.settings import Settings
 
 __all__ = [
@@ -52,13 +53,21 @@ AGREE_WITHIN = 2.0
 
 
 class Redis(redis.asyncio.Redis):
-    """redis-py's client, and one more connection for what every request asks."""
+    """redis-py's client, and one more connection for what every request asks; a third for what replicas must
+    have before anybody is told, if any must."""
 
     multiplexed: Multiplexed
+    durable: Multiplexed
+
+    @property
+    def replicated(self) -> bool:
+        """Whether `durable` waits for replicas."""
+        return self.durable is not self.multiplexed
 
     async def aclose(self, close_connection_pool: bool | None = None) -> None:
         """Close all connections."""
         self.multiplexed.close()
+        self.durable.close()
         await super().aclose(close_connection_pool)
 
 
@@ -88,7 +97,9 @@ def _client(settings: Settings, connections: int, timeout: float) -> Redis:
     pool = _pool(settings, connections, timeout)
     client = Redis(connection_pool=pool)
     client.auto_close_connection_pool = True
-    client.multiplexed = Multiplexed(pool.make_connection, timeout)
+    client.multiplexed = client.durable = Multiplexed(pool.make_connection, timeout)
+    if settings.redis_replicas:
+        client.durable = Replicated(pool.make_connection, timeout, settings.redis_replicas)
     return client
 
 
@@ -177,17 +188,23 @@ class Script:
     """A Lua script, which the server keeps once it has seen it."""
 
     def __init__(self, client: Redis, source: str) -> None:
-        self._multiplexed = client.multiplexed
+        self._client = client
         self._source = source
         self._sha = sha1(source.encode()).hexdigest()  # noqa: S324 - Redis's choice
 
     async def __call__(self, keys: Sequence[str] = (), args: Sequence[Argument] = ()) -> Any:
-        """What the script returns. Raises RedisError."""
-        call = self._multiplexed.call
+        """Return what the script returns. Raises RedisError."""
+        return await self._run(self._client.multiplexed, keys, args)
+
+    async def durably(self, keys: Sequence[str] = (), args: Sequence[Argument] = ()) -> Any:
+        """Return its answer, when replicas have what it wrote, if they must. Raises RedisError."""
+        return await self._run(self._client.durable, keys, args)
+
+    async def _run(self, over: Multiplexed, keys: Sequence[str], args: Sequence[Argument]) -> Any:
         try:
-            return await call("EVALSHA", self._sha, len(keys), *keys, *args)
+            return await over.call("EVALSHA", self._sha, len(keys), *keys, *args)
         except NoScriptError:
-            return await call("EVAL", self._source, len(keys), *keys, *args)
+            return await over.call("EVAL", self._source, len(keys), *keys, *args)
 
 
 @cache

@@ -37,12 +37,16 @@ class WritesRefused(ResponseError):
     """Redis takes no writes for now; the message says why. Nothing was written."""
 
 
+class ReplicasBehind(ResponseError):
+    """What was written has not reached enough replicas, so nobody may be told."""
+
+
 class NotPrimary(ConnectionError):
     """The server at the other end is not the primary, or no longer."""
 
 
-OUTAGES: tuple[type[RedisError], ...] = (ConnectionError, TimeoutError, WritesRefused)
-"""What passes by itself: Redis is away, moves to another server, or takes no writes."""
+OUTAGES: tuple[type[RedisError], ...] = (ConnectionError, TimeoutError, WritesRefused, ReplicasBehind)
+"""What passes by itself: Redis is away, moves to another server, takes no writes, or has no replicas."""
 
 
 def error_of(text: str) -> RedisError:
@@ -60,7 +64,7 @@ def error_of(text: str) -> RedisError:
 
 
 async def through_outages(call: Callable[[], Awaitable[T]], what: str) -> T:
-    """Return what `call` gives, tried again for as long as Redis is away or refuses writes.
+    """Return what `call` gives, tried again for as long as Redis is away, refuses writes or has no replicas.
 
     `call` must do no harm twice. `what` is logged. Raises other errors of Redis.
     """

@@ -2,7 +2,7 @@
 -- last chunk, after a failure, or at once.
 -- KEYS: request, results, done bitmap, running requests, counts of ended requests, outbox, its counts, routes,
 -- then one users key per asset.
--- ARGV: request id, notify channel, request ttl, result ttl, whether the request ends at once ('0' or '1'), its
+-- ARGV: request id, notify channel ('' if the caller notifies), request ttl, result ttl, whether the request ends at once ('0' or '1'), its
 -- end state, the count of such ends, packed end entry, number of its fields, fields..., the outbox's limit,
 -- its limit in bytes (0: none), whether messages are wanted ('0' or '1') unless the routes say otherwise, whether
 -- the caller believes that they are, number of results, then per result: chunk, packed entry, number of its
@@ -96,7 +96,7 @@ if ends_now or end_state == 'failed' or (planned > 0 and finished >= planned) th
   redis.call('HSET', request, 'state', state, 'finished', now)
   redis.call('HINCRBY', KEYS[5], ARGV[7], 1)
 end
-if #news > 0 then
+if #news > 0 and channel ~= '' then
   redis.call('PUBLISH', channel, table.concat(news))
 end
 

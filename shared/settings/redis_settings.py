@@ -57,6 +57,13 @@ class RedisSettings:
     redis_sentinel_password: str | None = setting(
         "REDIS_SENTINEL_PASSWORD", TEXT, None, "Password of the Sentinels", secret=True
     )
+    redis_replicas: int = setting(
+        "RTEMBED_REDIS_REPLICAS",
+        whole(0, 100),
+        0,
+        "Replicas that must have an accepted request, a file's record, a result or a moved camera before "
+        "anybody is told; if they do not within a second: 503, or another try",
+    )
     redis_cluster: bool = setting(
         "REDIS_CLUSTER",
         BOOLEAN,

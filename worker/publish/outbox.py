@@ -43,7 +43,12 @@ class Outbox:
 
     async def take(self, reader: Redis, count: int) -> list[Message]:
         """Wait up to BLOCK_MS for new messages and claim at most `count`, over the connection `reader`."""
-        return [_message(entry_id, fields) for entry_id, fields in await self._group.read(reader, count)]
+        found = await self._group.read(reader, count)
+        if found and self._redis.replicated:
+            await self._redis.durable.call(
+                "XLEN", OUTBOX
+            )  # what is sent must not come again after a failover
+        return [_message(entry_id, fields) for entry_id, fields in found]
 
     async def adopt(self, count: int, known: Iterable[str]) -> list[Message]:
         """Claim at most `count` messages that nobody takes care of, and show that this publisher lives."""

@@ -24,6 +24,9 @@ EXTENSIONS = {
     "image/png": ".png",
     "image/gif": ".gif",
     "image/webp": ".webp",
+    "image/avif": ".avif",
+    "image/heic": ".heic",
+    "image/heif": ".heif",
 }
 _OPEN_ESCAPE = re.compile(rb"%[0-9A-Fa-f]?\Z")
 

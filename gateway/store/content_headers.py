@@ -6,7 +6,7 @@ from urllib.parse import quote
 from shared.assets import Asset
 
 BINARY = "application/octet-stream"
-IMAGES = {codec: f"image/{codec}" for codec in ("bmp", "gif", "jpeg", "png", "webp")}
+IMAGES = {codec: f"image/{codec}" for codec in ("avif", "bmp", "gif", "heic", "jpeg", "png", "webp")}
 VIDEOS = {
     ".3gp": "video/3gpp",
     ".avi": "video/x-msvideo",

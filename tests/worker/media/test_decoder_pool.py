@@ -20,6 +20,7 @@ import numpy as np
 import psutil
 import pytest
 from PIL import Image
+from pillow_heif import register_heif_opener
 
 from shared.chunks import SECOND, Chunk, plan_chunks
 from shared.errors import DecodeError, InvalidFile
@@ -110,6 +111,23 @@ async def test_images_make_one_clip(tmp_path: Path) -> None:
         clip.release()
         with pytest.raises(DecodeError, match=r"Decode error: cannot read gone\.png: No such file"):
             await pool.images([paths[0], tmp_path / "gone.png"], SIZE)
+
+
+async def test_every_kind_of_picture_is_read_by_an_isolated_process(tmp_path: Path) -> None:
+    register_heif_opener()
+    kinds = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF", "HEIF"]
+    paths = [tmp_path / f"picture.{kind}" for kind in kinds] + [tmp_path / "animated.WEBP"]
+    first, second = (Image.fromarray(picture(index, SIZE, SIZE)) for index in (0, 1))
+    for kind, path in zip(kinds, paths, strict=False):
+        first.save(path, kind, quality=90)
+    first.save(paths[-1], "WEBP", save_all=True, append_images=[second], quality=90)
+    async with running() as pool:
+        facts = [await pool.probe(path) for path in paths]
+        assert [fact.codec for fact in facts] == ["jpeg", "png", "webp", "gif", "bmp", "avif", "heic", "webp"]
+        clip = await pool.images(paths, SIZE)
+        shown = picture(0, SIZE, SIZE).transpose(2, 0, 1).astype(int)
+        assert max(np.abs(frame.astype(int) - shown).mean() for frame in clip.frames) < 10
+        clip.release()
 
 
 def status_of(pid: int) -> dict[str, str]:

@@ -55,7 +55,7 @@ from worker.media.decoder.decoder_messages import (
     paths,
 )
 from worker.media.decoder.demux import Refused, VideoSource
-from worker.media.decoder.images import image_facts, image_format, read_image
+from worker.media.decoder.images import IMAGE_HEAD, image_facts, image_format, read_image
 from worker.media.decoder.memory import Arena, Cancelled, ClipMemory
 from worker.media.decoder.probing.film_facts import video_facts
 from worker.media.decoder.reader import Reader
@@ -173,7 +173,7 @@ class DecoderProcessState:
 
     def _probe(self, path: str) -> MediaFacts:
         try:
-            kind = image_format(self._files.read(path, 32))
+            kind = image_format(self._files.read(path, IMAGE_HEAD))
         except OSError as error:
             raise InvalidFile(f"cannot read {Path(path).name}: {error.strerror}") from error
         if kind is not None:

@@ -20,7 +20,13 @@ from worker.media.decoder.byte_sources import LOCAL, ByteSources
 from worker.media.decoder.limits import MediaLimits
 from worker.media.decoder.probing.boxes import ByteFile
 from worker.media.decoder.probing.encryption import ENCRYPTED, is_encrypted
-from worker.media.decoder.probing.file_kinds import PICTURES, foreign_kind, head_of, missing_part
+from worker.media.decoder.probing.file_kinds import (
+    PICTURES,
+    foreign_kind,
+    head_of,
+    missing_part,
+    unknown_picture,
+)
 from worker.media.decoder.selection.copies import shown_copy
 from worker.media.decoder.timeline import LastFrame, Timeline
 
@@ -68,6 +74,8 @@ class VideoSource:
         self._limits = limits
         self.container = _open(path, limits, files)
         try:
+            if self.container.format.name.startswith("mov") and unknown_picture(files.for_ffmpeg(path)):
+                raise InvalidFile("a picture, no video")
             self.stream = _video_stream(self.container, limits)
         except InvalidFile as error:
             self.container.close()
@@ -213,7 +221,7 @@ def _open(path: str, limits: MediaLimits, files: ByteSources, **options: str) ->
 
 def _what_is_wrong(file: ByteFile, error: Exception) -> str:
     """Why FFmpeg cannot open the file or its video, or is not allowed to."""
-    if kind := foreign_kind(head_of(file)):
+    if kind := foreign_kind(head_of(file)) or unknown_picture(file):
         return f"{kind} is not supported; images may be {PICTURES}, videos in {CONTAINERS}"
     if missing := missing_part(file):
         return missing

@@ -1,4 +1,8 @@
-"""Reading still images: JPEG, PNG, WebP, GIF (its first frame) and BMP."""
+"""Reading still images: JPEG, PNG, WebP, GIF, BMP, HEIC and AVIF; of an animation, its first frame.
+
+FFmpeg reads most of them. It has no decoder for animated WebP, and gives the tiles of which phones put HEIC
+and AVIF together one by one, so those are read by Pillow and libheif.
+"""
 
 import struct
 from io import BytesIO
@@ -6,23 +10,41 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.video.frame import VideoFrame
 from numpy.typing import NDArray
+from PIL import AvifImagePlugin, Image, ImageFile, WebPImagePlugin
+from pillow_heif.as_plugin import HeifImageFile
 
 from shared.errors import DecodeError, InvalidFile
 from worker.media.clip_source import MediaFacts
 from worker.media.decoder.byte_sources import LOCAL, ByteSources
 from worker.media.decoder.demux import Refused
 from worker.media.decoder.limits import MediaLimits
-from worker.media.decoder.orientation import exif_orientation, turn
+from worker.media.decoder.orientation import Turn, exif_orientation, tiff_orientation, turn
 from worker.media.decoder.swscale import Scaler
 
-MOST_HEADER, MOST_BYTES = 16 << 20, 256 << 20  # what comes later in a file is not looked at
+IMAGE_HEAD = 64
+"""Bytes at the front of a file that tell whether it is an image."""
+MOST_BYTES = 256 << 20
+"""What comes later in a file is not read."""
+LONGEST_REASON = 200
 
 _DEMUXERS = {"jpeg": "jpeg_pipe", "png": "png_pipe", "webp": "webp_pipe", "gif": "gif", "bmp": "bmp_pipe"}
+_BMP_HEADERS = {struct.pack("<I", size) for size in (12, 40, 52, 56, 64, 108, 124)}
+_HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"}
+_AVIF_BRANDS = {b"avif", b"avis"}
+_ANY_BRANDS = {b"mif1", b"msf1", b"mif2"}
+"""Brands of images whose codec only the compatible brands tell."""
+_UNREADABLE = (
+    *(av.error.FFmpegError, OSError, ValueError, StopIteration, IndexError, struct.error),
+    *(SyntaxError, RuntimeError, EOFError),  # Pillow's and libheif's
+)
+
+Image.MAX_IMAGE_PIXELS = None  # MediaLimits.image_pixels is the limit
 
 
 def image_format(head: bytes) -> str | None:
-    """What the first bytes of a file say it is, if it is an image."""
+    """Return what the first IMAGE_HEAD bytes of a file say it is, if it is an image."""
     if head.startswith(b"\xff\xd8\xff"):
         return "jpeg"
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -31,29 +53,80 @@ def image_format(head: bytes) -> str | None:
         return "gif"
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "webp"
+    if head[4:8] == b"ftyp":
+        return _heif_format(head)
     return "bmp" if head[:2] == b"BM" and head[14:18] in _BMP_HEADERS else None
 
 
-_BMP_HEADERS = {struct.pack("<I", size) for size in (12, 40, 52, 56, 64, 108, 124)}
+def _heif_format(head: bytes) -> str | None:
+    """Return the format by a file's brands (ISO/IEC 23008-12, 10.2): a major one, then compatible ones."""
+    size = min(int.from_bytes(head[:4], "big"), len(head))
+    major, compatible = head[8:12], {head[at : at + 4] for at in range(16, size - 3, 4)}
+    if major in _AVIF_BRANDS or (major in _ANY_BRANDS and compatible & _AVIF_BRANDS):
+        return "avif"
+    return "heic" if major in _HEIC_BRANDS | _ANY_BRANDS else None
 
 
 def image_facts(path: str, kind: str, limits: MediaLimits, files: ByteSources = LOCAL) -> MediaFacts:
-    """The facts of an image, from its header alone. Raises InvalidFile."""
-    return _facts(files.read(path, MOST_HEADER), kind, limits)
-
-
-def _facts(data: bytes, kind: str, limits: MediaLimits) -> MediaFacts:
+    """Return the facts of an image that can be decoded. Raises InvalidFile for one that cannot."""
+    data = files.read(path, MOST_BYTES)
     try:
-        width, height = image_size(data, kind)
-    except (struct.error, IndexError) as error:
-        raise InvalidFile(f"the {kind} image has no complete header") from error
+        frame, _ = _decoded(data, kind, limits)
+    except _UNREADABLE as error:
+        raise InvalidFile(f"the {kind} image cannot be decoded: {_reason(error)}") from error
+    return MediaFacts(kind="image", codec=kind, width=frame.width, height=frame.height)
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error or "no picture in it")[:LONGEST_REASON]
+
+
+def _decoded(data: bytes, kind: str, limits: MediaLimits) -> tuple[VideoFrame, Turn]:
+    """Return the picture, and how it must be turned. Raises InvalidFile beyond a limit, _UNREADABLE."""
+    if kind == "heic":
+        opened = HeifImageFile(BytesIO(data))  # type: ignore[no-untyped-call]
+        return _by_pillow(opened, kind, limits)
+    if kind == "avif":
+        return _by_pillow(AvifImagePlugin.AvifImageFile(BytesIO(data)), kind, limits)
+    _check_size(*_stated_size(data, kind), kind, limits)
+    if kind == "webp" and _is_animated(data):
+        return _by_pillow(WebPImagePlugin.WebPImageFile(BytesIO(data)), kind, limits)
+    options = {"protocol_whitelist": "file", "max_pixels": str(limits.image_pixels), "threads": "1"}
+    with av.open(BytesIO(data), "r", format=_DEMUXERS[kind], options=options) as container:
+        container.streams.video[0].codec_context.thread_count = 1
+        return next(container.decode(video=0)), exif_orientation(data)
+
+
+def _by_pillow(image: ImageFile.ImageFile, kind: str, limits: MediaLimits) -> tuple[VideoFrame, Turn]:
+    """Decode an image whose header has been read. An alpha channel is dropped."""
+    with image:
+        _check_size(*image.size, kind, limits)
+        if image.mode.startswith("I;16"):
+            frame = VideoFrame.from_ndarray(np.asarray(image).astype(np.uint16), format="gray16le")
+        else:
+            frame = VideoFrame.from_ndarray(np.asarray(image.convert("RGB")), format="rgb24")
+        return frame, tiff_orientation(image.info.get("exif") or b"")
+
+
+def _check_size(width: int, height: int, kind: str, limits: MediaLimits) -> None:
     if not width or not height:
         raise InvalidFile(f"the {kind} image is {width}x{height} pixels")
     if width * height > limits.image_pixels:
         raise InvalidFile(
             f"the image is {width}x{height}, more than the allowed {limits.image_pixels} pixels per image"
         )
-    return MediaFacts(kind="image", codec=kind, width=width, height=height)
+
+
+def _stated_size(data: bytes, kind: str) -> tuple[int, int]:
+    try:
+        return image_size(data, kind)
+    except (struct.error, IndexError) as error:
+        raise InvalidFile(f"the {kind} image has no complete header") from error
+
+
+def _is_animated(webp: bytes) -> bool:
+    """RFC 9649, 2.7: a flag of the extended header."""
+    return webp[12:16] == b"VP8X" and bool(webp[20] & 0x02)
 
 
 def image_size(data: bytes, kind: str) -> tuple[int, int]:
@@ -109,24 +182,18 @@ def read_image(
 ) -> None:
     """Decode the image to `out`, uint8 [3, size, size]. Raises DecodeError.
 
-    Its EXIF orientation is followed: the picture is embedded as a viewer shows it.
+    Its orientation is followed: the picture is embedded as a viewer shows it.
     """
     name = Path(path).name
     try:
         data = files.read(path, MOST_BYTES)
-        kind = image_format(data[:32])
+        kind = image_format(data[:IMAGE_HEAD])
         if kind is None:
             raise DecodeError(f"{name} is no image of a known kind")
-        _facts(data, kind, limits)
-        options = {"protocol_whitelist": "file", "max_pixels": str(limits.image_pixels), "threads": "1"}
-        with av.open(BytesIO(data), "r", format=_DEMUXERS[kind], options=options) as container:
-            container.streams.video[0].codec_context.thread_count = 1
-            frame = next(container.decode(video=0))
-            scaler.scale(frame, out)
-            turn(out, exif_orientation(data))
+        frame, how = _decoded(data, kind, limits)
+        scaler.scale(frame, out)
+        turn(out, how)
     except InvalidFile as error:
         raise Refused(f"{name}: {error.message}") from error
-    except (av.error.FFmpegError, OSError, ValueError, StopIteration, IndexError) as error:
-        raise DecodeError(
-            f"{name}: {getattr(error, 'strerror', None) or error or 'no picture in it'}"
-        ) from error
+    except _UNREADABLE as error:
+        raise DecodeError(f"{name}: {_reason(error)}") from error

@@ -66,7 +66,12 @@ def orientation(frame: VideoFrame) -> Turn:
 
 def exif_orientation(data: bytes) -> Turn:
     """Return how an image (JPEG, PNG or WebP) must be turned to stand upright, by its EXIF block."""
-    tiff = next(_exif_blocks(data), b"").removeprefix(b"Exif\0\0")
+    return tiff_orientation(next(_exif_blocks(data), b""))
+
+
+def tiff_orientation(exif: bytes) -> Turn:
+    """Return how an image with this EXIF block must be turned to stand upright."""
+    tiff = exif.removeprefix(b"Exif\0\0")
     known = tiff.startswith((b"II*\0", b"MM\0*"))
     return EXIF.get(_tag(tiff[:LONGEST_EXIF], ORIENTATION_TAG), UPRIGHT) if known else UPRIGHT
 

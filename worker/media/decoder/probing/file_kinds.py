@@ -7,7 +7,7 @@ import re
 from worker.media.decoder.probing.boxes import ByteFile, boxes, read_at, size_of
 
 HEAD = 4096
-PICTURES = "JPEG, PNG, WebP, GIF and BMP"
+PICTURES = "JPEG, PNG, WebP, GIF, BMP, HEIC and AVIF"
 """Kinds of images that are read."""
 _SVG = re.compile(rb"<svg[\s>]", re.IGNORECASE)
 _STARTS = {
@@ -68,6 +68,23 @@ def missing_part(file: ByteFile) -> str | None:
     if index.end > size:
         return "the index (moov) is cut off: the file is incomplete"
     return None
+
+
+def unknown_picture(file: ByteFile) -> str | None:
+    """What a file of MP4's kind is that holds pictures and no film (ISO/IEC 23008-12), None for others.
+
+    FFmpeg gives the tiles of such a picture one by one, as if each were a film.
+    """
+    first, has_pictures = None, False
+    for box in boxes(file, 0, size_of(file)):
+        first = first or box
+        if box.kind in (b"moov", b"moof") or first.kind not in _TOP_LEVEL:
+            return None
+        has_pictures = has_pictures or box.kind == b"meta"
+    if not has_pictures:
+        return None
+    brand = read_at(file, 8, 4).decode("latin-1") if first and first.kind == b"ftyp" else "none"
+    return f"a HEIF picture of the brand {brand!r}"
 
 
 def head_of(file: ByteFile) -> bytes:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from pillow_heif import from_pillow
 
 from shared.errors import InvalidFile
 from tests.worker.media.reading import facts_of
@@ -38,7 +39,7 @@ def test_pictures_of_other_kinds_are_named(kind: str, name: str, tmp_path: Path)
     picture = BytesIO()
     Image.new("RGB", (64, 48), (200, 30, 30)).save(picture, kind)
     assert refusal(picture.getvalue(), tmp_path / "picture") == (
-        f"{name} is not supported; images may be JPEG, PNG, WebP, GIF and BMP, "
+        f"{name} is not supported; images may be JPEG, PNG, WebP, GIF, BMP, HEIC and AVIF, "
         "videos in mov,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,ivf,mxf,nut"
     )
 
@@ -61,6 +62,16 @@ def test_pictures_of_other_kinds_are_named(kind: str, name: str, tmp_path: Path)
 )
 def test_first_bytes_tell(head: bytes, name: str | None) -> None:
     assert foreign_kind(head) == name
+
+
+def test_pictures_of_an_unknown_brand_are_no_films(tmp_path: Path) -> None:
+    """FFmpeg would give one tile after the other."""
+    picture = BytesIO()
+    from_pillow(Image.new("RGB", (256, 192), (200, 30, 30))).save(picture, tile_size=128)
+    path = tmp_path / "picture"
+    path.write_bytes(picture.getvalue().replace(b"heic", b"abcd"))
+    with pytest.raises(InvalidFile, match="a HEIF picture of the brand 'abcd' is not supported; images may"):
+        facts_of(path)
 
 
 @pytest.mark.parametrize("part", [0.05, 0.3, 0.9])

@@ -40,7 +40,7 @@ class Bucket:
     def age(self, key: str, seconds: float) -> None:
         """Make the object so old."""
         then = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=seconds)
-        from moto.core import DEFAULT_ACCOUNT_ID
+        from moto.core.models import DEFAULT_ACCOUNT_ID
         from moto.s3.models import s3_backends
 
         found = s3_backends[DEFAULT_ACCOUNT_ID]["aws"].buckets[self.name].keys[key]

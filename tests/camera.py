@@ -73,10 +73,11 @@ def film_pictures(path: Path) -> list[Picture]:
     found = []
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
+        assert stream.time_base is not None
         convert = av.BitStreamFilterContext("h264_mp4toannexb", stream)
         for packet in container.demux(stream):
             found += [
-                Picture(int(made.pts * made.time_base * CLOCK_RATE), split(bytes(made)))
+                Picture(int((made.pts or 0) * stream.time_base * CLOCK_RATE), split(bytes(made)))
                 for made in convert.filter(packet if packet.size else None)
             ]
     return found
@@ -339,7 +340,7 @@ class _Session:
         user, password = self._camera.login
         secret, action = h(f"{user}:tests:{password}"), h(f"{method}:{fields['uri']}")
         wanted = h(f"{secret}:abc:{fields['nc']}:{fields['cnonce']}:auth:{action}")
-        return fields["username"] == user and fields["response"] == wanted
+        return (fields["username"], fields["response"]) == (user, wanted)
 
     async def _setup(self, head: str, headers: dict[str, str]) -> str:
         ports = re.search(r"client_port=(\d+)", head)

@@ -4,7 +4,7 @@ import ast
 import importlib
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
 from re import _constants as codes  # type: ignore[attr-defined]
@@ -198,7 +198,7 @@ def _takes(items: Any, letter: str) -> bool:
 
 
 def _category(value: Any, letter: str) -> bool:
-    tests = {
+    tests: dict[Any, Callable[[str], bool]] = {
         codes.CATEGORY_DIGIT: str.isdigit,
         codes.CATEGORY_SPACE: str.isspace,
         codes.CATEGORY_WORD: lambda text: text.isalnum() or text == "_",

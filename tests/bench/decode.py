@@ -30,6 +30,7 @@ import av
 import psutil
 
 from shared.chunks import SECOND, Chunk, frame_targets, plan_chunks
+from worker.media.clip_source import Clip
 from worker.media.decoder_pool import DecoderPool
 
 RATE, FRAMES, SIZE = 30, 8, 448
@@ -96,6 +97,7 @@ def ours(path: Path, seconds: int, *, sparse: bool = True) -> dict[str, Any]:
         assert process is not None
         before, cpu, began = _read_bytes(process.pid), _cpu_seconds(process.pid), time.perf_counter()
         async for clip in pool.clips(path, chunks_of(seconds), FRAMES, SIZE):
+            assert isinstance(clip, Clip)
             assert len(clip.frames) == FRAMES
             clip.release()
         took = time.perf_counter() - began
@@ -191,8 +193,9 @@ def _from_key_frames(path: Path, seconds: int) -> int:
     """How many frames lie between the key frames and the wanted frames: what a reader that seeks decodes."""
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
-        packets = [(p.pts, bool(p.is_keyframe)) for p in container.demux(stream) if p.size]
-    step = 1 / (RATE * stream.time_base)
+        base = stream.time_base or Fraction()
+        packets = [(p.pts or 0, bool(p.is_keyframe)) for p in container.demux(stream) if p.size]
+    step = 1 / (RATE * base)
     shown = sorted(int(pts / step) for pts, _ in packets)
     keys = sorted(int(pts / step) for pts, key in packets if key)
     decoded, at = 0, -1

@@ -25,6 +25,7 @@ from shared.keys import Lane
 from shared.redis.connection import Redis
 from shared.results import Result
 from shared.settings import Settings
+from tests.support import stream_entries
 from worker.publish.publisher import Publisher
 
 MODEL = ServedModel(
@@ -94,7 +95,7 @@ class StandIn:
         """The next job of a lane, once there is one."""
         async with asyncio.timeout(20):
             while True:
-                for entry_id, fields in await self._redis.xrange(keys.jobs(lane)):
+                for entry_id, fields in await stream_entries(self._redis, keys.jobs(lane)):
                     if entry_id not in self._taken:
                         self._taken.add(entry_id)
                         return from_fields(fields)

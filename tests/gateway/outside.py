@@ -17,7 +17,7 @@ PUBLIC = ("203.0.113.10", "203.0.113.11", "93.184.216.34", "2606:2800:220:1::1")
 """Addresses that lead to this machine's sites; documentation's and one that is global."""
 
 
-class Names(dnslib.server.BaseResolver):
+class Names(dnslib.server.BaseResolver):  # type: ignore[misc]
     """A DNS server: each name has its answers, of which the last one stays."""
 
     def __init__(self) -> None:

@@ -61,7 +61,7 @@ async def read(
     redis = connect(settings)
     store = AssetStore(redis, settings)
     try:
-        return await read_form(sent(pieces, content_type, cut_off=cut_off), store, folder, LIMIT)
+        return await read_form(sent(pieces, content_type, cut_off=cut_off), store, str(folder), LIMIT)
     finally:
         store.close()
         await redis.aclose()

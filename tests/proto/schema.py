@@ -56,7 +56,15 @@ Incident: 1 sensorId string; 2 timestamp Timestamp; 3 end Timestamp; 4 objectIds
   9 embeddings Embedding rep; 10 isAnomaly bool; 11 info map; 12 llm LLM
 """
 ENUM = {"RAW": 0, "JPG": 1, "JPEG": 2, "PNG": 3}
-SCALARS = {"double": 1, "float": 2, "int32": 5, "bool": 8, "string": 9, "bytes": 12}
+FieldType = descriptor_pb2.FieldDescriptorProto
+SCALARS = {
+    "double": FieldType.TYPE_DOUBLE,
+    "float": FieldType.TYPE_FLOAT,
+    "int32": FieldType.TYPE_INT32,
+    "bool": FieldType.TYPE_BOOL,
+    "string": FieldType.TYPE_STRING,
+    "bytes": FieldType.TYPE_BYTES,
+}
 
 Row = tuple[int, str, str, bool]
 
@@ -81,13 +89,16 @@ def _declare(message: descriptor_pb2.DescriptorProto, fields: list[Row]) -> None
             entry.options.map_entry = True
             entry.field.add(name="key", number=1, type=9, label=1)
             entry.field.add(name="value", number=2, type=9, label=1)
-            field.type, field.type_name = 11, entry.name
+            field.type, field.type_name = FieldType.TYPE_MESSAGE, entry.name
         elif kind in SCALARS:
             field.type = SCALARS[kind]
         elif kind == "ImageFormat":
-            field.type, field.type_name = 14, ".nv.ImageFormat"
+            field.type, field.type_name = FieldType.TYPE_ENUM, ".nv.ImageFormat"
         else:
-            field.type, field.type_name = 11, f".{TIMESTAMP}" if kind == "Timestamp" else f".nv.{kind}"
+            field.type, field.type_name = (
+                FieldType.TYPE_MESSAGE,
+                f".{TIMESTAMP}" if kind == "Timestamp" else f".nv.{kind}",
+            )
 
 
 def classes() -> dict[str, type[Message]]:
@@ -98,7 +109,7 @@ def classes() -> dict[str, type[Message]]:
     file.enum_type.add(name="ImageFormat").value.extend(
         descriptor_pb2.EnumValueDescriptorProto(name=name, number=number) for name, number in ENUM.items()
     )
-    declared = {}
+    declared: dict[str, descriptor_pb2.DescriptorProto] = {}
     for name, fields in (rows(NV) | rows(EXT)).items():
         outer, _, inner = name.rpartition(".")
         parent = declared[outer].nested_type if outer else file.message_type

@@ -147,9 +147,9 @@ def test_errors_say_what_the_service_said(client: Any) -> None:
         client.call("GET", "/v1/nowhere")
     with pytest.raises(BadRequestError, match="BadParameters"):
         client.embed_texts(["x"], model="another")
-    with pytest.raises(BadRequestError) as raised:
+    with pytest.raises(BadRequestError) as refused:
         list(client.embed_video(str(uuid.uuid4())))
-    assert raised.value.code == "BadParameter"
+    assert refused.value.code == "BadParameter"
     with pytest.raises(FileNotFoundError):
         list(client.embed_video("nowhere.mp4"))
 

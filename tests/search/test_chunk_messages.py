@@ -2,6 +2,7 @@
 
 import base64
 import struct
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -22,12 +23,12 @@ VECTOR = unit_vectors(1)[0]
 JPEG = b"\xff\xd8\xff\xe0 a picture"
 
 
-def changed(**fields: object) -> bytes:
+def changed(**fields: Any) -> bytes:
     """A good message with other contents."""
     message = VisionLLM.FromString(chunk_message(film(), 3, VECTOR))
     for name, value in fields.items():
         if name == "vector":
-            message.llm.visionEmbeddings[0].vector[:] = value  # type: ignore[index]
+            message.llm.visionEmbeddings[0].vector[:] = value
         else:
             message.info[name] = str(value)
     return message.SerializeToString()

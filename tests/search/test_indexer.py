@@ -137,7 +137,7 @@ async def test_what_cannot_be_used_is_told_and_does_not_stop_the_rest(
     assert [event["streamId"] for event in events] == ["", film(1).id]
     assert "no nv.VisionLLM message" in events[0]["event"]
     assert "a vector of 3 values; those of tiny in the index have 8" in events[1]["event"]
-    await listener.aclose()  # type: ignore[no-untyped-call]
+    await listener.aclose()
 
 
 async def test_a_row_that_the_database_refuses_is_left_out_alone(

@@ -1,4 +1,5 @@
 from fractions import Fraction
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -10,8 +11,14 @@ from shared.errors import BadParameter
 FPS = Fraction(30)
 
 
-def seconds(*values: float) -> list[int]:
-    return [round(v * SECOND) for v in values]
+def span(start: float, end: float) -> tuple[int, int]:
+    return round(start * SECOND), round(end * SECOND)
+
+
+def plan(start: float, end: float, duration: float, overlap: float, **more: Any) -> list[Chunk]:
+    """As plan_chunks, in seconds."""
+    duration_ns, overlap_ns = span(duration, overlap)
+    return plan_chunks(*span(start, end), duration_ns, overlap_ns, **more)
 
 
 @pytest.mark.parametrize(
@@ -34,12 +41,12 @@ def seconds(*values: float) -> list[int]:
 def test_examples(
     start: float, end: float, duration: float, overlap: float, expected: list[tuple[float, float]]
 ) -> None:
-    planned = plan_chunks(*seconds(start, end, duration, overlap), FPS)
-    assert planned == [Chunk(i, *seconds(*span)) for i, span in enumerate(expected)]
+    planned = plan(start, end, duration, overlap, fps=FPS)
+    assert planned == [Chunk(i, *span(*times)) for i, times in enumerate(expected)]
 
 
 def test_without_a_frame_rate_no_tail_is_dropped() -> None:
-    assert len(plan_chunks(*seconds(0, 20.001, 10, 0), None)) == 3
+    assert len(plan(0, 20.001, 10, 0, fps=None)) == 3
 
 
 def test_a_tail_of_exactly_two_frames_is_kept() -> None:
@@ -52,10 +59,10 @@ def test_a_tail_of_exactly_two_frames_is_kept() -> None:
 def test_a_tail_is_measured_by_the_frames_that_are_really_at_the_end() -> None:
     """A slide show whose last slides, or last second, are shorter than its average."""
     slow = Fraction(1, 4)
-    assert len(plan_chunks(*seconds(0, 16, 10, 0), slow)) == 1
-    assert len(plan_chunks(*seconds(0, 16, 10, 0), slow, last_frames=8 * SECOND)) == 2
-    assert len(plan_chunks(*seconds(0, 10.5, 10, 0), slow, last_frames=SECOND // 12)) == 2
-    assert len(plan_chunks(*seconds(0, 10.05, 10, 0), slow, last_frames=SECOND // 12)) == 1
+    assert len(plan(0, 16, 10, 0, fps=slow)) == 1
+    assert len(plan(0, 16, 10, 0, fps=slow, last_frames=8 * SECOND)) == 2
+    assert len(plan(0, 10.5, 10, 0, fps=slow, last_frames=SECOND // 12)) == 2
+    assert len(plan(0, 10.05, 10, 0, fps=slow, last_frames=SECOND // 12)) == 1
 
 
 @given(st.integers(1, 400_000), st.integers(1, 30))
@@ -77,13 +84,13 @@ def test_at_an_even_rate_the_last_frames_change_nothing(
 @pytest.mark.parametrize("overlap", [10, 11])
 def test_an_overlap_as_long_as_the_chunk_is_refused(overlap: int) -> None:
     with pytest.raises(BadParameter, match="chunk_overlap_duration must be less"):
-        plan_chunks(*seconds(0, 25, 10, overlap), FPS)
+        plan(0, 25, 10, overlap, fps=FPS)
 
 
 def test_too_many_chunks_are_refused() -> None:
-    assert len(plan_chunks(*seconds(0, MAX_CHUNKS, 1, 0), FPS)) == MAX_CHUNKS
+    assert len(plan(0, MAX_CHUNKS, 1, 0, fps=FPS)) == MAX_CHUNKS
     with pytest.raises(BadParameter, match="more than 10000"):
-        plan_chunks(*seconds(0, MAX_CHUNKS + 1, 1, 0), FPS)
+        plan(0, MAX_CHUNKS + 1, 1, 0, fps=FPS)
 
 
 @given(

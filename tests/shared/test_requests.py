@@ -11,6 +11,7 @@ from shared.redis.connection import Redis, script
 from shared.requests import CANCELLED, Request, failed, finish, queue_limit, request_of, submit
 from shared.results import End, from_fields, unpack
 from shared.settings import Settings, load
+from tests.support import stream_entries
 
 LANES = {"text": "RTEMBED_TEXT_QUEUE_LIMIT", "probe": "RTEMBED_PROBE_QUEUE_LIMIT"} | {
     "video": "RTEMBED_VIDEO_QUEUE_LIMIT"
@@ -34,7 +35,7 @@ async def record(redis: Redis, *assets: str) -> None:
         )
 
 
-async def everything(redis: Redis) -> set[bytes]:
+async def everything(redis: Redis) -> set[bytes | str]:
     return set(await redis.keys("*"))
 
 
@@ -81,7 +82,7 @@ async def test_a_request_is_accepted_with_all_of_its_jobs(redis: Redis, settings
         b"model": b"m", b"planned": b"4", b"assets": b"a1,a2", b"options": b'{"stream":true}',
     }  # fmt: skip
     assert abs((await redis.time())[0] - created) <= 5
-    entries = [entry for _, entry in await redis.xrange(keys.jobs("video"))]
+    entries = [entry for _, entry in await stream_entries(redis, keys.jobs("video"))]
     assert [jobs.from_fields(entry) for entry in entries] == [job_of("video")] * 2
     assert {entry[b"traceparent"] for entry in entries} == {b"00-ab-cd-01"}
     assert await redis.zrange(keys.running("video"), 0, -1) == [b"r1"]
@@ -126,7 +127,7 @@ async def test_ending_a_request_tells_its_readers_and_frees_its_assets(
         await listener.get_message(timeout=5)
         assert await finish(redis, settings, request, end) == "failed"
         message = await listener.get_message(timeout=5)
-    ((entry_id, stored),) = await redis.xrange(keys.results("r1"))
+    ((entry_id, stored),) = await stream_entries(redis, keys.results("r1"))
     assert from_fields(stored) == end
     assert unpack(message["data"]) == [(entry_id.decode(), end)]
     assert await redis.hget(keys.request("r1"), "state") == b"failed"
@@ -140,7 +141,7 @@ async def test_only_the_first_end_counts(redis: Redis, settings: Settings) -> No
     await submit(redis, settings, request, [job_of("text")])
     assert await finish(redis, settings, request, CANCELLED) == "cancelled"
     assert await finish(redis, settings, request, failed("too late")) == "cancelled"
-    assert len(await redis.xrange(keys.results("r1"))) == 1
+    assert len(await stream_entries(redis, keys.results("r1"))) == 1
     assert await redis.hgetall(keys.REQUEST_COUNTS) == {b"text:cancelled": b"1"}
 
 

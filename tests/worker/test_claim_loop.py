@@ -16,7 +16,7 @@ from shared.redis.failures import WritesRefused
 from shared.requests import Request, submit
 from shared.results import End, from_fields
 from shared.settings import Settings
-from tests.support import until
+from tests.support import stream_entries, until
 from worker import claim_loop
 from worker.claim_loop import ClaimLoop
 from worker.claims import Claims
@@ -72,7 +72,9 @@ async def start(redis: Redis, settings: Settings, name: str) -> None:
 async def delivered(redis: Redis) -> dict[str, int]:
     """How often each session has been delivered, by its request."""
     entries = await redis.xpending_range(keys.jobs("live"), keys.GROUP, "-", "+", 10)
-    jobs = {entry: fields[b"request"].decode() for entry, fields in await redis.xrange(keys.jobs("live"))}
+    jobs = {
+        entry: fields[b"request"].decode() for entry, fields in await stream_entries(redis, keys.jobs("live"))
+    }
     return {jobs[entry["message_id"]]: entry["times_delivered"] for entry in entries}
 
 
@@ -80,7 +82,7 @@ async def set_deliveries(redis: Redis, counts: dict[str, int]) -> None:
     """As if a worker that is dead had had the sessions so often."""
     await redis.xgroup_create(keys.jobs("live"), keys.GROUP, id="0", mkstream=True)
     await redis.xreadgroup(keys.GROUP, "dead", {keys.jobs("live"): ">"})
-    for entry, fields in await redis.xrange(keys.jobs("live")):
+    for entry, fields in await stream_entries(redis, keys.jobs("live")):
         count = counts[fields[b"request"].decode()]
         await redis.xclaim(
             keys.jobs("live"), keys.GROUP, "dead", 0, [entry], idle=60_000, retrycount=count, justid=True
@@ -93,9 +95,9 @@ async def test_a_session_that_no_worker_survives_is_given_up(redis: Redis, setti
     async with at_work(redis, settings) as worker:
         await until(lambda: is_empty(redis))
         assert worker.work.begun == []
-    ((_, letter),) = await redis.xrange(keys.JOBS_DEAD)
+    ((_, letter),) = await stream_entries(redis, keys.JOBS_DEAD)
     assert (letter[b"lane"], letter[b"deliveries"]) == (b"live", b"4")
-    end = from_fields((await redis.xrange(keys.results("r-a")))[-1][1])
+    end = from_fields((await stream_entries(redis, keys.results("r-a")))[-1][1])
     assert isinstance(end, End)
     assert "given up after 3 deliveries" in end.error
     record = await redis.hgetall(keys.live("a"))
@@ -147,14 +149,14 @@ async def test_a_job_that_cannot_be_read_ends_its_request(
     await redis.xadd(keys.jobs("video"), {"request": "unknown", "payload": "{"})
     async with at_work(redis, settings):
         await until(lambda: has_letters(redis, 2))
-        ((_, fields),) = await redis.xrange(keys.results("r"))
+        ((_, fields),) = await stream_entries(redis, keys.results("r"))
         end = from_fields(fields)
         assert isinstance(end, End)
         assert (end.state, end.status) == ("failed", 500)
         assert end.error.startswith("a job of this request is unreadable: ")
         assert await redis.zcard(keys.asset_users("f")) == 0, "the file is free"
         assert not await redis.exists(keys.results("unknown"))
-    letters = [fields for _, fields in await redis.xrange(keys.JOBS_DEAD)]
+    letters = [fields for _, fields in await stream_entries(redis, keys.JOBS_DEAD)]
     assert {letter[b"request"] for letter in letters} == {b"r", b"unknown"}
     assert all(letter[b"error"].startswith(b"unreadable: ") for letter in letters)
     assert await redis.xlen(keys.jobs("video")) == 0

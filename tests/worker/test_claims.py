@@ -15,7 +15,7 @@ from shared.redis.connection import Redis, connect, script
 from shared.requests import CANCELLED, Request, failed, finish, submit
 from shared.results import End, Result, from_fields, unpack
 from shared.settings import Settings, load
-from tests.support import until
+from tests.support import stream_entries, until
 from worker.claims import Claims
 from worker.publish.publisher import Publisher
 
@@ -86,7 +86,7 @@ def result(chunk: int) -> Result:
 
 
 async def stored(redis: Redis, request: str) -> list[Result | End]:
-    return [from_fields(fields) for _, fields in await redis.xrange(keys.results(request))]
+    return [from_fields(fields) for _, fields in await stream_entries(redis, keys.results(request))]
 
 
 # Submitting -------------------------------------------------------------------------------------------
@@ -97,7 +97,7 @@ async def test_a_job_reads_back_as_it_was_written(redis: Redis, settings: Settin
     (claim,) = await claims.take(redis, "video", 5)
     assert claim.job == job
     assert claim.deliveries == 1
-    fields = (await redis.xrange(keys.jobs("video")))[0][1]
+    fields = (await stream_entries(redis, keys.jobs("video")))[0][1]
     assert fields[b"kind"] == b"video"
     assert fields[b"request"] == b"r1"
     assert abs(int(fields[b"enqueued"]) - claim.enqueued_ms) <= 1
@@ -168,7 +168,7 @@ async def test_a_notification_carries_the_stored_entry(redis: Redis, settings: S
             message = await listener.get_message(ignore_subscribe_messages=True, timeout=5)
             if message:
                 heard += unpack(message["data"])
-    kept = [(i.decode(), from_fields(f)) for i, f in await redis.xrange(keys.results("r1"))]
+    kept = [(i.decode(), from_fields(f)) for i, f in await stream_entries(redis, keys.results("r1"))]
     assert heard == kept
 
 
@@ -289,7 +289,7 @@ async def test_a_buried_job_lies_in_the_dead_letters_with_its_reason(
     (job,) = await submit_text(redis, settings)
     (claim,) = await claims.take(redis, "text", 1)
     await claims.bury(claim, "it killed three workers")
-    ((_, letter),) = await redis.xrange(keys.JOBS_DEAD)
+    ((_, letter),) = await stream_entries(redis, keys.JOBS_DEAD)
     assert jobs.from_fields(letter) == job
     assert letter[b"error"] == b"it killed three workers"
     assert letter[b"deliveries"] == b"1"

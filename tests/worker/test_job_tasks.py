@@ -25,7 +25,7 @@ from shared.redis.redis_clock import RedisClock
 from shared.requests import CANCELLED, Request, finish, submit
 from shared.results import End, Entry, Facts, Result, from_fields
 from shared.settings import Settings
-from tests.support import until
+from tests.support import stream_entries, until
 from worker.batcher import Batcher
 from worker.engine.embedding_engine import Clips, Vectors
 from worker.job_tasks import Tasks, stack_clips
@@ -168,12 +168,12 @@ def video_job(count: int, **values: Any) -> VideoJob:
 async def accepted(redis: Redis, settings: Settings, job: Any, planned: int, deliveries: int = 1) -> Claim:
     """Submit a request of one job and claim that."""
     await submit(redis, settings, Request(id="r1", lane=job.lane, planned=planned), [job])
-    ((entry_id, _),) = await redis.xrange(keys.jobs(job.lane))
+    ((entry_id, _),) = await stream_entries(redis, keys.jobs(job.lane))
     return Claim(job.lane, entry_id.decode(), job, deliveries)
 
 
 async def stored(redis: Redis) -> list[Entry]:
-    return [from_fields(fields) for _, fields in await redis.xrange(keys.results("r1"))]
+    return [from_fields(fields) for _, fields in await stream_entries(redis, keys.results("r1"))]
 
 
 async def results(redis: Redis) -> list[Result]:

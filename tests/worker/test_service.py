@@ -22,7 +22,7 @@ from shared.requests import CANCELLED, Request, failed, finish, submit
 from shared.results import from_fields
 from shared.settings import Settings, load
 from tests.e2e.media import colour_film
-from tests.support import RedisServer, until, valkey_binary
+from tests.support import RedisServer, stream_entries, until, valkey_binary
 from worker.claims import Claims
 from worker.compose import Loaded
 from worker.engine.embedding_engine import Clips, Vectors
@@ -177,7 +177,9 @@ async def test_jobs_of_a_request_that_has_ended_leave_the_queue(
         await until(lambda: _empty(redis, "video"))
         assert engine.video_calls == 1
         assert not engine.gate.is_set()
-    assert [from_fields(fields) for _, fields in await redis.xrange(keys.results("r1"))] == [CANCELLED]
+    assert [from_fields(fields) for _, fields in await stream_entries(redis, keys.results("r1"))] == [
+        CANCELLED
+    ]
 
 
 async def test_a_claim_lost_to_another_ends_its_task(
@@ -241,7 +243,7 @@ async def test_a_job_that_fails_unexpectedly_fails_alone(
         engine.error = RuntimeError("secret detail")
         await submit_text(redis, settings, "t1")
         await until(lambda: _is(redis, "t1", "failed"))
-        ((_, last),) = await redis.xrange(keys.results("t1"))
+        ((_, last),) = await stream_entries(redis, keys.results("t1"))
         assert from_fields(last) == failed("An unknown error occurred")
         engine.error = None
         await submit_text(redis, settings, "t2")

@@ -8,6 +8,7 @@ from structlog.testing import capture_logs
 from gateway.access.exposure import warn_of_exposure
 from shared.addresses import is_loopback
 from shared.settings import Settings
+from shared.settings.setting_types import NamedKey
 
 
 @pytest.mark.parametrize(
@@ -32,14 +33,14 @@ def test_which_addresses_are_of_this_machine(host: str, loopback: bool) -> None:
     ("host", "keys", "anywhere", "warnings"),
     [
         ("127.0.0.1", (), False, []),
-        ("0.0.0.0", ("k",), False, []),
+        ("0.0.0.0", (NamedKey("", "k"),), False, []),
         ("0.0.0.0", (), False, ["anybody"]),
         ("127.0.0.1", (), True, ["RTEMBED_ANY_SERVER_PATH"]),
         ("::", (), True, ["anybody", "RTEMBED_ANY_SERVER_PATH"]),
     ],
 )
 def test_one_warning_for_each_open_door(
-    settings: Settings, host: str, keys: tuple[str, ...], anywhere: bool, warnings: list[str]
+    settings: Settings, host: str, keys: tuple[NamedKey, ...], anywhere: bool, warnings: list[str]
 ) -> None:
     with capture_logs() as lines:
         warn_of_exposure(replace(settings, host=host, api_keys=keys, any_server_path=anywhere))

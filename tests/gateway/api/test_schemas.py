@@ -492,7 +492,7 @@ def test_the_data_header_is_read_in_linear_time(depth: int) -> None:
 
 # Answers ----------------------------------------------------------------------------------------------
 
-CHUNK = {"start_time": "0.0", "end_time": "60.0", "embeddings": [0.5]}
+CHUNK: dict[str, Any] = {"start_time": "0.0", "end_time": "60.0", "embeddings": [0.5]}
 
 
 def test_an_answer_has_every_field_and_an_event_only_what_is_known() -> None:

@@ -160,7 +160,10 @@ async def test_only_chunks_count_that_were_asked_for(
 
 @pytest.mark.usefixtures("filled")
 async def test_a_time_range_takes_what_lies_in_it_partly(serve: Serve, searched: Settings) -> None:
-    between = {"start_time": "2024-06-09T18:00:20.000Z", "end_time": "2024-06-09T18:00:40.001Z"}
+    between: dict[str, Any] = {
+        "start_time": "2024-06-09T18:00:20.000Z",
+        "end_time": "2024-06-09T18:00:40.001Z",
+    }
     async with serve(searched) as gateway:
         answer = await find(gateway, vector=VECTORS[0].tolist(), top_k=100, **between)
     assert sorted(hit["chunk"] for hit in answer["hits"]) == [2, 3, 4]
@@ -382,7 +385,12 @@ async def test_an_hnsw_index_answers_as_a_comparison_of_all_does(
     await index.execute("ANALYZE chunks")
     async with serve(searched) as gateway:
         for number, question in enumerate(unit_vectors(5, 4, seed=6)):
-            for some in ({}, {"assets": [film(number).id, film(9).id]}, {"cameras": [film(3).id]}):
+            filters: list[dict[str, Any]] = [
+                {},
+                {"assets": [film(number).id, film(9).id]},
+                {"cameras": [film(3).id]},
+            ]
+            for some in filters:
                 fast = await find(gateway, vector=question.tolist(), top_k=20, **some)
                 exact = await find(gateway, vector=question.tolist(), top_k=20, exact=True, **some)
                 assert len(fast["hits"]) == 20

@@ -124,7 +124,8 @@ async def test_credentials_are_kept_apart(gateway: Gateway, redis: Redis) -> Non
     stream = (await add(gateway, liveStreamUrl="rtsp://me:p%40ss@h/x"))["id"]
     (login,) = await live_records.read_logins(redis, [stream])
     assert (login.username, login.password) == ("me", "p@ss")
-    assert b"p@ss" not in b"".join((await redis.hgetall(keys.asset(stream))).values())
+    stored: Any = await redis.hgetall(keys.asset(stream))
+    assert b"p@ss" not in b"".join(stored.values())
     assert "p@ss" not in (await gateway.client.get("/stream/get-stream-info")).text
     await gateway.client.delete(f"/streams/delete/{stream}")
     assert not await redis.exists(keys.camera(stream), keys.asset(stream))

@@ -288,7 +288,7 @@ async def test_a_large_file_goes_through_little_memory(fetch: Fetch, http: Site)
 
 @pytest.mark.parametrize("declared", ["", "1025"])
 async def test_a_file_beyond_the_limit_is_refused(fetch: Fetch, http: Site, declared: str) -> None:
-    limit = {"download_limit_gb": 1024 / (1 << 30)}
+    limit: dict[str, Any] = {"download_limit_gb": 1024 / (1 << 30)}
     http.pages["/full"] = page(bytes(1024))
     http.pages["/over"] = page(bytes(1025), Content_Length=declared)
     assert len(await fetch(f"http://{GOOD}:{http.port}/full", **limit)) == 1024
@@ -459,7 +459,9 @@ async def test_a_proxy_of_the_environment_is_not_used(
 # Credentials ------------------------------------------------------------------------------------------
 
 OURS = {"Host", "User-Agent", "Accept-Encoding"}
-TOKENS = {"download_tokens": ((GOOD, "Bearer good"), (OTHER, "Bearer other"), (GOOD, "Bearer late"))}
+TOKENS: dict[str, Any] = {
+    "download_tokens": ((GOOD, "Bearer good"), (OTHER, "Bearer other"), (GOOD, "Bearer late"))
+}
 
 
 def sent(request: tuple[str, dict[str, str]]) -> dict[str, str]:
@@ -601,7 +603,7 @@ async def test_a_data_url_beyond_the_limit_is_refused(fetch: Fetch, form: str) -
         payload = base64.b64encode(bytes(size)).decode() if form == "base64" else "a" * size
         return f"data:video/mp4{';base64' if form == 'base64' else ''},{payload}"
 
-    limit = {"download_limit_gb": 1024 / (1 << 30)}
+    limit: dict[str, Any] = {"download_limit_gb": 1024 / (1 << 30)}
     assert len(await fetch(url(1024), **limit)) == 1024
     with pytest.raises(FileTooLarge):
         await fetch(url(1025), **limit)
@@ -685,7 +687,7 @@ async def test_a_file_that_is_none_is_missing(fetch: Fetch, folder: Path, name: 
 
 # s3: --------------------------------------------------------------------------------------------------
 
-KEYS = {"s3_access_key": "key", "s3_secret_key": "secret"}
+KEYS: dict[str, Any] = {"s3_access_key": "key", "s3_secret_key": "secret"}
 LARGE = bytes(range(256)) * (70 << 10)
 """More than two pieces."""
 
@@ -727,7 +729,7 @@ async def test_an_object_that_is_missing_is_refused(fetch: Fetch, s3: str, url: 
 
 
 @pytest.mark.parametrize("keys", [{}, {"s3_access_key": "key"}, {"s3_secret_key": "secret"}])
-async def test_credentials_are_needed(fetch: Fetch, s3: str, keys: dict[str, str]) -> None:
+async def test_credentials_are_needed(fetch: Fetch, s3: str, keys: dict[str, Any]) -> None:
     with pytest.raises(InvalidReference, match="AWS_ACCESS_KEY_ID"):
         await fetch("s3://films/large", s3_endpoint_url=s3, **keys)
 

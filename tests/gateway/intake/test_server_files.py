@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from gateway.intake import server_files
 from gateway.intake.server_files import find_server_file
 from shared.errors import Forbidden, MissingFile
 
@@ -82,7 +81,7 @@ def test_nothing_is_looked_at_outside_the_folders(disk: Path, monkeypatch: pytes
         looked.append(str(path))
         return real(path)
 
-    monkeypatch.setattr(server_files.os.path, "realpath", realpath)
+    monkeypatch.setattr("gateway.intake.server_files.os.path.realpath", realpath)
     for named in ("secret/id.png", "secret/none.png"):
         with pytest.raises(Forbidden):
             find_server_file(f"{disk}/{named}", [str(disk / "films")])

@@ -7,6 +7,7 @@ import random
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -82,7 +83,8 @@ async def test_a_client_that_vanishes_in_the_middle_leaves_nothing(
 async def test_the_cap_is_reached_in_the_middle_of_an_upload(
     serve: Serve, unverified: Settings, redis: Redis
 ) -> None:
-    async with serve(replace(unverified, storage_limit_gb=10 * MIB / GIB)) as gateway:
+    bound: dict[str, Any] = {"storage_limit_gb": 10 * MIB / GIB}
+    async with serve(replace(unverified, **bound)) as gateway:
         first = await upload(gateway, bytes(4 * MIB))
         await redis.zadd(keys.asset_users(first), {"a request": 2**40})
         sent = 0

@@ -186,7 +186,7 @@ async def test_a_cancelled_call_never_hands_its_answer_to_the_next_caller(redis:
     await redis.set("mine", "1")
     await redis.set("theirs", "2")
     for turn in range(200):
-        call = asyncio.create_task(redis.get("mine"))
+        call = asyncio.ensure_future(redis.get("mine"))
         for _ in range(turn % 7):
             await asyncio.sleep(0)
         call.cancel()

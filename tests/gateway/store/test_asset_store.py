@@ -7,6 +7,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import obstore
 import pytest
@@ -102,8 +103,8 @@ async def stores(redis: Redis, place: Place) -> AsyncIterator[Callable[..., Asse
     made: list[AssetStore] = []
 
     def make(cap: int = 0, hours: float = 0, store_place: Place = place) -> AssetStore:
-        bounds = replace(store_place.settings, storage_limit_gb=cap / GIB, asset_max_age_hours=hours)
-        made.append(AssetStore(redis, bounds))
+        bounds: dict[str, Any] = {"storage_limit_gb": cap / GIB, "asset_max_age_hours": hours}
+        made.append(AssetStore(redis, replace(store_place.settings, **bounds)))
         return made[-1]
 
     yield make
@@ -175,7 +176,8 @@ async def test_an_upload_that_is_cancelled_while_it_is_kept_leaves_nothing(
         await asyncio.gather(adding, return_exceptions=True)
         for asset in await store.all():  # it was kept before it was cancelled
             await store.delete(asset)
-    assert place.sizes() == place.uploads() == []
+    assert place.sizes() == []
+    assert place.uploads() == []
     assert not await redis.exists(keys.ARRIVING_ASSETS)
 
 
@@ -270,7 +272,7 @@ async def test_deleted_assets_are_listed_for_the_search_index(
     await store.delete(passing)
     await store.delete(deleted)
     assert await store.age_out(evicted.id)
-    listed = await redis.zrange(keys.SEARCH_DELETED, 0, -1, withscores=True)
+    listed: Any = await redis.zrange(keys.SEARCH_DELETED, 0, -1, withscores=True)
     now, _ = await redis.time()
     assert {asset_id.decode() for asset_id, _ in listed} == {deleted.id, evicted.id}
     assert all(now - 60 < second <= now for _, second in listed)
@@ -511,7 +513,8 @@ async def test_an_upload_that_is_given_up_leaves_no_part(
 ) -> None:
     with pytest.raises(Refused):
         await refuse(stores(), size)
-    assert place.sizes() == place.uploads() == []
+    assert place.sizes() == []
+    assert place.uploads() == []
     assert not await redis.exists(keys.INCOMING_BYTES)
 
 
@@ -528,7 +531,8 @@ async def test_an_upload_in_parts_that_is_cancelled_leaves_no_part(
     adding.cancel()
     with pytest.raises(asyncio.CancelledError):
         await adding
-    assert place.sizes() == place.uploads() == []
+    assert place.sizes() == []
+    assert place.uploads() == []
 
 
 @only_a_bucket
@@ -571,9 +575,9 @@ class Away(FolderPlace):
 )
 @only_a_bucket
 async def test_a_bucket_that_cannot_be_used_says_why(
-    redis: Redis, place: Place, change: dict[str, str], message: str
+    redis: Redis, place: Place, change: dict[str, Any], message: str
 ) -> None:
-    store = AssetStore(redis, replace(place.settings, **change))  # type: ignore[arg-type] - both are texts
+    store = AssetStore(redis, replace(place.settings, **change))
     await store.check()
     store.close()
     assert message in store.problem

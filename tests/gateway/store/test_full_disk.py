@@ -81,7 +81,7 @@ class Connection:
         body = (fields + file).encode() + bytes(size) + b"\r\n--x--\r\n"
         return await self.ask("POST", "/files", body, "multipart/form-data; boundary=x")
 
-    async def ready(self) -> str:
+    async def ready(self) -> Any:
         """What `ready` says of the store."""
         _, health = await self.ask("GET", "/ready?detailed=true")
         return next(c["message"] for c in health["checks"] if c["component"] == "asset store")

@@ -1,3 +1,5 @@
+from collections.abc import Iterable
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -34,7 +36,7 @@ def offsets(start: int = 0, end: int | None = None) -> MediaRange:
     return MediaRange(type="offset", start_offset=start, end_offset=end)
 
 
-def planned_chunks(jobs: list[object]) -> list[Chunk]:
+def planned_chunks(jobs: Iterable[object]) -> list[Chunk]:
     return [chunk for job in jobs if isinstance(job, VideoJob) for chunk in job.chunks]
 
 

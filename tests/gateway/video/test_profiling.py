@@ -21,7 +21,7 @@ from shared.settings import Settings
 from shared.telemetry import gpu_samples
 from shared.telemetry.gpu_samples import Sample
 from tests.gateway.conftest import Serve, StandIn
-from tests.support import until
+from tests.support import stream_entries, until
 
 RESULT = Result(
     chunk=3, decode_started=100.5, decode_latency_ms=250, inference_latency_ms=100, chunk_latency_ms=500
@@ -66,7 +66,7 @@ def test_without_gpus_there_are_only_headers() -> None:
 async def test_samples_go_through_redis(redis: Redis) -> None:
     sent = [gpu(0, 0.0, usage=1.5), gpu(1, 0.0, memory=99.0)]
     await gpu_samples.publish(redis, sent)
-    ((entry_id, fields),) = await redis.xrange(keys.GPU_SAMPLES)
+    ((entry_id, fields),) = await stream_entries(redis, keys.GPU_SAMPLES)
     read = gpu_samples.from_fields(entry_id, fields)
     assert [replace_time(sample) for sample in read] == sent
     seconds, _ = await redis.time()

@@ -29,6 +29,7 @@ from shared.redis.connection import Redis, single_connection
 from shared.requests import Request, failed, submit
 from shared.results import Result
 from shared.settings import Settings, load
+from tests.support import stream_entries
 from worker.claims import Claims
 from worker.publish.publisher import Publisher
 
@@ -54,7 +55,7 @@ async def bury(redis: Redis, settings: Settings) -> str:
     await Publisher(redis, settings).fail(VIDEO, failed("given up"))
     await claims.bury(claim, "given up")
     await reader.aclose()
-    ((entry_id, _),) = await redis.xrange(keys.JOBS_DEAD)
+    ((entry_id, _),) = await stream_entries(redis, keys.JOBS_DEAD)
     return f"job:{entry_id.decode()}"
 
 
@@ -114,7 +115,7 @@ async def test_looking_changes_nothing(redis: Redis, settings: Settings) -> None
     await bury(redis, settings)
     await redis.xadd(OUTBOX, {"key": "k"})
 
-    async def state() -> dict[bytes, bytes]:
+    async def state() -> dict[bytes | str, bytes | None]:
         return {key: await redis.dump(key) for key in await redis.keys("*")}
 
     before = await state()
@@ -165,12 +166,12 @@ async def test_a_job_is_not_requeued_without_its_request_or_its_file(
 
 async def test_a_refused_message_is_requeued_whole_or_dropped(redis: Redis, settings: Settings) -> None:
     message: dict[Any, Any] = {"key": "r:0", "type": "vision_llm", "stream": "s", "value": b"\x00\xff"}
-    first = await redis.xadd(OUTBOX_DEAD, {**message, "error": "too large"})
-    second = await redis.xadd(OUTBOX_DEAD, {**message, "error": "too large"})
+    first: Any = await redis.xadd(OUTBOX_DEAD, {**message, "error": "too large"})
+    second: Any = await redis.xadd(OUTBOX_DEAD, {**message, "error": "too large"})
     rows = await dead(redis)
     assert [(row["key"], row["value_bytes"], row["error"]) for row in rows] == [("r:0", 2, "too large")] * 2
     assert await requeue(redis, settings, f"message:{first.decode()}") == "requeued"
-    ((_, fields),) = await redis.xrange(OUTBOX)
+    ((_, fields),) = await stream_entries(redis, OUTBOX)
     assert fields == {b"key": b"r:0", b"type": b"vision_llm", b"stream": b"s", b"value": b"\x00\xff"}
     assert await drop(redis, f"message:{second.decode()}") == "dropped"
     assert await drop(redis, f"message:{second.decode()}") == "not there"

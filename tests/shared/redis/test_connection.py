@@ -6,6 +6,7 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -81,7 +82,7 @@ async def test_the_four_variables(valkey: RedisServer) -> None:
     async with client(**settings) as redis:
         info = await redis.client_info()
     assert info["db"] == 5
-    assert info["laddr"].endswith(f":{valkey.port}")
+    assert str(info["laddr"]).endswith(f":{valkey.port}")
 
 
 async def test_a_password_from_its_variable(tmp_path: Path) -> None:
@@ -163,22 +164,24 @@ async def test_tls_for_a_connection_of_its_own(tls: tuple[int, Path]) -> None:
 # The pool ---------------------------------------------------------------------------------------------
 
 
-async def busy(redis: Redis, count: int) -> list[asyncio.Task[object]]:
+async def busy(redis: Redis, count: int) -> list[asyncio.Future[Any]]:
     """Hold `count` connections by waiting for lists that nobody fills."""
-    held = [asyncio.create_task(redis.blpop([f"list{i}"], timeout=3)) for i in range(count)]
+    held: list[asyncio.Future[Any]] = [
+        asyncio.ensure_future(redis.blpop([f"list{i}"], timeout=3)) for i in range(count)
+    ]
 
     async def all_wait() -> bool:
         await asyncio.sleep(0)
         return redis.connection_pool._in_use_connections.__len__() == count
 
     await until(all_wait)
-    return held  # type: ignore[return-value]
+    return held
 
 
 async def test_a_call_waits_for_a_free_connection(redis: Redis, redis_url: str) -> None:
     async with client(REDIS_URL=redis_url, RTEMBED_REDIS_CONNECTIONS="2") as small:
         held = await busy(small, 2)
-        waiting = asyncio.create_task(small.ping())
+        waiting: asyncio.Future[bool] = asyncio.ensure_future(small.ping())
         await asyncio.sleep(0.1)
         assert not waiting.done()
         await redis.rpush("list0", "x")
@@ -191,7 +194,8 @@ async def test_a_call_does_not_wait_for_ever(redis: Redis, redis_url: str) -> No
     settings = {"REDIS_URL": redis_url, "RTEMBED_REDIS_CONNECTIONS": "2", "RTEMBED_REDIS_TIMEOUT": "5"}
     async with client(**settings) as small:
         held = await busy(small, 2)
-        small.connection_pool.timeout = 0.2
+        pool: Any = small.connection_pool
+        pool.timeout = 0.2
         with pytest.raises(RedisError, match=r"[Cc]onnection"):
             await asyncio.wait_for(small.ping(), 10)
         for i in range(2):

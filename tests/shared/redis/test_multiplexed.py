@@ -3,6 +3,7 @@
 import asyncio
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis.exceptions import ConnectionError, ResponseError, TimeoutError  # noqa: A004 - redis-py's names
@@ -46,9 +47,10 @@ async def test_answers_of_every_kind(calls: Multiplexed) -> None:
 async def test_an_error_is_that_of_its_caller_alone(calls: Multiplexed) -> None:
     await calls.call("SET", "k", "text")
     before = await identity(calls)
-    fine, wrong, fine_too = await asyncio.gather(
+    answers: tuple[Any, ...] = await asyncio.gather(
         calls.call("ECHO", "a"), calls.call("INCR", "k"), calls.call("ECHO", "b"), return_exceptions=True
     )
+    fine, wrong, fine_too = answers
     assert (fine, fine_too) == (b"a", b"b")
     assert isinstance(wrong, ResponseError)
     assert "not an integer" in str(wrong)

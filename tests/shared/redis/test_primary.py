@@ -153,12 +153,12 @@ async def test_a_replica_is_refused_when_it_is_met(pair: ReplicaPair) -> None:
 
 
 async def test_a_server_that_hides_its_role_is_taken_for_the_primary(redis: Redis, redis_url: str) -> None:
-    await redis.execute_command("ACL", "SETUSER", "plain", "on", ">p", "~*", "&*", "+@all", "-role")
+    await redis.execute_command("ACL", "SETUSER", "plain", "on", ">p", "~*", "&*", "+@all", "-role")  # type: ignore[no-untyped-call]
     try:
         async with client(REDIS_URL=redis_url.replace("//", "//plain:p@")) as limited:
             assert await limited.ping()
     finally:
-        await redis.execute_command("ACL", "DELUSER", "plain")
+        await redis.execute_command("ACL", "DELUSER", "plain")  # type: ignore[no-untyped-call]
 
 
 # A port that accepts and resets ---------------------------------------------------------------------------

@@ -1,4 +1,5 @@
 import time
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -30,7 +31,7 @@ async def test_the_servers_clock_is_what_counts(ahead: float) -> None:
 
 async def test_a_real_servers_time(redis: Redis) -> None:
     clock = RedisClock()
-    entry_id = await redis.xadd("lane", {"a": "b"})
+    entry_id: Any = await redis.xadd("lane", {"a": "b"})
     enqueued = int(entry_id.split(b"-")[0])
     await clock.measure(redis)
     moment = time.monotonic()

@@ -72,7 +72,8 @@ async def test_gauges_are_those_of_the_living_and_the_last_value_is_the_newest(r
     assert found["e2e_latency_seconds_latest_seconds"] == 0.25
     assert "rtembed_workers" not in found, "a fact of the fleet is not one process's to add"
 
-    source = (await redis.zrange(keys.METRICS_SOURCES, 0, -1))[0]
+    sources: Any = await redis.zrange(keys.METRICS_SOURCES, 0, -1)
+    source = sources[0]
     await redis.zadd(keys.METRICS_SOURCES, {source: 1})
     assert (await values(redis))["rtembed_jobs_running"] in (2, 5)
 
@@ -125,7 +126,8 @@ async def test_everything_is_bounded_or_expires(redis: Redis) -> None:
     process = Process(redis, "one")
     process.running.set(1)
     await process.figures.publish()
-    (source,) = await redis.zrange(keys.METRICS_SOURCES, 0, -1)
+    sources: Any = await redis.zrange(keys.METRICS_SOURCES, 0, -1)
+    (source,) = sources
     assert 0 < await redis.ttl(keys.gauges(source.decode())) <= 10
     await redis.zadd(keys.METRICS_SOURCES, {"long gone": 1})
     await process.figures.publish()

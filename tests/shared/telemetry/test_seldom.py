@@ -8,7 +8,7 @@ now = [0.0]
 
 
 def line(event: str, level: int = logging.WARNING, **fields: object) -> logging.LogRecord:
-    return logging.LogRecord("worker.claims", level, "", 0, {"event": event, **fields}, None, None)  # type: ignore[arg-type]
+    return logging.LogRecord("worker.claims", level, "", 0, {"event": event, **fields}, None, None)
 
 
 def seldom() -> Seldom:

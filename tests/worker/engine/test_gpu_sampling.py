@@ -6,7 +6,7 @@ from shared import keys
 from shared.redis.connection import Redis
 from shared.telemetry import gpu_samples
 from shared.telemetry.gpu_samples import Sample
-from tests.support import until
+from tests.support import stream_entries, until
 from worker.engine.gpu_sampling import sample, sample_gpus
 from worker.engine.gpus import Condition, Gpu
 
@@ -31,7 +31,7 @@ async def test_figures_become_percentages(redis: Redis) -> None:
     await until(lambda: _length(redis, 2))
     sampling.cancel()
     await asyncio.gather(sampling, return_exceptions=True)
-    entry_id, fields = (await redis.xrange(keys.GPU_SAMPLES))[0]
+    entry_id, fields = (await stream_entries(redis, keys.GPU_SAMPLES))[0]
     first, second = gpu_samples.from_fields(entry_id, fields)
     assert (first.usage, first.memory, first.decoder) == (50.0, 25.0, 12.3)
     assert second == Sample(host="h", index=1, name="L40S", time=first.time)

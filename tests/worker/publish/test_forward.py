@@ -28,7 +28,7 @@ from tests.brokers import (
     as_a_real_broker_would,
     read_log,
 )
-from tests.support import RedisServer, until, valkey_binary
+from tests.support import RedisServer, stream_entries, until, valkey_binary
 from worker.publish.forward import Forwarder
 
 TOPIC = "mdx-embed"
@@ -265,7 +265,7 @@ async def test_a_message_that_is_too_large_goes_to_the_dead_letters_and_the_othe
         await until(lambda: texts)
     assert sorted(value for _, value, _ in records) == [b"a", b"b"]
     assert forwarder.counts.refused == 1
-    ((_, dead),) = await redis.xrange(OUTBOX_DEAD)
+    ((_, dead),) = await stream_entries(redis, OUTBOX_DEAD)
     assert (dead[b"key"], len(dead[b"value"]), dead[b"stream"]) == (b"key:1", 5000, b"file")
     assert b"larger than the maximum request size" in dead[b"error"]
     assert "Embedding message key:1 refused by Kafka" in texts[0]
@@ -345,7 +345,7 @@ async def test_messages_move_to_a_redis_stream(
     async with forwarding(to_redis), forwarding(to_redis):
         expected = await store(to_redis, "request", range(50))
         await empty(redis)
-    entries = [fields for _, fields in await redis.xrange(TOPIC)]
+    entries = [fields for _, fields in await stream_entries(redis, TOPIC)]
     assert sorted(fields[b"key"] for fields in entries) == sorted(expected)
     assert {tuple(fields) for fields in entries} == {(b"metadata", b"message_type", b"key")}
     assert {fields[b"message_type"] for fields in entries} == {b"vision_llm"}
@@ -415,7 +415,7 @@ async def test_what_waits_for_kafka_goes_to_redis_after_a_switch_and_back(
         first = await store(to_kafka, "request", range(10))
         await switch_routes(redis, to_kafka, Switch(message_bus="redis", message_topic="elsewhere"))
         await empty(redis)
-        assert {f[b"key"] for _, f in await redis.xrange("elsewhere")} == set(first)
+        assert {f[b"key"] for _, f in await stream_entries(redis, "elsewhere")} == set(first)
 
         cluster.up()
         await switch_routes(redis, to_kafka, Switch(message_bus="kafka", message_topic=TOPIC))

@@ -8,7 +8,7 @@ import pytest
 from shared.keys import OUTBOX, OUTBOX_COUNTS, OUTBOX_DEAD, PUBLISHERS
 from shared.redis.connection import Redis, connect, single_connection
 from shared.settings import Settings
-from tests.support import RedisServer, until
+from tests.support import RedisServer, stream_entries, until
 from worker.publish.outbox import Message, Outbox
 
 
@@ -78,7 +78,7 @@ async def test_sent_messages_are_gone_and_counted(at: Settings, redis: Redis, re
     await outbox.take(reader, 10)
     await outbox.sent(added[:2])
     await outbox.sent(added[:2])
-    assert [entry_id.decode() for entry_id, _ in await redis.xrange(OUTBOX)] == added[2:]
+    assert [entry_id.decode() for entry_id, _ in await stream_entries(redis, OUTBOX)] == added[2:]
     assert (await redis.xpending(OUTBOX, PUBLISHERS))["pending"] == 1
     assert await redis.hgetall(OUTBOX_COUNTS) == {b"sent": b"2"}
     assert await redis.xlen(OUTBOX) == 1
@@ -90,7 +90,7 @@ async def test_a_refused_message_goes_to_the_dead_letters(at: Settings, redis: R
     await add(redis, 1)
     (message,) = await outbox.take(reader, 10)
     await outbox.refuse(message, "too large")
-    ((_, dead),) = await redis.xrange(OUTBOX_DEAD)
+    ((_, dead),) = await stream_entries(redis, OUTBOX_DEAD)
     assert dead == {
         b"key": b"k",
         b"type": b"vision_llm",
@@ -196,7 +196,7 @@ async def test_messages_move_to_another_stream_exactly_once(
     await one.take(reader, 3)
     await one.relay(added[:2], "stream")
     await other.relay(added, "stream")
-    entries = [fields for _, fields in await redis.xrange("stream")]
+    entries = [fields for _, fields in await stream_entries(redis, "stream")]
     assert entries == [{b"metadata": b"\x00\xff", b"message_type": b"vision_llm", b"key": b"k"}] * 3
     assert await redis.xlen(OUTBOX) == 0
     assert (await redis.xpending(OUTBOX, PUBLISHERS))["pending"] == 0

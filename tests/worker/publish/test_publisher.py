@@ -22,7 +22,7 @@ from shared.requests import Request, failed, submit
 from shared.results import Result
 from shared.settings import Settings
 from tests.proto import schema
-from tests.support import RedisServer, valkey_binary
+from tests.support import RedisServer, stream_entries, valkey_binary
 from worker.publish.publisher import Publisher
 
 VisionLLM: Any = schema.classes()["VisionLLM"]
@@ -66,7 +66,7 @@ def event_texts(errors: ErrorBus) -> list[str]:
 
 
 async def outbox(redis: Redis) -> list[dict[bytes, bytes]]:
-    return [fields for _, fields in await redis.xrange(OUTBOX)]
+    return [fields for _, fields in await stream_entries(redis, OUTBOX)]
 
 
 async def test_a_chunk_and_its_message_are_stored_together(

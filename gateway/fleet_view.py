@@ -24,7 +24,7 @@ class FleetView:
 
     def __init__(self, redis: Redis, aliases: Collection[str] = ()) -> None:
         self._redis = redis
-        self._aliases = frozenset(aliases)
+        self._aliases = {name: of for name, _, of in (alias.partition("=") for alias in aliases)}
         self._seen = -STALE
         self._failure = "no answer yet"
         self._refusal = ""
@@ -47,8 +47,8 @@ class FleetView:
         if problem:
             log.warning("gateway not ready", reason=problem)
         else:
-            model = self.fleet.model.id if self.fleet.model else ""
-            log.info("gateway ready", workers=len(self.fleet.workers), model=model)
+            served = ", ".join(model.id for model in self.fleet.models)
+            log.info("gateway ready", workers=len(self.fleet.workers), model=served)
 
     async def refresh(self) -> None:
         """Read the fleet now."""
@@ -95,19 +95,40 @@ class FleetView:
             f"{w.name} is {w.detail or w.state}" for w in self.fleet.workers
         )
 
+    @property
+    def models(self) -> list[ServedModel]:
+        """The models that ready workers serve, those loaded first before others, or the last one known."""
+        return self.fleet.models or ([self.fleet.model] if self.fleet.model else [])
+
     def model(self) -> ServedModel:
-        """Return the loaded model, or the last one known. Raises Unavailable if none was ever loaded."""
-        if self.fleet.model is None:
+        """Return the first of `models`. Raises Unavailable if none was ever loaded."""
+        if not self.models:
             raise Unavailable(self.problem or "no model was ever loaded")
-        return self.fleet.model
+        return self.models[0]
 
     def named_model(self, name: str) -> str:
-        """Return the id of the model that requests may call `name`: the loaded one's for its aliases."""
-        return self.model().id if name in self._aliases else name
+        """Return the id of the model that requests may call `name`: the first one's for a plain alias."""
+        if name not in self._aliases:
+            return name
+        return self._aliases[name] or self.model().id
+
+    def aliases(self, model: ServedModel) -> list[str]:
+        """Return the names by which requests may name `model` beside its id."""
+        first = self.model().id
+        return [name for name, of in self._aliases.items() if (of or first) == model.id]
 
     def require_model(self, wanted: str) -> ServedModel:
-        """Return the loaded model, whose id or alias must be `wanted`. Raises BadParameters otherwise."""
-        model = self.model()
-        if self.named_model(wanted) != model.id:
-            raise BadParameters(f"No such model {wanted[:256]}; the loaded model is {model.id}")
-        return model
+        """Return the model whose id or alias is `wanted`.
+
+        Raises BadParameters if no worker has it, Unavailable if those that have it are not ready.
+        """
+        name = self.named_model(wanted)
+        model = next((model for model in self.models if model.id == name), None)
+        if model is None and self.models:
+            waiting = [w for w in self.fleet.workers if w.model and w.model.id == name]
+            if waiting:
+                told = ", ".join(f"{w.name} is {w.detail or w.state}" for w in waiting)
+                raise Unavailable(f"no worker with the model {name[:256]} is ready: {told}")
+            served = ", ".join(model.id for model in self.models)
+            raise BadParameters(f"No such model {wanted[:256]}; the loaded model is {served}")
+        return model or self.model()

@@ -10,7 +10,8 @@ from prometheus_client import CollectorRegistry, Metric
 
 from gateway.fleet_view import FleetView
 from shared import keys
-from shared.keys import GROUP, LANES
+from shared.fleet import read_lanes
+from shared.keys import GROUP
 from shared.records import added_ms
 from shared.redis.connection import Redis, RedisError
 from shared.search.indexer_records import group_lag, read_indexers
@@ -94,15 +95,16 @@ class MetricsPublisher:
             gauge.set(await self._redis.zcard(keys.running(lane)))
 
     async def _measure_queues(self) -> None:
-        for lane in LANES:
-            length = await self._redis.xlen(keys.jobs(lane))
-            groups: Any = await self._redis.xinfo_groups(keys.jobs(lane)) if length else []
+        for at in await read_lanes(self._redis):
+            length = await self._redis.xlen(at.stream)
+            groups: Any = await self._redis.xinfo_groups(at.stream) if length else []
             group = next((g for g in groups if g["name"] == GROUP.encode()), None)
             running = group["pending"] if group else 0
-            instruments.lane_jobs.set(running, {"lane": lane, "state": "running"})
-            instruments.lane_jobs.set(max(0, length - running), {"lane": lane, "state": "waiting"})
+            labels = {"lane": at.lane, "model": at.model}
+            instruments.lane_jobs.set(running, {**labels, "state": "running"})
+            instruments.lane_jobs.set(max(0, length - running), {**labels, "state": "waiting"})
             after = group["last-delivered-id"].decode() if group else "0-0"
-            instruments.lane_oldest.set(await self._age(keys.jobs(lane), f"({after}"), {"lane": lane})
+            instruments.lane_oldest.set(await self._age(at.stream, f"({after}"), labels)
         instruments.dead_jobs.set(await self._redis.xlen(keys.JOBS_DEAD))
         instruments.outbox_messages.set(await self._redis.xlen(keys.OUTBOX))
         instruments.outbox_oldest.set(await self._age(keys.OUTBOX, "-"))
@@ -127,7 +129,7 @@ class MetricsPublisher:
         found = [w.state if w.healthy else "unhealthy" for w in self._view.fleet.workers]
         for state in STATES:
             instruments.workers.set(found.count(state), {"state": state})
-        if model := self._view.fleet.model:
+        for model in self._view.models:
             instruments.model_verified.set(int(model.verified), {"model": model.id})
 
 

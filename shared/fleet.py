@@ -1,11 +1,13 @@
 """Which workers there are, and the model they run: announced by each worker, read by gateways and people."""
 
+import time
 from collections.abc import Mapping
 from typing import Any, Literal
 
 import msgspec
 
 from shared import keys
+from shared.keys import Lane
 from shared.records import RecordCodec
 from shared.redis.connection import Redis, script
 
@@ -13,6 +15,8 @@ HEARTBEAT = 2.0
 """Seconds between two announcements."""
 RECORD_TTL = 8
 """Seconds after which a silent worker is no longer counted."""
+MODELS_KEPT = 100
+"""How many models are remembered that were announced once."""
 
 
 class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,6 +73,17 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True):
     def ready(self) -> bool:
         return any(w.state == "ready" and w.healthy for w in self.workers)
 
+    @property
+    def models(self) -> list[ServedModel]:
+        """The models that ready workers serve, those that were loaded first before others."""
+        served: dict[str, ServedModel] = {}
+        for worker in self.workers:
+            if worker.model and worker.state == "ready" and worker.healthy:
+                first = served.setdefault(worker.model.id, worker.model)
+                if worker.model.created < first.created:
+                    served[first.id] = worker.model
+        return sorted(served.values(), key=lambda model: (model.created, model.id))
+
 
 async def announce(redis: Redis, worker: Worker) -> None:
     """Write the worker's record; it expires RECORD_TTL seconds later."""
@@ -78,6 +93,27 @@ async def announce(redis: Redis, worker: Worker) -> None:
     )
     if worker.model and worker.state == "ready":
         await redis.set(keys.MODEL, msgspec.json.encode(worker.model))
+        await redis.zadd(keys.MODELS, {worker.model.id: int(time.time())})
+        await redis.zremrangebyrank(keys.MODELS, 0, -1 - MODELS_KEPT)
+
+
+class ModelLane(msgspec.Struct, frozen=True):
+    """One lane of one model; `model` is empty for probes. `stream` is its key."""
+
+    lane: Lane
+    model: str
+    stream: str
+
+
+async def read_lanes(redis: Redis) -> list[ModelLane]:
+    """The lanes of all models that workers have announced, whether or not one serves them now."""
+    names: list[Any] = await redis.zrange(keys.MODELS, 0, -1)
+    models = sorted(name.decode() for name in names)
+    return [
+        ModelLane(lane, model, keys.jobs(lane, model))
+        for lane in keys.LANES
+        for model in ([""] if lane == "probe" else models)
+    ]
 
 
 async def withdraw(redis: Redis, name: str) -> None:

@@ -38,6 +38,8 @@ class ProbeJob(msgspec.Struct, frozen=True, kw_only=True, tag="probe", tag_field
     version: int = VERSION
 
     lane: ClassVar[Lane] = "probe"
+    model: ClassVar[str] = ""
+    """Any worker will do."""
 
 
 class VideoJob(msgspec.Struct, frozen=True, kw_only=True, tag="video", tag_field="kind"):

@@ -40,6 +40,8 @@ WORKERS = PREFIX + "workers"
 """Sorted set of worker names, scored by the second at which each record expires."""
 MODEL = PREFIX + "model"
 """The last model that a worker announced; outlives the workers."""
+MODELS = PREFIX + "models"
+"""Sorted set of the ids of the models that have lanes, by the second at which each was last announced."""
 
 SEARCH_DELETED = PREFIX + "search:deleted"
 """Sorted set of the ids of deleted assets that are yet to leave the search index, by when they went."""
@@ -77,9 +79,9 @@ def gauges(source: str) -> str:
     return f"{PREFIX}metrics:{source}"
 
 
-def jobs(lane: Lane) -> str:
-    """The stream of one lane."""
-    return f"{PREFIX}jobs:{lane}"
+def jobs(lane: Lane, model: str = "") -> str:
+    """The stream of one lane: each model has its own, but for probes, for which any worker will do."""
+    return f"{PREFIX}jobs:{lane}:{model}" if model else f"{PREFIX}jobs:{lane}"
 
 
 def request(request_id: str) -> str:

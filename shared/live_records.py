@@ -174,7 +174,7 @@ async def beat(
             keys.results(job.request),
             keys.running("live"),
             keys.asset_users(asset),
-            keys.jobs("live"),
+            keys.jobs("live", job.model),
         ],
         args=[job.request, settings.request_ttl, keys.GROUP, owner, claim.id, *told],
     )

@@ -147,7 +147,8 @@ async def _submit(
     for job in work:
         job_fields = jobs.to_fields(job, traceparent)
         added += [len(job_fields), *job_fields]
-    own_keys = [keys.jobs(request.lane), keys.request(request.id), keys.running(request.lane)]
+    lane = keys.jobs(request.lane, work[0].model if work else "")
+    own_keys = [lane, keys.request(request.id), keys.running(request.lane)]
     asset_keys = [key for a in request.assets for key in (keys.asset(a), keys.asset_users(a))]
     submitted = script(redis, "submit").durably(
         keys=[*own_keys, session or keys.live(""), keys.request(believed), *asset_keys],

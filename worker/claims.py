@@ -35,14 +35,22 @@ Delivered = tuple[bytes, int, Mapping[bytes, bytes]]
 class Claims:
     """The claims of one worker process, under a consumer name that no other process ever had."""
 
-    def __init__(self, redis: Redis, worker: str, timeout: float) -> None:
+    def __init__(self, redis: Redis, worker: str, timeout: float, model: str = "") -> None:
         self.redis = redis
         self.consumer = f"{worker}-{secrets.token_hex(3)}"
         self.timeout_ms = int(timeout * 1000)
         self.held: dict[Lane, set[str]] = {lane: set() for lane in keys.LANES}
+        self.serve(model)
+
+    def serve(self, model: str) -> None:
+        """Claim the jobs of that model, and probes."""
+        self._model = model
         self._groups = {
-            lane: ConsumerGroup(redis, keys.jobs(lane), GROUP, self.consumer) for lane in keys.LANES
+            lane: ConsumerGroup(self.redis, self._stream(lane), GROUP, self.consumer) for lane in keys.LANES
         }
+
+    def _stream(self, lane: Lane) -> str:
+        return keys.jobs(lane, "" if lane == "probe" else self._model)
 
     async def create_groups(self) -> None:
         """Make the lanes' consumer groups where they are missing; waiting jobs are delivered too."""
@@ -94,7 +102,7 @@ class Claims:
         for lane, ids in self.held.items():
             if ids:
                 answer = await script(self.redis, "renew")(
-                    keys=[keys.jobs(lane)], args=[GROUP, self.consumer, *ids]
+                    keys=[self._stream(lane)], args=[GROUP, self.consumer, *ids]
                 )
                 lost += [(lane, entry_id.decode()) for entry_id in answer]
         return lost
@@ -103,7 +111,7 @@ class Claims:
         """Acknowledge jobs whose results are stored, and delete them from their lanes."""
         for lane in {claim.lane for claim in claims}:
             ids = [claim.id for claim in claims if claim.lane == lane]
-            await script(self.redis, "complete")(keys=[keys.jobs(lane)], args=[GROUP, *ids])
+            await script(self.redis, "complete")(keys=[self._stream(lane)], args=[GROUP, *ids])
 
     async def hand_back(self, lanes: Iterable[Lane] = keys.LANES) -> int:
         """Let any worker have all that is pending in `lanes` under this one, at once; returns how many jobs.
@@ -113,12 +121,12 @@ class Claims:
         count = 0
         for lane in lanes:
             pending: Any = await self.redis.xpending_range(
-                keys.jobs(lane), GROUP, "-", "+", HANDED_BACK_AT_ONCE, consumername=self.consumer
+                self._stream(lane), GROUP, "-", "+", HANDED_BACK_AT_ONCE, consumername=self.consumer
             )
             ids = [entry["message_id"] for entry in pending]
             if ids:
                 await script(self.redis, "hand_back").durably(
-                    keys=[keys.jobs(lane)], args=[GROUP, self.consumer, *ids]
+                    keys=[self._stream(lane)], args=[GROUP, self.consumer, *ids]
                 )
             count += len(ids)
         return count
@@ -126,14 +134,23 @@ class Claims:
     async def forgive(self, *claims: Claim) -> None:
         """Count the deliveries of live sessions that this worker holds from 1 again."""
         ids = [claim.id for claim in claims]
-        await script(self.redis, "forgive")(keys=[keys.jobs("live")], args=[GROUP, self.consumer, *ids])
+        await script(self.redis, "forgive")(keys=[self._stream("live")], args=[GROUP, self.consumer, *ids])
 
     async def bury(self, claim: Claim, error: str) -> None:
         """Move the job to the dead letters, with its last error."""
         fields = jobs.to_fields(claim.job, claim.traceparent)
-        reason = ("lane", claim.lane, "deliveries", claim.deliveries, "error", error)
+        reason = (
+            "lane",
+            claim.lane,
+            "model",
+            claim.job.model,
+            "deliveries",
+            claim.deliveries,
+            "error",
+            error,
+        )
         await script(self.redis, "bury")(
-            keys=[keys.jobs(claim.lane), keys.JOBS_DEAD],
+            keys=[self._stream(claim.lane), keys.JOBS_DEAD],
             args=[GROUP, claim.id, DEAD_LETTERS_KEPT, *fields, *reason],
         )
 
@@ -144,7 +161,7 @@ class Claims:
     async def forget_consumers(self) -> None:
         """Delete consumers of processes that are gone and hold nothing."""
         for lane in keys.LANES:
-            for consumer in await self.redis.xinfo_consumers(keys.jobs(lane), GROUP):
+            for consumer in await self.redis.xinfo_consumers(self._stream(lane), GROUP):
                 gone = consumer["idle"] > FORGET_CONSUMER_MS and not consumer["pending"]
                 if gone and consumer["name"] != self.consumer.encode():
-                    await self.redis.xgroup_delconsumer(keys.jobs(lane), GROUP, consumer["name"])
+                    await self.redis.xgroup_delconsumer(self._stream(lane), GROUP, consumer["name"])

@@ -88,7 +88,7 @@ class Tasks:
         ]
         await self._publisher.publish(job, results)
         for item in embedded:
-            observe_text(item)
+            observe_text(item, self._model)
 
     async def probe(self, job: ProbeJob) -> None:
         """Open a file and answer what it is, or with the error that says why it is none."""

@@ -194,6 +194,7 @@ class Service:
                 live = await held.enter_async_context(aclosing(sessions))
                 tasks = self._tasks(loaded, media, texts, clips, live)
                 self.publisher.model = loaded.model
+                self.claims.serve(info.id)
                 self.alive.change(state="ready", detail="", model=loaded.model, **loaded.told())
                 self.alive.change(batch_size=loaded.batch_size)
                 self.watch.loaded()  # before anyone hears that it is ready

@@ -121,9 +121,10 @@ def observe_sent(answer: asyncio.Future[None], began: float, topic: str, parent:
         record_span("Kafka Publish", began, now, {"messaging.destination.name": topic})
 
 
-def observe_text(embedded: Embedded) -> None:
+def observe_text(embedded: Embedded, model: ModelInfo) -> None:
     """One embedded text."""
     seconds = embedded.end - embedded.start
+    instruments.embedded_items.add(1, {"model": model.id, "modality": "text"})
     instruments.inference_latency.record(seconds)
     instruments.inference_latency_latest.set(seconds)
 
@@ -135,6 +136,7 @@ def observe_chunk(
     decoding = clip.decode_end - clip.decode_start
     inference = embedded.end - embedded.start
     whole = embedded.end - clip.decode_start
+    instruments.embedded_items.add(1, {"model": model.id, "modality": "video"})
     instruments.decode_latency.record(decoding)
     instruments.decode_latency_latest.set(decoding)
     instruments.inference_latency.record(inference)

@@ -198,11 +198,14 @@ class ModelDetails(ModelDescription):
     ]
 
 
+MODELS_LISTED = 5
+
+
 class ModelList(ApiResponse):
-    """The loaded model."""
+    """The loaded models."""
 
     object: Literal["list"] = "list"
-    data: Annotated[list[ModelDescription], Meta(max_length=5)]
+    data: Annotated[list[ModelDescription], Meta(max_length=MODELS_LISTED)]
     audio_support: bool = False
 
 

@@ -69,8 +69,8 @@ def routes(endpoints: Sequence[Endpoint]) -> list[BaseRoute]:
         return Response(redoc, media_type="text/javascript", headers={"Cache-Control": "max-age=3600"})
 
     async def serve_document(request: HttpRequest) -> Response:
-        model = context(request).view.fleet.model
-        served = document.replace(MODEL, json.dumps(model.id)[1:-1]) if model else document
+        models = context(request).view.models
+        served = document.replace(MODEL, json.dumps(models[0].id)[1:-1]) if models else document
         return Response(served, media_type="application/json")
 
     return [

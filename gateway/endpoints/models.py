@@ -8,7 +8,15 @@ from starlette.responses import Response
 from gateway.api.endpoint import Answer, Endpoint
 from gateway.api.examples import MODEL
 from gateway.api.responses import json_response
-from gateway.api.schemas import Manifest, ModelDescription, ModelDetails, ModelList, ServiceVersion, Version
+from gateway.api.schemas import (
+    MODELS_LISTED,
+    Manifest,
+    ModelDescription,
+    ModelDetails,
+    ModelList,
+    ServiceVersion,
+    Version,
+)
 from gateway.context import context
 from shared.errors import BadParameters, NotFound, Unavailable
 
@@ -20,10 +28,10 @@ OPENAPI_VERSION = "3.1.0"
     "GET",
     "/v1/models",
     tag="Models",
-    summary="List the loaded model",
+    summary="List the loaded models",
     answers=(
         Answer(
-            description="A list of one.",
+            description="The models that ready workers serve, up to five.",
             json=ModelList,
             example=ModelList(
                 data=[
@@ -40,12 +48,14 @@ OPENAPI_VERSION = "3.1.0"
     errors=(Unavailable,),
 )
 async def list_models(request: HttpRequest) -> Response:
-    """Return the loaded model, or the last one known if no worker runs."""
-    model = context(request).view.model()
-    entry = ModelDescription(
-        id=model.id, created=model.created, owned_by=model.owned_by, api_type=model.api_type
-    )
-    return json_response(ModelList(data=[entry]))
+    """Return the models that workers serve, or the last one known if none is ready."""
+    view = context(request).view
+    view.model()  # raises Unavailable if there is none
+    entries = [
+        ModelDescription(id=m.id, created=m.created, owned_by=m.owned_by, api_type=m.api_type)
+        for m in view.models[:MODELS_LISTED]
+    ]
+    return json_response(ModelList(data=entries))
 
 
 @Endpoint(
@@ -87,7 +97,7 @@ async def get_model(request: HttpRequest) -> Response:
             created=model.created,
             owned_by=model.owned_by,
             api_type=model.api_type,
-            aliases=list(ctx.settings.model_aliases),
+            aliases=ctx.view.aliases(model),
             dimension=model.dimension,
             frames=model.frames,
             supports_text=model.supports_text,

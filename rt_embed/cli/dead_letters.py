@@ -1,17 +1,18 @@
 """Dead letters: jobs and messages that were given up. List them, put them back, or delete them."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from redis.exceptions import ResponseError
 
 from rt_embed.cli.queues import Row, age_of, read_hash, shown
 from shared import keys
+from shared.keys import Lane
 from shared.redis.connection import Redis, script
 from shared.settings import Settings
 
 DEAD = {"job": keys.JOBS_DEAD, "message": keys.OUTBOX_DEAD}
-ADDED_TO_DEAD_JOBS = {"lane", "deliveries", "error"}
+ADDED_TO_DEAD_JOBS = {"lane", "model", "deliveries", "error"}
 
 
 async def dead(redis: Redis) -> list[Row]:
@@ -54,7 +55,7 @@ async def requeue(redis: Redis, configuration: Settings, letter: str) -> str:
         touched: list[str] = [DEAD[kind], keys.OUTBOX]
         request_id = ""
     else:
-        request_id, lane = fields.get(b"request", b"").decode(), fields.get(b"lane", b"").decode()
+        request_id, lane, model = (fields.get(name, b"").decode() for name in (b"request", b"lane", b"model"))
         assets = [
             a for a in (await read_hash(redis, keys.request(request_id))).get("assets", "").split(",") if a
         ]
@@ -62,7 +63,8 @@ async def requeue(redis: Redis, configuration: Settings, letter: str) -> str:
             if not await redis.exists(keys.asset(asset)):
                 return f"refused: its file {asset} was deleted"
         touched = [
-            DEAD[kind], f"{keys.PREFIX}jobs:{lane}", keys.request(request_id), keys.results(request_id),
+            DEAD[kind], keys.jobs(cast("Lane", lane), model),
+            keys.request(request_id), keys.results(request_id),
             keys.done(request_id), keys.running(lane), *map(keys.asset_users, assets),
         ]  # fmt: skip
     outcome = await script(redis, "requeue")(

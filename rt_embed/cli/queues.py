@@ -6,6 +6,7 @@ from typing import Any
 from redis.exceptions import ResponseError
 
 from shared import keys
+from shared.fleet import read_lanes
 from shared.records import added_ms
 from shared.redis.connection import Redis
 
@@ -15,9 +16,10 @@ SCAN_PAGE = 500
 
 
 async def lanes(redis: Redis) -> list[Row]:
-    """Per lane: jobs waiting and running, the age of the oldest in seconds, and who has them."""
+    """Per lane of each model: jobs waiting and running, the age of the oldest (s), and who has them."""
     return [
-        {"lane": lane, **await _queue(redis, keys.jobs(lane), keys.GROUP, "workers")} for lane in keys.LANES
+        {"lane": at.lane, "model": at.model, **await _queue(redis, at.stream, keys.GROUP, "workers")}
+        for at in await read_lanes(redis)
     ]
 
 

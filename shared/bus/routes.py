@@ -13,6 +13,7 @@ import structlog
 from shared import keys
 from shared.bus.kafka import create_topic
 from shared.errors import BadRequest, BusError, SettingsError
+from shared.fleet import read_lanes
 from shared.redis.connection import Redis, RedisError
 from shared.settings import Settings
 
@@ -167,4 +168,4 @@ async def _create(settings: Settings, switch: Switch) -> list[str]:
 
 
 async def _jobs_running(redis: Redis) -> int:
-    return sum([await redis.xlen(keys.jobs(lane)) for lane in keys.LANES])
+    return sum([await redis.xlen(lane.stream) for lane in await read_lanes(redis)])

@@ -33,7 +33,7 @@ class ModelSettings:
         listed(","),
         (),
         "Names, separated by commas, by which requests may name the loaded model beside its id, for example "
-        "cosmos-embed1-448p",
+        "cosmos-embed1-448p; NAME=ID where workers serve several models, else the one that was loaded first",
     )
     remote_endpoint: str | None = setting(
         "REMOTE_EMBED_ENDPOINT",

@@ -184,6 +184,7 @@ decoder_restarts = _counter("rtembed_decoder_restarts_total", "Decoder processes
 gpu_fallbacks = _counter(
     "rtembed_gpu_fallbacks_total", "Jobs whose video the CPU decoded because the GPU could not", seeds=[{}]
 )
+embedded_items = _counter("rtembed_embedded_total", "Chunks and texts embedded, by model and modality")
 remote_calls = _counter(
     "rtembed_remote_calls_total",
     "Calls to the remote model, by outcome; a retry is a call that was made again",
@@ -264,8 +265,8 @@ model_verified = _fact(
     "rtembed_model_verified",
     "1 if the model's vectors were compared with those of another implementation, by model",
 )
-lane_jobs = _fact("rtembed_lane_jobs", "Jobs, by lane and state: waiting or running")
-lane_oldest = _fact("rtembed_lane_oldest_seconds", "Age of the oldest waiting job, by lane", "s")
+lane_jobs = _fact("rtembed_lane_jobs", "Jobs, by lane, model and state: waiting or running")
+lane_oldest = _fact("rtembed_lane_oldest_seconds", "Age of the oldest waiting job, by lane and model", "s")
 dead_jobs = _fact("rtembed_dead_jobs", "Jobs in the dead letters")
 outbox_messages = _fact("rtembed_outbox_messages", "Messages that wait for their bus")
 indexers = _fact("rtembed_indexers", "Indexers that are running")

@@ -86,7 +86,7 @@ def test_03_a_second_reader_is_refused_before_a_job_is_started(
     redis.set(keys.reader(film_id), "another client", ex=20)
     answer = ask(service, id=film_id, stream=True)
     assert (answer.status_code, answer.json()["code"]) == (409, "Conflict")
-    assert redis.xlen(keys.jobs("video")) == 0
+    assert redis.xlen(keys.jobs("video", "null")) == 0
     assert service.client.delete(f"/files/{film_id}").status_code == 200
 
 

@@ -243,7 +243,7 @@ def test_a_real_stream_from_add_to_its_end(live_stack: Stack, server: RtspServer
         assert chunk["frame_count"] == 8
     assert watcher.events[0]["media_info"]["type"] == "timestamp"
     assert status(live_stack, stream)["state"] == "idle"
-    wait_for(lambda: redis.xlen(keys.jobs("live")) == 0)
+    wait_for(lambda: redis.xlen(keys.jobs("live", "null")) == 0)
     assert live_stack.client.delete(f"/streams/delete/{stream}").status_code == 200
     assert stream not in live_stack.client.get("/streams/get-stream-info").text
     assert "secret-word" not in live_stack.logs()
@@ -562,7 +562,7 @@ def test_sessions_spread_over_the_workers(live_stack: Stack, redis: Redis, pictu
         for watcher in watchers:
             watcher.join(10)
             assert watcher.done
-        wait_for(lambda: redis.xlen(keys.jobs("live")) == 0)
+        wait_for(lambda: redis.xlen(keys.jobs("live", "null")) == 0)
 
 
 @like(workers=2)
@@ -614,7 +614,7 @@ def test_a_camera_that_ends_every_worker_is_given_up(
         watcher.join(10)
         ((_, letter),) = redis.xrange(keys.JOBS_DEAD)
         assert (letter[b"lane"], letter[b"deliveries"]) == (b"live", b"4")
-        assert redis.xlen(keys.jobs("live")) == 0
+        assert redis.xlen(keys.jobs("live", "null")) == 0
         assert b"given up after 3 deliveries" in redis.hget(keys.live(stream), "detail")
         assert live_stack.client.delete(f"/streams/delete/{stream}").status_code == 200
 

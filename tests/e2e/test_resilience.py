@@ -84,7 +84,7 @@ def test_a_killed_workers_chunks_are_finished_by_another(stack: Stack, redis: Re
     entries = redis.xrange(keys.results(the_request(redis)))
     assert sorted(int(f[b"chunk"]) for _, f in entries if f[b"type"] == b"result") == list(range(40))
     assert [f[b"state"] for _, f in entries if f[b"type"] == b"end"] == [b"done"]
-    wait_for(lambda: redis.xlen(keys.jobs("video")) == 0)
+    wait_for(lambda: redis.xlen(keys.jobs("video", "null")) == 0)
 
 
 def test_a_stopped_worker_hands_its_jobs_over_at_once(stack: Stack, redis: Redis, long_film: Path) -> None:
@@ -119,7 +119,7 @@ def test_a_job_that_kills_every_worker_goes_to_the_dead_letters(
     answer = asking.result()
     assert (answer.status_code, answer.json()["code"]) == (500, "InternalServerError")
     assert "given up after 3 deliveries" in answer.json()["message"]
-    wait_for(lambda: redis.xlen(keys.jobs("video")) == 0)
+    wait_for(lambda: redis.xlen(keys.jobs("video", "null")) == 0)
     ((_, letter),) = redis.xrange(keys.JOBS_DEAD)
     assert json.loads(letter[b"payload"])["assets"][0]["id"] == film
     assert stack.client.delete(f"/files/{film}").status_code == 200
@@ -127,7 +127,7 @@ def test_a_job_that_kills_every_worker_goes_to_the_dead_letters(
 
 def held(redis: Redis, stack: Stack) -> bool:
     """Whether the newest worker holds the only video job."""
-    pending = redis.xpending_range(keys.jobs("video"), keys.GROUP, "-", "+", 1)
+    pending = redis.xpending_range(keys.jobs("video", "null"), keys.GROUP, "-", "+", 1)
     record = [redis.hgetall(key) for key in redis.scan_iter(keys.worker("*"))]
     pid = str(watched(stack.workers[-1].pid).pid).encode()
     name = next((r[b"name"] for r in record if r[b"pid"] == pid), None)
@@ -167,7 +167,7 @@ def test_a_json_client_that_goes_away_cancels_its_work(stack: Stack, redis: Redi
         connection.sendall(head + body)
         wait_for(lambda: chunks_done(redis) >= 1)
     wait_for(lambda: redis.hget(keys.request(the_request(redis)), "state") == b"cancelled", 5)
-    wait_for(lambda: redis.xlen(keys.jobs("video")) == 0, 10)
+    wait_for(lambda: redis.xlen(keys.jobs("video", "null")) == 0, 10)
     assert chunks_done(redis) < 20
     assert stack.client.delete(f"/files/{film}").status_code == 200
 
@@ -192,10 +192,10 @@ def test_a_second_reader_of_the_same_file_is_refused(stack: Stack, redis: Redis,
     with stack.client.stream("POST", URL, json=body) as answer:
         lines = answer.iter_lines()
         next(lines)
-        jobs = redis.xlen(keys.jobs("video"))
+        jobs = redis.xlen(keys.jobs("video", "null"))
         second = stack.client.post(URL, json=body)
         assert (second.status_code, second.json()["code"]) == (409, "Conflict")
-        assert redis.xlen(keys.jobs("video")) <= jobs
+        assert redis.xlen(keys.jobs("video", "null")) <= jobs
     wait_for(lambda: stack.client.post(URL, json={**body, "chunk_duration": 0}).status_code == 200)
 
 

@@ -95,7 +95,8 @@ class StandIn:
         """The next job of a lane, once there is one."""
         async with asyncio.timeout(20):
             while True:
-                for entry_id, fields in await stream_entries(self._redis, keys.jobs(lane)):
+                stream = keys.jobs(lane, "" if lane == "probe" else MODEL.id)
+                for entry_id, fields in await stream_entries(self._redis, stream):
                     if entry_id not in self._taken:
                         self._taken.add(entry_id)
                         return from_fields(fields)

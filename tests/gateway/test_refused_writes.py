@@ -103,7 +103,7 @@ async def test_what_is_refused_in_the_middle_is_503_too(  # noqa: PLR0917 - fixt
             assert "it refuses writes" in answer.json()["message"]
         assert (await gateway.client.get("/files", params={"purpose": "vision"})).status_code == 200
         assert await redis.dbsize() == before
-        assert await redis.xlen(keys.jobs("text")) == 0
+        assert await redis.xlen(keys.jobs("text", "null")) == 0
         await accept(redis)
         later = await post("/generate_text_embeddings", json=TEXT, headers={"Prefer": "respond-async"})
         assert later.status_code == 202

@@ -63,8 +63,8 @@ class Engine:
 def jobs(tmp_path: Any) -> dict[str, Job]:
     film = Asset(id="a", path=str(colour_film(tmp_path / "f.mp4", seconds=2, per_scene=1)), filename="f.mp4")
     return {
-        "text": TextJob(request="r", texts=["a", "b"]),
-        "video": VideoJob(request="r", assets=[film], chunks=[Chunk(0, 0, SECOND)]),
+        "text": TextJob(request="r", model=INFO.id, texts=["a", "b"]),
+        "video": VideoJob(request="r", model=INFO.id, assets=[film], chunks=[Chunk(0, 0, SECOND)]),
     }
 
 
@@ -101,7 +101,7 @@ async def test_the_job_goes_to_another_worker(
         assert first.watch.problem == LOST
         assert await state(redis) == "running"
         await until(lambda: told(operators, r"Worker lost\S* ends: NVIDIA L40S \(GPU-1\) is lost"))
-    (entry,) = await redis.xpending_range(keys.jobs(lane), keys.GROUP, "-", "+", 9)
+    (entry,) = await redis.xpending_range(keys.jobs(lane, INFO.id), keys.GROUP, "-", "+", 9)
     assert entry["consumer"].startswith(b"lost")
     assert entry["times_delivered"] == 1
 

@@ -108,7 +108,7 @@ def start(settings: Settings, engine: Engine, monkeypatch: pytest.MonkeyPatch) -
 async def submit_video(redis: Redis, settings: Settings, film: Asset, jobs: int, name: str = "r1") -> Request:
     """One request of `jobs` jobs of one chunk each."""
     work = [
-        VideoJob(request=name, assets=[film], chunks=[Chunk(i, i * SECOND, (i + 1) * SECOND)])
+        VideoJob(request=name, model="m", assets=[film], chunks=[Chunk(i, i * SECOND, (i + 1) * SECOND)])
         for i in range(jobs)
     ]
     request = Request(id=name, lane="video", planned=jobs)
@@ -118,7 +118,10 @@ async def submit_video(redis: Redis, settings: Settings, film: Asset, jobs: int,
 
 async def submit_text(redis: Redis, settings: Settings, name: str) -> None:
     await submit(
-        redis, settings, Request(id=name, lane="text", planned=1), [TextJob(request=name, texts=["a"])]
+        redis,
+        settings,
+        Request(id=name, lane="text", planned=1),
+        [TextJob(request=name, model="m", texts=["a"])],
     )
 
 
@@ -128,7 +131,7 @@ async def state(redis: Redis, name: str) -> str:
 
 
 async def pending(redis: Redis, lane: Lane) -> int:
-    found: Any = await redis.xpending(keys.jobs(lane), keys.GROUP)
+    found: Any = await redis.xpending(keys.jobs(lane, "m"), keys.GROUP)
     return int(found["pending"])
 
 
@@ -141,8 +144,8 @@ async def test_a_worker_claims_only_what_it_has_slots_for(
         await submit_video(redis, settings, film, 6)
         await until(lambda: engine.video_calls == 1 and len(service.jobs.running) == 2)
         await asyncio.sleep(1.5)  # longer than a claiming read blocks, and than the claim timeout
-        assert (await pending(redis, "video"), await redis.xlen(keys.jobs("video"))) == (2, 6)
-        other = Claims(redis, "other", settings.claim_timeout)
+        assert (await pending(redis, "video"), await redis.xlen(keys.jobs("video", "m"))) == (2, 6)
+        other = Claims(redis, "other", settings.claim_timeout, "m")
         assert len(await other.take(redis, "video", 9)) == 4
         await other.hand_back()
         engine.gate.set()
@@ -190,13 +193,13 @@ async def test_a_claim_lost_to_another_ends_its_task(
         await submit_video(redis, settings, film, 1)
         await until(lambda: engine.video_calls == 1)
         (entry_id,) = service.jobs.running
-        await redis.xclaim(keys.jobs("video"), keys.GROUP, "another", 0, [entry_id])
+        await redis.xclaim(keys.jobs("video", "m"), keys.GROUP, "another", 0, [entry_id])
         await until(lambda: not service.jobs.running)
         assert entry_id not in service.claims.held["video"]
         engine.gate.set()
         ((_, owner),) = [(p["message_id"], p["consumer"]) for p in await _pending_range(redis)]
         assert owner == b"another"
-        await redis.xack(keys.jobs("video"), keys.GROUP, entry_id)
+        await redis.xack(keys.jobs("video", "m"), keys.GROUP, entry_id)
     assert await state(redis, "r1") == "running"
 
 
@@ -212,8 +215,8 @@ async def test_what_runs_is_finished_before_the_worker_stops(
         await submit_text(redis, settings, "t1")
         engine.gate.set()
         await until(lambda: _is(redis, "r1", "done"))
-    assert await redis.xlen(keys.jobs("video")) == 0
-    assert (await redis.xlen(keys.jobs("text")), await state(redis, "t1")) == (1, "running")
+    assert await redis.xlen(keys.jobs("video", "m")) == 0
+    assert (await redis.xlen(keys.jobs("text", "m")), await state(redis, "t1")) == (1, "running")
     fleet = await read_fleet(redis)
     assert fleet.workers == []
     assert fleet.model is not None
@@ -231,7 +234,7 @@ async def test_what_cannot_be_finished_is_handed_back_uncounted(
         await until(lambda: not service.jobs.running)
         await asyncio.sleep(1)
         assert time.monotonic() - stopped < 10, "the event loop stood still while the engine worked"
-    taken = await Claims(redis, "other", settings.claim_timeout).take_over("video", 9)
+    taken = await Claims(redis, "other", settings.claim_timeout, "m").take_over("video", 9)
     assert [claim.deliveries for claim in taken] == [1, 1]
     assert await state(redis, "r1") == "running"
 
@@ -294,7 +297,7 @@ async def _is(redis: Redis, name: str, wanted: str) -> bool:
 
 
 async def _empty(redis: Redis, lane: Lane) -> bool:
-    return not await redis.xlen(keys.jobs(lane))
+    return not await redis.xlen(keys.jobs(lane, "m"))
 
 
 async def _workers(redis: Redis, wanted: str) -> bool:
@@ -302,5 +305,5 @@ async def _workers(redis: Redis, wanted: str) -> bool:
 
 
 async def _pending_range(redis: Redis) -> list[Any]:
-    found: list[Any] = await redis.xpending_range(keys.jobs("video"), keys.GROUP, "-", "+", 9)
+    found: list[Any] = await redis.xpending_range(keys.jobs("video", "m"), keys.GROUP, "-", "+", 9)
     return found

@@ -281,10 +281,10 @@ async def test_a_second_client_is_refused_before_anything_is_started(
     serve: Serve, settings: Settings, stand_in: StandIn, film: str, redis: Redis
 ) -> None:
     async with serve(settings) as one, serve(settings) as other, reading(one, film):
-        jobs = await redis.xlen(keys.jobs("video"))
+        jobs = await redis.xlen(keys.jobs("video", "null"))
         answer = await other.client.post(URL, json={"id": film, "model": "null", "stream": True})
         assert (answer.status_code, answer.json()["code"]) == (409, "Conflict")
-        assert await redis.xlen(keys.jobs("video")) == jobs == 3
+        assert await redis.xlen(keys.jobs("video", "null")) == jobs == 3
 
 
 async def test_a_start_that_is_refused_is_no_stream_and_frees_the_reader(
@@ -316,7 +316,7 @@ async def test_clients_that_leave_leave_nothing_behind(
             writer.transport.abort()
         for _ in range(5):
             await until(lambda: gone(redis, film))
-            await redis.delete(keys.jobs("video"))
+            await redis.delete(keys.jobs("video", "null"))
             async with reading(gateway, film) as events:
                 await stand_in.finish(await stand_in.job(), 0)
                 await events.next()

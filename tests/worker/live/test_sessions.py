@@ -44,7 +44,7 @@ async def redis(settings: Settings) -> AsyncIterator[Redis]:
 
 @pytest.fixture
 async def workers(redis: Redis, settings: Settings) -> list[Claims]:
-    made = [Claims(redis, name, settings.claim_timeout) for name in ("one", "two")]
+    made = [Claims(redis, name, settings.claim_timeout, "null") for name in ("one", "two")]
     await made[0].create_groups()
     return made
 
@@ -66,7 +66,7 @@ def job(number: int = 1) -> LiveJob:
 async def test_a_second_start_joins(redis: Redis, settings: Settings) -> None:
     assert await start(redis, settings) == "r1"
     assert await start(redis, settings, request="later") == "r1"
-    assert await redis.xlen(keys.jobs("live")) == 1
+    assert await redis.xlen(keys.jobs("live", "null")) == 1
     assert not await redis.exists(keys.request("later"))
     (session,) = await live_records.read_sessions(redis, ["s1"])
     assert session
@@ -101,7 +101,7 @@ async def test_a_stream_that_vanished_starts_nothing(redis: Redis, settings: Set
     session = live_records.LiveRecord(request="r1", chunk_duration=1)
     with pytest.raises(DependencyError):
         await live_records.start(redis, settings, "r1", Asset(id="gone", kind="stream"), session)
-    assert await redis.xlen(keys.jobs("live")) == 0
+    assert await redis.xlen(keys.jobs("live", "null")) == 0
 
 
 async def test_the_worker_with_fewest_takes_the_next(
@@ -171,10 +171,10 @@ async def test_deliveries_of_a_harmless_session_are_counted_anew(
     await asyncio.sleep(1.1)
     (claim,) = await two.take_live()
     await one.forgive(claim)  # it is no longer one's
-    ((pending),) = await redis.xpending_range(keys.jobs("live"), keys.GROUP, "-", "+", 5)
+    ((pending),) = await redis.xpending_range(keys.jobs("live", "null"), keys.GROUP, "-", "+", 5)
     assert pending["times_delivered"] == 2
     await two.forgive(claim)
-    ((pending),) = await redis.xpending_range(keys.jobs("live"), keys.GROUP, "-", "+", 5)
+    ((pending),) = await redis.xpending_range(keys.jobs("live", "null"), keys.GROUP, "-", "+", 5)
     assert (pending["times_delivered"], pending["consumer"]) == (1, two.consumer.encode())
 
 

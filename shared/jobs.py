@@ -83,6 +83,8 @@ class UnreadableJob(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     fields: list[bytes]
 
+    model: ClassVar[str] = ""
+
 
 _Known = TextJob | ProbeJob | VideoJob | LiveJob
 Job = _Known | UnreadableJob

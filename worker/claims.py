@@ -49,8 +49,11 @@ class Claims:
             lane: ConsumerGroup(self.redis, self._stream(lane), GROUP, self.consumer) for lane in keys.LANES
         }
 
+    def _model_of(self, lane: Lane) -> str:
+        return "" if lane == "probe" else self._model
+
     def _stream(self, lane: Lane) -> str:
-        return keys.jobs(lane, "" if lane == "probe" else self._model)
+        return keys.jobs(lane, self._model_of(lane))
 
     async def create_groups(self) -> None:
         """Make the lanes' consumer groups where they are missing; waiting jobs are delivered too."""

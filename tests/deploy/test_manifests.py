@@ -18,6 +18,8 @@ from shared.settings import Settings, load
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 BIN = Path(sys.executable).parent
+MODEL = "cosmos-embed1-448p"
+"""The id of the model that MODEL_PATH names by default."""
 OVERLAYS = ["base", "cpu", "gpu", "keda", "s3"]
 COMPOSE = ["compose.yaml", "compose.gpu.yaml"]
 VARIABLES = {field.metadata["variable"] for field in dataclasses.fields(Settings)}
@@ -94,7 +96,7 @@ def test_keda_scales_on_the_lanes_that_there_are() -> None:
     documents = rendered("keda")
     (scaled,) = of_kind(documents, "ScaledObject")
     triggers = [trigger["metadata"] for trigger in scaled["spec"]["triggers"]]
-    assert {t["stream"] for t in triggers} == {keys.jobs("video"), keys.jobs("text")}
+    assert {t["stream"] for t in triggers} == {keys.jobs("video", MODEL), keys.jobs("text", MODEL)}
     assert {t["consumerGroup"] for t in triggers} == {keys.GROUP}
     (worker,) = (d for d in of_kind(documents, "Deployment") if d["metadata"]["name"] == "rt-embed-worker")
     assert "replicas" not in worker["spec"]

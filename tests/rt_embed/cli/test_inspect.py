@@ -34,7 +34,10 @@ from worker.claims import Claims
 from worker.publish.publisher import Publisher
 
 VIDEO = VideoJob(
-    request="v", assets=[Asset(id="file")], chunks=[Chunk(0, 0, SECOND), Chunk(1, SECOND, 2 * SECOND)]
+    request="v",
+    model="m",
+    assets=[Asset(id="file")],
+    chunks=[Chunk(0, 0, SECOND), Chunk(1, SECOND, 2 * SECOND)],
 )
 
 
@@ -42,6 +45,7 @@ async def accept(redis: Redis, settings: Settings, job: Any, planned: int = 2) -
     assets = [asset.id for asset in getattr(job, "assets", [])]
     for asset in assets:
         await redis.hset(keys.asset(asset), "id", asset)
+    await redis.zadd(keys.MODELS, {"m": 1})  # as a worker does that serves it
     request = Request(id=job.request, lane=job.lane, planned=planned, model="m", assets=assets)
     await submit(redis, settings, request, [job])
 
@@ -49,7 +53,7 @@ async def accept(redis: Redis, settings: Settings, job: Any, planned: int = 2) -
 async def bury(redis: Redis, settings: Settings) -> str:
     """Accept a job, claim it, and give it up as a worker does; returns its dead letter's name."""
     await accept(redis, settings, VIDEO)
-    claims, reader = Claims(redis, "w", 6.0), single_connection(settings)
+    claims, reader = Claims(redis, "w", 6.0, "m"), single_connection(settings)
     await claims.create_groups()
     (claim,) = await claims.take(reader, "video", 1)
     await Publisher(redis, settings).fail(VIDEO, failed("given up"))
@@ -61,8 +65,8 @@ async def bury(redis: Redis, settings: Settings) -> str:
 
 async def test_lanes_show_depth_claims_age_and_workers(redis: Redis, settings: Settings) -> None:
     for name in ("a", "b"):
-        await accept(redis, settings, TextJob(request=name, texts=["x"]))
-    claims, reader = Claims(redis, "worker-1", 6.0), single_connection(settings)
+        await accept(redis, settings, TextJob(request=name, model="m", texts=["x"]))
+    claims, reader = Claims(redis, "worker-1", 6.0, "m"), single_connection(settings)
     await claims.create_groups()
     await claims.take(reader, "text", 1)
     await reader.aclose()
@@ -144,7 +148,7 @@ async def test_a_requeued_job_runs_again_and_its_request_is_open(redis: Redis, s
     assert await redis.zscore(keys.asset_users("file"), "v")
     assert await redis.xlen(keys.results("v")) == 0  # the end is taken back
 
-    claims, reader = Claims(redis, "w", 6.0), single_connection(settings)
+    claims, reader = Claims(redis, "w", 6.0, "m"), single_connection(settings)
     (claim,) = await claims.take(reader, "video", 1)
     await reader.aclose()
     assert (claim.job, claim.deliveries) == (VIDEO, 1)
@@ -196,7 +200,7 @@ def command(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("arguments", [["--json"], ["--json", "lanes"], ["lanes", "--json"]])
 def test_json_is_json(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["inspect", *arguments]) == ExitStatus.DONE
-    assert [row["lane"] for row in json.loads(capsys.readouterr().out)["lanes"]] == list(keys.LANES)
+    assert [row["lane"] for row in json.loads(capsys.readouterr().out)["lanes"]] == ["probe"]
 
 
 @pytest.mark.usefixtures("command")
@@ -204,7 +208,7 @@ def test_people_get_tables(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["inspect"]) == ExitStatus.DONE
     shown = capsys.readouterr().out
     assert all(
-        name in shown for name in ("lanes", "outbox", "live: none", "workers: none", "dead: none", "video")
+        name in shown for name in ("lanes", "outbox", "live: none", "workers: none", "dead: none", "probe")
     )
 
 
@@ -251,7 +255,7 @@ def test_watching_repeats(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 
 async def test_requests_are_listed_newest_first(redis: Redis, settings: Settings) -> None:
     for name in ("first", "second", "third"):
-        await accept(redis, settings, TextJob(request=name, texts=["x"]), planned=1)
+        await accept(redis, settings, TextJob(request=name, model="m", texts=["x"]), planned=1)
     await redis.hset(
         keys.request("first"), mapping={"created": 100, "finished": 130, "state": "done", "done": 1}
     )

@@ -171,9 +171,9 @@ async def test_a_name_that_kafka_does_not_take(redis: Redis, settings: Settings,
 
 
 async def test_a_change_under_load_is_a_warning(redis: Redis, settings: Settings) -> None:
-    await submit(
-        redis, settings, Request(id="r", lane="text", planned=1), [TextJob(request="r", texts=["a"])]
-    )
+    await redis.zadd(keys.MODELS, {"m": 1})
+    job = TextJob(request="r", model="m", texts=["a"])
+    await submit(redis, settings, Request(id="r", lane="text", planned=1), [job])
     _, warnings = await switch_routes(redis, settings, TO_REDIS)
     assert warnings == ["the route changed while 1 jobs were waiting or running"]
     _, warnings = await switch_routes(redis, settings, TO_REDIS)

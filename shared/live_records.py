@@ -1,7 +1,8 @@
 """Live sessions: what is known of the embedding of one camera, and how it is started and stopped.
 
 The job on the lane `live` is the lease: the worker that holds it runs the session, and if it dies another
-takes the job over. The record beside it tells the successor where to go on, and everyone how the session fares.
+takes the job over. The record beside it tells the successor where to go on, and everyone how the session
+fares.
 """
 
 from collections.abc import Mapping, Sequence

@@ -82,15 +82,20 @@ class Submitter:
 
 
 async def collect(
-    follower: Follower, count: int, on_result: Callable[[Result], None] | None = None
+    follower: Follower,
+    count: int,
+    on_result: Callable[[Result], None] | None = None,
+    *,
+    stored: bool = False,
 ) -> list[Result]:
-    """Return all results of a request that was submitted after the subscription began, in order of chunks.
+    """Return all results of a request, in order of chunks; `stored`: there may have been some before the
+    subscription began.
 
     `on_result` is called with each as it comes. Raises FailedEnd. Does not wait for the end entry once all
     `count` results are there.
     """
     found: dict[int, Result] = {}
-    async for _, entry in follower.entries(stored=False):
+    async for _, entry in follower.entries(stored=stored):
         match entry:
             case Result():
                 found[entry.chunk] = entry

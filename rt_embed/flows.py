@@ -91,7 +91,8 @@ def embed_texts(texts: Sequence[str], model: str, retries: Retries) -> Flow[list
     for first in range(0, len(texts), TEXTS_AT_ONCE):
         some = list(texts[first : first + TEXTS_AT_ONCE])
         body = {"text_input": some, "model": model, "encoding_format": "base64"}
-        answer = yield from answered(Call("POST", "/v1/generate_text_embeddings", json=body), retries)
+        call = Call("POST", "/v1/generate_text_embeddings", json=body, headers=idempotent())
+        answer = yield from answered(call, retries)
         data = msgspec.json.decode(answer.content, type=_TextAnswer).data
         vectors += [to_vector(item.embeddings) for item in data]
     return vectors

@@ -167,6 +167,15 @@ class FileTooLarge(RtEmbedError):
     code, status = "FileTooLarge", 413
 
 
+class IdempotencyKeyReused(RtEmbedError):
+    """The Idempotency-Key belongs to another request."""
+
+    code, status = "IdempotencyKeyReused", 422
+
+    def __init__(self) -> None:
+        super().__init__("this Idempotency-Key was sent with another body; use a new key for each request")
+
+
 class RedirectNotAllowed(RtEmbedError):
     """A URL redirects more often than is followed."""
 

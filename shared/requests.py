@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from shared import jobs, keys, results
-from shared.errors import DependencyError, ServerBusy
+from shared.errors import DependencyError, IdempotencyKeyReused, ServerBusy
 from shared.jobs import Job, LiveJob, VideoJob
 from shared.keys import Lane
 from shared.records import RecordCodec
@@ -32,6 +32,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     """What was asked for, as JSON, for people and for a client that comes back."""
     caller: str = ""
     """Name of the API key with which it was sent."""
+    body: str = ""
+    """Digest of the HTTP request's body, if that came with an Idempotency-Key."""
     kept: int | None = None
     """About how many results are kept at a time; None: all."""
 
@@ -102,7 +104,8 @@ async def submit(
     """Accept the request and add its jobs to their lane, or accept nothing.
 
     Returns the second (Redis's clock) at which it was accepted. Raises ServerBusy when the lane is full,
-    DependencyError when an asset was deleted meanwhile.
+    DependencyError when an asset was deleted meanwhile, IdempotencyKeyReused when the id belongs to a request
+    with another body.
     """
     _, second = await _submit(redis, settings, request, work, traceparent=traceparent)
     return int(second)
@@ -157,6 +160,7 @@ async def _submit(
             queue_limit(settings, request.lane),
             settings.request_ttl,
             believed,
+            request.body,
             *(len(first), *first),
             *(len(fields), *fields),
             *added,
@@ -173,9 +177,18 @@ async def _submit(
         raise ServerBusy(f"Server is already processing maximum number of live streams ({limit})")
     if outcome == b"busy":
         raise ServerBusy(f"the {request.lane} queue is full: {value} jobs are waiting; try again later")
+    if outcome == b"other":
+        raise IdempotencyKeyReused
     if outcome == b"gone":
         raise DependencyError(f"the asset {request.assets[value]} was deleted meanwhile")
     return outcome, value
+
+
+async def forget(redis: Redis, request_id: str, state: str) -> None:
+    """Forget a request and its results, if its state is still `state`, so that it can be accepted anew."""
+    await script(redis, "forget")(
+        keys=[keys.request(request_id), keys.results(request_id), keys.done(request_id)], args=[state]
+    )
 
 
 async def finish(redis: Redis, settings: Settings, request: Request, end: End) -> str:

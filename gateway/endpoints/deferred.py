@@ -45,8 +45,13 @@ async def accept(ctx: Context, request: Request, jobs: list[Job], traceparent: s
     await requests.submit(ctx.redis, ctx.settings, request, jobs, traceparent)
     if not jobs:
         await requests.finish(ctx.redis, ctx.settings, request, End(state="done"))
-    response = json_response(await read_status(ctx.redis, request.id), 202)
-    response.headers["Location"] = f"/v1/requests/{request.id}"
+    return await accepted(ctx, request.id)
+
+
+async def accepted(ctx: Context, request_id: str) -> Response:
+    """Answer with where to find the result of a request that was accepted."""
+    response = json_response(await read_status(ctx.redis, request_id), 202)
+    response.headers["Location"] = f"/v1/requests/{request_id}"
     response.headers["Preference-Applied"] = "respond-async"
     return response
 

@@ -26,6 +26,7 @@ from gateway.context import Context, context
 from gateway.disconnect import ClientGone, until_gone
 from gateway.endpoints.text import embed_texts
 from gateway.endpoints.video import plan_request
+from gateway.idempotency import DESCRIPTION, HEADER, IdempotencyKey, results_of
 from gateway.intake.body import read_body
 from gateway.intake.downloads import FETCH_ERRORS
 from gateway.intake.ingestion import ingested
@@ -39,12 +40,14 @@ from shared.errors import (
     DependencyError,
     EmbeddingFailed,
     FailedRequest,
+    IdempotencyKeyReused,
     NotSupported,
     RtEmbedError,
     ServerBusy,
     Unavailable,
 )
 from shared.redis.connection import RedisError
+from shared.results import Result
 
 TEXTS_PER_REQUEST = 100
 MEDIA_AT_ONCE = 4
@@ -62,6 +65,7 @@ MEDIA_AT_ONCE = 4
     ),
     body=EmbeddingsRequest,
     body_example=EmbeddingsRequest(input=["a forklift"], model=MODEL),
+    headers={HEADER: DESCRIPTION},
     answers=(
         Answer(
             description="One vector per input, in their order.",
@@ -74,6 +78,7 @@ MEDIA_AT_ONCE = 4
         ),
     ),
     errors=(
+        IdempotencyKeyReused,
         *FETCH_ERRORS,
         BadParameters,
         BadParameter,
@@ -87,15 +92,17 @@ MEDIA_AT_ONCE = 4
 )
 async def create_embeddings(request: HttpRequest) -> Response:
     """Embed the inputs and return one vector each, in their order."""
-    ctx = context(request)
-    body = validate_json(await read_body(request), EmbeddingsRequest)
+    ctx, key = context(request), IdempotencyKey(request)
+    raw = await read_body(request)
+    key.add(raw)
+    body = validate_json(raw, EmbeddingsRequest)
     model = ctx.view.require_model(body.model)
     dimensions = require_dimensions(body.dimensions, model)
     inputs = [body.input] if isinstance(body.input, str) else body.input
     if not model.supports_text and not all(map(is_media, inputs)):
         raise NotSupported(f"the model {model.id} embeds no text")
     ctx.require_service()
-    vectors = await until_gone(request, _vectors(ctx, request, inputs, model.id))
+    vectors = await until_gone(request, _vectors(ctx, request, inputs, model.id, key))
     data = [
         OneEmbedding(index=index, embedding=encoded(vector, body.encoding_format, dimensions))
         for index, vector in enumerate(vectors)
@@ -103,20 +110,27 @@ async def create_embeddings(request: HttpRequest) -> Response:
     return json_response(EmbeddingsResponse(data=data, model=model.id, usage=TokenUsage()))
 
 
-async def _vectors(ctx: Context, request: HttpRequest, inputs: Sequence[str], model: str) -> list[bytes]:
-    """Return the inputs' vectors. Texts are embedded in batches, media a few at a time."""
+async def _vectors(
+    ctx: Context, request: HttpRequest, inputs: Sequence[str], model: str, key: IdempotencyKey
+) -> list[bytes]:
+    """Return the inputs' vectors. Texts are embedded in batches, media a few at a time, each as a request."""
     vectors: dict[int, bytes] = {}
     texts = [index for index, item in enumerate(inputs) if not is_media(item)]
     seats = asyncio.Semaphore(MEDIA_AT_ONCE)
 
     async def embed_part(places: Sequence[int]) -> None:
+        own = key.of(f"texts from {places[0]}")
         with ctx.reported():
-            embedded = await embed_texts(ctx, model, [inputs[place] for place in places])
-        vectors.update(zip(places, (result.vector for result in embedded.results), strict=True))
+            if record := await own.known(ctx):
+                results = await results_of(ctx, record)
+            else:
+                results = (await embed_texts(ctx, model, [inputs[i] for i in places], key=own)).results
+        vectors.update(zip(places, (result.vector for result in results), strict=True))
 
     async def embed_media(place: int) -> None:
         async with seats:
-            vectors[place] = await _media_vector(ctx, request, inputs[place], model)
+            own = key.of(f"media {place}")
+            vectors[place] = await _media_vector(ctx, request, inputs[place], model, own)
 
     parts = [texts[start : start + TEXTS_PER_REQUEST] for start in range(0, len(texts), TEXTS_PER_REQUEST)]
     media = [index for index, item in enumerate(inputs) if is_media(item)]
@@ -137,25 +151,36 @@ async def _all(work: list[Coroutine[None, None, None]]) -> None:
         raise failure
 
 
-async def _media_vector(ctx: Context, request: HttpRequest, url: str, model: str) -> bytes:
+async def _media_vector(
+    ctx: Context, request: HttpRequest, url: str, model: str, key: IdempotencyKey
+) -> bytes:
+    if record := await key.known(ctx):
+        return _vector(await results_of(ctx, record))
     media_type: MediaType = "image" if url.startswith("data:image/") else "video"
     body = VideoRequest(id=str(uuid.uuid4()), model=model, url=url, media_type=media_type)
     async with AsyncExitStack() as held:
         if frames := frames_in(url):
-            plan = (await _plan_clip(ctx, frames, model, held)).as_query()
+            plan = (await _plan_clip(ctx, frames, model, held, key)).as_query()
         else:
-            plan = (await plan_request(ctx, request, body, held)).as_query()
+            plan = (await plan_request(ctx, request, body, held, key=key)).as_query()
         if not plan.jobs:
             raise BadParameters(f"{url[:256]} has no frames")
         with ctx.reported(plan.assets[0].id):
-            async with ctx.submitter.submitted(plan.request, plan.jobs) as (_, follower):
-                (result,) = await collect(follower, plan.planned)
+            submission = ctx.submitter.submitted(plan.request, plan.jobs, detached=bool(key))
+            async with submission as (_, follower):
+                return _vector(await collect(follower, plan.planned, stored=bool(key)))
+
+
+def _vector(results: Sequence[Result]) -> bytes:
+    (result,) = results
     if result.error:
         raise EmbeddingFailed(result.error)
     return result.vector
 
 
-async def _plan_clip(ctx: Context, frames: Sequence[str], model_id: str, held: AsyncExitStack) -> Plan:
+async def _plan_clip(
+    ctx: Context, frames: Sequence[str], model_id: str, held: AsyncExitStack, key: IdempotencyKey
+) -> Plan:
     """Return the plan of one clip of pictures, evenly spaced ones where the model takes fewer.
 
     Raises what a picture in a data: URL is refused with.
@@ -170,4 +195,4 @@ async def _plan_clip(ctx: Context, frames: Sequence[str], model_id: str, held: A
         assets.append(await held.enter_async_context(ingested(ctx, body, body.ids[0], source)))
     assets = await asyncio.gather(*(opened(ctx, asset) for asset in assets))
     clip = VideoRequest(id=[asset.id for asset in assets], model=model_id)
-    return plan_video(ctx.listener.new_id(), clip, assets, model)
+    return plan_video(key.request_id(ctx), clip, assets, model).with_body(key.body)

@@ -15,7 +15,8 @@ from gateway.api.schemas import TextEmbedding, TextRequest, TextResponse
 from gateway.api.validation import validate_json
 from gateway.context import Context, context
 from gateway.disconnect import until_gone
-from gateway.endpoints.deferred import accept, prefers_async
+from gateway.endpoints.deferred import accept, accepted, prefers_async
+from gateway.idempotency import DESCRIPTION, HEADER, IdempotencyKey, answer_again
 from gateway.intake.body import read_body
 from gateway.results.answers import TextOptions, text_response
 from gateway.results.vectors import require_dimensions
@@ -23,6 +24,7 @@ from gateway.submission import collect
 from shared.errors import (
     BadParameters,
     FileTooLarge,
+    IdempotencyKeyReused,
     NotSupported,
     ServerBusy,
     TextEmbeddingsError,
@@ -42,7 +44,7 @@ log = structlog.get_logger(__name__)
     summary="Embed text",
     body=TextRequest,
     body_example=TextRequest(text_input=["a forklift moving pallets"], model=MODEL),
-    headers={"Prefer": PREFER},
+    headers={"Prefer": PREFER, HEADER: DESCRIPTION},
     answers=(
         ACCEPTED,
         Answer(
@@ -58,6 +60,7 @@ log = structlog.get_logger(__name__)
     ),
     errors=(
         BadParameters,
+        IdempotencyKeyReused,
         FileTooLarge,
         TextEmbeddingsError,
         NotSupported,
@@ -67,8 +70,10 @@ log = structlog.get_logger(__name__)
 )
 async def generate_text_embeddings(request: HttpRequest) -> Response:
     """Embed texts and return one vector each, in their order."""
-    ctx = context(request)
-    body = validate_json(await read_body(request), TextRequest)
+    ctx, key = context(request), IdempotencyKey(request)
+    raw = await read_body(request)
+    key.add(raw)
+    body = validate_json(raw, TextRequest)
     texts = [body.text_input] if isinstance(body.text_input, str) else body.text_input
     if not texts or (isinstance(body.text_input, str) and not body.text_input):
         raise BadParameters("text_input is empty")
@@ -78,10 +83,14 @@ async def generate_text_embeddings(request: HttpRequest) -> Response:
     ctx.require_service()
     options = TextOptions(texts, body.encoding_format, require_dimensions(body.dimensions, model))
     with ctx.reported():
+        if record := await key.known(ctx):
+            if prefers_async(request):
+                return await accepted(ctx, record.id)
+            return json_response(await until_gone(request, answer_again(ctx, record)))
         if prefers_async(request):
-            return await _accept(ctx, model.id, options, request.headers.get("traceparent", ""))
+            return await _accept(ctx, model.id, options, key, request.headers.get("traceparent", ""))
         began = time.monotonic()
-        embedded = await until_gone(request, embed_texts(ctx, model.id, texts))
+        embedded = await until_gone(request, embed_texts(ctx, model.id, texts, key=key, options=options))
         seconds = round(time.monotonic() - began, 3)
         log.debug("request done", kind="text", texts=len(texts), seconds=seconds)
     answer = text_response(embedded.request, embedded.created, model.id, options, embedded.results)
@@ -96,25 +105,44 @@ class EmbeddedTexts(msgspec.Struct, frozen=True):
     results: list[Result]
 
 
-async def embed_texts(ctx: Context, model: str, texts: list[str], *, query: bool = False) -> EmbeddedTexts:
-    """Have a worker embed the texts, as a `query` without messages. Raises FailedEnd, ServerBusy."""
-    request = Request(
-        id=ctx.listener.new_id(), lane="text", planned=len(texts), model=model, caller=caller.get()
-    )
+async def embed_texts(
+    ctx: Context,
+    model: str,
+    texts: list[str],
+    *,
+    query: bool = False,
+    key: IdempotencyKey | None = None,
+    options: TextOptions | None = None,
+) -> EmbeddedTexts:
+    """Have a worker embed the texts, as a `query` without messages. Raises FailedEnd, ServerBusy.
+
+    With a `key`, the request goes on when its client leaves, and keeps its `options`.
+    """
+    request = _request(ctx, model, texts, key, options if key else None)
     structlog.contextvars.bind_contextvars(request_id=request.id)
     job = TextJob(request=request.id, texts=texts, model=model, query=query)
-    async with ctx.submitter.submitted(request, [job]) as (created, follower):
-        return EmbeddedTexts(request.id, created, await collect(follower, len(texts)))
+    async with ctx.submitter.submitted(request, [job], detached=bool(key)) as (created, follower):
+        results = await collect(follower, len(texts), stored=bool(key))
+    return EmbeddedTexts(request.id, created, results)
 
 
-async def _accept(ctx: Context, model: str, options: TextOptions, traceparent: str) -> Response:
-    texts = options.text_input
-    request = Request(
-        id=ctx.listener.new_id(),
+def _request(
+    ctx: Context, model: str, texts: list[str], key: IdempotencyKey | None, options: TextOptions | None
+) -> Request:
+    return Request(
+        id=key.request_id(ctx) if key else ctx.listener.new_id(),
         lane="text",
         planned=len(texts),
         model=model,
-        options=msgspec.json.encode(options).decode(),
+        options=msgspec.json.encode(options).decode() if options else "",
         caller=caller.get(),
+        body=key.body if key else "",
     )
+
+
+async def _accept(
+    ctx: Context, model: str, options: TextOptions, key: IdempotencyKey, traceparent: str
+) -> Response:
+    texts = options.text_input
+    request = _request(ctx, model, texts, key, options)
     return await accept(ctx, request, [TextJob(request=request.id, texts=texts, model=model)], traceparent)

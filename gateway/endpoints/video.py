@@ -21,14 +21,16 @@ from gateway.api.schemas import (
 from gateway.api.validation import problem
 from gateway.context import Context, context
 from gateway.disconnect import until_gone
-from gateway.endpoints.deferred import accept, prefers_async
+from gateway.endpoints.deferred import accept, accepted, prefers_async
+from gateway.idempotency import DESCRIPTION, HEADER, IdempotencyKey, answer_again
 from gateway.intake.downloads import FETCH_ERRORS
 from gateway.intake.ingestion import ingested
 from gateway.intake.inline_media import Inline, read_video_request
 from gateway.intake.probing import opened
 from gateway.results.answers import video_response
-from gateway.results.events import EventWriter, client_of, resume
+from gateway.results.events import BEGINNING, EventWriter, client_of, resume
 from gateway.results.reader_lease import reading, start_reading
+from gateway.results.request_records import KnownRequest
 from gateway.results.sse import EventStream
 from gateway.submission import collect
 from gateway.video.live_streams import find_live, live_events, stored_position
@@ -44,6 +46,7 @@ from shared.errors import (
     DependencyError,
     EmbeddingFailed,
     FailedRequest,
+    IdempotencyKeyReused,
     NotFound,
     ServerBusy,
     Unavailable,
@@ -74,7 +77,11 @@ log = structlog.get_logger(__name__)
             id=ID, model=MODEL, url="https://example.com/warehouse.mp4", chunk_duration=10
         ),
     },
-    headers={"Prefer": PREFER, "Last-Event-ID": "Id of the event after which a stream goes on."},
+    headers={
+        "Prefer": PREFER,
+        HEADER: DESCRIPTION,
+        "Last-Event-ID": "Id of the event after which a stream goes on.",
+    },
     answers=(
         ACCEPTED,
         Answer(
@@ -88,6 +95,7 @@ log = structlog.get_logger(__name__)
     errors=(
         *FETCH_ERRORS,
         BadParameters,
+        IdempotencyKeyReused,
         BadParameter,
         FailedRequest,
         AssetAlreadyExists,
@@ -103,14 +111,17 @@ async def generate_video_embeddings(request: HttpRequest) -> Response:
     """Embed a file or live stream chunk by chunk, or a list of images as one clip."""
     ctx = context(request)
     async with AsyncExitStack() as held:
-        body, inline = await read_video_request(ctx, request, held)
+        key = IdempotencyKey(request)
+        body, inline = await read_video_request(ctx, request, held, key.add)
         if body.stream and (seen := request.headers.get("last-event-id")):
             return await resume(ctx, body, seen, stored_position)
         if stream := await find_live(ctx, body):
             with ctx.reported(stream.id):
                 return await live_events(ctx, body, stream)
+        if record := await key.known(ctx):
+            return await _again(ctx, request, body, record)
         progress = held.enter_context(Progress(request))
-        plan = await plan_request(ctx, request, body, held, inline)
+        plan = await plan_request(ctx, request, body, held, inline, key=key)
         with ctx.reported(plan.assets[0].id):
             if body.stream:
                 return await _events(ctx, plan, body, progress, held)
@@ -119,12 +130,28 @@ async def generate_video_embeddings(request: HttpRequest) -> Response:
             return json_response(await until_gone(request, _answer(ctx, plan, progress)))
 
 
+async def _again(ctx: Context, request: HttpRequest, body: VideoRequest, record: KnownRequest) -> Response:
+    """Answer a request that was accepted before, in the form that is asked for now."""
+    if body.stream:
+        return await resume(ctx, body, f"{record.id}/{BEGINNING}", stored_position)
+    if prefers_async(request):
+        return await accepted(ctx, record.id)
+    return json_response(await until_gone(request, answer_again(ctx, record)))
+
+
 async def plan_request(
-    ctx: Context, request: HttpRequest, body: VideoRequest, held: AsyncExitStack, inline: Inline | None = None
+    ctx: Context,
+    request: HttpRequest,
+    body: VideoRequest,
+    held: AsyncExitStack,
+    inline: Inline | None = None,
+    *,
+    key: IdempotencyKey | None = None,
 ) -> Plan:
     """Return the plan for `body`. A URL's media is fetched, unless `inline`, and removed when `held` exits.
 
-    Raises every error with which the request may be refused; nothing is submitted then.
+    Its id is that of the `key`. Raises every error with which the request may be refused; nothing is
+    submitted then.
     """
     ids = body.ids
     taken = (inline.path, inline.size) if inline else ()
@@ -137,13 +164,25 @@ async def plan_request(
     with ctx.reported(ids[0]):
         if source:
             ingestion = held.enter_async_context(ingested(ctx, body, ids[0], source))
-            assets = [await until_gone(request, ingestion)]
+            try:
+                assets = [await until_gone(request, ingestion)]
+            except AssetAlreadyExists as error:
+                raise await _other_attempt(ctx, ids[0], key) or error from error
         assets = [await opened(ctx, asset) for asset in assets]
-    request_id = ctx.listener.new_id()
+    request_id = key.request_id(ctx) if key else ctx.listener.new_id()
     structlog.contextvars.bind_contextvars(request_id=request_id)
     plan = plan_video(request_id, body, assets, model, ctx.settings.max_file_minutes * 60 * SECOND)
+    plan = plan.with_body(key.body if key else "")
     log.info("video request planned", assets=plan.request.assets, chunks=plan.planned, jobs=len(plan.jobs))
     return plan
+
+
+async def _other_attempt(ctx: Context, asset_id: str, key: IdempotencyKey | None) -> Unavailable | None:
+    """Return what to answer where the media may be there because of the same request, sent before."""
+    asset = await ctx.assets.find(asset_id) if key else None
+    if asset is None or not asset.temporary:
+        return None
+    return Unavailable(f"the media {asset_id} of an earlier attempt is still held; try again later")
 
 
 async def _assets(ctx: Context, ids: list[str]) -> list[Asset]:
@@ -169,8 +208,10 @@ async def _answer(ctx: Context, plan: Plan, progress: Progress) -> VideoResponse
     if not plan.jobs:
         return video_response(plan.outline, int(time.time()), 0, [])
     parent = progress.planned(plan)
-    async with ctx.submitter.submitted(plan.request, plan.jobs, traceparent=parent) as (created, follower):
-        results = await collect(follower, plan.planned, progress.chunk)
+    keyed = bool(plan.request.body)  # such a request goes on when its client leaves, which may come back
+    submission = ctx.submitter.submitted(plan.request, plan.jobs, detached=keyed, traceparent=parent)
+    async with submission as (created, follower):
+        results = await collect(follower, plan.planned, progress.chunk, stored=keyed)
     return video_response(plan.outline, created, time.monotonic() - began, results)
 
 
@@ -190,6 +231,6 @@ async def _events(
         parent = progress.planned(plan)
         submission = ctx.submitter.submitted(plan.request, plan.jobs, detached=True, traceparent=parent)
         created, follower = await held.enter_async_context(submission)
-        entries = follower.entries(stored=False)
+        entries = follower.entries(stored=bool(plan.request.body))
     writer = EventWriter(plan.outline, created, body.event_options, plan.planned)
     return EventStream(writer.events(entries, progress.chunk), held.pop_all(), replaced.wait)

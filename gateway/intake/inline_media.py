@@ -4,6 +4,7 @@ The rest of the body, with a token in the payload's place, is small enough to be
 """
 
 import uuid
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 
 import msgspec
@@ -34,9 +35,11 @@ class Inline(msgspec.Struct, frozen=True):
 
 
 async def read_video_request(
-    ctx: Context, request: HttpRequest, held: AsyncExitStack
+    ctx: Context, request: HttpRequest, held: AsyncExitStack, seen: Callable[[bytes], None] | None = None
 ) -> tuple[VideoRequest, Inline | None]:
     """Return the body of a video request, and the payload of its data: URL, kept until `held` exits.
+
+    `seen` is called with each piece of the body as it comes.
 
     Raises InvalidParameters, InvalidDataUrl, and FileTooLarge if the payload exceeds the limit for fetched
     files, or the rest of the body the limit for bodies.
@@ -44,6 +47,8 @@ async def read_video_request(
     require_json(request)
     reader = _BodyReader(ctx, held)
     async for piece in request.stream():
+        if seen:
+            seen(piece)
         await reader.add(piece)
     body = validate_json(bytes(reader.kept), VideoRequest)
     inline = reader.inline

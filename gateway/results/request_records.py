@@ -51,7 +51,7 @@ async def read_status(redis: Redis, request_id: str) -> RequestStatus:
     record = await find_record(redis, request_id)
     if record is None or record.lane == "probe":
         raise NotFound(f"No such request {request_id}, or it has expired")
-    end = await _read_end(redis, request_id) if record.state == "failed" else None
+    end = await read_end(redis, request_id) if record.state == "failed" else None
     kind: Any = record.lane
     status: Any = record.state
     return RequestStatus(
@@ -67,7 +67,8 @@ async def read_status(redis: Redis, request_id: str) -> RequestStatus:
     )
 
 
-async def _read_end(redis: Redis, request_id: str) -> End | None:
+async def read_end(redis: Redis, request_id: str) -> End | None:
+    """Return how a request ended; None if it has not, or nobody knows any more."""
     last: Any = await redis.xrevrange(keys.results(request_id), count=1)
     entry = results.from_fields(last[0][1]) if last else None
     return entry if isinstance(entry, End) else None

@@ -31,6 +31,10 @@ class Plan(msgspec.Struct, frozen=True):
     def planned(self) -> int:
         return self.request.planned
 
+    def with_body(self, digest: str) -> "Plan":
+        """The same, for a request whose HTTP body has this digest."""
+        return msgspec.structs.replace(self, request=msgspec.structs.replace(self.request, body=digest))
+
     def as_query(self) -> "Plan":
         """The same, with vectors that only the caller gets: no messages are sent."""
         jobs: list[Job] = [

@@ -2,20 +2,23 @@
 -- request for another one joins it.
 -- KEYS: lane, request, running requests, session and the request that the caller believes to have it (each
 -- something unused where no session is asked for), then per asset its record and its users.
--- ARGV: request id, lane limit, request ttl, the id of the request that is believed to have the session, number of
--- the session's fields (0: no session), fields..., number of request fields, fields..., then per job the number of
+-- ARGV: request id, lane limit, request ttl, the id of the request that is believed to have the session, digest of
+-- the body ('' if none matters), number of the session's fields (0: no session), fields..., number of request fields, fields..., then per job the number of
 -- its fields, fields...
--- Returns {'ok', second}, {'busy', jobs in the lane}, {'gone', index of the missing asset}, {'joined', request}, or
--- {'mistaken', request that has the session}.
+-- Returns {'ok', second}, {'busy', jobs in the lane}, {'gone', index of the missing asset}, {'joined', request},
+-- {'mistaken', request that has the session}, or {'other', ''} if the id belongs to a request with another body.
 local lane, request, session = KEYS[1], KEYS[2], KEYS[4]
 local id, limit, ttl, believed = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
-local session_end = 5 + tonumber(ARGV[5])
+local session_end = 6 + tonumber(ARGV[6])
 local first_field = session_end + 2
 local first_job = first_field + tonumber(ARGV[session_end + 1])
-local is_session = session_end > 5
+local is_session = session_end > 6
 local now = redis.call('TIME')
 
 local created = redis.call('HGET', request, 'created')
+if created and (redis.call('HGET', request, 'body') or '') ~= ARGV[5] then
+  return { 'other', '' }
+end
 if created then -- accepted already: a client that lost its connection before the answer sends it again
   return { 'ok', tonumber(created) }
 end
@@ -46,7 +49,7 @@ end
 
 if is_session then
   redis.call('DEL', session)
-  redis.call('HSET', session, unpack(ARGV, 6, session_end))
+  redis.call('HSET', session, unpack(ARGV, 7, session_end))
   redis.call('EXPIRE', session, ttl)
 end
 redis.call('HSET', request, 'state', 'running', 'created', now[1], 'done', 0, unpack(ARGV, first_field, first_job - 1))

@@ -32,10 +32,12 @@ local is_my_turn = mine <= fewest
 
 local oldest_silence = steady(KEYS[2]) >= timeout and timeout or HANDED_BACK
 for _, pending in ipairs(redis.call('XPENDING', lane, group, 'IDLE', oldest_silence, '-', '+', #ARGV + 100)) do
-  local id, owner, idle, deliveries = pending[1], pending[2], pending[3], pending[4] + 1
+  local id, owner, idle = pending[1], pending[2], pending[3]
+  -- An answer to this worker that got lost is no delivery.
+  local deliveries = owner == me and pending[4] or pending[4] + 1
   local free = deliveries ~= withheld and not (owner == me and held[id])
   if free and (is_my_turn or idle > timeout + patience) then
-    local entry = redis.call('XCLAIM', lane, group, me, timeout, id)[1]
+    local entry = redis.call('XCLAIM', lane, group, me, timeout, id, 'RETRYCOUNT', deliveries)[1]
     if entry then
       return { { id, deliveries, entry[2] } }
     end

@@ -344,6 +344,15 @@ def test_a_repeated_request_keeps_its_key_and_says_where_it_was(connect: Connect
     assert [headers.get("last-event-id") for _, headers in Scripted.seen] == [None, "r/1-0", "r/1-0"]
 
 
+def test_texts_that_are_sent_again_keep_their_key(connect: Connect, scripted: str) -> None:
+    answer = b'{"data": [{"embeddings": [0.5]}]}'
+    Scripted.answers = [(503, {}, b'{"code": "ServiceUnavailable", "message": "x"}'), (200, {}, answer)] * 2
+    for _ in range(2):
+        assert len(connect(scripted).embed_texts(["a"], model="m")) == 1
+    first, second, third, fourth = (headers["idempotency-key"] for _, headers in Scripted.seen)
+    assert first == second != third == fourth
+
+
 def test_another_reader_is_an_error_at_first(connect: Connect, scripted: str) -> None:
     Scripted.answers = [(409, {}, b'{"code": "Conflict", "message": "another client reads"}')]
     with pytest.raises(ServiceError, match="Conflict"):

@@ -41,10 +41,11 @@ def encode(
     rate: int = 30,
     size: int = 96,
     intra: int = 0,
+    params: str = "",
     **options: str,
 ) -> list[Picture]:
     """Moving noise, in decoding order; of codecs without NAL units each picture is one. Every `intra`-th
-    picture is asked for as an intra picture."""
+    picture is asked for as an intra picture; `params` are x264's or x265's own."""
     context: Any = av.CodecContext.create(codec, "w")
     context.width, context.height = size, size
     context.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
@@ -52,7 +53,8 @@ def encode(
     context.gop_size = gop
     extra = {"x265-params": f"log-level=none:keyint={gop}:min-keyint={gop}"} if codec == "libx265" else {}
     of_x26x = {"preset": "ultrafast", "crf": "30"} if codec.startswith("libx26") else {}
-    context.options = {**of_x26x, **extra, **options}
+    own = {f"{codec.removeprefix('lib')}-params": params} if params else {}
+    context.options = {**of_x26x, **extra, **own, **options}
     noise = np.random.default_rng(3).integers(0, 255, (size, size, 3), dtype=np.uint8)
     packets = []
     for index in range(round(seconds * rate)):

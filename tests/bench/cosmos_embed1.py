@@ -114,7 +114,7 @@ def write_shards(folder: Path, tensors: Iterable[tuple[str, np.ndarray]], dtype:
     index: dict[str, str] = {}
     number = 0
     for key, values in tensors:
-        array = values.astype(dtype)
+        array: np.ndarray = values.astype(dtype)
         if sum(other.nbytes for other in part.values()) + array.nbytes > SHARD:
             save_file(part, folder / f"model-{number:05d}.safetensors")
             part, number = {}, number + 1
@@ -265,12 +265,12 @@ def run_savings(options: argparse.Namespace) -> None:
     clips = fixed_clips(8, model.info.resolution)[:1]
     video, text = open_session(model.video), open_session(model.text)
     stills = {"picture as one frame": clips[:, :1], "picture as eight": np.repeat(clips[:, :1], 8, axis=1)}
-    turns({name: lambda given=given: video.run(None, {"videos": given}) for name, given in stills.items()}, 2)  # type: ignore[misc]
+    turns({name: lambda given=given: video.run(None, {"videos": given}) for name, given in stills.items()}, 2)
     ids, mask = TextTokenizer(model.tokenizer, 128)([SENTENCES[0]])
     texts = {"text at its length": (ids, mask), "text padded to 128": padded(ids, mask)}
     turns(
         {
-            name: lambda given=given: text.run(None, {"input_ids": given[0], "attention_mask": given[1]})  # type: ignore[misc]
+            name: lambda given=given: text.run(None, {"input_ids": given[0], "attention_mask": given[1]})
             for name, given in texts.items()
         },
         10,

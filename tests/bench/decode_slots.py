@@ -15,6 +15,7 @@ from pathlib import Path
 
 from shared.chunks import SECOND, plan_chunks
 from tests.bench.decode import FRAMES, RATE, SIZE, make_film
+from worker.media.clip_source import Clip
 from worker.media.decoder_pool import DecoderPool
 
 REQUESTS = 6
@@ -30,6 +31,7 @@ async def decode(slots: int, films: list[Path], seconds: int) -> tuple[float, fl
     async def request(film: Path) -> None:
         waiting = True
         async for clip in pool.clips(film, chunks, FRAMES, SIZE):
+            assert isinstance(clip, Clip)
             clip.release()
             if waiting:
                 firsts.append(time.perf_counter() - began)

@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,9 @@ def coded(path: Path) -> tuple[bytes, Packets]:
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         extradata = stream.codec_context.extradata or b""
+        base = stream.time_base or Fraction()
         packets = [
-            (int(p.pts * stream.time_base * 10**9), annex_b("h264", extradata, p), bool(p.is_keyframe))
+            (int((p.pts or 0) * base * 10**9), annex_b("h264", extradata, p), bool(p.is_keyframe))
             for p in container.demux(stream)
             if p.size and p.pts is not None
         ]
@@ -144,7 +146,7 @@ def rate(path: Path, count: int, seconds: float, *, wanted: int = 1) -> int:
                 for number, buffer in enumerate(buffers):
                     if number and packets[number][2]:
                         session._send(b"", 0)
-                    made = packet(buffer.ctypes.data, len(buffer), packets[number][0])
+                    made: Any = packet(buffer.ctypes.data, len(buffer), packets[number][0])
                     made.discardable = bool(number % wanted)
                     session._decoder.Decode(made)  # type: ignore[union-attr]
                     pictures += 1

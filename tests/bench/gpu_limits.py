@@ -72,7 +72,7 @@ def clip_teraflop(arguments: argparse.Namespace) -> float:
     tokens = (arguments.size // 14) ** 2 + 1
     weights = 4 * 1408**2 + 2 * 1408 * 6144
     a_block = 2 * tokens * weights + 4 * tokens**2 * 1408
-    return 39 * a_block * arguments.frames / 1e12
+    return float(39 * a_block * arguments.frames / 1e12)
 
 
 def limits(gpu: Gpu, share: float, arguments: argparse.Namespace) -> tuple[float, float]:

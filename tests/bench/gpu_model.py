@@ -43,11 +43,12 @@ def random_weights(dimension: int, device: str) -> dict[str, torch.Tensor]:
     numpy: Any = SimpleNamespace(
         random=SimpleNamespace(default_rng=Generator), array=torch.tensor, arange=torch.arange
     )
-    kept, conftest.np = conftest.np, numpy
+    module: Any = conftest
+    kept, module.np = module.np, numpy
     try:
         return conftest.random_weights(conftest.sizes(**SIZES, resolution=224, dimension=dimension))
     finally:
-        conftest.np = kept
+        module.np = kept
 
 
 def make(folder: Path, device: str) -> None:

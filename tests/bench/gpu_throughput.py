@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -44,6 +45,7 @@ async def decoded(
     async def read(film: Path) -> None:
         async with aclosing(media.clips(film, chunks, arguments.frames, arguments.size)) as clips:
             async for clip in clips:
+                assert isinstance(clip, Clip)
                 keep(clip)
 
     began = time.perf_counter()
@@ -67,7 +69,7 @@ def infer_alone(loaded: Loaded, batch: int, rounds: int = 10) -> float:
     import cupy
 
     shape = (batch, loaded.info.frames, 3, loaded.info.resolution, loaded.info.resolution)
-    clips = cupy.empty(shape, np.uint8)
+    clips: Any = cupy.empty(shape, np.uint8)
     loaded.engine.embed_video(clips)
     began = time.perf_counter()
     for _ in range(rounds):
@@ -119,7 +121,9 @@ def measure_decoding(arguments: argparse.Namespace, folder: Path) -> Path:
         film = folder / f"film-medium-{gop}-{arguments.seconds}.mp4"
         if not film.exists():
             make_film(film, gop, arguments.seconds, "medium")
-        pools = {"CPU": lambda: DecoderPool(arguments.files, niceness=0)}
+        pools: dict[str, Callable[[], DecoderPool]] = {
+            "CPU": lambda: DecoderPool(arguments.files, niceness=0)
+        }
         if not arguments.cpu:
             pools["NVDEC"] = lambda: gpu_media(arguments)
         for name, pool in pools.items():

@@ -25,6 +25,7 @@ class _Connection(asyncio.Protocol):
         self._missing = -1
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         self._send()
 
@@ -46,14 +47,14 @@ class _Connection(asyncio.Protocol):
             if now < self._until:
                 self._send()
             else:
-                self._transport.close()  # type: ignore[attr-defined]
+                self._transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._done.set()
 
     def _send(self) -> None:
         self._buffer, self._missing, self._began = b"", -1, time.perf_counter()
-        self._transport.write(self._request)  # type: ignore[attr-defined]
+        self._transport.write(self._request)
 
 
 def load(port: int, path: str, body: bytes, clients: int, seconds: float) -> Load:

@@ -4,6 +4,7 @@ python -m tests.bench.live_share
 """
 
 import json
+from typing import Any
 
 from shared.chunks import SECOND
 from tests.camera import CLOCK_RATE, Picture, encode
@@ -11,9 +12,9 @@ from worker.live.chunker import Chunker
 from worker.live.rtp.access_units import AccessUnit
 from worker.live.rtsp.session_description import START_CODE
 
-STREAMS = {
+STREAMS: dict[str, dict[str, Any]] = {
     "camera: IPPP": {"preset": "ultrafast"},
-    "x264 medium: three B-frames": {"preset": "medium", "x264-params": "scenecut=0"},
+    "x264 medium: three B-frames": {"preset": "medium", "params": "scenecut=0"},
 }
 
 

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from worker.models.cosmos_embed1.graph import TYPES as GRAPH_TYPES
 from worker.models.cosmos_embed1.graph import Graph
 
-TYPES = {
+TYPES: dict[int, Any] = {
     TensorProto.FLOAT: torch.float32,
     TensorProto.FLOAT16: torch.float16,
     TensorProto.BFLOAT16: torch.bfloat16,
@@ -47,7 +47,7 @@ class TorchGraph:
         self.types = {tensor.name: self.type_of(tensor.data_type) for tensor in graph.initializers}
         self.last_use = {name: i for i, node in enumerate(graph.nodes) for name in node.input}
 
-    @torch.inference_mode()
+    @torch.inference_mode()  # type: ignore[untyped-decorator]
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         values: dict[str, Any] = {name: torch.from_numpy(array) for name, array in inputs.items()}
         for i, node in enumerate(self.graph.nodes):

@@ -20,6 +20,7 @@ from tests.bench.decode import RATE, make_film
 from tests.e2e.conftest import NULL_MODEL, Stack
 from tests.support import RedisServer, valkey_binary
 from worker.engine.custom.load_custom import load_python_model
+from worker.media.clip_source import Clip
 from worker.media.decoder_pool import DecoderPool
 
 CHUNK = 2
@@ -37,6 +38,7 @@ async def decode_alone(film: Path, seconds: int) -> float:
     async def decode(seconds: int) -> None:
         chunks = plan_chunks(0, seconds * SECOND, CHUNK * SECOND, 0, Fraction(RATE))
         async for clip in pool.clips(film, chunks, FRAMES, SIZE):
+            assert isinstance(clip, Clip)
             clip.release()
 
     await decode(WARM_UP)

@@ -13,6 +13,7 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -66,7 +67,7 @@ async def published(redis: Redis, settings: Settings, count: int) -> float:
     """Messages per second from a full outbox to an empty one."""
     async with redis.pipeline(transaction=False) as pipe:
         for number in range(count):
-            fields = {"key": f"bench:{number}", "type": "vision_llm", "stream": "film", "value": VALUE}
+            fields: Any = {"key": f"bench:{number}", "type": "vision_llm", "stream": "film", "value": VALUE}
             pipe.xadd(OUTBOX, fields)
         await pipe.execute()
     forwarder = Forwarder(redis, settings, "bench", ErrorBus(redis, settings))

@@ -47,8 +47,8 @@ def frames_of(width: int, height: int) -> list[VideoFrame]:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
         container.mux(stream.encode(None))
     film.seek(0)
-    with av.open(film) as container:
-        return list(container.decode(video=0))
+    with av.open(film, "r") as made:
+        return list(made.decode(video=0))
 
 
 def reformatting(size: int) -> Scale:

@@ -39,8 +39,8 @@ class Collector:
                 }
                 self.spans += [span for scope in resource.scope_spans for span in scope.spans]
         else:
-            for resource in ExportMetricsServiceRequest.FromString(body).resource_metrics:
-                self.metrics += [metric for scope in resource.scope_metrics for metric in scope.metrics]
+            for measured in ExportMetricsServiceRequest.FromString(body).resource_metrics:
+                self.metrics += [metric for scope in measured.scope_metrics for metric in scope.metrics]
 
     def _handler(collector) -> type[BaseHTTPRequestHandler]:  # noqa: N805 - the handler has a self
         class Handler(BaseHTTPRequestHandler):

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import requests
 import sseclient
@@ -28,13 +29,13 @@ def test_upload_embed_read_and_delete(shared_stack: Stack, film: Path) -> None:
 
 def test_events_until_done(shared_stack: Stack, film: Path) -> None:
     base = f"{shared_stack.url}/v1"
-    body = {
+    body: dict[str, Any] = {
         "id": [shared_stack.upload(film)], "model": "null", "stream": True,
         "chunk_duration": 10, "chunk_overlap_duration": 0,
     }  # fmt: skip
     seen, ended = [], False
     with requests.post(f"{base}/generate_video_embeddings", json=body, stream=True, timeout=60) as answer:
-        for event in sseclient.SSEClient(answer).events():
+        for event in sseclient.SSEClient(iter(answer)).events():
             if event.data == "[DONE]":
                 ended = True
                 break

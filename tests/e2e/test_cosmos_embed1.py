@@ -2,19 +2,18 @@
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from tests.e2e.conftest import Stack
-from tests.worker.models.cosmos_embed1.conftest import NumpyModel, write_checkpoint
+from tests.worker.models.cosmos_embed1.conftest import Miniature, NumpyModel, write_checkpoint
 from worker.models.cosmos_embed1.recipe import CLIP_MEAN, CLIP_STD
 from worker.models.tokenizer import TextTokenizer
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Miniature:
     """A checkpoint folder and its weights. It has no code, so that nobody can verify it here."""
     made = write_checkpoint(tmp_path_factory.mktemp("checkpoint") / "Cosmos-Embed1-Mini")
     for path in made.path.glob("*.py"):
@@ -23,7 +22,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
 
 
 @pytest.fixture
-def cosmos(stack: Stack, checkpoint: SimpleNamespace, tmp_path: Path) -> Stack:
+def cosmos(stack: Stack, checkpoint: Miniature, tmp_path: Path) -> Stack:
     """A service that is to convert the checkpoint and serve it."""
     del stack.environment["MODEL_IMPLEMENTATION_PATH"]
     stack.environment["MODEL_PATH"] = str(checkpoint.path)
@@ -32,7 +31,7 @@ def cosmos(stack: Stack, checkpoint: SimpleNamespace, tmp_path: Path) -> Stack:
 
 
 def test_a_checkpoint_is_converted_and_served(
-    cosmos: Stack, checkpoint: SimpleNamespace, film: Path, tmp_path: Path
+    cosmos: Stack, checkpoint: Miniature, film: Path, tmp_path: Path
 ) -> None:
     cosmos.environment["RTEMBED_ALLOW_UNVERIFIED_MODEL"] = "true"
     cosmos.start()

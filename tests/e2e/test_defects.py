@@ -110,8 +110,8 @@ def test_05_a_film_beyond_the_longest_is_refused(service: Stack, tmp_path: Path)
             container.mux(stream.encode(av.VideoFrame(64, 48, "yuv420p")))
         container.mux(stream.encode())
     film_id = service.upload(long)
-    for stream in (False, True):
-        answer = ask(service, id=film_id, stream=stream)
+    for streamed in (False, True):
+        answer = ask(service, id=film_id, stream=streamed)
         assert (answer.status_code, answer.json()["code"]) == (400, "BadParameter")
         assert "at most 60 s" in answer.json()["message"]
     assert service.client.delete(f"/files/{film_id}").status_code == 200

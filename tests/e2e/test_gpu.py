@@ -1,20 +1,19 @@
 """The whole service on a real GPU: a file decoded by NVDEC and embedded by TensorRT, and by the CPU."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from tests.e2e.conftest import Stack
-from tests.worker.models.cosmos_embed1.conftest import write_checkpoint
+from tests.worker.models.cosmos_embed1.conftest import Miniature, write_checkpoint
 
 pytestmark = pytest.mark.gpu
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Miniature:
     """A miniature Cosmos-Embed1."""
     return write_checkpoint(tmp_path_factory.mktemp("checkpoint") / "Cosmos-Embed1-Mini")
 
@@ -38,7 +37,7 @@ def vectors(stack: Stack, film: Path) -> tuple[NDArray[np.float64], NDArray[np.f
 
 
 def test_a_gpu_gives_the_vectors_of_the_cpu(
-    stack: Stack, checkpoint: SimpleNamespace, film: Path, tmp_path: Path
+    stack: Stack, checkpoint: Miniature, film: Path, tmp_path: Path
 ) -> None:
     del stack.environment["MODEL_IMPLEMENTATION_PATH"]
     stack.environment |= {

@@ -47,7 +47,7 @@ BODIES = [
 TEXTS = ["", "%00", "%ff%fe", "%ud800", "..%2f..%2fetc%2fpasswd", "a" * 5_000, "1" * 5_000, "%0d%0aX:%20y",
          "%1b%5b2J", "true&" * 500, "%22%27%3c", UNKNOWN, UNKNOWN.replace("-", "")]  # fmt: skip
 """Instead of parameters in the path and in the query, percent-encoded."""
-HEADERS = [
+HEADERS: list[dict[str, Any]] = [
     {"Range": "bytes=" + "1" * 5_000 + "-"},
     {"Range": "bytes=-" + "9" * 5_000},
     {"Range": "bytes=" + ",".join(f"{n}-{n}" for n in range(1_000))},

@@ -204,7 +204,7 @@ def status(stack: Stack, stream_id: str) -> Any:
 
 def told(redis: Redis) -> Any:
     """Listens to error events."""
-    listener = redis.pubsub()
+    listener: Any = redis.pubsub()
     listener.subscribe("mdx-embed-errors")
     assert listener.get_message(timeout=5)["type"] == "subscribe"
     return listener
@@ -232,8 +232,8 @@ def test_a_real_stream_from_add_to_its_end(live_stack: Stack, server: RtspServer
     assert (info["chunk_duration"], info["state"], info["chunks_dropped"]) == (1, "running", 0)
     watcher.join(20)
     assert watcher.done
-    usage = watcher.events.pop() if "chunk_responses" not in watcher.events[-1] else None
-    assert usage["usage"]["total_chunks_processed"] == 5
+    assert "chunk_responses" not in watcher.events[-1]
+    assert watcher.events.pop()["usage"]["total_chunks_processed"] == 5
     first, *_ = watcher.starts
     assert 0 <= first - began < 5_000 * MILLISECOND
     steps = [start - first for start in watcher.starts]
@@ -264,7 +264,7 @@ def test_a_server_that_is_killed_and_comes_back(live_stack: Stack, server: RtspS
     watcher.join(10)
     assert watcher.done
     assert watcher.starts == sorted(set(watcher.starts))
-    stored = redis.xrange(keys.results(watcher.request))
+    stored: Any = redis.xrange(keys.results(watcher.request))
     indices = [int(f[b"chunk"]) for _, f in stored if f[b"type"] == b"result"]
     assert indices == list(range(len(indices)))
     said = [e["event"] for e in events_of(listener) if e["type"] == "stream_reconnection"]
@@ -592,7 +592,8 @@ def test_a_session_goes_on_when_its_worker_does_not(
         watcher.join(10)
         assert watcher.done
         assert watcher.starts == sorted(set(watcher.starts))
-        indices = [int(f[b"chunk"]) for _, f in redis.xrange(keys.results(watcher.request)) if b"chunk" in f]
+        stored: Any = redis.xrange(keys.results(watcher.request))
+        indices = [int(f[b"chunk"]) for _, f in stored if b"chunk" in f]
         assert indices == sorted(set(indices))
         assert redis.xlen(keys.JOBS_DEAD) == 0
 
@@ -612,10 +613,12 @@ def test_a_camera_that_ends_every_worker_is_given_up(
             live_stack.start_worker()
         wait_for(lambda: redis.xlen(keys.JOBS_DEAD) == 1)
         watcher.join(10)
-        ((_, letter),) = redis.xrange(keys.JOBS_DEAD)
+        letters: Any = redis.xrange(keys.JOBS_DEAD)
+        ((_, letter),) = letters
         assert (letter[b"lane"], letter[b"deliveries"]) == (b"live", b"4")
         assert redis.xlen(keys.jobs("live", "null")) == 0
-        assert b"given up after 3 deliveries" in redis.hget(keys.live(stream), "detail")
+        detail: Any = redis.hget(keys.live(stream), "detail")
+        assert b"given up after 3 deliveries" in detail
         assert live_stack.client.delete(f"/streams/delete/{stream}").status_code == 200
 
 

@@ -163,9 +163,9 @@ def test_a_busy_fleet_of_two_workers(stack: Stack, film: Path, redis_url: str) -
             assert family.documentation == EXPOSED[name].description
 
     pages = own_pages(redis_url)
-    shown = [Page(httpx.get(f"{url}/metrics").text) for url in pages]
-    assert len(shown) == 2
-    decoded = [own for own in shown if "decode_latency_seconds" in own.families]
+    own_shown = [Page(httpx.get(f"{url}/metrics").text) for url in pages]
+    assert len(own_shown) == 2
+    decoded = [own for own in own_shown if "decode_latency_seconds" in own.families]
     assert sum(own.value("decode_latency_seconds_count") for own in decoded) == 20
     assert [httpx.get(f"{url}/{path}").text for url in pages for path in ("live", "ready")] == ["ok"] * 4
     assert httpx.get(f"{pages[0]}/elsewhere").status_code == 404

@@ -81,7 +81,7 @@ def test_a_killed_workers_chunks_are_finished_by_another(stack: Stack, redis: Re
     assert answer.status_code == 200, answer.text
     starts = [c["start_time"] for c in answer.json()["chunk_responses"]]
     assert starts == [f"{i}.0" for i in range(40)]
-    entries = redis.xrange(keys.results(the_request(redis)))
+    entries: Any = redis.xrange(keys.results(the_request(redis)))
     assert sorted(int(f[b"chunk"]) for _, f in entries if f[b"type"] == b"result") == list(range(40))
     assert [f[b"state"] for _, f in entries if f[b"type"] == b"end"] == [b"done"]
     wait_for(lambda: redis.xlen(keys.jobs("video", "null")) == 0)
@@ -120,7 +120,8 @@ def test_a_job_that_kills_every_worker_goes_to_the_dead_letters(
     assert (answer.status_code, answer.json()["code"]) == (500, "InternalServerError")
     assert "given up after 3 deliveries" in answer.json()["message"]
     wait_for(lambda: redis.xlen(keys.jobs("video", "null")) == 0)
-    ((_, letter),) = redis.xrange(keys.JOBS_DEAD)
+    letters: Any = redis.xrange(keys.JOBS_DEAD)
+    ((_, letter),) = letters
     assert json.loads(letter[b"payload"])["assets"][0]["id"] == film
     assert stack.client.delete(f"/files/{film}").status_code == 200
 

@@ -23,7 +23,7 @@ def film_id(shared_stack: Stack, film: Path) -> str:
 
 def colours(embedding: list[float]) -> np.ndarray[Any, Any]:
     """The mean colours (8, 3) that the null model saw, 0..255."""
-    return np.float32(embedding[:24]).reshape(8, 3) * 255
+    return np.array(embedding[:24], np.float32).reshape(8, 3) * 255
 
 
 def ask(stack: Stack, **body: object) -> httpx.Response:

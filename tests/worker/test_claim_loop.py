@@ -71,7 +71,7 @@ async def start(redis: Redis, settings: Settings, name: str) -> None:
 
 async def delivered(redis: Redis) -> dict[str, int]:
     """How often each session has been delivered, by its request."""
-    entries = await redis.xpending_range(keys.jobs("live"), keys.GROUP, "-", "+", 10)
+    entries: Any = await redis.xpending_range(keys.jobs("live"), keys.GROUP, "-", "+", 10)
     jobs = {
         entry: fields[b"request"].decode() for entry, fields in await stream_entries(redis, keys.jobs("live"))
     }

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -236,7 +237,7 @@ async def test_a_renewed_claim_stays(redis: Redis, settings: Settings, claims: C
         await asyncio.sleep(0.3)
         assert await claims.renew() == []
     assert await other.take_over("text", 5) == []
-    pending = await redis.xpending_range(keys.jobs("text"), keys.GROUP, "-", "+", 5)
+    pending = await waiting(redis)
     assert pending[0]["times_delivered"] == 1
     assert pending[0]["message_id"].decode() == claim.id
 
@@ -262,7 +263,7 @@ async def test_what_a_living_worker_has_lost_sight_of_is_left_to_it_for_a_while(
 
     async def silent(milliseconds: int) -> bool:
         await claims.renew()
-        pending = await redis.xpending_range(keys.jobs("text"), keys.GROUP, first.id, first.id, 1)
+        pending = [entry for entry in await waiting(redis) if entry["message_id"].decode() == first.id]
         return bool(pending[0]["time_since_delivered"] >= milliseconds)
 
     await until(lambda: silent(1000))
@@ -297,11 +298,17 @@ async def test_a_buried_job_lies_in_the_dead_letters_with_its_reason(
     assert await redis.xlen(keys.jobs("text")) == 0
 
 
+async def waiting(redis: Redis) -> list[dict[str, Any]]:
+    """Return what Redis says of the text jobs that are delivered and not acknowledged."""
+    found: Any = await redis.xpending_range(keys.jobs("text"), keys.GROUP, "-", "+", 5)
+    return list(found)
+
+
 async def outage(redis: Redis, seconds: float = 60) -> None:
     """As if Redis took no writes for so long: no worker could renew its claims, nor write the pulse."""
     last = int(await redis.hget(keys.PULSE, "last") or 0)
     await redis.hset(keys.PULSE, "last", last - int(seconds * 1000))
-    for entry in await redis.xpending_range(keys.jobs("text"), keys.GROUP, "-", "+", 5):
+    for entry in await waiting(redis):
         owner, ids, idle = entry["consumer"], [entry["message_id"]], int(seconds * 1000)
         await redis.xclaim(keys.jobs("text"), keys.GROUP, owner, 0, ids, idle=idle, justid=True)
 
@@ -316,7 +323,7 @@ async def test_an_outage_takes_no_job_from_a_worker_that_lives(
         await outage(redis)
         assert await other.take_over("text", 5) == []
         assert await claims.renew() == []
-    (pending,) = await redis.xpending_range(keys.jobs("text"), keys.GROUP, "-", "+", 5)
+    (pending,) = await waiting(redis)
     assert (pending["consumer"].decode(), pending["times_delivered"]) == (claims.consumer, 1)
 
 
@@ -360,5 +367,4 @@ async def test_lanes_come_back_after_redis_lost_everything(
 
 
 async def _idle(redis: Redis, milliseconds: int) -> bool:
-    entries = await redis.xpending_range(keys.jobs("text"), keys.GROUP, "-", "+", 5)
-    return all(entry["time_since_delivered"] >= milliseconds for entry in entries)
+    return all(entry["time_since_delivered"] >= milliseconds for entry in await waiting(redis))

@@ -10,10 +10,11 @@ import pytest
 from redis import Redis
 
 from shared.errors import ModelError
+from shared.lifecycle.cores import cores
 from shared.settings import Settings, load
 from worker import compose
 from worker.backend import BUNDLED_IMPLEMENTATION, Backend
-from worker.compose import cores, decode_slots
+from worker.compose import decode_slots
 from worker.engine.gpus import Gpu
 from worker.media.decoder_pool import DecoderPool
 from worker.media.gpu.clip_slots import Slots

@@ -153,7 +153,8 @@ async def tasks(redis: Redis, settings: Settings, films: Films, engine: Engine) 
             "publisher": Publisher(redis, settings), "clips_ahead": AHEAD,
         }  # fmt: skip
         others = set(inspect.signature(Tasks).parameters) - set(parts)
-        yield Tasks(**parts, **dict.fromkeys(others))
+        missing: dict[str, Any] = dict.fromkeys(others)
+        yield Tasks(**parts, **missing)
         engine.gate.set()
         for task in running:
             task.cancel()
@@ -449,7 +450,8 @@ def test_clips_are_stacked_and_padded_with_their_last_frame(counts: list[int], s
     random = np.random.default_rng(seed)
     clips = [clip_of(random.integers(0, 256, (n, 3, 2, 2), np.uint8)) for n in counts]
     batch = stack_clips(clips, 6)
-    assert (batch.shape, batch.dtype) == ((len(counts), 6, 3, 2, 2), np.uint8)
+    assert batch.shape == (len(counts), 6, 3, 2, 2)
+    assert batch.dtype == np.uint8
     for slot, clip, count in zip(batch, clips, counts, strict=True):
         assert np.array_equal(slot[:count], clip.frames)
         assert all(np.array_equal(frame, clip.frames[-1]) for frame in slot[count:])

@@ -101,7 +101,8 @@ async def test_the_job_goes_to_another_worker(
         assert first.watch.problem == LOST
         assert await state(redis) == "running"
         await until(lambda: told(operators, r"Worker lost\S* ends: NVIDIA L40S \(GPU-1\) is lost"))
-    (entry,) = await redis.xpending_range(keys.jobs(lane, INFO.id), keys.GROUP, "-", "+", 9)
+    waiting: Any = await redis.xpending_range(keys.jobs(lane, INFO.id), keys.GROUP, "-", "+", 9)
+    (entry,) = waiting
     assert entry["consumer"].startswith(b"lost")
     assert entry["times_delivered"] == 1
 

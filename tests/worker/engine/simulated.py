@@ -209,6 +209,8 @@ def make_tensorrt(device: Device) -> ModuleType:
     trt.__version__ = "11.4.0"
     trt.__getattr__ = lambda name: object  # types in annotations
     trt.ILogger, trt.IProgressMonitor, trt.Runtime = ILogger, IProgressMonitor, Runtime
-    trt.DataType = Enum("DataType", "UINT8 INT64 FLOAT")
-    trt.ExecutionContextAllocationStrategy = Enum("Strategy", "USER_MANAGED")
+    vars(trt).update(
+        DataType=Enum("DataType", "UINT8 INT64 FLOAT"),
+        ExecutionContextAllocationStrategy=Enum("ExecutionContextAllocationStrategy", "USER_MANAGED"),
+    )
     return trt  # type: ignore[no-any-return] # a module

@@ -104,7 +104,8 @@ def reference_text(model: ModelDirectory, texts: list[str]) -> Vectors:
 
 
 def unit(vectors: NDArray[np.float32]) -> Vectors:
-    return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
+    scaled: Vectors = (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
+    return scaled
 
 
 def write_tiny_model(path: Path, *, text: bool = True) -> ModelDirectory:

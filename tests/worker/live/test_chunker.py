@@ -1,6 +1,7 @@
 """Chunks of a live stream: where they begin and end, which frames they get, what must be decoded for them."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import av
 import numpy as np
@@ -51,8 +52,8 @@ def film() -> list[Picture]:
 @pytest.fixture(scope="module")
 def reordered() -> list[Picture]:
     """4 s with B-frames and open GOPs."""
-    x264 = {"preset": "medium", "tune": "film", "x264-params": "open-gop=1:bframes=3:b-adapt=0:scenecut=0"}
-    return encode(seconds=4, **x264)
+    params = "open-gop=1:bframes=3:b-adapt=0:scenecut=0"
+    return encode(seconds=4, preset="medium", tune="film", params=params)
 
 
 def expected(pictures: Sequence[Picture], start: int, end: int, frames: int) -> list[int]:
@@ -99,13 +100,14 @@ def test_the_frames_decoded_are_those_of_a_full_decode(
     chunker = Chunker("h264", b"", round(seconds * SECOND), 8)
     whole: dict[int, np.ndarray] = {}
     context = av.CodecContext.create("h264", "r")
-    packets = []
+    packets: list[av.Packet[Any] | None] = []
     for picture in pictures:
         packet = av.Packet(START_CODE + START_CODE.join(picture.nals))
         packet.pts = picture.pts
         packets.append(packet)
-    for packet in [*packets, None]:
-        for frame in context.decode(packet):
+    for coded in [*packets, None]:
+        for frame in context.decode(coded):
+            assert frame.pts is not None
             whole[frame.pts * SECOND // CLOCK_RATE] = frame.to_ndarray(format="gray")
     cuts = [c for u, a in arriving(pictures) for c in chunker.push(u, a, NOW)] + chunker.finish()
     zero = pictures[0].pts * SECOND // CLOCK_RATE
@@ -116,10 +118,10 @@ def test_the_frames_decoded_are_those_of_a_full_decode(
             decoder.extradata = run.parameters
             found = {}
             for time, data in [*run.packets, (0, None)]:
-                packet = av.Packet(data) if data else None
-                if packet:
-                    packet.pts = time
-                for frame in decoder.decode(packet):
+                sent = av.Packet(data) if data else None
+                if sent:
+                    sent.pts = time
+                for frame in decoder.decode(sent):
                     found[frame.pts] = frame.to_ndarray(format="gray")
             for time in run.wanted:
                 np.testing.assert_array_equal(found[time], whole[time + zero])

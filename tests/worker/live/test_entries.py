@@ -27,7 +27,7 @@ def refreshed(seconds: float = 4, size: int = 320, keyint: int = 30, frames_b: i
         seconds=seconds,
         size=size,
         gop=keyint,
-        **{"x264-params": f"keyint={keyint}:intra-refresh=1:bframes={frames_b}:b-adapt=0"},
+        params=f"keyint={keyint}:intra-refresh=1:bframes={frames_b}:b-adapt=0",
     )
 
 
@@ -151,8 +151,8 @@ def test_parameter_sets_that_never_come_are_named() -> None:
 @pytest.fixture(scope="module")
 def plain() -> list[Picture]:
     """Intra pictures each second that nothing marks: open GOPs without recovery points."""
-    x264 = {"preset": "medium", "x264-params": "open-gop=1:bframes=2:b-adapt=0:scenecut=0:keyint=30"}
-    made = encode(seconds=8, **x264)
+    params = "open-gop=1:bframes=2:b-adapt=0:scenecut=0:keyint=30"
+    made = encode(seconds=8, preset="medium", params=params)
     assert [index for index, p in enumerate(made) if 5 in kinds(p)] == [0]
     assert [p.pts // 3000 for p in made if 6 in kinds(p)] == [0, 30, 60, 90, 120, 150, 180, 210]
     return without(made, 6)
@@ -193,14 +193,14 @@ def test_a_stream_without_anything_to_begin_with_is_told_of_once() -> None:
 def test_plain_intra_pictures_of_h265() -> None:
     """Intra slices in trailing pictures, which x265 makes on demand."""
     options = "log-level=none:keyint=1000:min-keyint=1000:bframes=0:scenecut=0"
-    pictures = encode("libx265", seconds=8, intra=30, **{"x265-params": options})
+    pictures = encode("libx265", seconds=8, intra=30, params=options)
     assert {kind for p in pictures[1:] for kind in kinds(p, "hevc")} == {1}
     with_sets = [Picture(pictures[7].pts, [*pictures[0].nals[:3], *pictures[7].nals]), *pictures[8:]]
     joined = Joined(with_sets, "hevc")
     assert joined.events == [DAMAGED]
     assert min(joined.frames()) == 120
     assert_right(joined, "hevc", pictures)
-    nothing = encode("libx265", seconds=12, **{"x265-params": options})
+    nothing = encode("libx265", seconds=12, params=options)
     with_sets = [Picture(nothing[7].pts, [*nothing[0].nals[:3], *nothing[7].nals]), *nothing[8:]]
     joined = Joined(with_sets, "hevc")
     assert joined.cuts == []
@@ -216,10 +216,10 @@ def test_the_first_chunk_begins_at_the_first_picture_that_can_be_shown(codec: st
     """Open GOPs: leading pictures of the first key frame need what came before it."""
     if codec == "hevc":
         options = "log-level=none:keyint=30:min-keyint=30:bframes=3:open-gop=1:scenecut=0:b-adapt=0"
-        pictures = encode("libx265", seconds=4, **{"x265-params": options})
+        pictures = encode("libx265", seconds=4, params=options)
     else:
         x264 = "open-gop=1:bframes=3:b-adapt=0:scenecut=0"
-        pictures = encode(seconds=4, **{"preset": "medium", "tune": "film", "x264-params": x264})
+        pictures = encode(seconds=4, preset="medium", tune="film", params=x264)
     joined = Joined(pictures[first:], codec)
     assert_right(joined, codec, pictures)
     begins = next(p for p in pictures[first:] if _is_entry(p, codec))
@@ -290,7 +290,7 @@ def test_a_field_without_its_other_half_is_shown_as_it_is() -> None:
 
 
 def test_interlaced_frames_are_left_whole() -> None:
-    pictures = encode(seconds=3, **{"x264-params": "tff=1:bframes=0"})
+    pictures = encode(seconds=3, params="tff=1:bframes=0")
     joined = Joined(pictures)
     assert len(joined.cuts) == 3
     assert_right(joined, "h264", pictures)

@@ -194,8 +194,9 @@ async def test_no_chunk_begins_before_the_last_one_of_the_connection_before(pict
 
 async def test_a_stream_joined_without_a_key_frame_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.live.entries.INTRA_PATIENCE", SECOND // 2)
-    x264 = {"preset": "medium", "x264-params": "open-gop=1:bframes=2:b-adapt=0:scenecut=0:keyint=30"}
-    plain = [Picture(p.pts, [nal for nal in p.nals if nal[0] & 31 != 6]) for p in encode(seconds=3, **x264)]
+    params = "open-gop=1:bframes=2:b-adapt=0:scenecut=0:keyint=30"
+    made = encode(seconds=3, preset="medium", params=params)
+    plain = [Picture(p.pts, [nal for nal in p.nals if nal[0] & 31 != 6]) for p in made]
     sets = [nal for nal in plain[0].nals if nal[0] & 31 in (7, 8)]
     joined = [Picture(plain[7].pts, [*sets, *plain[7].nals]), *plain[8:]]
     with ScriptedCamera(joined, ends=True) as camera:

@@ -14,6 +14,7 @@ from shared.redis.connection import Redis, connect, script
 from shared.requests import CANCELLED, finish, request_of
 from shared.results import End, Result, from_fields
 from shared.settings import Settings, load
+from tests.support import stream_entries
 from worker.claims import Claims
 from worker.live.session import Outage
 from worker.publish.publisher import Publisher
@@ -197,7 +198,7 @@ async def test_results_are_bounded_ascending_and_never_the_end(redis: Redis, set
     assert await redis.xlen(keys.results("r1")) <= 300
     for stale in (0, 449):
         assert await publisher.publish(job(), [Result(chunk=stale)]) == "running"
-    last = (await redis.xrevrange(keys.results("r1"), count=1))[0][1]
+    last = (await stream_entries(redis, keys.results("r1")))[-1][1]
     assert from_fields(last) == Result(chunk=449, wall_start=1, wall_end=2)
     assert not await redis.exists(keys.done("r1"))
     session = await live_records.next_chunk(redis, job())

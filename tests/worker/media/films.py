@@ -4,19 +4,21 @@ import random
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import av
 import msgspec
 import numpy as np
 from av.packet import Packet
+from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 WIDTH, HEIGHT, RATE = 128, 96, 30
 BROKEN = b"\0\0\0\3\x01\xff\xff"
 """A packet of MP4 in which no decoder finds a picture."""
 
-Rewrite = Callable[[int, Packet], bytes]
+VideoPacket: TypeAlias = "Packet[VideoStream]"  # no class takes [] when the program runs
+Rewrite = Callable[[int, VideoPacket], bytes]
 """What a packet, by its number in the film, becomes."""
 
 
@@ -124,7 +126,7 @@ def make(path: Path, film: Film, size: tuple[int, int] = (WIDTH, HEIGHT)) -> Pat
     """Encode the film to `path`."""
     base = Fraction(1, 1000) if film.times else Fraction(1, RATE)
     with av.open(str(path), "w", options=dict(film.muxing)) as container:
-        stream = container.add_stream(film.codec, rate=RATE)
+        stream: Any = container.add_stream(film.codec, rate=RATE)
         stream.width, stream.height = size
         stream.pix_fmt = film.pixels
         stream.codec_context.time_base = stream.time_base = base
@@ -133,7 +135,7 @@ def make(path: Path, film: Film, size: tuple[int, int] = (WIDTH, HEIGHT)) -> Pat
         stream.options = dict(film.options)
         if film.gop:
             stream.gop_size, stream.max_b_frames = film.gop, film.b_frames
-        packets: list[Packet] = []
+        packets: list[VideoPacket] = []
         for index in range(film.frames):
             frame = av.VideoFrame.from_ndarray(picture(index), format="rgb24")
             frame = frame.reformat(*size, film.pixels)
@@ -147,15 +149,16 @@ def make(path: Path, film: Film, size: tuple[int, int] = (WIDTH, HEIGHT)) -> Pat
     return path
 
 
-def _hide(packet: Packet) -> Packet:
+def _hide(packet: VideoPacket) -> VideoPacket:
     """The VP8 packet with its bit show_frame cleared (RFC 6386, 9.1)."""
     data = bytearray(packet)
     data[0] &= ~0x10
-    hidden = Packet(bytes(data))
+    hidden: Any = Packet(bytes(data))
     hidden.pts, hidden.dts, hidden.time_base, hidden.stream = (
         packet.pts, packet.dts, packet.time_base, packet.stream
     )  # fmt: skip
-    return hidden
+    shown: VideoPacket = hidden
+    return shown
 
 
 def copy(source: Path, target: Path, first: int = 0, **muxing: str) -> Path:

@@ -2,15 +2,17 @@
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 from numpy.typing import NDArray
 
 from shared.chunks import SECOND, Chunk
-from worker.media.clip_source import MediaFacts
+from worker.media.clip_source import Clip, LeftOut, MediaFacts
 from worker.media.decoder.decoder_messages import (
     ClipDone,
     Decode,
@@ -33,7 +35,7 @@ Frames = list[tuple[int, Picture]]
 """Frames with their times in ns from the start of the file."""
 
 
-def setup(*, sparse: bool = True, lanes: int = 2, **limits: int) -> Setup:
+def setup(*, sparse: bool = True, lanes: int = 2, **limits: Any) -> Setup:
     """What a decoder process is told."""
     return Setup(limits=MediaLimits(**limits), lanes=lanes, sparse=sparse, reuse=True)
 
@@ -56,7 +58,8 @@ def read(
     arena = each * len(chunks)
     fd = os.memfd_create("test")
     os.ftruncate(fd, arena)
-    memory, counts, clips = Arena(fd), DecodeCounts(), []
+    memory, counts = Arena(fd), DecodeCounts()
+    clips: list[Frames] = []
 
     def take(done: ClipDone | Empty | Spare) -> None:
         if isinstance(done, Spare):
@@ -153,3 +156,11 @@ def end_of(path: Path) -> int:
         return source.time(last.end)
     finally:
         source.close()
+
+
+async def whole(clips: AsyncGenerator[Clip | LeftOut, None]) -> AsyncGenerator[Clip, None]:
+    """The clips of a job that leaves no chunk out."""
+    async with aclosing(clips):
+        async for clip in clips:
+            assert isinstance(clip, Clip)
+            yield clip

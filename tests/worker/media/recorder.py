@@ -55,7 +55,8 @@ def planes_of(frame: av.VideoFrame) -> list[NDArray[Any]]:
     dtype = np.uint8 if bits == 8 else np.uint16
     planes = []
     for plane in frame.planes:
-        rows = np.frombuffer(plane, dtype).reshape(plane.height, -1)[:, : plane.width]
+        memory: Any = plane
+        rows: NDArray[Any] = np.frombuffer(memory, dtype).reshape(plane.height, -1)[:, : plane.width]
         planes.append((rows << (16 - bits)).astype(dtype) if bits > 8 else rows.copy())
     return planes
 

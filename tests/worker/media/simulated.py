@@ -3,6 +3,7 @@ kernels are run by the same source compiled for the CPU, and FFmpeg decodes. Nam
 the stubs in `typings/`."""
 
 import ctypes
+from collections.abc import Iterable
 from enum import Enum
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -146,10 +147,14 @@ class Library:
     def module(self) -> ModuleType:
         """`PyNvVideoCodec`."""
         nvc: Any = ModuleType("PyNvVideoCodec")
-        nvc.cudaVideoCodec = Enum("cudaVideoCodec", [*CODECS.values(), "JPEG"])
-        nvc.cudaVideoChromaFormat = Enum("cudaVideoChromaFormat", ["Monochrome", "420", "422", "444"])
-        nvc.DisplayDecodeLatencyType = Enum("DisplayDecodeLatencyType", "NATIVE LOW ZERO")
-        nvc.VideoPacketFlag = Enum("VideoPacketFlag", "ENDOFPICTURE")
+        kinds = {
+            "cudaVideoCodec": [*CODECS.values(), "JPEG"],
+            "cudaVideoChromaFormat": ["Monochrome", "420", "422", "444"],
+            "DisplayDecodeLatencyType": ["NATIVE", "LOW", "ZERO"],
+            "VideoPacketFlag": ["ENDOFPICTURE"],
+        }
+        for kind, members in kinds.items():
+            setattr(nvc, kind, _enumeration(kind, members))
         nvc.PacketData = _PacketData
         nvc.GetDecoderCaps = self._capabilities
         nvc.CreateDecoder = self._create
@@ -169,8 +174,15 @@ class Library:
         return _Decoder(self, SessionKind(name, "", 0, 0))
 
 
+def _enumeration(name: str, members: Iterable[str]) -> Any:
+    return Enum(name, list(members))
+
+
 class _PacketData:
     __slots__ = ("bsl", "bsl_data", "decode_flag", "pts")
+    bsl: int
+    bsl_data: int
+    pts: int
 
 
 class _Decoder(RecordingDecoder):

@@ -26,7 +26,7 @@ from shared.chunks import SECOND, Chunk, plan_chunks
 from shared.errors import DecodeError, InvalidFile
 from tests.support import until
 from tests.worker.media.films import BROKEN, Film, make, picture, rewritten, x264
-from tests.worker.media.reading import SIZE, Frames, decode_everything, pick, same
+from tests.worker.media.reading import SIZE, Frames, decode_everything, pick, same, whole
 from worker.isolation.system_calls import this_machine
 from worker.media.clip_source import Clip, LeftOut
 from worker.media.decoder.limits import MediaLimits
@@ -59,7 +59,7 @@ def process_of(pool: DecoderPool) -> psutil.Process:
 async def collect(pool: DecoderPool, path: Path, chunks: list[Chunk], frames: int = 8) -> list[Frames]:
     """The chunks' frames, copied, each clip released at once."""
     clips = []
-    async with aclosing(pool.clips(path, chunks, frames, SIZE)) as decoding:
+    async with aclosing(whole(pool.clips(path, chunks, frames, SIZE))) as decoding:
         async for clip in decoding:
             assert isinstance(clip, Clip)
             assert clip.frames.shape == (len(clip.times), 3, SIZE, SIZE)
@@ -175,7 +175,7 @@ async def test_probing_tells_videos_from_images(film: FindFilm, tmp_path: Path) 
 
 
 async def test_probing_does_not_wait_for_decoding(film: FindFilm) -> None:
-    async with running() as pool, aclosing(pool.clips(film("h264-open"), CHUNKS, 8, SIZE)) as clips:
+    async with running() as pool, aclosing(whole(pool.clips(film("h264-open"), CHUNKS, 8, SIZE))) as clips:
         await anext(clips)
         assert pool.busy == 1
         assert (await pool.probe(film("vp9"))).codec == "vp9"
@@ -190,8 +190,8 @@ async def test_more_files_than_slots_wait_their_turn(film: FindFilm, expected: l
 
 async def test_jobs_of_one_file_begin_in_turn(film: FindFilm, expected: list[Frames]) -> None:
     async with running(3, lanes=2, ahead=1) as pool:
-        first = pool.clips(film("h264-open"), CHUNKS, 8, SIZE)
-        clip = await anext(first)  # with nine to come, which wait for this one to be released
+        first = whole(pool.clips(film("h264-open"), CHUNKS, 8, SIZE))
+        clip: Clip | None = await anext(first)  # with nine to come, which wait for this one to be released
         second = asyncio.create_task(collect(pool, film("h264-open"), CHUNKS[3:5]))
         assert len(await collect(pool, film("vp9"), CHUNKS[:2])) == 2
         assert pool.busy == 1
@@ -204,7 +204,7 @@ async def test_jobs_of_one_file_begin_in_turn(film: FindFilm, expected: list[Fra
 
 async def test_a_job_that_leaves_lanes_idle_lets_the_next_begin(film: FindFilm) -> None:
     async def hold() -> None:
-        async for _ in pool.clips(film("h264-open"), CHUNKS, 8, SIZE):
+        async for _ in whole(pool.clips(film("h264-open"), CHUNKS, 8, SIZE)):
             pass  # unreleased, so that the job does not end
 
     async with running(2, lanes=8) as pool:
@@ -236,7 +236,7 @@ async def test_a_failed_job_gives_its_turn_up(damaged: Path) -> None:
 
 async def test_a_chunk_without_frames_fails_after_all_attempts(damaged: Path, film: FindFilm) -> None:
     async with running(attempts=3) as pool:
-        clips = pool.clips(damaged, CHUNKS[3:5], 8, SIZE)
+        clips = whole(pool.clips(damaged, CHUNKS[3:5], 8, SIZE))
         clip = await anext(clips)
         assert isinstance(clip, Clip)
         clip.release()
@@ -301,7 +301,10 @@ async def test_what_a_limit_forbids_is_not_tried_again(film: FindFilm) -> None:
 
 
 async def test_only_so_many_clips_are_unreleased(film: FindFilm) -> None:
-    async with running(ahead=2) as pool, aclosing(pool.clips(film("h264-open"), CHUNKS, 8, SIZE)) as clips:
+    async with (
+        running(ahead=2) as pool,
+        aclosing(whole(pool.clips(film("h264-open"), CHUNKS, 8, SIZE))) as clips,
+    ):
         held = [await anext(clips), await anext(clips)]
         waiting = asyncio.ensure_future(anext(clips))
         done, _ = await asyncio.wait([waiting], timeout=0.5)
@@ -326,7 +329,7 @@ async def _releasing(clips: AsyncIterator[Clip]) -> AsyncIterator[Clip]:
 async def test_waiting_for_a_release_is_no_hang(film: FindFilm) -> None:
     limits = MediaLimits(seconds=0.3, pace=0)
     async with running(ahead=1, limits=limits) as pool:
-        async with aclosing(pool.clips(film("h264-open"), CHUNKS, 8, SIZE)) as clips:
+        async with aclosing(whole(pool.clips(film("h264-open"), CHUNKS, 8, SIZE))) as clips:
             async for clip in clips:
                 await asyncio.sleep(0.4 if clip.chunk.index < 2 else 0)
                 clip.release()
@@ -335,7 +338,7 @@ async def test_waiting_for_a_release_is_no_hang(film: FindFilm) -> None:
 
 async def test_clips_outlive_their_process(film: FindFilm, expected: list[Frames]) -> None:
     async with running(ahead=10) as pool:
-        clips = [clip async for clip in pool.clips(film("h264-open"), CHUNKS, 8, SIZE)]
+        clips = [clip async for clip in whole(pool.clips(film("h264-open"), CHUNKS, 8, SIZE))]
     assert same([list(zip(clip.times, clip.frames, strict=True)) for clip in clips], expected)
     for clip in clips:
         clip.release()
@@ -364,7 +367,7 @@ async def test_decoders_killed_at_random_during_200_chunks_lose_nothing(film: Fi
                 os.kill(slot.process.pid, signal.SIGKILL)
                 kills += 1
 
-    async with running(2) as pool, aclosing(pool.clips(path, chunks, 8, SIZE)) as decoding:
+    async with running(2) as pool, aclosing(whole(pool.clips(path, chunks, 8, SIZE))) as decoding:
         async for clip in decoding:
             clips.append(list(zip(clip.times, clip.frames.copy(), strict=True)))
             clip.release()
@@ -411,7 +414,7 @@ async def test_leaving_early_frees_the_process(
 ) -> None:
     async with running() as pool:
         pid = process_of(pool).pid
-        async with aclosing(pool.clips(long_film, [Chunk(0, 0, 6 * SECOND)], 8, SIZE)) as clips:
+        async with aclosing(whole(pool.clips(long_film, [Chunk(0, 0, 6 * SECOND)], 8, SIZE))) as clips:
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(anext(clips), 0.05)
         assert pool.busy == 0
@@ -433,7 +436,7 @@ async def test_a_cancelled_caller_frees_the_process(film: FindFilm, expected: li
 
 async def test_a_process_that_does_not_stop_when_asked_is_ended(long_film: Path, film: FindFilm) -> None:
     async with running() as pool:
-        clips = pool.clips(long_film, [Chunk(0, 0, 6 * SECOND)], 8, SIZE)
+        clips = whole(pool.clips(long_film, [Chunk(0, 0, 6 * SECOND)], 8, SIZE))
         waiting = asyncio.ensure_future(anext(clips))
         await asyncio.sleep(0.1)
         process = process_of(pool)
@@ -452,7 +455,7 @@ async def test_a_process_that_does_not_stop_when_asked_is_ended(long_film: Path,
 async def test_a_killed_process_loses_nothing(film: FindFilm, expected: list[Frames]) -> None:
     async with running(ahead=2) as pool:
         clips = []
-        async with aclosing(pool.clips(film("h264-open"), CHUNKS, 8, SIZE)) as decoding:
+        async with aclosing(whole(pool.clips(film("h264-open"), CHUNKS, 8, SIZE))) as decoding:
             async for clip in decoding:
                 clips.append(list(zip(clip.times, clip.frames.copy(), strict=True)))
                 if clip.chunk.index in (1, 4):
@@ -466,7 +469,7 @@ async def test_a_process_that_always_crashes_fails_its_chunk_and_no_other(
     film: FindFilm, expected: list[Frames], long_film: Path
 ) -> None:
     async with running(2, attempts=2) as pool:
-        clips = pool.clips(long_film, [Chunk(0, 0, 6 * SECOND)], 8, SIZE)
+        clips = whole(pool.clips(long_film, [Chunk(0, 0, 6 * SECOND)], 8, SIZE))
         waiting = asyncio.ensure_future(anext(clips))
         neighbour = asyncio.create_task(collect(pool, film("h264-open"), CHUNKS))
         crashed: set[int] = set()

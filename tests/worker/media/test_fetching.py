@@ -21,7 +21,7 @@ from shared.errors import DecodeError, InvalidFile, Unavailable
 from shared.settings import Settings, load
 from tests.buckets import Bucket, Buckets
 from tests.worker.media.films import picture
-from tests.worker.media.reading import SIZE
+from tests.worker.media.reading import SIZE, whole
 from worker.media.decoder.byte_sources import BLOCK, REQUEST, Blocks, ObjectFile, StoreAway
 from worker.media.decoder.decoder_messages import DecodeCounts
 from worker.media.decoder_pool import DecoderPool
@@ -55,7 +55,7 @@ async def running(settings: Settings, **options: Any) -> AsyncIterator[DecoderPo
 
 async def frames(pool: DecoderPool, path: str | Path, chunks: list[Chunk]) -> list[np.ndarray[Any, Any]]:
     found = []
-    async for clip in pool.clips(path, chunks, 8, SIZE):
+    async for clip in whole(pool.clips(path, chunks, 8, SIZE)):
         found.append(clip.frames.copy())
         clip.release()
     return found

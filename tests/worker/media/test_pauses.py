@@ -7,6 +7,7 @@ library, frame by frame and bit by bit.
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -179,5 +180,5 @@ def test_any_pauses_give_the_frames_of_full_decoding(kind: str, sparse: bool, tm
     reader.close()
 
 
-def _fields(described: Film) -> dict[str, object]:
+def _fields(described: Film) -> dict[str, Any]:
     return {name: getattr(described, name) for name in described.__struct_fields__}

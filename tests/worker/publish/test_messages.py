@@ -64,7 +64,7 @@ def with_asset(**changes: Any) -> Any:
 
 
 def seconds(stamp: Any) -> Decimal:
-    return stamp.seconds + Decimal(stamp.nanos) / SECOND
+    return Decimal(stamp.seconds) + Decimal(stamp.nanos) / SECOND
 
 
 # The whole message of a chunk ---------------------------------------------------------------------------

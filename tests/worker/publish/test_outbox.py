@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -42,8 +43,9 @@ async def create_group(redis: Redis) -> None:
 
 
 async def add(redis: Redis, count: int) -> list[str]:
-    fields = {"key": "k", "type": "vision_llm", "stream": "s", "value": b"\x00\xff"}
-    return [(await redis.xadd(OUTBOX, fields)).decode() for _ in range(count)]  # type: ignore[arg-type] # redis-py's invariant dict
+    fields: dict[Any, Any] = {"key": "k", "type": "vision_llm", "stream": "s", "value": b"\x00\xff"}
+    added: list[Any] = [await redis.xadd(OUTBOX, fields) for _ in range(count)]
+    return [entry_id.decode() for entry_id in added]
 
 
 def ids(messages: list[Message]) -> list[str]:

@@ -58,7 +58,7 @@ def packets(
     interval = dict(parts).get(0xDD, b"")
     dqt = b"".join(body[1:] for marker, body in parts if marker == 0xDB)
     sent = dqt if tables else b""
-    made = []
+    made: list[RtpPacket] = []
     for at in range(0, len(scan), PIECE):
         head = struct.pack(">B", 0) + at.to_bytes(3, "big")
         head += bytes([kind | (64 if interval else 0), quality, size[0] // 8 & 255, size[1] // 8 & 255])
@@ -86,7 +86,7 @@ def received(sent: list[RtpPacket], size: tuple[int, int] = (0, 0), missing: int
 
 def pixels(data: bytes) -> NDArray[np.uint8]:
     decoder = av.CodecContext.create("mjpeg", "r")
-    (frame,) = decoder.decode(av.Packet(data))  # type: ignore[attr-defined]
+    (frame,) = decoder.decode(av.Packet(data))
     return np.asarray(frame.to_ndarray(format="rgb24"))
 
 

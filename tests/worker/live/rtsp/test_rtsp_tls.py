@@ -1,6 +1,7 @@
 """rtsps://: certificates that are verified, and hosts whose are not."""
 
 import ssl
+from typing import Any
 
 import pytest
 import trustme
@@ -33,7 +34,7 @@ def pem(authority: trustme.CA) -> str:
 
 
 async def test_a_camera_plays_over_tls(pictures: list[Picture], authority: trustme.CA) -> None:
-    units = []
+    units: list[Any] = []
     with ScriptedCamera(pictures, tls=server(authority), ends=True, speed=4) as camera:
         assert camera.url.startswith("rtsps://")
         player = Player(address(camera.url), CameraOptions(authorities=pem(authority)), "tcp")

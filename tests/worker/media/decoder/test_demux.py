@@ -4,6 +4,7 @@ import wave
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -30,7 +31,7 @@ def frame_times(path: Path) -> list[int]:
 def make(path: Path, *, video: bool = True, audio_seconds: float = 0, audio_start: float = 0) -> Path:
     """A film of 2 s at 30 a second, with or without sound."""
     with av.open(str(path), "w") as container:
-        streams = []
+        streams: list[tuple[Any, list[Any]]] = []
         if video:
             stream = container.add_stream("mpeg4", rate=30)
             stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
@@ -108,8 +109,8 @@ def test_video_that_starts_after_the_sound_keeps_its_distance(film: FindFilm, tm
         stream = container.add_stream("mpeg4", rate=30)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
         sound = container.add_stream("aac", rate=48000)
-        for frame in _silence(2, 0):
-            container.mux(sound.encode(frame))
+        for heard in _silence(2, 0):
+            container.mux(sound.encode(heard))
         for frame in _pictures():
             frame.pts = (frame.pts or 0) + 15
             container.mux(stream.encode(frame))

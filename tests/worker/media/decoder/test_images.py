@@ -110,7 +110,7 @@ def test_kinds_of_heic(mode: str, tmp_path: Path) -> None:
 
 
 def test_a_picture_from_a_burst_is_the_one_that_its_camera_chose(tmp_path: Path) -> None:
-    file, buffer = HeifFile(), BytesIO()
+    file, buffer = HeifFile(), BytesIO()  # type: ignore[no-untyped-call]
     for index in (0, 50, 90):
         file.add_from_pillow(Image.fromarray(picture(index, 120, 90)))
     file.save(buffer, quality=90, primary_index=1)

@@ -4,14 +4,14 @@ import random
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import pytest
-from av.packet import Packet
 
 from shared.chunks import SECOND, Chunk, plan_chunks
 from shared.errors import DecodeError
-from tests.worker.media.films import BROKEN, Film, make, rewritten
+from tests.worker.media.films import BROKEN, Film, VideoPacket, make, rewritten
 from tests.worker.media.reading import decode_everything, end_of, pick, read, same, setup, shown
 from worker.media.decoder.byte_sources import LOCAL
 from worker.media.decoder.decoder_messages import DecodeCounts
@@ -23,7 +23,7 @@ CHUNKS = plan_chunks(0, 5 * SECOND, SECOND, 0, None)
 START_CODE = b"\0\0\0\1"
 
 
-def check(path: Path, chunks: list[Chunk] = CHUNKS, **limits: int) -> DecodeCounts:
+def check(path: Path, chunks: list[Chunk] = CHUNKS, **limits: Any) -> DecodeCounts:
     """The chunks' frames are those of full decoding; what it took."""
     frames = decode_everything(path)
     reader = Reader(setup(**limits))
@@ -49,7 +49,7 @@ def test_parameter_sets_that_change_inside_a_gop(film: FindFilm, tmp_path: Path)
     other, own = pps_of(film("h264-slices")), pps_of(film("h264-ts"))
     assert other != own
 
-    def change(index: int, packet: Packet) -> bytes:
+    def change(index: int, packet: VideoPacket) -> bytes:
         sets = START_CODE + other + START_CODE + own if index == 40 else b""
         return sets + bytes(packet)
 
@@ -62,7 +62,7 @@ def test_parameter_sets_that_are_not_repeated(film: FindFilm, tmp_path: Path) ->
     """The first key frame brings a set that is new, the others none."""
     other, own = pps_of(film("h264-slices")), pps_of(film("h264-gop30"))
 
-    def change(index: int, packet: Packet) -> bytes:
+    def change(index: int, packet: VideoPacket) -> bytes:
         sets = [other, own] if index == 0 else []
         return b"".join(len(nal).to_bytes(4, "big") + nal for nal in sets) + bytes(packet)
 
@@ -74,7 +74,7 @@ def test_parameter_sets_that_are_not_repeated(film: FindFilm, tmp_path: Path) ->
 def test_frames_that_do_not_come_out(lost: range, film: FindFilm, tmp_path: Path) -> None:
     """Pictures that no decoder can decode: what came before stands still, as if everything was decoded."""
 
-    def change(index: int, packet: Packet) -> bytes:
+    def change(index: int, packet: VideoPacket) -> bytes:
         return BROKEN if index in lost and not packet.is_keyframe else bytes(packet)
 
     path = rewritten(film("h264-no-b"), tmp_path / "broken.mp4", change)
@@ -134,7 +134,7 @@ def test_damage_costs_no_more_frames_on_several_threads(
     """FFmpeg's threads finish frames at the moment in which another packet fails."""
     rng = random.Random(3)
 
-    def damage(index: int, packet: Packet) -> bytes:
+    def damage(index: int, packet: VideoPacket) -> bytes:
         data = bytearray(packet)
         if index in (17, 18, 40, 61):
             data[4:] = rng.randbytes(len(data) - 4)
@@ -225,9 +225,12 @@ def threads_per_unit(film: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     given: list[int] = []
     lane = OpenFile.lane
     monkeypatch.setattr("worker.media.decoder.reader.LONG_UNIT", 2)
-    monkeypatch.setattr(
-        OpenFile, "lane", lambda file, threads: (given.append(threads), lane(file, threads))[1]
-    )
+
+    def noting(file: OpenFile, threads: int) -> Any:
+        given.append(threads)
+        return lane(file, threads)
+
+    monkeypatch.setattr(OpenFile, "lane", noting)
     read(Reader(setup(lanes=2)), film, CHUNKS, 4)
     return sorted(given)
 

@@ -1,6 +1,7 @@
 """Scaling and colours, against the arithmetic in floating point."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import av
 import numpy as np
@@ -33,7 +34,8 @@ def to_rgb(
     kr, kb = matrix
     red, blue = y + 2 * (1 - kr) * v, y + 2 * (1 - kb) * u
     green = (y - kr * red - kb * blue) / (1 - kr - kb)
-    return np.clip(np.stack([red, green, blue]), 0, 1) * 255
+    rgb: NDArray[np.float64] = np.clip(np.stack([red, green, blue]), 0, 1) * 255
+    return rgb
 
 
 def shrink(line: NDArray[np.float64], size: int) -> NDArray[np.float64]:
@@ -42,7 +44,8 @@ def shrink(line: NDArray[np.float64], size: int) -> NDArray[np.float64]:
     ratio = length / size
     centres = (np.arange(size) + 0.5) * ratio - 0.5
     weights = np.maximum(0, 1 - np.abs(np.arange(length) - centres[:, None]) / max(1.0, ratio))
-    return line @ (weights / weights.sum(axis=1, keepdims=True)).T
+    shrunk: NDArray[np.float64] = line @ (weights / weights.sum(axis=1, keepdims=True)).T
+    return shrunk
 
 
 def resized(planes: NDArray[np.float64], size: int) -> NDArray[np.float64]:
@@ -55,7 +58,8 @@ def frame_of(planes: Sequence[NDArray[np.uint16]], pixels: str) -> av.VideoFrame
     frame = av.VideoFrame(width, height, pixels)
     for plane, samples in zip(frame.planes, planes, strict=True):
         kind = np.uint8 if plane.line_size < 2 * samples.shape[1] else np.uint16
-        rows = np.frombuffer(plane, kind).reshape(samples.shape[0], -1)
+        memory: Any = plane
+        rows = np.frombuffer(memory, kind).reshape(samples.shape[0], -1)
         rows[:, : samples.shape[1]] = samples
     return frame
 
@@ -78,7 +82,8 @@ def smooth(shape: tuple[int, int], low: int, high: int, seed: int) -> NDArray[np
         + np.sin(y / height * 4 + phase[1])
         + np.sin((x + y) / width * 3 + phase[2])
     )
-    return np.round(low + (wave + 3) / 6 * (high - low)).astype(np.uint16)
+    samples: NDArray[np.uint16] = np.round(low + (wave + 3) / 6 * (high - low)).astype(np.uint16)
+    return samples
 
 
 @pytest.mark.parametrize("matrix", [BT601, BT709, BT2020], ids=["BT.601", "BT.709", "BT.2020"])
@@ -163,7 +168,8 @@ def test_rgb_stays_what_it_is(pixels: str) -> None:
 def test_a_palette_is_looked_up() -> None:
     palette = np.zeros((256, 4), np.uint8)
     palette[7] = [255, 250, 30, 128]  # alpha, red, green, blue
-    frame = av.VideoFrame.from_ndarray((np.full((40, 60), 7, np.uint8), palette), format="pal8")
+    looked_up: Any = (np.full((40, 60), 7, np.uint8), palette)
+    frame = av.VideoFrame.from_ndarray(looked_up, format="pal8")
     assert np.abs(scaled(frame, 32) - np.array([250, 30, 128])[:, None, None]).max() <= 1
 
 

@@ -104,7 +104,8 @@ def test_who_reads_or_draws_waits_for_what_was_drawn_before(kernel: Kernel) -> N
 
 
 def test_a_clip_is_released_once(kernel: Kernel) -> None:
-    slots, released = HostSlots(kernel, 2, FRAMES, SIZE), []
+    slots = HostSlots(kernel, 2, FRAMES, SIZE)
+    released: list[int] = []
     slots.draw(grey(5), LOOK, 1, 0)
     clip = DeviceClip(CHUNK, slots, 1, [0], 0.0, release=released.append)
     clip.release()

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -18,7 +19,7 @@ from shared.chunks import SECOND, Chunk, plan_chunks
 from tests.worker.media.decoder.test_handover import UNSUITED
 from tests.worker.media.films import FILMS, make, x264
 from tests.worker.media.gpu.test_gpu_media import CHUNKS, live_runs
-from tests.worker.media.reading import SIZE, Frames, read, setup
+from tests.worker.media.reading import SIZE, Frames, read, setup, whole
 from worker.job_tasks import stack_clips
 from worker.media.decoder.reader import Reader
 from worker.media.gpu.clip_slots import DeviceClip
@@ -65,7 +66,7 @@ async def media() -> AsyncIterator[GpuMedia]:
 async def collect(media: GpuMedia, path: Path, chunks: list[Chunk]) -> list[Frames]:
     """The chunks' frames, copied from the GPU."""
     clips = []
-    async with aclosing(media.clips(path, chunks, 8, SIZE)) as decoding:
+    async with aclosing(whole(media.clips(path, chunks, 8, SIZE))) as decoding:
         async for clip in decoding:
             clips.append(list(zip(clip.times, frames_of(media, clip), strict=True)))
             clip.release()
@@ -74,7 +75,9 @@ async def collect(media: GpuMedia, path: Path, chunks: list[Chunk]) -> list[Fram
 
 def frames_of(media: GpuMedia, clip: object) -> np.ndarray:
     assert isinstance(clip, DeviceClip), dict(media.fallbacks)
-    return stack_clips([clip], 8).get()[0, : len(clip.times)]
+    batch: Any = stack_clips([clip], 8)
+    pixels: np.ndarray = batch.get()[0, : len(clip.times)]
+    return pixels
 
 
 def assert_close(ours: list[Frames], theirs: list[Frames], mean: float = 0.0) -> None:
@@ -95,7 +98,7 @@ async def test_nvdec_gives_the_frames_of_ffmpeg(
 ) -> None:
     """A codec or format that this GPU does not know is skipped, and says so."""
     path = film(name)
-    async with aclosing(media.clips(path, CHUNKS, 8, SIZE)) as decoding:
+    async with aclosing(whole(media.clips(path, CHUNKS, 8, SIZE))) as decoding:
         clips = [clip async for clip in decoding]
     if any(cause.startswith("this GPU decodes") for cause in media.fallbacks):
         for clip in clips:
@@ -134,9 +137,9 @@ async def test_a_cropped_film(media: GpuMedia, reader: Reader, tmp_path: Path) -
     """By NVDEC, or by the CPU where the library does not crop: right in both cases."""
     crop = "keyint=30:bframes=0:crop-rect=0,16,0,0:scenecut=0"
     path = make(tmp_path / "cropped.mp4", x264("mp4", crop), (640, 352))
-    async with aclosing(media.clips(path, CHUNKS[:1], 8, SIZE)) as decoding:
+    async with aclosing(whole(media.clips(path, CHUNKS[:1], 8, SIZE))) as decoding:
         (clip,) = [clip async for clip in decoding]
-    frames = stack_clips([clip], 8)
+    frames: Any = stack_clips([clip], 8)
     ours = frames.get()[0] if isinstance(clip, DeviceClip) else frames[0]
     print("cropped:", dict(media.fallbacks))
     assert_close([list(zip(clip.times, ours, strict=True))], read(reader, path, CHUNKS[:1], 8)[0])
@@ -145,9 +148,9 @@ async def test_a_cropped_film(media: GpuMedia, reader: Reader, tmp_path: Path) -
 
 async def test_a_damaged_picture_is_noticed(media: GpuMedia, tmp_path: Path) -> None:
     """The library prints so, and gives a concealed picture out."""
-    whole = make(tmp_path / "whole.mp4", x264("mp4", "keyint=30:bframes=0:scenecut=0"), (640, 352))
+    undamaged = make(tmp_path / "whole.mp4", x264("mp4", "keyint=30:bframes=0:scenecut=0"), (640, 352))
     damaged = tmp_path / "damaged.mp4"
-    with av.open(str(whole)) as reading, av.open(str(damaged), "w") as writing:
+    with av.open(str(undamaged)) as reading, av.open(str(damaged), "w") as writing:
         copied = writing.add_stream_from_template(reading.streams.video[0])
         for number, packet in enumerate(reading.demux(video=0)):
             if not packet.size:
@@ -158,7 +161,7 @@ async def test_a_damaged_picture_is_noticed(media: GpuMedia, tmp_path: Path) -> 
                 packet.update(bytes(data))
             packet.stream = copied
             writing.mux(packet)
-    async with aclosing(media.clips(damaged, CHUNKS[:1], 8, SIZE)) as decoding:
+    async with aclosing(whole(media.clips(damaged, CHUNKS[:1], 8, SIZE))) as decoding:
         async for clip in decoding:
             clip.release()
     assert media.fallbacks == {"NVDEC reported a damaged picture of h264": 1}
@@ -192,7 +195,7 @@ async def test_batches_are_slots_or_gathered_on_the_gpu(film: FindFilm, media: G
     import cupy
 
     async with aclosing(
-        media.clips(film("h264-gop30"), plan_chunks(0, 4 * SECOND, SECOND, 0, None), 8, SIZE)
+        whole(media.clips(film("h264-gop30"), plan_chunks(0, 4 * SECOND, SECOND, 0, None), 8, SIZE))
     ) as decoding:
         clips = [clip async for clip in decoding]
     slots = media._device.slots.array

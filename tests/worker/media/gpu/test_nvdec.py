@@ -14,7 +14,7 @@ import worker.media.gpu as ours
 from shared.chunks import SECOND, Chunk, plan_chunks
 from tests.worker.media.gpu.test_gpu_media import assert_close, live_runs
 from tests.worker.media.kernel import Kernel
-from tests.worker.media.reading import SIZE, read, setup
+from tests.worker.media.reading import SIZE, read, setup, whole
 from tests.worker.media.simulated import Array, Cuda, Library, make_cupy
 from worker.job_tasks import stack_clips
 from worker.media.clip_source import Clip
@@ -70,7 +70,7 @@ async def test_a_film_is_decoded_through_the_library(
 ) -> None:
     media = GpuMedia(open_device(8, 8, SIZE), 1, ahead=4)
     clips = []
-    async with aclosing(media.clips(film(name), CHUNKS, 8, SIZE)) as decoding:
+    async with aclosing(whole(media.clips(film(name), CHUNKS, 8, SIZE))) as decoding:
         async for clip in decoding:
             clips.append(frames_of(clip))
             clip.release()
@@ -88,7 +88,7 @@ async def test_sessions_are_made_for_the_codec_with_room_for_others(film: FindFi
     device = open_device(8, 8, SIZE)
     assert device.sessions.most == 3
     media = GpuMedia(device, 1, ahead=4)
-    async with aclosing(media.clips(film("hevc-10-bit"), CHUNKS[:1], 8, SIZE)) as decoding:
+    async with aclosing(whole(media.clips(film("hevc-10-bit"), CHUNKS[:1], 8, SIZE))) as decoding:
         async for clip in decoding:
             clip.release()
     await media.close()
@@ -125,12 +125,13 @@ async def test_batches_on_the_gpu(film: FindFilm, library: Library, tmp_path: Pa
     assert library
     Image.new("RGB", (64, 48), (200, 100, 50)).save(tmp_path / "a.png")
     media = GpuMedia(open_device(8, 8, SIZE), 1, ahead=4)
-    async with aclosing(media.clips(film("h264-gop30"), CHUNKS, 8, SIZE)) as decoding:
+    async with aclosing(whole(media.clips(film("h264-gop30"), CHUNKS, 8, SIZE))) as decoding:
         first, second = [clip async for clip in decoding]
     image = await media.images([tmp_path / "a.png"], SIZE)
-    together = stack_clips([first, second], 8)
+    together: Any = stack_clips([first, second], 8)
     assert together.data.ptr == media._device.slots.array.data.ptr
-    mixed = stack_clips([second, image, first], 8).get()
+    gathered: Any = stack_clips([second, image, first], 8)
+    mixed = gathered.get()
     assert np.array_equal(mixed[[0, 2]], together.get()[::-1])
     assert all(np.array_equal(frame, image.frames[0]) for frame in mixed[1])
     for clip in (first, second, image):

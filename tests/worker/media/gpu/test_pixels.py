@@ -111,7 +111,8 @@ def weights(length: int, size: int) -> NDArray[np.float64]:
         first = int(centre - (taps - 2) / 2)
         for tap in range(first, first + taps + 2):
             matrix[at, min(max(tap, 0), length - 1)] += max(0.0, 1 - abs(tap - centre) / reach)
-    return matrix / matrix.sum(axis=1, keepdims=True)
+    weights: NDArray[np.float64] = matrix / matrix.sum(axis=1, keepdims=True)
+    return weights
 
 
 def reference(

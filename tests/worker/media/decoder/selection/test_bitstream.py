@@ -2,18 +2,20 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 import pytest
 from av.packet import Packet
 
+from tests.worker.media.films import VideoPacket
 from worker.media.decoder.selection.bits import Bits
 from worker.media.decoder.selection.bitstream import ALONE, Coding, parameter_sets, parser
 
 FindFilm = Callable[[str], Path]
 
 
-def codings(path: Path) -> Iterator[tuple[Packet, Coding]]:
+def codings(path: Path) -> Iterator[tuple[VideoPacket, Coding]]:
     """Every packet of a film with what it says."""
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
@@ -30,8 +32,8 @@ def h264(*nals: bytes) -> Coding:
     parse_annex_b, parse_lengths = parser("h264", None), parser("h264", b"\x01\x64\x00\x1f\xff")
     assert parse_annex_b
     assert parse_lengths
-    annex_b = Packet(b"".join(b"\0\0\0\1" + nal for nal in nals))
-    lengths = Packet(b"".join(len(nal).to_bytes(4, "big") + nal for nal in nals))
+    annex_b: Any = Packet(b"".join(b"\0\0\0\1" + nal for nal in nals))
+    lengths: Any = Packet(b"".join(len(nal).to_bytes(4, "big") + nal for nal in nals))
     coding = parse_annex_b(annex_b)
     assert parse_lengths(lengths) == coding
     return coding
@@ -41,7 +43,8 @@ def hevc(kind: int, layer: int = 0) -> Coding:
     """What an HEVC packet of one slice of this type says."""
     parse = parser("hevc", None)
     assert parse
-    return parse(Packet(b"\0\0\1" + bytes([kind << 1, layer + 1]) + b"\x80\x10"))
+    packet: Any = Packet(b"\0\0\1" + bytes([kind << 1, layer + 1]) + b"\x80\x10")
+    return parse(packet)
 
 
 # Below, 88 begins the header of an I slice (first_mb_in_slice 0, slice_type 7), 9a that of a P slice (0, 5).
@@ -106,7 +109,8 @@ def test_a_packet_without_a_picture_shows_nothing() -> None:
 def test_broken_packets_are_read_without_harm(codec: str, extradata: bytes | None, data: bytes) -> None:
     parse = parser(codec, extradata)
     assert parse
-    coding = parse(Packet(data) if data else Packet(b"\0"))
+    packet: Any = Packet(data or b"\0")
+    coding = parse(packet)
     assert not coding.entry or codec in ("h264", "hevc")
     parameter_sets(codec, data)
     parameter_sets(codec, b"\x01" + data)

@@ -310,6 +310,10 @@ class AssetStore:
             return
         except BadParameter:
             pass  # another gateway was faster
+        if asset is None:  # a gateway died before it recorded the asset
+            await self._redis.zremrangebyscore(
+                keys.asset_users(asset_id), "-inf", (await self._redis.time())[0]
+            )
         await self._redis.zrem(keys.TEMPORARY_ASSETS, asset_id)
 
     async def _is_held(self, asset_id: str) -> bool:

@@ -17,6 +17,7 @@ from rt_embed.transport import connection_options, http_request
 from rt_embed.types import (
     Bookmark,
     CameraStream,
+    FileMedia,
     ModelEntry,
     RequestState,
     SearchHit,
@@ -320,6 +321,10 @@ class AsyncFiles:
     async def get(self, file_id: str) -> StoredFile:
         """Return what is known of a file."""
         return await self._client.run(flows.file_info(file_id, self._retries))
+
+    async def media(self, file_id: str) -> FileMedia:
+        """Return what is in a file: its codec, size, duration and frame rate."""
+        return await self._client.run(flows.file_media(file_id, self._retries))
 
     async def download(self, file_id: str, path: Source) -> None:
         """Write a file's bytes to the disk."""

@@ -16,6 +16,7 @@ from rt_embed.calls import Call, Flow, Retries, answered
 from rt_embed.exceptions import ConflictError, ServiceError, service_error
 from rt_embed.types import (
     CameraStream,
+    FileMedia,
     ModelEntry,
     RequestState,
     SearchHit,
@@ -149,6 +150,12 @@ def file_info(file_id: str, retries: Retries) -> Flow[StoredFile]:
     """Return what the service knows of a file."""
     answer = yield from answered(Call("GET", f"/v1/files/{file_id}"), retries)
     return msgspec.json.decode(answer.content, type=StoredFile)
+
+
+def file_media(file_id: str, retries: Retries) -> Flow[FileMedia]:
+    """Return what a worker of the service has found in a file."""
+    answer = yield from answered(Call("GET", f"/v1/files/{file_id}/media"), retries)
+    return msgspec.json.decode(answer.content, type=FileMedia)
 
 
 def add_stream(

@@ -71,6 +71,20 @@ class StoredFile(msgspec.Struct, frozen=True):
     sensor_name: str = ""
 
 
+class FileMedia(msgspec.Struct, frozen=True):
+    """What is in a file: a video or an image. `duration` in seconds, None for an image; `frame_rate` is None
+    where it is unknown; a `joined` file holds several recordings, laid end to end."""
+
+    id: str
+    media_type: str
+    codec: str
+    width: int
+    height: int
+    duration: float | None = None
+    frame_rate: float | None = None
+    joined: bool = False
+
+
 class CameraStream(msgspec.Struct, frozen=True, rename={"url": "liveStreamUrl"}):
     """A registered live stream. Durations are those of its running embedding, 0 when there is none."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 PIECE = 1 << 20
 PICTURES = {".avif", ".bmp", ".gif", ".heic", ".heif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
-_NOT_ALLOWED = re.compile(r"[^A-Za-z0-9_.\- ]")
+_NOT_ALLOWED = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029/\\\ud800-\udfff]")
 
 UploadProgress = Callable[[int, int], None]
 """Told bytes sent and bytes in all, after every piece."""
@@ -62,14 +62,16 @@ class UploadBody:
 
     def _file_header(self) -> bytes:
         kind = mimetypes.guess_type(self.name)[0] or "application/octet-stream"
+        quoted = self.name.replace('"', "%22")  # as browsers do
         return (
-            f'--{self._boundary}\r\nContent-Disposition: form-data; name="file"; filename="{self.name}"\r\n'
+            f'--{self._boundary}\r\nContent-Disposition: form-data; name="file"; filename="{quoted}"\r\n'
             f"Content-Type: {kind}\r\n\r\n"
         ).encode()
 
 
 def allowed_name(name: str) -> str:
-    """Return a file's name as the service accepts it: anything but letters, digits and `_.- ` becomes `_`."""
+    """Return a file's name as the service accepts it: control characters, backslashes and bytes that are no
+    text become `_`."""
     return _NOT_ALLOWED.sub("_", name)
 
 

@@ -4,6 +4,7 @@ from gateway.api.endpoint import Answer
 from gateway.api.schemas import (
     ChunkEmbedding,
     File,
+    FileMedia,
     OffsetRange,
     RequestStatus,
     TypedFile,
@@ -24,6 +25,9 @@ CAMERA = "rtsp://camera.example.com:554/live"
 
 FILE = TypedFile(
     id=ID, bytes=2_000_000, filename="myfile.mp4", creation_time=TIME, sensor_name="", media_type="video"
+)
+MEDIA = FileMedia(
+    id=ID, media_type="video", codec="h264", width=1920, height=1080, duration=61.5, frame_rate=30.0
 )
 UNTYPED_FILE = File(id=ID, bytes=2_000_000, filename="myfile.mp4", creation_time=TIME)
 

@@ -15,7 +15,6 @@ from msgspec import Meta
 from shared.timestamps import parse_timestamp
 
 TIMESTAMP = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{3})?Z\Z"
-FILE_NAME = r"^[A-Za-z0-9_.\- ]*\Z"
 PATH = r"^[A-Za-z0-9_.\-/ ]*\Z"
 DESCRIPTION = r"""^[A-Za-z0-9_.\-"' ,]*\Z"""
 VERSION = r"^[0-9]+\.[0-9]+\.[0-9]+(-[A-Za-z0-9\-\.]+)?(\+[A-Za-z0-9\-\.]+)?\Z"
@@ -222,7 +221,7 @@ class UploadForm(Parameters):
     file: Annotated[
         str | None,
         Meta(
-            description="The file. Give this or `filename`. Its name may have letters, digits, space, `_.-`.",
+            description="The file. Give this or `filename`. Any name without `/` and `\\`.",
             extra_json_schema={"format": "binary", "maxLength": 100_000_000_000},
         ),
     ] = None
@@ -287,6 +286,25 @@ class FileList(ApiResponse):
 
     data: Annotated[list[TypedFile], Meta(max_length=1_000_000)]
     object: Literal["list"] = "list"
+
+
+class FileMedia(ApiResponse):
+    """What a worker has found in a file."""
+
+    id: Uuid
+    media_type: MediaType
+    codec: Annotated[str, Meta(description="FFmpeg's name of the codec or kind of image.", examples=["h264"])]
+    width: Annotated[int, Meta(ge=0, description="Pixels.", examples=[1920])]
+    height: Annotated[int, Meta(ge=0, description="Pixels.", examples=[1080])]
+    duration: Annotated[
+        float | None, Meta(description="Seconds up to the end of the last frame; null for an image.")
+    ] = None
+    frame_rate: Annotated[
+        float | None, Meta(description="Frames per second on average; null where it is unknown.")
+    ] = None
+    joined: Annotated[
+        bool, Meta(description="The file holds several recordings, which are laid end to end.")
+    ] = False
 
 
 class DeletedFile(ApiResponse):

@@ -8,15 +8,16 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from gateway.api.endpoint import Answer, Endpoint
-from gateway.api.examples import FILE, ID, UNTYPED_FILE
+from gateway.api.examples import FILE, ID, MEDIA, UNTYPED_FILE
 from gateway.api.responses import json_response
-from gateway.api.schemas import DeletedFile, File, FileList, FilesQuery, TypedFile, UploadForm
+from gateway.api.schemas import DeletedFile, File, FileList, FileMedia, FilesQuery, TypedFile, UploadForm
 from gateway.api.validation import validate_form, validate_query, validate_uuid
 from gateway.context import Context, context
 from gateway.intake.probing import opened, verified
 from gateway.intake.server_files import find_server_file
 from gateway.intake.uploads import read_form
 from shared.assets import Asset
+from shared.chunks import SECOND
 from shared.errors import (
     BadParameter,
     BadParameters,
@@ -72,7 +73,7 @@ async def add_file(request: HttpRequest) -> Response:
         if form.file is None:
             arrived = await _server_file(ctx, form)
         else:
-            arrived = _asset(form, path=f"{folder}/{form.file}", size=received.size)
+            arrived = _asset(form, received.path, form.file, received.size)
         with ctx.reported(arrived.id):
             found = await verified(ctx, arrived)
         with ctx.reported():
@@ -81,12 +82,12 @@ async def add_file(request: HttpRequest) -> Response:
     return json_response(_typed(asset, asset.size))
 
 
-def _asset(form: UploadForm, path: str, size: int) -> Asset:
+def _asset(form: UploadForm, path: str, filename: str, size: int) -> Asset:
     return Asset(
         id=form.id or str(uuid.uuid4()),
         media_type=form.media_type,
         path=path,
-        filename=path.rpartition("/")[2],
+        filename=filename,
         size=size,
         creation_time=form.creation_time or "",
         sensor_name=form.sensor_name,
@@ -100,7 +101,7 @@ async def _server_file(ctx: Context, form: UploadForm) -> Asset:
         if isinstance(error, Forbidden):
             log.warning("server path refused", path=form.filename, hint="FILE_URL_ALLOWED_DIRS")
         raise InvalidReference(f"{form.filename} is not an existing regular file") from error
-    return _asset(form, path, size)
+    return _asset(form, path, path.rpartition("/")[2], size)
 
 
 def _named(filename: str, settings: Settings) -> tuple[str, int]:
@@ -153,6 +154,33 @@ async def file_info(request: HttpRequest) -> Response:
             filename=asset.filename,
             creation_time=asset.creation_time or None,
             sensor_name=asset.sensor_name,
+        )
+    )
+
+
+@Endpoint(
+    "GET",
+    "/v1/files/{file_id}/media",
+    tag="Files",
+    summary="Describe what is in a file",
+    description="A file that no worker has opened is opened first.",
+    invalid_example="('path', 'file_id'): Must be a UUID (input: \"x\")",
+    answers=(Answer(description="What a worker has found in the file.", json=FileMedia, example=MEDIA),),
+    errors=(BadParameter, FailedRequest, ServerBusy, Unavailable),
+)
+async def file_media(request: HttpRequest) -> Response:
+    """Describe the video or image in a file."""
+    asset = await opened(context(request), await _file(request))
+    return json_response(
+        FileMedia(
+            id=asset.id,
+            media_type=asset.media_type,
+            codec=asset.codec,
+            width=asset.width,
+            height=asset.height,
+            duration=asset.duration / SECOND if asset.media_type == "video" else None,
+            frame_rate=round(float(asset.fps), 3) if asset.fps else None,
+            joined=asset.joined,
         )
     )
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote
 
 import msgspec
 from python_multipart.exceptions import FormParserError
@@ -11,14 +11,19 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.exceptions import HTTPException
 from starlette.requests import Request as HttpRequest
 
-from gateway.api.schemas import FILE_NAME
 from gateway.intake.body import read_up_to
 from gateway.store.asset_store import AssetStore
 from gateway.store.storage import Writer
 from shared.errors import BadParameters, FileTooLarge, InvalidParameters
 
-FILE_NAME_FORM = re.compile(FILE_NAME)
 MAX_NAME = 255
+"""Characters of a file's name."""
+_NOT_IN_A_NAME = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029/\\]")
+"""Control characters, and what separates the parts of a path."""
+_UNSAFE = re.compile(r"[^A-Za-z0-9_.\- ]")
+_EXTENDED_NAME = re.compile(rb"filename\*=(utf-8|iso-8859-1)'[^']*'([^;\s]+)", re.IGNORECASE)
+"""RFC 5987's form of a name, which some clients use for names that are not ASCII."""
+SAFE_LENGTH = 100
 MAX_FIELDS = 1000
 MAX_FIELD_BYTES = 1 << 20
 """Bytes of all fields together, without the file."""
@@ -31,14 +36,16 @@ class TooManyFields(HTTPException):
 
 
 class Form(msgspec.Struct):
-    """The fields of a form; `file` is the client's name for an uploaded file, `size` its size in bytes."""
+    """The fields of a form; `file` is the client's name for an uploaded file, which lies at `path` in the
+    store and has `size` bytes."""
 
     fields: dict[str, str]
     size: int = 0
+    path: str = ""
 
 
 async def read_form(request: HttpRequest, store: AssetStore, folder: str, limit: int) -> Form:
-    """Read a form; the part named `file` is written to `folder` under its own name as it arrives.
+    """Read a form; the part named `file` is written to `folder` under a safe name as it arrives.
 
     Raises BadParameters for a file name that is not allowed, FileTooLarge beyond `limit` bytes,
     InvalidParameters for a body that is not a form, TooManyFields.
@@ -60,6 +67,27 @@ async def read_form(request: HttpRequest, store: AssetStore, folder: str, limit:
             raise _no_file()
         return Form(fields)
     raise InvalidParameters("('body',): Send multipart/form-data or application/x-www-form-urlencoded")
+
+
+def stored_name(name: str) -> str:
+    """Return the name under which a file called `name` is kept, on a disk or in a bucket: at most SAFE_LENGTH
+    letters, digits, spaces and `_.-`, with the extension of `name`."""
+    safe = _UNSAFE.sub("_", name)
+    stem, dot, extension = safe.rpartition(".")
+    if len(safe) <= SAFE_LENGTH or not dot or len(extension) > SAFE_LENGTH // 2:
+        return safe[:SAFE_LENGTH]
+    return stem[: SAFE_LENGTH - len(extension) - 1] + dot + extension
+
+
+def _disposition(value: bytes) -> dict[bytes, bytes]:
+    """Return the parameters of a part's Content-Disposition; `filename` is in UTF-8."""
+    found: dict[bytes, bytes] = parse_options_header(value)[1]
+    if extended := _EXTENDED_NAME.search(value):
+        charset, encoded = extended[1].decode(), extended[2].decode("ascii", "replace")
+        found[b"filename"] = unquote(encoded, charset, "replace").encode()
+    elif b"filename" in found:
+        found[b"filename"] = found[b"filename"].replace(b"%22", b'"')  # what browsers make of quotes
+    return found
 
 
 def _too_many_fields() -> TooManyFields:
@@ -122,7 +150,7 @@ class _MultipartReader:
                 self._header_value += data
             case "header":
                 if self._header_name.lower() == b"content-disposition":
-                    self._disposition = parse_options_header(self._header_value)[1]
+                    self._disposition = _disposition(self._header_value)
                 self._header_name, self._header_value = b"", b""
             case "headers":
                 await self._begin_part()
@@ -152,12 +180,14 @@ class _MultipartReader:
         if self._writer:
             raise BadParameters("only one file can be uploaded at a time")
         name = self._disposition[b"filename"].decode("utf-8", "replace")
-        if not FILE_NAME_FORM.fullmatch(name) or name in {".", ".."} or len(name) > MAX_NAME:
+        if _NOT_IN_A_NAME.search(name) or name in {".", ".."} or len(name) > MAX_NAME:
             raise BadParameters(
-                f"the file name {name[:256]!r} may only have up to {MAX_NAME} letters, digits, spaces and _.-"
+                f"the file name {name[:256]!r} must have 1 to {MAX_NAME} characters, none of them a control "
+                "character, / or \\"
             )
         self.form.fields["file"] = name
-        self._writer = await self._held.enter_async_context(self._store.writer(f"{self._folder}/{name}"))
+        self.form.path = f"{self._folder}/{stored_name(name)}"
+        self._writer = await self._held.enter_async_context(self._store.writer(self.form.path))
 
     async def _take_data(self) -> None:
         if not self._is_file:

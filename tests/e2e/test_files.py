@@ -1,5 +1,6 @@
 """Files through the whole service."""
 
+import re
 import uuid
 from pathlib import Path
 
@@ -116,10 +117,40 @@ def test_a_body_cut_off_in_the_middle_leaves_nothing(shared_stack: Stack) -> Non
     assert shared_stack.stored() == before
 
 
-@pytest.mark.parametrize("name", ["../evil.mp4", "a/b.mp4", "q?.mp4", "ü.mp4", "..", "x" * 256])
+@pytest.mark.parametrize("name", ["../evil.mp4", "a/b.mp4", "..", "x" * 256])
 def test_a_file_name_that_is_not_allowed_is_refused(shared_stack: Stack, name: str) -> None:
     answer = shared_stack.client.post("/files", data=FORM, files={"file": (name, b"data")})
     assert (answer.status_code, answer.json()["code"]) == (400, "BadParameters")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["video (1).mp4", "it's.mp4", "a+b.mp4", "Фильм.mp4", "映" * 251 + ".mp4", 'a "q?".mp4', "5%.mp4"],
+)
+def test_any_name_is_kept(shared_stack: Stack, film: Path, name: str) -> None:
+    with film.open("rb") as file:
+        answer = shared_stack.client.post("/files", data=FORM, files={"file": (name, file)})
+    assert answer.status_code == 200, answer.text
+    file_id = answer.json()["id"]
+    assert answer.json()["filename"] == name
+    assert shared_stack.client.get(f"/files/{file_id}").json()["filename"] == name
+    content = shared_stack.client.get(f"/files/{file_id}/content")
+    assert (content.content, content.headers["content-type"]) == (film.read_bytes(), "video/mp4")
+    stored = [path.rpartition("/")[2] for path in shared_stack.stored() if file_id in path]
+    assert all(re.fullmatch(r"[A-Za-z0-9_.\- ]{1,100}", path) for path in stored)
+    assert shared_stack.client.delete(f"/files/{file_id}").status_code == 200
+
+
+def test_what_is_in_a_file(shared_stack: Stack, film: Path, tmp_path: Path) -> None:
+    video, image = shared_stack.upload(film), shared_stack.upload(picture(tmp_path, (1, 2, 3)), "image")
+    assert shared_stack.client.get(f"/files/{video}/media").json() == {
+        "id": video, "media_type": "video", "codec": "h264", "width": 160, "height": 90,
+        "duration": 25.0, "frame_rate": 30.0, "joined": False,
+    }  # fmt: skip
+    found = shared_stack.client.get(f"/files/{image}/media").json()
+    assert (found["media_type"], found["codec"], found["duration"]) == ("image", "png", None)
+    unknown = shared_stack.client.get(f"/files/{uuid.uuid4()}/media")
+    assert (unknown.status_code, unknown.json()["code"]) == (400, "BadParameter")
 
 
 def test_neither_or_both_of_file_and_filename_are_refused(shared_stack: Stack) -> None:

@@ -112,7 +112,7 @@ def test_however_a_body_is_cut_into_pieces_the_form_is_the_same(
 async def test_a_body_may_come_byte_by_byte(tmp_path: Path) -> None:
     body = form(part("purpose", b"vision"), part("file", b"\r\n--xYzZ\r\n--", filename="a.mp4"))
     found = await read([body[i : i + 1] for i in range(len(body))], tmp_path)
-    assert found == Form({"purpose": "vision", "file": "a.mp4"}, 12)
+    assert found == Form({"purpose": "vision", "file": "a.mp4"}, 12, f"{tmp_path}/a.mp4")
     assert (tmp_path / "a.mp4").read_bytes() == b"\r\n--xYzZ\r\n--"
 
 
@@ -120,7 +120,7 @@ async def test_a_large_file_is_written_in_large_pieces(tmp_path: Path) -> None:
     content = bytes(range(256)) * (3 * WRITE_BYTES // 256) + b"end"
     body = form(part("file", content, filename="a.mp4"), part("after", b"1"))
     found = await read([body[i : i + 65_536] for i in range(0, len(body), 65_536)], tmp_path)
-    assert found == Form({"file": "a.mp4", "after": "1"}, len(content))
+    assert found == Form({"file": "a.mp4", "after": "1"}, len(content), f"{tmp_path}/a.mp4")
     assert (tmp_path / "a.mp4").read_bytes() == content
 
 
@@ -135,7 +135,8 @@ async def test_a_file_may_be_as_large_as_the_limit(tmp_path: Path, size: int, al
 
 
 async def test_an_empty_file_is_a_file(tmp_path: Path) -> None:
-    assert await read([form(part("file", b"", filename="a.mp4"))], tmp_path) == Form({"file": "a.mp4"}, 0)
+    found = await read([form(part("file", b"", filename="a.mp4"))], tmp_path)
+    assert found == Form({"file": "a.mp4"}, 0, f"{tmp_path}/a.mp4")
     assert (tmp_path / "a.mp4").read_bytes() == b""
 
 
@@ -161,12 +162,31 @@ async def test_a_second_file_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["../a.mp4", "a/b.mp4", "..", ".", "a?b", "é.mp4", "x" * 256, "a\\b.mp4", "a\tb"]
+    "name", ["../a.mp4", "a/b.mp4", "..", ".", "x" * 256, "a\\b.mp4", "a\tb", "a\x85b", "a\u2028b"]
 )
 async def test_a_name_that_is_not_allowed_writes_nothing(tmp_path: Path, name: str) -> None:
     with pytest.raises(BadParameters, match="file name"):
         await read([form(part("file", b"data", filename=name))], tmp_path)
     assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "kept_as"),
+    [
+        ("video (1).mp4", "video _1_.mp4"), ("it's.mp4", "it_s.mp4"), ("Фильм.mp4", "_____.mp4"),
+        ("a b-c_d.MP4", "a b-c_d.MP4"), ("é" * 251 + ".mp4", "_" * 96 + ".mp4"), ("x" * 255, "x" * 100),
+    ],
+)  # fmt: skip
+async def test_a_file_is_kept_under_a_safe_name(tmp_path: Path, name: str, kept_as: str) -> None:
+    assert (await read([form(part("file", b"data", filename=name))], tmp_path)).fields == {"file": name}
+    assert [path.name for path in files(tmp_path)] == [kept_as]
+
+
+async def test_a_name_in_the_extended_form_of_headers(tmp_path: Path) -> None:
+    named = part("file", b"data", filename="x").replace(
+        b'filename="x"', b"filename*=UTF-8''%D0%A4%20%281%29.mp4"
+    )
+    assert (await read([form(named)], tmp_path)).fields == {"file": "Ф (1).mp4"}
 
 
 async def test_a_file_under_another_name_is_a_field(tmp_path: Path) -> None:

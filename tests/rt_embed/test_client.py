@@ -124,8 +124,9 @@ def test_pictures(client: Any, service: Stack, picture: Path) -> None:
 
 def test_files(client: Any, picture: Path, tmp_path: Path) -> None:
     stored = client.files.upload(picture)
-    assert (stored.media_type, stored.filename) == ("image", "Ferien _2_.png")
+    assert (stored.media_type, stored.filename) == ("image", "Ferien (2).png")
     assert stored.bytes == picture.stat().st_size
+    assert (client.files.media(stored.id).codec, client.files.media(stored.id).duration) == ("png", None)
     assert stored.id in {file.id for file in client.files.list()}
     client.files.download(stored.id, tmp_path / "copy.png")
     assert (tmp_path / "copy.png").read_bytes() == picture.read_bytes()

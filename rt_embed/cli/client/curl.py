@@ -24,7 +24,7 @@ def curl_command(call: Call, url: str, *, with_key: bool) -> str:
         case UploadBody() as upload:
             for name, value in upload.fields.items():
                 words += ["-F", shlex.quote(f"{name}={value}")]
-            words += ["-F", shlex.quote(f"file=@{upload.path};filename={upload.name}")]
+            words += ["-F", shlex.quote(f"file=@{_quoted(str(upload.path))};filename={_quoted(upload.name)}")]
         case InlineFile() as inline:
             head, tail = (shlex.quote(part.decode()) for part in (inline.head, inline.tail))
             before = (
@@ -38,3 +38,10 @@ def curl_command(call: Call, url: str, *, with_key: bool) -> str:
             words += ["-H", "'Content-Type: application/json'"]
             words += ["-d", shlex.quote(msgspec.json.encode(call.json).decode())]
     return before + " ".join([*words, shlex.quote(f"{url}{call.path}{query}")])
+
+
+def _quoted(name: str) -> str:
+    """Return a name as curl reads it after `-F`: in quotes where it has more than plain characters."""
+    if name.replace("/", "").replace(".", "").replace("-", "").replace("_", "").isalnum():
+        return name
+    return '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'

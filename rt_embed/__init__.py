@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     from rt_embed.exceptions import ValidationError as ValidationError
     from rt_embed.types import Bookmark as Bookmark
     from rt_embed.types import CameraStream as CameraStream
-    from rt_embed.types import FileMedia as FileMedia
     from rt_embed.types import ModelEntry as ModelEntry
     from rt_embed.types import RequestState as RequestState
     from rt_embed.types import SearchHit as SearchHit
     from rt_embed.types import StoredFile as StoredFile
+    from rt_embed.types import StoredMedia as StoredMedia
     from rt_embed.types import Vector as Vector
     from rt_embed.types import VideoChunk as VideoChunk
 
@@ -47,7 +47,7 @@ _EXPORTS = {
         "ServiceError", "TooLargeError", "ValidationError",
     ),
     "rt_embed.types": (
-        "Bookmark", "CameraStream", "FileMedia", "ModelEntry", "RequestState", "SearchHit", "StoredFile",
+        "Bookmark", "CameraStream", "StoredMedia", "ModelEntry", "RequestState", "SearchHit", "StoredFile",
         "Vector", "VideoChunk",
     ),
 }  # fmt: skip

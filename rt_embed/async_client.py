@@ -17,11 +17,11 @@ from rt_embed.transport import connection_options, http_request
 from rt_embed.types import (
     Bookmark,
     CameraStream,
-    FileMedia,
     ModelEntry,
     RequestState,
     SearchHit,
     StoredFile,
+    StoredMedia,
     Vector,
     VideoChunk,
 )
@@ -322,7 +322,7 @@ class AsyncFiles:
         """Return what is known of a file."""
         return await self._client.run(flows.file_info(file_id, self._retries))
 
-    async def media(self, file_id: str) -> FileMedia:
+    async def media(self, file_id: str) -> StoredMedia:
         """Return what is in a file: its codec, size, duration and frame rate."""
         return await self._client.run(flows.file_media(file_id, self._retries))
 

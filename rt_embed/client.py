@@ -18,11 +18,11 @@ from rt_embed.transport import connection_options, http_request
 from rt_embed.types import (
     Bookmark,
     CameraStream,
-    FileMedia,
     ModelEntry,
     RequestState,
     SearchHit,
     StoredFile,
+    StoredMedia,
     Vector,
     VideoChunk,
 )
@@ -313,7 +313,7 @@ class Files:
         """Return what is known of a file."""
         return self._client.run(flows.file_info(file_id, self._retries))
 
-    def media(self, file_id: str) -> FileMedia:
+    def media(self, file_id: str) -> StoredMedia:
         """Return what is in a file: its codec, size, duration and frame rate."""
         return self._client.run(flows.file_media(file_id, self._retries))
 

@@ -16,11 +16,11 @@ from rt_embed.calls import Call, Flow, Retries, answered
 from rt_embed.exceptions import ConflictError, ServiceError, service_error
 from rt_embed.types import (
     CameraStream,
-    FileMedia,
     ModelEntry,
     RequestState,
     SearchHit,
     StoredFile,
+    StoredMedia,
     Vector,
     to_vector,
 )
@@ -152,10 +152,10 @@ def file_info(file_id: str, retries: Retries) -> Flow[StoredFile]:
     return msgspec.json.decode(answer.content, type=StoredFile)
 
 
-def file_media(file_id: str, retries: Retries) -> Flow[FileMedia]:
+def file_media(file_id: str, retries: Retries) -> Flow[StoredMedia]:
     """Return what a worker of the service has found in a file."""
     answer = yield from answered(Call("GET", f"/v1/files/{file_id}/media"), retries)
-    return msgspec.json.decode(answer.content, type=FileMedia)
+    return msgspec.json.decode(answer.content, type=StoredMedia)
 
 
 def add_stream(

@@ -71,7 +71,7 @@ class StoredFile(msgspec.Struct, frozen=True):
     sensor_name: str = ""
 
 
-class FileMedia(msgspec.Struct, frozen=True):
+class StoredMedia(msgspec.Struct, frozen=True):
     """What is in a file: a video or an image. `duration` in seconds, None for an image; `frame_rate` is None
     where it is unknown; a `joined` file holds several recordings, laid end to end."""
 

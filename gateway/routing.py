@@ -10,6 +10,7 @@ from gateway.endpoints import (
     deferred,
     embeddings,
     files,
+    fleet_inspection,
     health,
     index_search,
     metrics,
@@ -32,6 +33,7 @@ ENDPOINTS = endpoints_of(
     health,
     metrics,
     asset_statistics,
+    fleet_inspection,
     config,
 )  # fmt: skip
 """The most requested ones come first: Starlette tries routes in order."""

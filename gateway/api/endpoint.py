@@ -29,6 +29,7 @@ TAGS = {
     "Models": "What the service embeds with.",
     "Health Check": "Whether the service runs and can serve.",
     "Metrics": "What the service measures.",
+    "Fleet": "Workers, queues, requests, and what was given up.",
     "Config": "Changes at run time.",
     "Metadata": "Which release this is.",
     "NIM Compatible": "The same, as NVIDIA NIM services tell it.",

@@ -11,12 +11,12 @@ import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from rt_embed.cli import queues
 from rt_embed.cli.data_folder import redis_address, with_redis_found
-from rt_embed.cli.dead_letters import dead, drop, requeue
-from rt_embed.cli.queues import Row
 from rt_embed.cli.terminal import CommandFailed, ExitStatus, command_group, facts, printable, table, terminal
 from shared import settings
+from shared.inspection import queues
+from shared.inspection.dead_letters import dead, drop, requeue
+from shared.inspection.queues import Row
 from shared.redis.connection import Redis, RedisError, connect
 from shared.settings import Settings
 

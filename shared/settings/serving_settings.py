@@ -43,7 +43,7 @@ class ServingSettings:
         NAMED_KEYS,
         (),
         "Keys of administrators, which open everything, and alone what changes the service for all "
-        "(POST /v1/config); empty: every key does",
+        "(POST /v1/config, dead letters); empty: every key does",
         secret=True,
     )
     secret_keys: tuple[str, ...] = setting(

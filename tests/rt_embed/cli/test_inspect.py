@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rt_embed.cli import inspect, queues
+from rt_embed.cli import inspect
 from rt_embed.cli.data_folder import (
     REDIS_VARIABLES,
     LocalService,
@@ -15,7 +15,6 @@ from rt_embed.cli.data_folder import (
     used_alone,
     with_redis_found,
 )
-from rt_embed.cli.dead_letters import dead, drop, requeue
 from rt_embed.cli.main import run
 from rt_embed.cli.terminal import ExitStatus
 from shared import keys
@@ -23,6 +22,8 @@ from shared.assets import Asset
 from shared.chunks import SECOND, Chunk
 from shared.errors import SettingsError
 from shared.fleet import Worker, announce
+from shared.inspection import queues
+from shared.inspection.dead_letters import dead, drop, requeue
 from shared.jobs import TextJob, VideoJob
 from shared.keys import OUTBOX, OUTBOX_COUNTS, OUTBOX_DEAD, PUBLISHERS
 from shared.redis.connection import Redis, single_connection

@@ -5,8 +5,8 @@ from typing import Any, cast
 
 from redis.exceptions import ResponseError
 
-from rt_embed.cli.queues import Row, age_of, read_hash, shown
 from shared import keys
+from shared.inspection.queues import Row, age_of, read_hash, shown
 from shared.keys import Lane
 from shared.redis.connection import Redis, script
 from shared.settings import Settings
@@ -15,15 +15,20 @@ DEAD = {"job": keys.JOBS_DEAD, "message": keys.OUTBOX_DEAD}
 ADDED_TO_DEAD_JOBS = {"lane", "model", "deliveries", "error"}
 
 
-async def dead(redis: Redis) -> list[Row]:
-    """Jobs and messages that were given up, oldest first."""
+async def dead(redis: Redis, most: int | None = None) -> list[Row]:
+    """Jobs and messages that were given up, oldest first; of each kind the newest `most`, or all."""
     found = []
     for kind, stream in DEAD.items():
-        entries: Any = await redis.xrange(stream)
-        for entry_id, fields in entries:
+        entries: Any = await redis.xrevrange(stream, count=most)
+        for entry_id, fields in reversed(entries):
             age = await age_of(redis, entry_id)
             found.append({"id": f"{kind}:{entry_id.decode()}", "age_s": age, **shown(entry_id, fields)})
     return found
+
+
+async def count_dead(redis: Redis) -> int:
+    """How many jobs and messages were given up and are kept."""
+    return sum([await redis.xlen(stream) for stream in DEAD.values()])
 
 
 async def drop(redis: Redis, letter: str) -> str:

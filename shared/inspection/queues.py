@@ -13,6 +13,8 @@ from shared.redis.connection import Redis
 Row = dict[str, Any]
 RESULTS_SHOWN = 1000
 SCAN_PAGE = 500
+MOST_SCANNED = 100_000
+"""Requests that are looked at for a list: with more, the newest of some of them are shown."""
 
 
 async def lanes(redis: Redis) -> list[Row]:
@@ -74,12 +76,16 @@ async def requests(redis: Redis, state: str = "", limit: int = 50) -> list[Row]:
     now = (await redis.time())[0]
     found: list[Row] = []
     page: list[bytes] = []
+    scanned = 0
     async for key in redis.scan_iter(match=keys.request("*"), count=SCAN_PAGE):
         if not key.endswith(b":done"):
             page.append(key)
         if len(page) == SCAN_PAGE:
             found += await _request_rows(redis, page, now)
+            scanned += len(page)
             page.clear()
+        if scanned >= MOST_SCANNED:
+            break
     found += await _request_rows(redis, page, now)
     wanted = [row for row in found if not state or row["state"] == state]
     return sorted(wanted, key=lambda row: float(row["age_s"]))[:limit]

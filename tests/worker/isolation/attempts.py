@@ -100,16 +100,16 @@ PTRACE_ATTACH, PTRACE_SEIZE = 16, 0x4206
 PR_SET_DUMPABLE, PR_SET_PDEATHSIG, PR_SET_PTRACER = 4, 1, 0x59616D61
 TIOCSTI, FIOSETOWN, FIOASYNC = 0x5412, 0x8901, 0x5452
 AF_PACKET, AF_VSOCK = 17, 40
+FILE, NEW, LINK = b"/tmp/rt-embed-attempt", b"/tmp/rt-embed-new", b"/proc/self/exe"
 
 Attempt = tuple[str, tuple[object, ...]]
 
 
-def calls(parent: int, ours: int, memory: int, end: int) -> Iterator[tuple[str, Attempt]]:
-    """System calls by what they would do. `memory` and `end` are open: shared memory and a socket."""
+def of_the_parent(parent: int, ours: int, end: int) -> dict[str, Attempt]:
+    """Reading, writing and tracing the parent."""
     environ, memory_of = f"/proc/{parent}/environ".encode(), f"/proc/{parent}/mem".encode()
-    file, new, link = b"/tmp/rt-embed-attempt", b"/tmp/rt-embed-new", b"/proc/self/exe"
-    buffer, null = ctypes.create_string_buffer(4096), None
-    yield from {
+    buffer = ctypes.create_string_buffer(4096)
+    return {
         "read the parent's environment": ("openat", (AT_FDCWD, environ, os.O_RDONLY)),
         "write the parent's memory": ("openat", (AT_FDCWD, memory_of, os.O_RDWR)),
         "read the parent's memory by process_vm": ("process_vm_readv", (parent, buffer, 1, buffer, 1, 0)),
@@ -119,7 +119,13 @@ def calls(parent: int, ours: int, memory: int, end: int) -> Iterator[tuple[str, 
         "compare with the parent": ("kcmp", (ours, parent, 0, 0, 0)),
         "take the parent's descriptors": ("pidfd_open", (parent, 0)),
         "take a descriptor": ("pidfd_getfd", (end, 0, 0)),
-        # Signals
+    }
+
+
+def of_signals(parent: int, end: int) -> dict[str, Attempt]:
+    """Signals to others, by every way that the kernel has."""
+    buffer = ctypes.create_string_buffer(4096)
+    return {
         "kill the parent": ("kill", (parent, 0)),
         "stop the parent": ("kill", (parent, 19)),
         "kill everyone": ("kill", (-1, 0)),
@@ -134,13 +140,19 @@ def calls(parent: int, ours: int, memory: int, end: int) -> Iterator[tuple[str, 
         "have the kernel signal (asynchronous)": ("fcntl", (end, F_SETFL, os.O_ASYNC)),
         "have the kernel signal (ioctl)": ("ioctl", (end, FIOSETOWN, buffer)),
         "signal when the parent ends": ("prctl", (PR_SET_PDEATHSIG, 9, 0, 0, 0)),
-        # Processes and programs
+    }
+
+
+def of_processes(end: int) -> dict[str, Attempt]:
+    """Processes, programs, namespaces and users."""
+    buffer = ctypes.create_string_buffer(4096)
+    return {
         "fork": ("clone", (FORK, 0, 0, 0, 0)),
         "vfork": ("clone", (VFORK, 0, 0, 0, 0)),
         "fork by clone3": ("clone3", (buffer, 88)),
         "a thread in another namespace": ("clone", (THREAD | NEW_USER, 0, 0, 0, 0)),
-        "start a program": ("execve", (b"/bin/true", null, null)),
-        "start a program by descriptor": ("execveat", (AT_FDCWD, b"/bin/true", null, null, 0)),
+        "start a program": ("execve", (b"/bin/true", None, None)),
+        "start a program by descriptor": ("execveat", (AT_FDCWD, b"/bin/true", None, None, 0)),
         "a program in memory": ("memfd_create", (b"x", 0)),
         "another user": ("setuid", (0,)),
         "a namespace": ("unshare", (NEW_USER,)),
@@ -151,24 +163,30 @@ def calls(parent: int, ours: int, memory: int, end: int) -> Iterator[tuple[str, 
         "another filter": ("seccomp", (1, 0, buffer)),
         "be looked into": ("prctl", (PR_SET_DUMPABLE, 1, 0, 0, 0)),
         "be traced by any": ("prctl", (PR_SET_PTRACER, -1, 0, 0, 0)),
-        # Files
+    }
+
+
+def of_files(memory: int, end: int) -> dict[str, Attempt]:
+    """Files, by name and by descriptor."""
+    buffer = ctypes.create_string_buffer(4096)
+    return {
         "read a file": ("openat", (AT_FDCWD, b"/etc/passwd", os.O_RDONLY)),
         "read a file by openat2": ("openat2", (AT_FDCWD, b"/etc/passwd", buffer, 24)),
-        "make a file": ("openat", (AT_FDCWD, new, os.O_CREAT | os.O_WRONLY, 0o600)),
+        "make a file": ("openat", (AT_FDCWD, NEW, os.O_CREAT | os.O_WRONLY, 0o600)),
         "a file without a name": ("openat", (AT_FDCWD, b"/tmp", os.O_TMPFILE | os.O_RDWR, 0o600)),
-        "remove a file": ("unlinkat", (AT_FDCWD, file, 0)),
-        "move a file": ("renameat2", (AT_FDCWD, file, AT_FDCWD, new, 0)),
-        "link a file": ("linkat", (AT_FDCWD, file, AT_FDCWD, new, 0)),
-        "link to a file": ("symlinkat", (file, AT_FDCWD, new)),
-        "make a folder": ("mkdirat", (AT_FDCWD, new, 0o700)),
-        "make a device": ("mknodat", (AT_FDCWD, new, 0o10600, 0)),
-        "cut a file": ("truncate", (file, 0)),
+        "remove a file": ("unlinkat", (AT_FDCWD, FILE, 0)),
+        "move a file": ("renameat2", (AT_FDCWD, FILE, AT_FDCWD, NEW, 0)),
+        "link a file": ("linkat", (AT_FDCWD, FILE, AT_FDCWD, NEW, 0)),
+        "link to a file": ("symlinkat", (FILE, AT_FDCWD, NEW)),
+        "make a folder": ("mkdirat", (AT_FDCWD, NEW, 0o700)),
+        "make a device": ("mknodat", (AT_FDCWD, NEW, 0o10600, 0)),
+        "cut a file": ("truncate", (FILE, 0)),
         "cut the shared memory": ("ftruncate", (memory, 0)),
         "seal the shared memory": ("fcntl", (memory, F_ADD_SEALS, 4)),
-        "rights of a file": ("fchmodat", (AT_FDCWD, file, 0o777)),
+        "rights of a file": ("fchmodat", (AT_FDCWD, FILE, 0o777)),
         "rights of an open file": ("fchmod", (memory, 0o777)),
-        "owner of a file": ("fchownat", (AT_FDCWD, file, 0, 0, 0)),
-        "times of a file": ("utimensat", (AT_FDCWD, file, null, 0)),
+        "owner of a file": ("fchownat", (AT_FDCWD, FILE, 0, 0, 0)),
+        "times of a file": ("utimensat", (AT_FDCWD, FILE, None, 0)),
         "look for a file": ("faccessat", (AT_FDCWD, b"/etc/passwd", 0)),
         "look at a file": ("newfstatat", (AT_FDCWD, b"/etc/passwd", buffer, 0)),
         "look at a file as at an open one": (
@@ -176,13 +194,19 @@ def calls(parent: int, ours: int, memory: int, end: int) -> Iterator[tuple[str, 
             (AT_FDCWD, b"/etc/passwd", buffer, AT_EMPTY_PATH),
         ),
         "look at a file by statx": ("statx", (AT_FDCWD, b"/etc/passwd", 0, 0xFFF, buffer)),
-        "read a link": ("readlinkat", (AT_FDCWD, link, buffer, 4096)),
+        "read a link": ("readlinkat", (AT_FDCWD, LINK, buffer, 4096)),
         "list a folder": ("getdents64", (end, buffer, 4096)),
         "a handle of a file": ("name_to_handle_at", (AT_FDCWD, b"/etc/passwd", buffer, buffer, 0)),
         "a file by handle": ("open_by_handle_at", (AT_FDCWD, buffer, 0)),
         "mount": ("mount", (b"x", b"/tmp", b"tmpfs", 0, 0)),
         "unmount": ("umount2", (b"/tmp", 0)),
-        # The kernel's other doors
+    }
+
+
+def of_the_kernel(end: int) -> dict[str, Attempt]:
+    """The kernel's other doors."""
+    buffer = ctypes.create_string_buffer(4096)
+    return {
         "io_uring": ("io_uring_setup", (8, buffer)),
         "bpf": ("bpf", (5, buffer, 128)),
         "performance counters": ("perf_event_open", (buffer, 0, -1, -1, 0)),
@@ -192,7 +216,13 @@ def calls(parent: int, ours: int, memory: int, end: int) -> Iterator[tuple[str, 
         "shared memory of System V": ("shmget", (0, 4096, 0o1600)),
         "message queues": ("mq_open", (b"x", os.O_CREAT | os.O_RDWR, 0o600, 0)),
         "type into a terminal": ("ioctl", (end, TIOCSTI, buffer)),
-        # Others' share of the machine
+    }
+
+
+def of_shares(parent: int) -> dict[str, Attempt]:
+    """Others' share of the machine."""
+    buffer = ctypes.create_string_buffer(4096)
+    return {
         "the parent's limits": ("prlimit64", (parent, 7, buffer, 0)),
         "the parent's limits, read": ("prlimit64", (parent, 7, 0, buffer)),
         "our limits": ("prlimit64", (0, 7, buffer, 0)),
@@ -200,7 +230,12 @@ def calls(parent: int, ours: int, memory: int, end: int) -> Iterator[tuple[str, 
         "the parent's cores": ("sched_setaffinity", (parent, 8, buffer)),
         "the parent's priority": ("setpriority", (0, parent, 19)),
         "the parent's input and output": ("ioprio_set", (1, parent, 0)),
-        # Sockets
+    }
+
+
+def of_sockets(end: int) -> dict[str, Attempt]:
+    """Sockets."""
+    return {
         "a Unix socket": ("socket", (socket.AF_UNIX, socket.SOCK_STREAM, 0)),
         "a netlink socket": ("socket", (socket.AF_NETLINK, socket.SOCK_RAW, 0)),
         "a raw socket": ("socket", (socket.AF_INET, socket.SOCK_RAW, 1)),
@@ -208,7 +243,21 @@ def calls(parent: int, ours: int, memory: int, end: int) -> Iterator[tuple[str, 
         "a socket to the host": ("socket", (AF_VSOCK, socket.SOCK_STREAM, 0)),
         "listen": ("listen", (end, 1)),
         "accept": ("accept4", (end, 0, 0, 0)),
-    }.items()
+    }
+
+
+def calls(parent: int, ours: int, memory: int, end: int) -> Iterator[tuple[str, Attempt]]:
+    """System calls by what they would do. `memory` and `end` are open: shared memory and a socket."""
+    for attempts in (
+        of_the_parent(parent, ours, end),
+        of_signals(parent, end),
+        of_processes(end),
+        of_files(memory, end),
+        of_the_kernel(end),
+        of_shares(parent),
+        of_sockets(end),
+    ):
+        yield from attempts.items()
 
 
 def network(end: int) -> Iterator[tuple[str, Attempt]]:

@@ -1,16 +1,8 @@
 """Values of the examples in the OpenAPI document that several endpoints share."""
 
+from gateway.api.embedding_schemas import ChunkEmbedding, OffsetRange, RequestStatus, Usage, VideoResponse
 from gateway.api.endpoint import Answer
-from gateway.api.schemas import (
-    ChunkEmbedding,
-    File,
-    FileMedia,
-    OffsetRange,
-    RequestStatus,
-    TypedFile,
-    Usage,
-    VideoResponse,
-)
+from gateway.api.schemas import File, FileMedia, TypedFile
 
 ID = "123e4567-e89b-12d3-a456-426614174000"
 MODEL = "cosmos-embed1-448p"

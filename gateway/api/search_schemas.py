@@ -5,8 +5,9 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from gateway.api.embedding_schemas import check_url
+from gateway.api.openai_schemas import LONGEST_TEXT
 from gateway.api.schemas import (
-    LONGEST_TEXT,
     ApiRequest,
     ApiResponse,
     Embedding,
@@ -16,7 +17,6 @@ from gateway.api.schemas import (
     Parameters,
     StreamId,
     Timestamp,
-    check_url,
     is_date,
 )
 

@@ -5,16 +5,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from gateway.api.schemas import (
-    DESCRIPTION,
-    ApiRequest,
-    ApiResponse,
-    ApiType,
-    Second,
-    StreamId,
-    UrlHeaders,
-    Uuid,
-)
+from gateway.api.embedding_schemas import UrlHeaders
+from gateway.api.schemas import DESCRIPTION, ApiRequest, ApiResponse, ApiType, Second, StreamId, Uuid
 
 RTSP_URL = r"^rtsps?://"
 CV_URL = r"^(rtsps?://|file://|https?://)"

@@ -5,14 +5,10 @@ import re
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
+from gateway.api.embedding_schemas import RequestStatus, TextResponse, VideoResponse
 from gateway.api.endpoint import Answer, Endpoint
 from gateway.api.examples import REQUEST_STATUS, VIDEO_RESPONSE
 from gateway.api.responses import json_response
-from gateway.api.schemas import (
-    RequestStatus,
-    TextResponse,
-    VideoResponse,
-)
 from gateway.api.validation import validate_uuid
 from gateway.context import Context, context
 from gateway.results.request_records import find_record, read_results, read_status, stored_answer

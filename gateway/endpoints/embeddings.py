@@ -8,19 +8,19 @@ from contextlib import AsyncExitStack
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
+from gateway.api.embedding_schemas import VideoRequest
 from gateway.api.endpoint import Answer, Endpoint
 from gateway.api.examples import MODEL
-from gateway.api.responses import json_response
-from gateway.api.schemas import (
+from gateway.api.openai_schemas import (
     EmbeddingsRequest,
     EmbeddingsResponse,
-    MediaType,
     OneEmbedding,
     TokenUsage,
-    VideoRequest,
     frames_in,
     is_media,
 )
+from gateway.api.responses import json_response
+from gateway.api.schemas import MediaType
 from gateway.api.validation import validate_json
 from gateway.context import Context, context
 from gateway.disconnect import ClientGone, until_gone

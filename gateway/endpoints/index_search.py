@@ -9,10 +9,10 @@ from typing import Any
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
+from gateway.api.embedding_schemas import VideoRequest
 from gateway.api.endpoint import Answer, Endpoint
 from gateway.api.examples import ID, MODEL
 from gateway.api.responses import json_response
-from gateway.api.schemas import VideoRequest
 from gateway.api.search_schemas import (
     AssetChunk,
     AssetChunks,

@@ -8,10 +8,10 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from gateway.api.caller import caller
+from gateway.api.embedding_schemas import TextEmbedding, TextRequest, TextResponse
 from gateway.api.endpoint import Answer, Endpoint
 from gateway.api.examples import ACCEPTED, ID, MODEL, PREFER
 from gateway.api.responses import json_response
-from gateway.api.schemas import TextEmbedding, TextRequest, TextResponse
 from gateway.api.validation import validate_json
 from gateway.context import Context, context
 from gateway.disconnect import until_gone

@@ -7,10 +7,7 @@ import structlog
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
-from gateway.api.endpoint import Answer, Endpoint
-from gateway.api.examples import ACCEPTED, ID, MODEL, PICTURE, PREFER, VIDEO_EVENTS, VIDEO_RESPONSE
-from gateway.api.responses import json_response
-from gateway.api.schemas import (
+from gateway.api.embedding_schemas import (
     ChunkEvent,
     FailureEvent,
     ProgressEvent,
@@ -18,6 +15,9 @@ from gateway.api.schemas import (
     VideoRequest,
     VideoResponse,
 )
+from gateway.api.endpoint import Answer, Endpoint
+from gateway.api.examples import ACCEPTED, ID, MODEL, PICTURE, PREFER, VIDEO_EVENTS, VIDEO_RESPONSE
+from gateway.api.responses import json_response
 from gateway.api.validation import problem
 from gateway.context import Context, context
 from gateway.disconnect import until_gone

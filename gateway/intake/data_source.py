@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 from urllib.parse import unquote_to_bytes
 
-from gateway.api.schemas import DATA_HEADER, TEXT_PAYLOAD
+from gateway.api.embedding_schemas import DATA_HEADER, TEXT_PAYLOAD
 from gateway.intake.http_source import Write, too_large
 from shared.errors import InvalidDataUrl
 

@@ -5,7 +5,7 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from gateway.api.schemas import VideoRequest
+from gateway.api.embedding_schemas import VideoRequest
 from gateway.context import Context
 from gateway.intake.downloads import Downloaded, Location
 from shared.assets import Asset

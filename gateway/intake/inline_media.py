@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack
 import msgspec
 from starlette.requests import Request as HttpRequest
 
-from gateway.api.schemas import VideoRequest
+from gateway.api.embedding_schemas import VideoRequest
 from gateway.api.validation import problem, validate_json
 from gateway.context import Context
 from gateway.intake.body import require_json

@@ -4,10 +4,9 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-from gateway.api.schemas import (
+from gateway.api.embedding_schemas import (
     ChunkEmbedding,
     ChunkEvent,
-    EncodingFormat,
     EventChunk,
     OffsetRange,
     TextEmbedding,
@@ -16,6 +15,7 @@ from gateway.api.schemas import (
     Usage,
     VideoResponse,
 )
+from gateway.api.schemas import EncodingFormat
 from gateway.results.vectors import encoded
 from shared.chunks import SECOND
 from shared.results import Result

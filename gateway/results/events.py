@@ -12,7 +12,7 @@ from typing import Any
 
 import structlog
 
-from gateway.api.schemas import (
+from gateway.api.embedding_schemas import (
     ChunkProgress,
     FailureEvent,
     ProgressEvent,

@@ -4,7 +4,8 @@ from typing import Any
 
 import msgspec
 
-from gateway.api.schemas import Error, RequestStatus, TextResponse, VideoResponse
+from gateway.api.embedding_schemas import RequestStatus, TextResponse, VideoResponse
+from gateway.api.schemas import Error
 from gateway.results.answers import Outline, TextOptions, text_response, video_response
 from shared import keys, results
 from shared.errors import NotFound

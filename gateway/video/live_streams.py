@@ -9,7 +9,7 @@ from typing import Any, cast
 import structlog
 
 from gateway.api.caller import caller
-from gateway.api.schemas import VideoRequest
+from gateway.api.embedding_schemas import VideoRequest
 from gateway.context import Context
 from gateway.results.answers import Outline
 from gateway.results.events import BEGINNING, EventWriter, client_of

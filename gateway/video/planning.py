@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import msgspec
 
 from gateway.api.caller import caller
-from gateway.api.schemas import MediaRange, VideoRequest
+from gateway.api.embedding_schemas import MediaRange, VideoRequest
 from gateway.results.answers import Outline
 from gateway.results.vectors import require_dimensions
 from shared.assets import Asset

@@ -6,21 +6,19 @@ from typing import Any
 import msgspec
 import pytest
 
-from gateway.api.schemas import (
+from gateway.api.embedding_schemas import (
     DATA_HEADER,
     ChunkEmbedding,
     EventChunk,
-    FilesQuery,
-    HealthQuery,
     OffsetRange,
     TextRequest,
     TimestampRange,
-    UploadForm,
     Usage,
     VideoRequest,
     VideoResponse,
     check_url,
 )
+from gateway.api.schemas import FilesQuery, HealthQuery, UploadForm
 from gateway.api.stream_schemas import (
     AddCamera,
     AddStreams,

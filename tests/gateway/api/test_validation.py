@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from msgspec import Meta
 
 from gateway.api import validation
-from gateway.api.schemas import HealthQuery, TextRequest, UploadForm, Uuid, VideoRequest
+from gateway.api.embedding_schemas import TextRequest, VideoRequest
+from gateway.api.schemas import HealthQuery, UploadForm, Uuid
 from gateway.api.stream_schemas import AddStreams
 from gateway.api.validation import (
     as_stream_id,

@@ -3,7 +3,7 @@ import struct
 import msgspec
 import pytest
 
-from gateway.api.schemas import ChunkEmbedding, EventChunk, OffsetRange, TimestampRange
+from gateway.api.embedding_schemas import ChunkEmbedding, EventChunk, OffsetRange, TimestampRange
 from gateway.results.answers import (
     Outline,
     chunk_embedding,

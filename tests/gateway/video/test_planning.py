@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.api.schemas import MediaRange, VideoRequest
+from gateway.api.embedding_schemas import MediaRange, VideoRequest
 from gateway.video.planning import plan_video
 from shared.assets import Asset
 from shared.chunks import SECOND, Chunk

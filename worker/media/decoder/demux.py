@@ -28,6 +28,7 @@ from worker.media.decoder.probing.file_kinds import (
     unknown_picture,
 )
 from worker.media.decoder.selection.copies import shown_copy
+from worker.media.decoder.selection.packed import is_packed, unpacked
 from worker.media.decoder.timeline import LastFrame, Timeline
 
 # Containers that hold their media themselves. No playlists (hls, dash, concat), no device, no network, no
@@ -87,6 +88,10 @@ class VideoSource:
         self._usual_duration = int(1 / (rate * self.time_base)) if rate else 1
         self._timeline = self._new_timeline() if joined else None
         self.at_start = True
+        self._packed = False
+        if self._made_up and self.stream.codec_context.codec.canonical_name == "mpeg4":
+            self._packed = is_packed(self.stream.codec_context.extradata, self.packets())
+            self.rewind()
         if self._made_up:  # all of them are late by the same number of frames, which the header does not tell
             first = next(self.packets(), None)
             self._zero += self.time(first.pts) if first is not None and first.pts is not None else 0
@@ -156,6 +161,9 @@ class VideoSource:
 
     def packets(self) -> Iterator[Packet[VideoStream]]:
         """The packets from the present position on. Ends where the file is cut off or unreadable."""
+        return unpacked(self._read(), self.stream) if self._packed else self._read()
+
+    def _read(self) -> Iterator[Packet[VideoStream]]:
         self.at_start = False
         with contextlib.suppress(av.error.FFmpegError):
             while True:

@@ -16,6 +16,11 @@ from numpy.typing import NDArray
 BILINEAR, FULL_CHROMA_OUT, FULL_CHROMA_IN, ACCURATE = 0x2, 0x2000, 0x4000, 0x40000
 BT709, BT601, BT2020, SMPTE240M, FCC = 1, 5, 9, 7, 4
 FULL_RANGE = 2
+HD_WIDTH, SD_HEIGHT = 1280, 576
+# By the numbers of ITU-T H.273.
+MATRICES = {1: BT709, 4: FCC, 5: BT601, 6: BT601, 7: SMPTE240M, 9: BT2020, 10: BT2020}
+PRIMARIES = {1: BT709, 5: BT601, 6: BT601, 7: SMPTE240M, 9: BT2020}
+TRANSFERS = {16: BT2020, 18: BT2020}  # PQ and HLG
 UNIT = 1 << 16
 
 _Planes = ctypes.c_void_p * 4
@@ -26,8 +31,9 @@ _Table = ctypes.POINTER(ctypes.c_int * 4)
 class Scaler:
     """Scales frames to a square: bilinear, antialiased where it shrinks, aspect ratio not kept.
 
-    Colours: the matrix and range that the frame states; where it states none, BT.709 above 576 lines and
-    BT.601 below, limited range (full for JPEG and grey formats). Transfer functions are left alone: HDR
+    Colours: the matrix and range that the frame states; where it states none, the matrix of the primaries or
+    transfer function that it states, else BT.709 for HD (1280 columns or more than 576 lines) and BT.601
+    below, and limited range (full for JPEG and grey formats). Transfer functions are left alone: HDR
     material (PQ, HLG) is converted by its matrix and range, not tone-mapped. An alpha channel is dropped.
     """
 
@@ -79,9 +85,10 @@ class Scaler:
 
 
 def matrix_of(frame: VideoFrame) -> int:
-    """The matrix of the frame's colours, a number of libswscale."""
-    stated = {1: BT709, 4: FCC, 5: BT601, 6: BT601, 7: SMPTE240M, 9: BT2020, 10: BT2020}
-    return stated.get(frame.colorspace, BT709 if frame.height > 576 else BT601)
+    """Return the matrix of the frame's colours, a number of libswscale."""
+    usual = BT709 if frame.width >= HD_WIDTH or frame.height > SD_HEIGHT else BT601
+    of_light = TRANSFERS.get(frame.color_trc, PRIMARIES.get(frame.color_primaries, usual))
+    return MATRICES.get(frame.colorspace, of_light)
 
 
 def is_full_range(frame: VideoFrame) -> int:

@@ -75,6 +75,18 @@ def test_pictures_are_those_that_pillow_sees(kind: str, tmp_path: Path) -> None:
     assert np.abs(read(store(tmp_path, data)) - by_pillow(data)).mean() < 3
 
 
+@pytest.mark.parametrize("kind", ["jpeg", "webp"])
+def test_large_pictures_keep_the_colours_of_small_ones(kind: str, tmp_path: Path) -> None:
+    """The matrix of JPEG and WebP is BT.601 whatever their size, not BT.709 as for HD video."""
+    shown = np.zeros((800, 1400, 3), np.uint8)
+    shown[:] = (215, 40, 40)
+    buffer = BytesIO()
+    Image.fromarray(shown).save(buffer, FORMATS[kind], quality=95)
+    assert (
+        np.abs(read(store(tmp_path, buffer.getvalue())) - shown[0, 0][:, None, None].astype(float)).max() < 6
+    )
+
+
 def test_an_alpha_channel_is_dropped(tmp_path: Path) -> None:
     buffer = BytesIO()
     rgba = np.dstack([picture(1, 80, 60), np.full((60, 80), 40, np.uint8)])

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from worker.media.decoder.runs import frame_look
 from worker.media.decoder.swscale import Scaler
+from worker.media.gpu.surface import coefficients
 
 Matrix = tuple[float, float]  # Kr, Kb
 
@@ -143,11 +145,42 @@ def test_subsampled_chroma(pixels: str, bits: int, across: int, down: int, odd: 
     assert difference.max() < 8
 
 
-@pytest.mark.parametrize(("height", "matrix"), [(576, BT601), (720, BT709)])
-def test_an_unstated_matrix_goes_by_the_height(height: int, matrix: Matrix) -> None:
-    planes = [np.full((height, 64), value, np.uint16) for value in (120, 90, 180)]
-    expected = to_rgb([plane.astype(np.float64) for plane in planes], matrix, 8, full=False)[:, :1, :1]
-    assert np.abs(scaled(frame_of(planes, "yuv444p"), 32) - expected).max() <= 1.5
+@pytest.mark.parametrize(
+    ("width", "height", "stated", "matrix"),
+    [
+        (64, 576, {}, BT601),
+        (720, 576, {}, BT601),
+        (64, 577, {}, BT709),
+        (1280, 536, {}, BT709),
+        (1280, 720, {}, BT709),
+        (720, 1280, {}, BT709),
+        (1279, 576, {}, BT601),
+        (64, 64, {"color_primaries": 1}, BT709),
+        (64, 64, {"color_primaries": 9}, BT2020),
+        (64, 64, {"color_trc": 16}, BT2020),
+        (1920, 1080, {"color_primaries": 9, "color_trc": 18}, BT2020),
+        (1920, 1080, {"color_primaries": 6}, BT601),
+        (1920, 1080, {"colorspace": 6, "color_primaries": 1}, BT601),
+    ],
+)
+def test_an_unstated_matrix_goes_by_primaries_then_by_the_size(
+    width: int, height: int, stated: dict[str, int], matrix: Matrix
+) -> None:
+    planes = [np.full((height, width), value, np.uint16) for value in (120, 90, 180)]
+    frame = frame_of(planes, "yuv444p")
+    for name, value in stated.items():
+        setattr(frame, name, value)
+    expected = to_rgb([plane[:1, :1].astype(np.float64) for plane in planes], matrix, 8, full=False)
+    assert np.abs(scaled(frame, 32) - expected).max() <= 1.5
+    look, sample = frame_look("h264", frame), [120.0, 90.0, 180.0]
+    kernel = coefficients(look)  # what the GPU's kernel is given
+    luma = (sample[0] - kernel.black) * kernel.y
+    on_gpu = [
+        luma + kernel.rv * (sample[2] - 128),
+        luma + kernel.gu * (sample[1] - 128) + kernel.gv * (sample[2] - 128),
+        luma + kernel.bu * (sample[1] - 128),
+    ]
+    assert np.abs(np.array(on_gpu) - expected[:, 0, 0]).max() <= 0.01
 
 
 @pytest.mark.parametrize(("pixels", "level"), [("gray", 200), ("yuvj444p", 200)])

@@ -107,10 +107,10 @@ class SentinelServer(RedisServer):
 
 
 class SentinelPair(ReplicaPair):
-    """A primary and a replica with three Sentinels, which promote the replica when the primary dies."""
+    """A primary and replicas with three Sentinels, which promote a replica when the primary dies."""
 
-    def __init__(self, folder: Path, *lines: str) -> None:
-        super().__init__(folder)
+    def __init__(self, folder: Path, *lines: str, replicas: int = 1) -> None:
+        super().__init__(folder, replicas)
         self.sentinels = []
         for number in range(3):
             own = folder / f"sentinel{number}"
@@ -125,13 +125,14 @@ class SentinelPair(ReplicaPair):
         super().start()
         for sentinel in self.sentinels:
             sentinel.start()
-        wait(self._complete, "Sentinels that know each other and the replica")
+        wait(self._complete, "Sentinels that know each other and the replicas")
 
     def _complete(self) -> bool:
         def known(sentinel: RedisServer, what: str) -> int:
             return len(ask(sentinel, "SENTINEL", what, NAME))
 
-        return all(known(s, "SENTINELS") == 2 and known(s, "REPLICAS") == 1 for s in self.sentinels)
+        replicas = len(self.replicas)
+        return all(known(s, "SENTINELS") == 2 and known(s, "REPLICAS") == replicas for s in self.sentinels)
 
     def named(self) -> int:
         """The port of the primary, as the first Sentinel says."""

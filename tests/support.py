@@ -57,8 +57,8 @@ class RedisServer:
         ]  # fmt: skip
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
-        self.process = subprocess.Popen(self.command, stdout=subprocess.DEVNULL)
+    def start(self, environment: dict[str, str] | None = None) -> None:
+        self.process = subprocess.Popen(self.command, stdout=subprocess.DEVNULL, env=environment)
         deadline = time.monotonic() + 20
         while True:
             with contextlib.suppress(Exception), Redis(port=self.port) as client:

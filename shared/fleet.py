@@ -30,6 +30,9 @@ class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
     supports_text: bool
     verified: bool
     created: int
+    verification: Literal["", "here", "digest"] = ""
+    """How a converted checkpoint was verified: `here`, by a comparison on the machine that converted it, or
+    by `digest`, its code being known."""
 
 
 class Worker(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,7 +5,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import structlog
@@ -90,7 +90,13 @@ def load(settings: Settings, progress: Progress) -> Loaded:
     # A model in Python was told of one batch size only.
     texts = batch_size if backend == "python" else runs_on.text_batch_size(settings)
     loaded = Loaded(info, engine, backend, batch_size, model, runs_on, files, texts)
-    log.info("model loaded", model=info.id, batch_size=batch_size, **loaded.told())
+    log.info(
+        "model loaded",
+        model=info.id,
+        batch_size=batch_size,
+        verification=verification_of(info) or "none",
+        **loaded.told(),
+    )
     return loaded
 
 
@@ -148,8 +154,15 @@ def served(info: ModelInfo, engine: Engine) -> ServedModel:
         frames=info.frames,
         supports_text=engine.supports_text,
         verified=info.verified,
+        verification=verification_of(info),
         created=int(time.time()),
     )
+
+
+def verification_of(info: ModelInfo) -> Literal["", "here", "digest"]:
+    """How a converted checkpoint was verified; empty for other models, and where nobody did."""
+    told = info.details.get("verification", "here" if info.verified and "recipe" in info.details else "")
+    return "digest" if told == "digest" else "here" if told == "here" else ""
 
 
 def built_in_model(

@@ -197,6 +197,15 @@ class ModelDetails(ModelDescription):
     verified: Annotated[
         bool, Meta(description="Whether its vectors were compared with those of another implementation.")
     ]
+    verification: Annotated[
+        Literal["", "here", "digest"],
+        Meta(
+            description=(
+                "How a converted checkpoint was verified: `here`, by a comparison on the machine that "
+                "converted it, or by `digest`: its code is the same as that of one that was."
+            )
+        ),
+    ] = ""
 
 
 MODELS_LISTED = 5

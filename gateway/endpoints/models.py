@@ -78,6 +78,7 @@ async def list_models(request: HttpRequest) -> Response:
                 frames=8,
                 supports_text=True,
                 verified=True,
+                verification="here",
             ),
         ),
     ),
@@ -102,6 +103,7 @@ async def get_model(request: HttpRequest) -> Response:
             frames=model.frames,
             supports_text=model.supports_text,
             verified=model.verified,
+            verification=model.verification,
         )
     )
 

@@ -9,9 +9,20 @@ from typing import Annotated
 import msgspec
 import typer
 
+from shared.errors import ModelError
 from shared.settings import Settings, load
 from shared.telemetry import logs
 from worker.models.cosmos_embed1.checkpoint import open_checkpoint
+from worker.models.cosmos_embed1.convert import recipe_of
+from worker.models.cosmos_embed1.environment import (
+    CPU_INDEX,
+    IN_CACHE,
+    interpreter,
+    make_environment,
+    missing_in,
+)
+from worker.models.cosmos_embed1.known_recipes import BY_DIGEST, HERE, exported
+from worker.models.cosmos_embed1.verify import CannotCompare
 from worker.models.directory import MODEL_JSON, ModelDirectory, load_model_directory
 from worker.models.locks import host_lock
 from worker.models.preparation_progress import folder_size, paced
@@ -33,57 +44,79 @@ app = typer.Typer(
 Folder = Annotated[Path, typer.Argument(help="A model directory.")]
 Cache = Annotated[Path | None, typer.Option("--cache", help="Default: the setting NGC_MODEL_CACHE.")]
 Python = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--python",
-        show_default="the one that runs this",
-        help="Interpreter with torch, transformers 4 and einops that runs the checkpoint's own code.",
+        help="Interpreter, or folder of an environment, that runs the checkpoint's own code. Default: an "
+        "environment in the cache, which is made if it is needed.",
     ),
+]
+Index = Annotated[
+    str, typer.Option("--index", help="Where PyTorch's CPU builds are; pip's own index if empty.")
 ]
 
 
 @app.command("prepare")
-def run_prepare(
+def run_prepare(  # noqa: PLR0917 - the options of a command
     model_path: Annotated[str | None, typer.Argument(help="Default: the setting MODEL_PATH.")] = None,
     precision: Annotated[
         str | None, typer.Option("--precision", help="fp32, fp16 or bf16. Default: what a worker takes here.")
     ] = None,
     cache: Cache = None,
-    python: Python = sys.executable,
+    python: Python = None,
+    index: Index = CPU_INDEX,
+    export_recipe: Annotated[
+        bool,
+        typer.Option("--export-recipe", help="Print the entry by which others know the verified recipe."),
+    ] = False,
 ) -> int:
     """Download, convert and verify a model.
 
     Exit status 3 if it is there but nothing could be compared: workers refuse it.
     """
     settings = _settings()
+    folder = cache or settings.model_cache
     model = prepare(
         model_path or settings.model_path,
-        cache or settings.model_cache,
+        folder,
         precision or default_precision(settings),
         access_by(settings),
-        python=python,
+        python=lambda: _interpreter(python, folder, index),
         progress=paced(_tell),
     )
     print(summary(model))
+    if export_recipe:
+        print(_exported_recipe(model))
     if model.info.verified or model.info.architecture != "cosmos-embed1":
         return 0
     print(
         f"NOT VERIFIED. Workers refuse this model until `rt-embed model verify {model.path}` has compared "
-        "it, or RTEMBED_ALLOW_UNVERIFIED_MODEL=true is set. `pip install rt-embed[verify]`, or give --python "
-        "another interpreter that has torch, transformers 4 and einops.",
+        "it, or RTEMBED_ALLOW_UNVERIFIED_MODEL=true is set. `rt-embed model environment FOLDER` makes an "
+        "environment for --python.",
         file=sys.stderr,
     )
     return UNVERIFIED
 
 
 @app.command("verify")
-def run_verify(folder: Folder, python: Python = sys.executable) -> int:
+def run_verify(folder: Folder, python: Python = None, index: Index = CPU_INDEX) -> int:
     """Compare a converted model with its checkpoint's own code, whatever an earlier verification said."""
-    _settings()
+    settings = _settings()
     model = load_model_directory(folder.resolve())
     checkpoint = checkpoint_of(model)
     with host_lock(lock_file(model.path)):
-        print(summary(settle(model, checkpoint, prove(model, checkpoint, python, paced(_tell)))))
+        runs_it = _interpreter(python, settings.model_cache, index)
+        print(summary(settle(model, checkpoint, prove(model, checkpoint, runs_it, paced(_tell)))))
+    return 0
+
+
+@app.command("environment")
+def run_environment(
+    folder: Annotated[Path, typer.Argument(help="Where to make it.")], index: Index = CPU_INDEX
+) -> int:
+    """Make the Python environment that runs a checkpoint's own code, for --python."""
+    _settings()
+    print(make_environment(folder.absolute(), index, paced(_tell)))
     return 0
 
 
@@ -123,6 +156,27 @@ def _settings() -> Settings:
     return settings
 
 
+def _interpreter(given: str | None, cache: Path, index: str) -> str:
+    """The interpreter that runs a checkpoint's own code: the given one; this one, if it can; or that of an
+    environment in the cache, made if need be. Raises CannotCompare if it cannot be made."""
+    if given:
+        return interpreter(given)
+    if not missing_in(sys.executable):
+        return sys.executable
+    try:
+        return make_environment(cache.absolute() / IN_CACHE, index, paced(_tell))
+    except ModelError as error:
+        raise CannotCompare(error.message) from error
+
+
+def _exported_recipe(model: ModelDirectory) -> str:
+    details = model.info.details
+    if not model.info.verified or details.get("verification") != HERE:
+        raise ModelError(f"{model.path} was not compared here, so there is no recipe to export")
+    checkpoint = checkpoint_of(model)
+    return exported(checkpoint.path, recipe_of(model), model.info.source, model.info.revision, {**details})
+
+
 def models_in(cache: Path) -> Iterator[ModelDirectory]:
     """Every whole model directory in the cache."""
     for record in sorted(cache.glob(f"*/{MODEL_JSON}")):
@@ -134,6 +188,8 @@ def summary(model: ModelDirectory) -> str:
     """One line: what it is, how large, whether verified, where."""
     info = model.info
     state = "verified" if info.verified else "not verified"
+    if info.details.get("verification") == BY_DIGEST:
+        state = "recipe known by digest"
     size = folder_size(model.path) / 1e9
     return (
         f"{info.id}  {info.precision}  {info.dimension} dimensions  {info.resolution} px  {size:.2f} GB  "

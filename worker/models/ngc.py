@@ -69,7 +69,9 @@ def authorization(model: NgcModel) -> dict[str, str]:
     if model.api_key.startswith("nvapi-"):
         return {"Authorization": f"Bearer {model.api_key}"}
     basic = base64.b64encode(f"$oauthtoken:{model.api_key}".encode()).decode()
-    url = f"{model.authentication}/token?service=ngc&scope=group/ngc:{quote(model.org)}"
+    scopes = [model.org, f"{model.org}/{model.team}"] if model.team else [model.org]
+    asked = "".join(f"&scope=group/ngc:{quote(scope)}" for scope in scopes)
+    url = f"{model.authentication}/token?service=ngc{asked}"
     token = _get_json(url, {"Authorization": f"Basic {basic}"})["token"]
     return {"Authorization": f"Bearer {token}"}
 

@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -17,11 +18,13 @@ from worker.models.cosmos_embed1.convert import (
     CONVERTER,
     check_precision,
     convert,
+    encode_recipe,
     model_info,
     recipe_of,
     write_video_graph,
 )
 from worker.models.cosmos_embed1.graph import Precision
+from worker.models.cosmos_embed1.known_recipes import BY_DIGEST, HERE, KnownRecipe, known_recipe
 from worker.models.cosmos_embed1.recipe import Recipe
 from worker.models.cosmos_embed1.verify import PROOF_KEYS, CannotCompare, missing_for_reference, verify
 from worker.models.directory import (
@@ -75,14 +78,14 @@ def prepare(
     precision: str,
     access: Hubs,
     *,
-    python: str = sys.executable,
+    python: Callable[[], str] = lambda: sys.executable,
     progress: Progress = silent,
 ) -> ModelDirectory:
     """Fetch, convert and verify what MODEL_PATH names, as far as that is not done already.
 
-    `precision` is one of COSMOS_EMBED1_TRT_PRECISION; a model directory has its own. `python` is an
-    interpreter with torch, transformers 4 and einops; without one the result stays unverified. Raises
-    ModelError that says what to do.
+    `precision` is one of COSMOS_EMBED1_TRT_PRECISION; a model directory has its own. `python` gives an
+    interpreter that can run a checkpoint's own code, and is asked only if that must run; without one the
+    result stays unverified. Raises ModelError that says what to do.
     """
     chosen = check_precision(precision)
     fetched = fetch(parse_model_path(model_path, access), cache, progress)
@@ -97,8 +100,12 @@ def prepare(
         model = finished(target) or build(fetched, checkpoint, target, chosen, progress)
         if model.info.verified:
             return model
+        if proof := proof_in_cache(cache, mark):
+            return settle(model, checkpoint, proof)
+        if known := known_recipe(checkpoint.path):
+            return settle_by_digest(model, checkpoint, known)
         try:
-            proof = proof_in_cache(cache, mark) or prove(model, checkpoint, python, progress)
+            proof = prove(model, checkpoint, python(), progress)
         except CannotCompare as error:
             log.warning("the model cannot be verified here", reason=error.message)
             return model
@@ -158,7 +165,7 @@ def proof_in_cache(cache: Path, mark: str) -> Proof | None:
     for record in cache.glob(f"*-{mark}/{MODEL_JSON}"):
         model = load_model_directory(record.parent)
         vectors = read_reference_vectors(model.path)
-        if model.info.verified and vectors:
+        if model.info.verified and vectors and model.info.details.get("verification", HERE) == HERE:
             details = {key: model.info.details[key] for key in PROOF_KEYS if key in model.info.details}
             return Proof(recipe_of(model), details, vectors)
     return None
@@ -169,7 +176,23 @@ def settle(model: ModelDirectory, checkpoint: Checkpoint, proof: Proof) -> Model
     if proof.recipe != recipe_of(model):
         write_video_graph(checkpoint, model, proof.recipe)
     write_reference_vectors(model.path, proof.vectors)
-    details = {**model.info.details, **proof.details}
+    details = {**model.info.details, **proof.details, "verification": HERE}
+    write_model_json(model.path, msgspec.structs.replace(model.info, verified=True, details=details))
+    return load_model_directory(model.path)
+
+
+def settle_by_digest(model: ModelDirectory, checkpoint: Checkpoint, known: KnownRecipe) -> ModelDirectory:
+    """Mark a conversion as verified because somebody verified one whose code was the same."""
+    if known.recipe != recipe_of(model):
+        write_video_graph(checkpoint, model, known.recipe)
+    log.info("recipe known by digest", model=model.info.id, verified_with=known.source, by=known.reference)
+    details = {
+        **model.info.details,
+        "recipe": encode_recipe(known.recipe),
+        "verification": BY_DIGEST,
+        "verified_with": f"{known.source}@{known.revision}",
+        "reference": known.reference,
+    }
     write_model_json(model.path, msgspec.structs.replace(model.info, verified=True, details=details))
     return load_model_directory(model.path)
 
@@ -200,8 +223,8 @@ def require_verified(model: ModelDirectory, *, allow: bool) -> None:
     if not allow:
         raise ModelError(
             f"{info.id} is not verified: its vectors were not compared with those of the checkpoint's own "
-            "code. Install rt-embed[verify] and run `rt-embed model prepare`, or set "
-            "RTEMBED_ALLOW_UNVERIFIED_MODEL=true to serve it all the same"
+            "code. Run `rt-embed model prepare`, or set RTEMBED_ALLOW_UNVERIFIED_MODEL=true to serve it all "
+            "the same"
         )
     log.warning("serving a model that is not verified: its vectors may be wrong", model=info.id)
 

@@ -139,6 +139,14 @@ def folder_name(source: Repository | GitRepository | NgcModel) -> str:
     return f"{name}@{revision.replace('/', '_')}" if revision else name
 
 
+def other_names(source: Repository | GitRepository | NgcModel) -> list[str]:
+    """Other names that RT-Embed may have given the source's folder: it keeps the `models` of a path of four
+    parts."""
+    if not isinstance(source, NgcModel) or not source.team:
+        return []
+    return [f"{source.org}_{source.team}_models_{source.name}_{source.version.replace('.', '_')}"]
+
+
 def fetch(source: Source, cache: Path, progress: Progress = silent) -> ModelFiles:
     """The files of a source, downloaded into `cache` unless they are there.
 
@@ -148,8 +156,9 @@ def fetch(source: Source, cache: Path, progress: Progress = silent) -> ModelFile
     if isinstance(source, Path):
         return local(source)
     folder = cache / folder_name(source)
-    if fetched := cached(folder):
-        return fetched
+    for name in (folder.name, *other_names(source)):
+        if fetched := cached(cache / name):
+            return fetched
     step = f"waiting for another process to download {folder.name}"
     with host_lock(cache / f".{folder.name}.lock", lambda: progress(step, 0, 0)):
         return cached(folder) or download(source, folder, progress)

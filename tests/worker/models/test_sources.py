@@ -13,6 +13,7 @@ import pytest
 
 from shared.errors import ModelError
 from tests.worker.models.conftest import FakeHub
+from worker.models import ngc as ngc_downloads
 from worker.models.hub import Repository
 from worker.models.ngc import NgcModel
 from worker.models.sources import (
@@ -330,6 +331,25 @@ def test_a_model_of_ngc(ngc: FakeHub, tmp_path: Path) -> None:
 def test_an_older_key_of_ngc_buys_a_token(ngc: FakeHub, tmp_path: Path) -> None:
     ngc.token = "bought"
     assert fetch(ngc_model(ngc, ngc_api_key="old-key"), tmp_path).revision == "v1.0"
+
+
+@pytest.mark.parametrize(
+    ("team", "scopes"),
+    [("", "&scope=group/ngc:nvidia"), ("tao", "&scope=group/ngc:nvidia&scope=group/ngc:nvidia/tao")],
+)
+def test_the_scopes_of_an_older_key(monkeypatch: pytest.MonkeyPatch, team: str, scopes: str) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(ngc_downloads, "_get_json", lambda url, _: (asked.append(url), {"token": "t"})[1])
+    model = NgcModel("nvidia", team, "cosmos-embed1", "v1.0", "old-key")
+    assert ngc_downloads.authorization(model) == {"Authorization": "Bearer t"}
+    assert asked == [f"https://authn.nvidia.com/token?service=ngc{scopes}"]
+
+
+def test_a_download_of_rt_embeds_is_used_whatever_it_calls_it(ngc: FakeHub, tmp_path: Path) -> None:
+    theirs = tmp_path / "nvidia_tao_models_cosmos-embed1_v1_0"
+    theirs.mkdir()
+    assert fetch(ngc_model(ngc), tmp_path).path == theirs
+    assert ngc.requests == []
 
 
 def test_a_broken_transfer_from_ngc_goes_on(ngc: FakeHub, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from math import isqrt, prod
 from pathlib import Path
 
@@ -163,7 +163,8 @@ def open_checkpoint(path: Path) -> Checkpoint:
 def read_config(path: Path) -> Config:
     """`config.json`, checked. Raises ModelError."""
     try:
-        config = msgspec.json.decode(path.read_bytes(), type=Config)
+        fields = msgspec.json.decode(path.read_bytes(), type=dict[str, object])
+        config = msgspec.convert({**fields, "resolution": edge_of(fields, path)}, Config)
     except FileNotFoundError as error:
         raise ModelError(f"{path} does not exist") from error
     except msgspec.MsgspecError as error:
@@ -173,6 +174,16 @@ def read_config(path: Path) -> Config:
     if config.temporal_encoding_type not in TEMPORAL_ENCODINGS:
         raise ModelError(f"{path}: unknown temporal_encoding_type {config.temporal_encoding_type!r}")
     return config
+
+
+def edge_of(fields: Mapping[str, object], path: Path) -> object:
+    """The edge of the frames, of which `resolution` may be a pair. Raises ModelError for a rectangle."""
+    given = fields.get("resolution", Config().resolution)
+    if not isinstance(given, list):
+        return given
+    if len(given) != 2 or given[0] != given[1]:
+        raise ModelError(f"{path}: the resolution {given} is not square; only squares are converted")
+    return given[0]
 
 
 def read_headers(path: Path) -> Iterator[tuple[str, StoredTensor]]:

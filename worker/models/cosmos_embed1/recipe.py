@@ -60,8 +60,15 @@ def pixel_constants(code: Path) -> Iterator[tuple[Channels, Channels]]:
     ]
     yield from known
     for path in sorted(code.glob("*.py")):
-        triples = [_channels(match) for match in _TRIPLE.finditer(path.read_text("utf-8", "replace"))]
-        yield from (pair for pair in pairwise(triples) if min(pair[1]) > 0 and pair not in known)
+        yield from (pair for pair in written_constants(path) if pair not in known)
+
+
+def written_constants(path: Path) -> list[tuple[Channels, Channels]]:
+    """The (mean, std) pairs that a Python file may hold; none if there is no file."""
+    if not path.exists():
+        return []
+    triples = [_channels(match) for match in _TRIPLE.finditer(path.read_text("utf-8", "replace"))]
+    return [pair for pair in pairwise(triples) if min(pair[1]) > 0]
 
 
 def _channels(match: re.Match[str]) -> Channels:

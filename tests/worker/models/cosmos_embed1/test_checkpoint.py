@@ -260,6 +260,7 @@ def rewrite(path: Path, **changes: Any) -> None:
             {"resolution": "big"},
             r"config\.json is not valid: Expected `int`, got `str` - at `\$\.resolution`",
         ),
+        ({"resolution": [224, 336]}, r"the resolution \[224, 336\] is not square"),
         ({"temporal_encoding_type": "rope"}, "unknown temporal_encoding_type 'rope'"),
         ({"max_txt_len": 65}, "max_txt_len is 65, with 64 text positions"),
         ({"vocab_size": 30522}, r"vocab_size is 30522 in config\.json and 30523"),
@@ -273,6 +274,12 @@ def test_configurations_that_do_not_fit(
     rewrite(made.path, **changes)
     with pytest.raises(ModelError, match=message):
         open_checkpoint(made.path)
+
+
+def test_a_resolution_may_be_a_pair(tmp_path: Path, make_checkpoint: MakeCheckpoint) -> None:
+    made = make_checkpoint(tmp_path / "c")
+    rewrite(made.path, resolution=[42, 42])
+    assert open_checkpoint(made.path).config.resolution == 42
 
 
 def test_defaults_are_those_of_the_checkpoints_own_code() -> None:

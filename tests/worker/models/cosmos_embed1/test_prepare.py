@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from shared.errors import ModelError, SettingsError
 from shared.settings import Settings, load
 from tests.worker.models.conftest import FakeHub
-from tests.worker.models.cosmos_embed1.conftest import MakeCheckpoint, Miniature
+from tests.worker.models.cosmos_embed1.conftest import REFERENCE_PYTHON, MakeCheckpoint, Miniature
 from worker.engine.onnx import OnnxEngine
 from worker.models import model_command
 from worker.models.cosmos_embed1.convert import recipe_of
@@ -28,10 +28,10 @@ from worker.models.prepare import checkpoint_of, obtain, obtain_files, prepare, 
 from worker.models.reference_vectors import ReferenceVectors, check_engine, write_reference_vectors
 from worker.models.sources import Hubs
 
-MISSING = missing_for_reference()
-needs_reference = pytest.mark.skipif(bool(MISSING), reason=f"extra [verify] is not installed: {MISSING}")
+MISSING = missing_for_reference(REFERENCE_PYTHON)
+needs_reference = pytest.mark.skipif(bool(MISSING), reason=f"REFERENCE_PYTHON: {MISSING}")
 NOWHERE = "/nowhere/python"
-"""An interpreter without the extra [verify]."""
+"""An interpreter that cannot run a checkpoint's own code."""
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def cache(tmp_path: Path) -> Path:
 def prepared(
     checkpoint: Miniature, cache: Path, precision: Precision = "fp32", python: str = NOWHERE
 ) -> ModelDirectory:
-    return prepare(str(checkpoint.path), cache, precision, Hubs(), python=python)
+    return prepare(str(checkpoint.path), cache, precision, Hubs(), python=lambda: python)
 
 
 def names(folder: Path) -> list[str]:
@@ -106,8 +106,8 @@ def test_workers_that_start_together_convert_once(miniature: Miniature, cache: P
         from worker.models.prepare import prepare
         from worker.models.sources import Hubs
         told = set()
-        model = prepare({str(miniature.path)!r}, Path({str(cache)!r}), "fp32", Hubs(), python={NOWHERE!r},
-                        progress=lambda step, done, total: told.add(step))
+        model = prepare({str(miniature.path)!r}, Path({str(cache)!r}), "fp32", Hubs(),
+                        python=lambda: {NOWHERE!r}, progress=lambda step, done, total: told.add(step))
         print(model.path, "writing text.onnx in fp32" in told)
     """)
     workers = [
@@ -134,7 +134,7 @@ def test_precisions_are_refused_before_anything_is_fetched(cache: Path) -> None:
 
 @needs_reference
 def test_preparing_ends_verified(miniature: Miniature, cache: Path) -> None:
-    model = prepared(miniature, cache, python=sys.executable)
+    model = prepared(miniature, cache, python=REFERENCE_PYTHON)
     assert model.info.verified
     details = model.info.details
     assert float(details["cosine_video"]) > 0.999999
@@ -157,7 +157,7 @@ def test_a_recipe_that_is_found_is_what_is_served(
     make_checkpoint: MakeCheckpoint, cache: Path, tmp_path: Path
 ) -> None:
     made = make_checkpoint(tmp_path / "c", reference={"temporal": "before_norm", "pooling": "mean_of_unit"})
-    half = prepared(made, cache, "fp16", sys.executable)
+    half = prepared(made, cache, "fp16", REFERENCE_PYTHON)
     whole = prepared(made, cache)
     for model, least in ((half, 0.9999), (whole, 0.999999)):
         assert model.info.verified
@@ -173,7 +173,7 @@ def test_an_unverified_model_is_verified_when_that_becomes_possible(
     miniature: Miniature, cache: Path
 ) -> None:
     assert not prepared(miniature, cache).info.verified
-    assert prepared(miniature, cache, python=sys.executable).info.verified
+    assert prepared(miniature, cache, python=REFERENCE_PYTHON).info.verified
 
 
 @needs_reference
@@ -182,7 +182,7 @@ def test_a_model_that_cannot_be_verified_stays_unverified(
 ) -> None:
     made = make_checkpoint(tmp_path / "c", reference={"pooling": "last"})
     with pytest.raises(ModelError, match="none of 24 recipes"):
-        prepared(made, cache, python=sys.executable)
+        prepared(made, cache, python=REFERENCE_PYTHON)
     assert not prepared(made, cache).info.verified
 
 
@@ -193,7 +193,7 @@ def test_code_that_does_not_run_leaves_the_model_unverified(
     made = make_checkpoint(tmp_path / "c")
     for path in made.path.glob("*.py"):
         path.unlink()
-    assert not prepared(made, cache, python=sys.executable).info.verified
+    assert not prepared(made, cache, python=REFERENCE_PYTHON).info.verified
 
 
 def test_workers_refuse_what_nobody_compared(miniature: Miniature, cache: Path) -> None:
@@ -328,18 +328,22 @@ def test_prepare_says_what_it_made_and_that_it_is_not_verified(run: RunModel, ca
     )
     assert "writing video.onnx in fp32: 0.00 of 0.02 GB (0 %)" in err
     assert "NOT VERIFIED" in err
-    assert "pip install rt-embed[verify]" in err
+    assert "rt-embed model environment FOLDER" in err
 
 
 @needs_reference
 def test_prepare_and_verify(run: RunModel, cache: Path) -> None:
-    code, out, _ = run("prepare")
+    code, out, _ = run("prepare", "--python", REFERENCE_PYTHON, "--export-recipe")
     assert code == 0
     assert "  verified  " in out
-    folder = out.split()[-1]
+    folder = out.splitlines()[0].split()[-1]
+    entry = json.loads(out.partition("\n")[2])
+    assert entry["files"].keys() == {"modeling_embed1.py", "modeling_vit.py"}
+    assert entry["recipe"]["pooling"] == "mean"
+    assert entry["cosine_video"] > 0.999999
     record = json.loads((cache / folder / "model.json").read_text())
     (cache / folder / "model.json").write_text(json.dumps({**record, "verified": False}))
-    code, out, _ = run("verify", folder)
+    code, out, _ = run("verify", folder, "--python", REFERENCE_PYTHON)
     assert code == 0
     assert "  verified  " in out
 

@@ -1,4 +1,4 @@
-"""These run the miniature's own PyTorch code, and so need the extra [verify]."""
+"""These run the miniature's own PyTorch code, in the environment that REFERENCE_PYTHON names."""
 
 import sys
 from pathlib import Path
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from shared.errors import ModelError
-from tests.worker.models.cosmos_embed1.conftest import MakeCheckpoint, Miniature, NumpyModel
+from tests.worker.models.cosmos_embed1.conftest import REFERENCE_PYTHON, MakeCheckpoint, Miniature, NumpyModel
 from worker.engine.onnx import OnnxEngine
 from worker.models.cosmos_embed1.checkpoint import Checkpoint, open_checkpoint
 from worker.models.cosmos_embed1.convert import convert, model_info
@@ -18,8 +18,10 @@ from worker.models.cosmos_embed1.verify import SAME, embed_texts, missing_for_re
 from worker.models.directory import ModelDirectory, load_model_directory, write_model_json
 from worker.models.tokenizer import TextTokenizer
 
-MISSING = missing_for_reference()
-needs_reference = pytest.mark.skipif(bool(MISSING), reason=f"extra [verify] is not installed: {MISSING}")
+TOO_NEW = "is installed, and 4.49 to 4.55 are needed"
+PACKAGES = {"torch": "2.9.0", "torchvision": "0.24.0", "einops": "0.8.1"}
+MISSING = missing_for_reference(REFERENCE_PYTHON)
+needs_reference = pytest.mark.skipif(bool(MISSING), reason=f"REFERENCE_PYTHON: {MISSING}")
 
 
 def converted(
@@ -43,7 +45,7 @@ def replace_pixels(
 
 @needs_reference
 def test_a_miniature_agrees_with_its_own_code(miniature: Miniature, tmp_path: Path) -> None:
-    evidence = verify(*converted(miniature, tmp_path / "m"), sys.executable)
+    evidence = verify(*converted(miniature, tmp_path / "m"), REFERENCE_PYTHON)
     assert evidence.recipe == Recipe()
     assert min(evidence.video, evidence.text) > SAME
     assert evidence.tried == 6  # every way to end, in one run
@@ -56,7 +58,7 @@ def test_numpy_and_pytorch_agree(miniature: Miniature, numpy_model: type[NumpyMo
     model, checkpoint = converted(miniature, tmp_path / "m")
     tokenizer = TextTokenizer(model.tokenizer, 24)
     clips = fixed_clips(8, 42)
-    reference = run_reference(sys.executable, checkpoint.path, clips, tokenizer)
+    reference = run_reference(REFERENCE_PYTHON, checkpoint.path, clips, tokenizer)
     plain = numpy_model(miniature, CLIP_MEAN, CLIP_STD)
     np.testing.assert_allclose(reference.video, np.stack([plain.video(clip) for clip in clips]), atol=2e-6)
     ids, mask = tokenizer(SENTENCES)
@@ -78,7 +80,7 @@ def test_another_recipe_is_found(
     make_checkpoint: MakeCheckpoint, tmp_path: Path, given: dict[str, Any]
 ) -> None:
     made = make_checkpoint(tmp_path / "c", reference=given)
-    evidence = verify(*converted(made, tmp_path / "m"), sys.executable)
+    evidence = verify(*converted(made, tmp_path / "m"), REFERENCE_PYTHON)
     assert evidence.recipe == Recipe(**given)
     assert evidence.video > SAME
 
@@ -97,7 +99,7 @@ def test_other_pixel_constants_are_found(
     """The second pair is known only from the checkpoint's Python files."""
     made = make_checkpoint(tmp_path / "c", reference={"temporal": "before_norm"})
     replace_pixels(made, mean, std)
-    evidence = verify(*converted(made, tmp_path / "m"), sys.executable)
+    evidence = verify(*converted(made, tmp_path / "m"), REFERENCE_PYTHON)
     assert evidence.recipe == Recipe(mean=mean, std=std, temporal="before_norm")
     assert evidence.video > SAME
 
@@ -117,14 +119,14 @@ def test_a_model_that_no_recipe_describes_is_refused(
         )
     what = "text vectors have a cosine of" if change == "text" else "none of 24 recipes gives the vectors"
     with pytest.raises(ModelError, match=rf"{what}.* below 0\.9999"):
-        verify(*converted(made, tmp_path / "m"), sys.executable)
+        verify(*converted(made, tmp_path / "m"), REFERENCE_PYTHON)
 
 
 @needs_reference
 def test_a_tao_export_has_no_processor(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
     made = make_checkpoint(tmp_path / "c", dtype="F32", stored_grid=3)
     (made.path / "processor_config.json").unlink()
-    evidence = verify(*converted(made, tmp_path / "m"), sys.executable)
+    evidence = verify(*converted(made, tmp_path / "m"), REFERENCE_PYTHON)
     assert min(evidence.video, evidence.text) > SAME
     assert "no processor" in evidence.reference.notes
 
@@ -147,7 +149,7 @@ def test_the_true_width_of_224p(make_checkpoint: MakeCheckpoint, tmp_path: Path)
         dimension=256,
         max_txt_len=128,
     )
-    evidence = verify(*converted(made, tmp_path / "m"), sys.executable)
+    evidence = verify(*converted(made, tmp_path / "m"), REFERENCE_PYTHON)
     assert evidence.recipe == Recipe()
     assert min(evidence.video, evidence.text) > SAME
 
@@ -164,7 +166,7 @@ def test_code_that_leaves_weights_random_is_no_reference(
     with pytest.raises(
         ModelError, match=r"did not take all of the checkpoint.s weights: visual_encoder\.extra\.bias, visual"
     ):
-        verify(*converted(made, tmp_path / "m"), sys.executable)
+        verify(*converted(made, tmp_path / "m"), REFERENCE_PYTHON)
 
 
 def test_code_that_fails_is_quoted(miniature: Miniature, tmp_path: Path) -> None:
@@ -183,12 +185,16 @@ def test_an_interpreter_that_is_not_there() -> None:
 @pytest.mark.parametrize(
     ("installed", "reason"),
     [
-        ({"torch": "2.9.0", "einops": "0.8.1", "transformers": "4.57.1"}, ""),
+        ({**PACKAGES, "transformers": "4.51.3"}, ""),
         (
-            {"torch": "2.9.0", "einops": "0.8.1", "transformers": "5.1.0"},
-            "transformers 5.1.0 is installed, and 4 is needed",
+            {**PACKAGES, "transformers": "4.57.1"},
+            f"transformers 4.57.1 {TOO_NEW}",
         ),
-        ({"torch": "2.9.0", "transformers": "4.57.1"}, "einops is not installed"),
+        (
+            {**PACKAGES, "transformers": "5.1.0"},
+            f"transformers 5.1.0 {TOO_NEW}",
+        ),
+        ({"torch": "2.9.0", "transformers": "4.51.3"}, "torchvision is not installed"),
     ],
 )
 def test_what_an_interpreter_lacks(tmp_path: Path, installed: dict[str, Any], reason: str) -> None:

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import nn
 from torch.nn import functional
+from transformers.modeling_utils import apply_chunking_to_forward
 
 HEAD = 64
 
@@ -70,7 +71,7 @@ class BertLayer(nn.Module):
 
     def text(self, x, mask):
         x = self.attention(x, x, mask)
-        return self.output(self.intermediate(x), x)
+        return apply_chunking_to_forward(lambda part: self.output(self.intermediate(part), part), 0, 1, x)
 
     def queries(self, x, read):
         x = self.attention(x, x)

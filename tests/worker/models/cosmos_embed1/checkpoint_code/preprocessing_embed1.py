@@ -1,7 +1,7 @@
 """Frames to pixels in 0..1, and texts to token ids."""
 
 import torch
-from torch.nn import functional
+import torchvision.transforms.functional as transforms
 from transformers import BatchFeature, ProcessorMixin
 
 
@@ -34,5 +34,5 @@ class CosmosEmbed1Processor(ProcessorMixin):
         assert frames == self.num_video_frames
         size = (self.resolution, self.resolution)
         x = videos.flatten(0, 1).float()
-        x = functional.interpolate(x, size, mode="bilinear", antialias=True, align_corners=False)
+        x = transforms.resize(x, list(size), antialias=True)
         return x.clamp(0, 255).round().unflatten(0, (batch, frames)) / 255

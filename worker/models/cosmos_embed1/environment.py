@@ -1,0 +1,94 @@
+"""The Python environment that runs a checkpoint's own code: PyTorch and an older transformers, which do not
+go together with what this package needs."""
+
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+
+import structlog
+
+from shared.errors import ModelError
+from worker.models.preparation_progress import Progress, silent
+
+log = structlog.get_logger(__name__)
+
+LOCK = Path(__file__).with_name("reference_lock.txt")
+CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+"""Where PyTorch's builds without CUDA are: a tenth of the size, and enough."""
+IN_CACHE = ".reference-environment"
+MARK = ".rt-embed-environment"
+"""A file of a whole environment: the lock that it was made from."""
+LAST_LINES = 10
+PATIENCE = 10.0  # seconds
+
+CHECK = """
+from importlib.metadata import PackageNotFoundError, version
+for name in ("torch", "torchvision", "einops", "transformers"):
+    try:
+        found = version(name)
+    except PackageNotFoundError:
+        raise SystemExit(f"{name} is not installed")
+major, minor = map(int, found.split(".")[:2])
+if not (4, 49) <= (major, minor) <= (4, 55):
+    raise SystemExit(f"transformers {found} is installed, and 4.49 to 4.55 are needed")
+"""
+
+
+def interpreter(given: str) -> str:
+    """The interpreter that `given` names: itself, or that of an environment's folder."""
+    inside = Path(given, "bin", "python")
+    return str(inside) if inside.exists() else given
+
+
+def missing_in(python: str) -> str:
+    """Why the interpreter cannot run a checkpoint's own code; empty if it can."""
+    try:
+        done = subprocess.run([python, "-c", CHECK], capture_output=True, text=True, check=False)  # noqa: S603 - the operator's choice
+    except OSError as error:
+        return str(error)
+    return done.stderr.strip().split("\n")[-1] if done.returncode else ""
+
+
+def make_environment(folder: Path, index: str = CPU_INDEX, progress: Progress = silent) -> str:
+    """Make an environment in `folder` with pip, from the lock; its interpreter. One that is whole is kept.
+
+    PyTorch comes from `index`, or from pip's own where that has it. Raises ModelError that says what failed.
+    """
+    python = folder / "bin" / "python"
+    if (folder / MARK).exists() and (folder / MARK).read_text() == LOCK.read_text():
+        log.info("the environment is there", folder=str(folder))
+        return str(python)
+    if folder.exists() and any(folder.iterdir()) and not (folder / "pyvenv.cfg").exists():
+        raise ModelError(f"{folder} is neither empty nor an environment: give another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    progress(f"making an environment in {folder}", 0, 0)
+    _run([sys.executable, "-m", "venv", "--clear", str(folder)])
+    progress("installing PyTorch and transformers: 1.2 GB without CUDA, 5 GB with it", 0, 0)
+    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    extra = ("--extra-index-url", index) if index and answers(index) else ()
+    _run([*pip, *extra, "--requirement", str(LOCK)])
+    if missing := missing_in(str(python)):
+        raise ModelError(f"the environment in {folder} is not complete: {missing}")
+    (folder / MARK).write_text(LOCK.read_text())
+    log.info("environment made", folder=str(folder), lock=LOCK.name)
+    return str(python)
+
+
+def answers(index: str) -> bool:
+    """Whether the index can be reached: pip would wait for it once for each package."""
+    try:
+        with urllib.request.urlopen(f"{index.rstrip('/')}/torch/", timeout=PATIENCE):  # noqa: S310 - the operator's choice
+            return True
+    except (OSError, ValueError) as error:
+        log.warning("PyTorch comes from pip's own index", unreachable=index, error=str(error))
+        )
+        return False
+
+
+def _run(command: Sequence[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own
+    if done.returncode:
+        last = "\n  ".join((done.stderr or done.stdout).strip().splitlines()[-LAST_LINES:])
+        raise ModelError(f"{' '.join(command[:4])} ... ended with code {done.returncode}:\n  {last}")

@@ -83,7 +83,6 @@ def answers(index: str) -> bool:
             return True
     except (OSError, ValueError) as error:
         log.warning("PyTorch comes from pip's own index", unreachable=index, error=str(error))
-        )
         return False
 
 

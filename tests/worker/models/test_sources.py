@@ -339,7 +339,12 @@ def test_an_older_key_of_ngc_buys_a_token(ngc: FakeHub, tmp_path: Path) -> None:
 )
 def test_the_scopes_of_an_older_key(monkeypatch: pytest.MonkeyPatch, team: str, scopes: str) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(ngc_downloads, "_get_json", lambda url, _: (asked.append(url), {"token": "t"})[1])
+
+    def get(url: str, _: object) -> dict[str, str]:
+        asked.append(url)
+        return {"token": "t"}
+
+    monkeypatch.setattr(ngc_downloads, "_get_json", get)
     model = NgcModel("nvidia", team, "cosmos-embed1", "v1.0", "old-key")
     assert ngc_downloads.authorization(model) == {"Authorization": "Bearer t"}
     assert asked == [f"https://authn.nvidia.com/token?service=ngc{scopes}"]

@@ -24,6 +24,7 @@ from worker.models.cosmos_embed1.environment import (
 from worker.models.cosmos_embed1.known_recipes import BY_DIGEST, HERE, exported
 from worker.models.cosmos_embed1.verify import CannotCompare
 from worker.models.directory import MODEL_JSON, ModelDirectory, load_model_directory
+from worker.models.exports import read_export
 from worker.models.locks import host_lock
 from worker.models.preparation_progress import folder_size, paced
 from worker.models.prepare import checkpoint_of, default_precision, lock_file, prepare, prove, settle
@@ -125,7 +126,9 @@ def run_inspect(folder: Folder) -> int:
     """Print a model directory's record, or the sizes of a checkpoint, as JSON."""
     _settings()
     folder = find_model(folder.resolve())
-    if (folder / MODEL_JSON).exists():
+    if (folder / MODEL_JSON).exists() and read_export(folder):
+        facts = json.loads((folder / MODEL_JSON).read_bytes())
+    elif (folder / MODEL_JSON).exists():
         facts = msgspec.to_builtins(load_model_directory(folder).info)
     else:
         checkpoint = open_checkpoint(folder)

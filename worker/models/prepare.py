@@ -33,6 +33,7 @@ from worker.models.directory import (
     load_model_directory,
     write_model_json,
 )
+from worker.models.exports import adapt, read_export
 from worker.models.locks import host_lock
 from worker.models.preparation_progress import Progress, silent
 from worker.models.reference_vectors import (
@@ -91,7 +92,8 @@ def prepare(
     fetched = fetch(parse_model_path(model_path, access), cache, progress)
     folder = find_model(fetched.path)
     if (folder / MODEL_JSON).exists():
-        return load_model_directory(folder)
+        export = read_export(folder)
+        return adapt(folder, export, cache, progress) if export else load_model_directory(folder)
     checkpoint = open_checkpoint(folder)
     mark = fingerprint(checkpoint)
     target = cache / f"{fetched.name.lower()}-{chosen}-{mark}"

@@ -22,11 +22,6 @@ LOOK = FrameLook("h264", "yuv420p", 4, 2, 1, True, Turn(1, 0, 0, 1))
 CHUNK = Chunk(0, 0, 10)
 
 
-@pytest.fixture(scope="module")
-def kernel(tmp_path_factory: pytest.TempPathFactory) -> Kernel:
-    return Kernel(tmp_path_factory.mktemp("kernel"))
-
-
 def grey(level: int) -> HostSurface:
     half = np.full((1, 2), 128, np.uint8)
     return HostSurface("NV12", [np.full((2, 4), level, np.uint8), half, half])

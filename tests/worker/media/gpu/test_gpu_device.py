@@ -6,7 +6,7 @@ takes the combs out of interlaced video, which the CPU leaves in.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,8 @@ import pytest
 from shared.chunks import SECOND, Chunk, plan_chunks
 from tests.worker.media.decoder.test_handover import UNSUITED
 from tests.worker.media.films import FILMS, make, x264
-from tests.worker.media.gpu.test_gpu_media import CHUNKS, live_runs
-from tests.worker.media.reading import SIZE, Frames, read, setup, whole
+from tests.worker.media.gpu.conftest import CHUNKS, live_runs
+from tests.worker.media.reading import SIZE, Frames, read, whole
 from worker.job_tasks import stack_clips
 from worker.media.decoder.reader import Reader
 from worker.media.gpu.clip_slots import DeviceClip
@@ -47,13 +47,6 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> FindFilm:
         return path if path.exists() else make(path, FILMS[name], SIZE_OF_FILMS)
 
     return find
-
-
-@pytest.fixture(scope="module")
-def reader() -> Iterator[Reader]:
-    reader = Reader(setup())
-    yield reader
-    reader.close()
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 
 import worker.media.gpu as ours
 from shared.chunks import SECOND, Chunk, plan_chunks
-from tests.worker.media.gpu.test_gpu_media import assert_close, live_runs
+from tests.worker.media.gpu.conftest import assert_close, live_runs
 from tests.worker.media.kernel import Kernel
 from tests.worker.media.reading import SIZE, read, setup, whole
 from tests.worker.media.simulated import Array, Cuda, Library, make_cupy
@@ -24,11 +24,6 @@ from worker.media.gpu.nvdec_sessions import CODECS
 
 FindFilm = Callable[[str], Path]
 CHUNKS = plan_chunks(0, 2 * SECOND, SECOND, 0, None)
-
-
-@pytest.fixture(scope="module")
-def kernel(tmp_path_factory: pytest.TempPathFactory) -> Kernel:
-    return Kernel(tmp_path_factory.mktemp("kernel"))
 
 
 @pytest.fixture

@@ -28,11 +28,6 @@ PICTURES = ["astronaut.png", "coffee.png", "chelsea.png", "rocket.jpg", "motorcy
 ARCHITECTURES = ["sm_80", "sm_89", "sm_90", "sm_100", "sm_120"]
 
 
-@pytest.fixture(scope="module")
-def kernel(tmp_path_factory: pytest.TempPathFactory) -> Kernel:
-    return Kernel(tmp_path_factory.mktemp("kernel"))
-
-
 def surface_of(frame: av.VideoFrame) -> HostSurface:
     return HostSurface(FORMATS[frame.format.name], planes_of(frame))
 

@@ -9,7 +9,7 @@ from shared import keys
 from shared.redis.connection import Redis
 from shared.requests import CANCELLED, failed, finish, request_of
 from shared.settings import Settings, load
-from tests.gateway.conftest import Gateway, Serve, StandIn
+from tests.gateway.conftest import MODEL, Gateway, Serve, StandIn
 from tests.support import until
 
 VIDEO = "/generate_video_embeddings"
@@ -42,7 +42,7 @@ async def test_an_answer_that_was_missed_is_had_at_another_gateway(
         answer = (await again).json()
         assert answer["id"] == first.request
         assert [chunk["embeddings"][0] for chunk in answer["chunk_responses"]] == [0, 1, 2]
-        assert await redis.xlen(keys.jobs("video")) == 3, "no job was made twice"
+        assert await redis.xlen(keys.jobs("video", MODEL.id)) == 3, "no job was made twice"
         repeated = (await one.client.post(VIDEO, json=film_body(film), headers=KEY)).json()
         assert repeated["chunk_responses"] == answer["chunk_responses"]
 
@@ -62,7 +62,7 @@ async def test_events_are_told_from_the_start(
         told = await reading
         assert len(told) == 7
         assert await events(other, film) == told
-        assert await redis.xlen(keys.jobs("video")) == 3
+        assert await redis.xlen(keys.jobs("video", MODEL.id)) == 3
 
 
 @pytest.mark.parametrize(("path", "lane"), [(VIDEO, "video"), (TEXT, "text")])
@@ -75,7 +75,7 @@ async def test_a_request_that_is_answered_later_is_accepted_once(  # noqa: PLR09
         third = await one.client.post(path, json=body, headers=LATER)
         assert [answer.status_code for answer in (*answers, third)] == [202] * 3
         assert len({answer.headers["location"] for answer in (*answers, third)}) == 1
-        assert await redis.xlen(keys.jobs(lane)) == (3 if lane == "video" else 1)
+        assert await redis.xlen(keys.jobs(lane, MODEL.id)) == (3 if lane == "video" else 1)
 
 
 async def test_texts_are_embedded_once(
@@ -102,7 +102,7 @@ async def test_parts_of_a_request_in_openais_shape_are_embedded_once(
         await stand_in.finish(await stand_in.job("text"), 0, 1)
         first = (await asking).json()
         assert (await gateway.client.post("/embeddings", json=body, headers=KEY)).json() == first
-        assert await redis.xlen(keys.jobs("text")) == 1
+        assert await redis.xlen(keys.jobs("text", MODEL.id)) == 1
 
 
 async def test_another_body_is_refused(
@@ -115,7 +115,7 @@ async def test_another_body_is_refused(
             for headers in (KEY, LATER):
                 answer = await post(path, json=body, headers=headers)
                 assert (answer.status_code, answer.json()["code"]) == (422, "IdempotencyKeyReused")
-        assert await redis.xlen(keys.jobs("video")) == 0
+        assert await redis.xlen(keys.jobs("video", MODEL.id)) == 0
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ async def test_what_ended_without_use_is_done_anew(  # noqa: PLR0917 - fixtures 
             await stand_in.finish(await stand_in.job("text"), 0, 1)
         answer = await asking
         assert answer.status_code == (200 if anew else 500), answer.text
-        assert await redis.xlen(keys.jobs("text")) == (2 if anew else 1)
+        assert await redis.xlen(keys.jobs("text", MODEL.id)) == (2 if anew else 1)
 
 
 @pytest.mark.parametrize("key", ["", "a b", "x" * 256, "é"])

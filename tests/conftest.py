@@ -1,4 +1,4 @@
-"""Real servers for the tests: Valkey from its wheel, Redis 6.2 from another."""
+"""Real servers for the tests: Valkey from its wheel, alone and as several; Redis 6.2 from another."""
 
 import functools
 import tempfile
@@ -12,6 +12,7 @@ from redis import Redis as BlockingRedis
 from shared.redis.connection import Redis, connect
 from shared.settings import Settings, load
 from tests.buckets import Buckets
+from tests.redis_servers import Cluster, SentinelPair, ask
 from tests.support import PostgresServer, RedisServer, redis62_binary, valkey_binary
 
 hypothesis.settings.register_profile("no deadline", deadline=None)  # no test asserts a time
@@ -76,6 +77,39 @@ def redis62(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 
 
 @pytest.fixture(scope="session")
+def sentinel_pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SentinelPair]:
+    """A primary, a replica and three Sentinels shared by the tests of one run."""
+    servers = SentinelPair(tmp_path_factory.mktemp("sentinel"))
+    servers.start()
+    yield servers
+    servers.stop()
+
+
+@pytest.fixture(scope="session")
+def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Servers in cluster mode shared by the tests of one run."""
+    servers = Cluster(tmp_path_factory.mktemp("cluster"))
+    servers.start()
+    yield servers
+    servers.stop()
+
+
+@pytest.fixture(params=["valkey", "redis62", "sentinel_pair", "redis_cluster"])
+def every_redis(request: pytest.FixtureRequest) -> dict[str, str]:
+    """The variables that lead to an empty Redis, of each kind that is supported."""
+    servers: RedisServer | SentinelPair | Cluster = request.getfixturevalue(request.param)
+    match servers:
+        case RedisServer():
+            primary, environment = servers, {"REDIS_URL": servers.url}
+        case SentinelPair():
+            primary, environment = servers.primary, servers.environment
+        case Cluster():
+            primary, environment = servers.owner(), servers.environment
+    ask(primary, "FLUSHALL")
+    return environment
+
+
+@pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
     """A PostgreSQL with pgvector shared by the tests of one run."""
     with tempfile.TemporaryDirectory(prefix="rt-embed-") as folder:
@@ -108,14 +142,20 @@ def redis_url(valkey: RedisServer) -> str:
 
 
 @pytest.fixture
-def settings(redis_url: str, tmp_path: Path) -> Settings:
-    """Settings of a service of its own, on the empty Valkey."""
-    return load({"REDIS_URL": redis_url, "ASSET_STORAGE_DIR": str(tmp_path / "assets"), "BACKEND_PORT": "0"})
+def redis_environment(redis_url: str) -> dict[str, str]:
+    """The variables that lead to an empty Redis: a Valkey, or `every_redis` where a module says so."""
+    return {"REDIS_URL": redis_url}
+
+
+@pytest.fixture
+def settings(redis_environment: dict[str, str], tmp_path: Path) -> Settings:
+    """Settings of a service of its own, on the empty Redis."""
+    return load({**redis_environment, "ASSET_STORAGE_DIR": str(tmp_path / "assets"), "BACKEND_PORT": "0"})
 
 
 @pytest.fixture
 async def redis(settings: Settings) -> AsyncIterator[Redis]:
-    """A client of the empty Valkey."""
+    """A client of the empty Redis."""
     client = connect(settings)
     yield client
     await client.aclose()

@@ -163,7 +163,7 @@ class LaterClient(Client):
 
     def _failed(self, where: str) -> bool:
         state = self._http.get(where)
-        return state.status_code == 200 and state.json()["status"] != "running"
+        return state.status_code == 200 and state.json()["status"] in {"failed", "cancelled"}
 
 
 class JsonClient(Client):

@@ -20,6 +20,11 @@ MODEL = ServedModel(
 )
 
 
+@pytest.fixture
+def redis_environment(every_redis: dict[str, str]) -> dict[str, str]:
+    return every_redis
+
+
 def worker(name: str = "w1", **values: object) -> Worker:
     return msgspec.convert({"name": name, "state": "ready", **values}, Worker)
 

@@ -18,6 +18,11 @@ LANES = {"text": "RTEMBED_TEXT_QUEUE_LIMIT", "probe": "RTEMBED_PROBE_QUEUE_LIMIT
 }
 
 
+@pytest.fixture
+def redis_environment(every_redis: dict[str, str]) -> dict[str, str]:
+    return every_redis
+
+
 def job_of(lane: str, request: str = "r1") -> Any:
     asset = Asset(id="a1")
     return {
@@ -57,8 +62,10 @@ def test_a_worker_knows_what_it_needs_to_end_a_request(job: Job, request_: Reque
 
 
 @pytest.mark.parametrize("lane", list(LANES))
-async def test_every_lane_is_full_at_its_own_limit(redis: Redis, settings: Settings, lane: Any) -> None:
-    limited = load({"REDIS_URL": settings.redis_url or "", LANES[lane]: "3"})
+async def test_every_lane_is_full_at_its_own_limit(
+    redis: Redis, redis_environment: dict[str, str], lane: Any
+) -> None:
+    limited = load({**redis_environment, LANES[lane]: "3"})
     assert queue_limit(limited, lane) == 3
     for name in ("r1", "r2", "r3"):
         await submit(redis, limited, Request(id=name, lane=lane, planned=1), [job_of(lane, name)])

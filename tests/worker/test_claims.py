@@ -1,8 +1,6 @@
 """Claims, results and dead letters on real servers: Valkey, and the oldest Redis that is supported."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +10,7 @@ from shared.assets import Asset
 from shared.chunks import Chunk
 from shared.errors import DependencyError, ServerBusy
 from shared.jobs import Claim, TextJob, VideoJob
-from shared.redis.connection import Redis, connect, script
+from shared.redis.connection import Redis, script
 from shared.requests import CANCELLED, Request, failed, finish, submit
 from shared.results import End, Result, from_fields, unpack
 from shared.settings import Settings, load
@@ -21,18 +19,9 @@ from worker.claims import Claims
 from worker.publish.publisher import Publisher
 
 
-@pytest.fixture(params=["valkey", "redis62"])
-def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
-    server = request.getfixturevalue(request.param)
-    return load({"REDIS_URL": server.url, "RTEMBED_CLAIM_TIMEOUT": "1", "RTEMBED_TEXT_QUEUE_LIMIT": "5"})
-
-
 @pytest.fixture
-async def redis(settings: Settings) -> AsyncIterator[Redis]:
-    client = connect(settings)
-    await client.flushdb()
-    yield client
-    await client.aclose()
+def settings(every_redis: dict[str, str]) -> Settings:
+    return load({**every_redis, "RTEMBED_CLAIM_TIMEOUT": "1", "RTEMBED_TEXT_QUEUE_LIMIT": "5"})
 
 
 @pytest.fixture

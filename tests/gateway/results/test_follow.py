@@ -19,6 +19,11 @@ REQUEST = Request(id="r1", lane="text", planned=3)
 
 
 @pytest.fixture
+def redis_environment(every_redis: dict[str, str]) -> dict[str, str]:
+    return every_redis
+
+
+@pytest.fixture
 async def listener(redis: Redis, settings: Settings) -> AsyncIterator[ResultListener]:
     made = ResultListener(redis, settings)
     running = asyncio.create_task(made.run())
@@ -183,15 +188,15 @@ async def test_nothing_is_missed_when_redis_restarts(tmp_path: Path) -> None:
 
 
 async def test_a_cancelled_call_never_hands_its_answer_to_the_next_caller(redis: Redis) -> None:
-    await redis.set("mine", "1")
-    await redis.set("theirs", "2")
+    await redis.set("{rtembed}:mine", "1")
+    await redis.set("{rtembed}:theirs", "2")
     for turn in range(200):
-        call = asyncio.ensure_future(redis.get("mine"))
+        call = asyncio.ensure_future(redis.get("{rtembed}:mine"))
         for _ in range(turn % 7):
             await asyncio.sleep(0)
         call.cancel()
         await asyncio.gather(call, return_exceptions=True)
-        assert await redis.get("theirs") == b"2"
+        assert await redis.get("{rtembed}:theirs") == b"2"
 
 
 async def subscribers(redis: Redis, request: str) -> bool:

@@ -1,31 +1,24 @@
 """Reading a stream as one consumer of a group, on the oldest and the newest server that is supported."""
 
 from collections.abc import AsyncIterator
-from dataclasses import replace
 
 import pytest
 
-from shared.redis.connection import Redis, RedisError, connect, single_connection
+from shared.redis.connection import Redis, RedisError, single_connection
 from shared.redis.consumer_group import ConsumerGroup
 from shared.settings import Settings
-from tests.support import RedisServer
 
 STREAM = "{rtembed}:some"
 
 
-@pytest.fixture(params=["valkey", "redis62"])
-async def redis(request: pytest.FixtureRequest, settings: Settings) -> AsyncIterator[Redis]:
-    server: RedisServer = request.getfixturevalue(request.param)
-    client = connect(replace(settings, redis_url=server.url))
-    await client.flushall()
-    yield client
-    await client.aclose()
+@pytest.fixture
+def redis_environment(every_redis: dict[str, str]) -> dict[str, str]:
+    return every_redis
 
 
 @pytest.fixture
-async def reader(redis: Redis, settings: Settings) -> AsyncIterator[Redis]:
-    port = redis.connection_pool.connection_kwargs["port"]
-    client = single_connection(replace(settings, redis_url=f"redis://127.0.0.1:{port}"))
+async def reader(settings: Settings) -> AsyncIterator[Redis]:
+    client = single_connection(settings)
     yield client
     await client.aclose()
 

@@ -7,28 +7,23 @@ from typing import Any
 import pytest
 
 from shared.keys import OUTBOX, OUTBOX_COUNTS, OUTBOX_DEAD, PUBLISHERS
-from shared.redis.connection import Redis, connect, single_connection
+from shared.redis.connection import Redis, single_connection
 from shared.settings import Settings
-from tests.support import RedisServer, stream_entries, until
+from tests.support import stream_entries, until
 from worker.publish.outbox import Message, Outbox
 
-
-@pytest.fixture(params=["valkey", "redis62"])
-async def at(request: pytest.FixtureRequest, settings: Settings) -> AsyncIterator[Settings]:
-    """Settings that lead to an empty server of each kind."""
-    server: RedisServer = request.getfixturevalue(request.param)
-    chosen = replace(settings, redis_url=server.url, claim_timeout=1.0)
-    redis = connect(chosen)
-    await redis.flushall()
-    yield chosen
-    await redis.aclose()
+STREAM = "stream-{rtembed}"
 
 
 @pytest.fixture
-async def redis(at: Settings) -> AsyncIterator[Redis]:
-    client = connect(at)
-    yield client
-    await client.aclose()
+def redis_environment(every_redis: dict[str, str]) -> dict[str, str]:
+    return every_redis
+
+
+@pytest.fixture
+def at(settings: Settings) -> Settings:
+    """Settings under which a silent publisher is given up after a second."""
+    return replace(settings, claim_timeout=1.0)
 
 
 @pytest.fixture
@@ -196,9 +191,9 @@ async def test_messages_move_to_another_stream_exactly_once(
     await create_group(redis)
     added = await add(redis, 3)
     await one.take(reader, 3)
-    await one.relay(added[:2], "stream")
-    await other.relay(added, "stream")
-    entries = [fields for _, fields in await stream_entries(redis, "stream")]
+    await one.relay(added[:2], STREAM)
+    await other.relay(added, STREAM)
+    entries = [fields for _, fields in await stream_entries(redis, STREAM)]
     assert entries == [{b"metadata": b"\x00\xff", b"message_type": b"vision_llm", b"key": b"k"}] * 3
     assert await redis.xlen(OUTBOX) == 0
     assert (await redis.xpending(OUTBOX, PUBLISHERS))["pending"] == 0
@@ -212,5 +207,5 @@ async def test_without_a_bound_the_stream_keeps_everything(
     outbox = Outbox(redis, replace(at, redis_stream_maxlen=bound), "worker")
     await create_group(redis)
     added = await add(redis, 300)
-    await outbox.relay(added, "stream")
-    assert await redis.xlen("stream") == left
+    await outbox.relay(added, STREAM)
+    assert await redis.xlen(STREAM) == left

@@ -20,7 +20,7 @@ from shared.keys import OUTBOX, OUTBOX_COUNTS
 from shared.redis.connection import Redis, connect
 from shared.requests import Request, failed, submit
 from shared.results import Result
-from shared.settings import Settings
+from shared.settings import Settings, load
 from tests.proto import schema
 from tests.support import RedisServer, stream_entries, valkey_binary
 from worker.publish.publisher import Publisher
@@ -34,6 +34,11 @@ ASSET = Asset(id="asset", path="/videos/a.mp4", frame_rate="25")
 VIDEO = VideoJob(request="r", assets=[ASSET], chunks=[Chunk(0, 0, SECOND)], model="asked")
 TEXT = TextJob(request="r", texts=["a dog", "a cat"])
 VECTOR = struct.pack("<2f", 0.6, 0.8)
+
+
+@pytest.fixture
+def redis_environment(every_redis: dict[str, str]) -> dict[str, str]:
+    return every_redis
 
 
 def chunk(index: int, **changes: Any) -> Result:
@@ -180,7 +185,7 @@ async def test_a_bus_that_is_switched_on_gets_the_very_next_chunk(
 ) -> None:
     publishing = await publisher(redis, settings, errors)
     await publishing.publish(VIDEO, [chunk(0)])
-    await switch_routes(redis, settings, Switch(message_bus="redis", message_topic="stream"))
+    await switch_routes(redis, settings, Switch(message_bus="redis", message_topic="stream-{rtembed}"))
     await publishing.publish(VIDEO, [chunk(1)])
     assert [fields[b"key"] for fields in await outbox(redis)] == [b"r:1"]
     assert await redis.xlen(keys.results("r")) == 2
@@ -227,12 +232,11 @@ async def test_states_come_in_the_order_in_which_they_are_asked_for(
     assert answered == list(range(20))
 
 
-async def test_a_result_waits_while_redis_is_full_and_is_stored_once(
-    settings: Settings, tmp_path: Path
-) -> None:
+async def test_a_result_waits_while_redis_is_full_and_is_stored_once(tmp_path: Path) -> None:
     server = RedisServer(valkey_binary(), tmp_path)
     server.start()
-    redis = connect(replace(settings, redis_url=server.url))
+    settings = load({"REDIS_URL": server.url})
+    redis = connect(settings)
     try:
         publishing = await publisher(redis, settings, ErrorBus(redis, settings), TEXT, planned=2)
         await redis.config_set("maxmemory", "1")

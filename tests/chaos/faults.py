@@ -353,7 +353,8 @@ class KillPrimary(Fault):
 
 
 class Failover(Fault):
-    """A failover that was asked for, as before maintenance."""
+    """A failover that was asked for, as before maintenance. Sentinel's leaves the old primary taking writes,
+    which are lost, until it hears of the new one."""
 
     name = "failover on demand"
     may_lose = True

@@ -9,12 +9,14 @@ import time
 import uuid
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from PIL import Image
+from pillow_heif import from_pillow
 
 from tests.buckets import Buckets
 from tests.e2e.conftest import Stack
@@ -122,6 +124,20 @@ async def test_a_film_that_lies_on_the_server(service: Stack, film: Path) -> Non
     assert len(answer.json()["chunk_responses"]) == 5
     await until(lambda: not listed(service))
     assert size(film)
+
+
+@pytest.mark.parametrize("media_type", ["image", "video"])
+async def test_a_phones_picture_is_read_whatever_it_is_called(
+    service: Stack, tmp_path: Path, media_type: str
+) -> None:
+    buffer = BytesIO()
+    from_pillow(Image.new("RGB", (256, 192), (200, 30, 30))).save(buffer, tile_size=128)
+    url = f"data:{media_type}/heic;base64," + base64.b64encode(buffer.getvalue()).decode()
+    answer = ask(service, url=url, media_type=media_type)
+    assert answer.status_code == 200, answer.text
+    (chunk,) = answer.json()["chunk_responses"]
+    assert chunk["embeddings"][:3] == pytest.approx([200 / 255, 30 / 255, 30 / 255], abs=0.03)
+    await until(lambda: not assets(service))
 
 
 async def test_a_picture_inside_the_request(service: Stack, tmp_path: Path) -> None:

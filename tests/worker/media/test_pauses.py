@@ -4,6 +4,7 @@ The value to compare with is a full decode: by FFmpeg's program where frames car
 library, frame by frame and bit by bit.
 """
 
+import functools
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -35,9 +36,15 @@ def duration_of(path: Path) -> int:
     return facts_of(path).duration
 
 
+@functools.cache
+def decoded(path: Path) -> list[tuple[float, int]]:
+    """What ffmpeg shows of a film. Once for each: on a busy machine a run for every chunk takes minutes."""
+    return full_decode(path)
+
+
 def on_screen(path: Path, chunk: Chunk, count: int = 8) -> list[int]:
     """What is on the screen at the chunk's targets, by ffmpeg: the numbers of the frames."""
-    frames = full_decode(path)
+    frames = decoded(path)
     found = []
     for index in range(count):
         target = (chunk.start + index * (chunk.end - chunk.start) / count) / SECOND

@@ -10,13 +10,11 @@ from hypothesis import strategies as st
 
 from shared.chunks import SECOND, Chunk, plan_chunks
 from tests.worker.media.films import FILMS, copy
+from tests.worker.media.matrix import WITHOUT_ORDER
 from tests.worker.media.reading import Frames, decode_everything, facts_of, pick, read, same, setup
 from worker.media.decoder.reader import Reader
 
 FindFilm = Callable[[str], Path]
-
-# What nothing can be selected from: the container does not say in which order frames are shown.
-WITHOUT_ORDER = {"h264-b-avi"}
 
 
 @pytest.fixture(scope="module")

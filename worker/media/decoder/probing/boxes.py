@@ -8,6 +8,8 @@ from typing import NamedTuple, Protocol
 
 MOST_BOXES = 10_000
 """Side by side; no file that somebody made has as many."""
+LARGEST_FILE = 1 << 62
+"""Bytes; a box may state more, to where no file can be read."""
 LARGEST_BOX = 64 << 20
 """Bytes of a box that is read as a whole."""
 
@@ -47,8 +49,7 @@ def read_at(file: ByteFile, start: int, length: int) -> bytes:
 def boxes(file: ByteFile, start: int, end: int) -> Iterator[Box]:
     """Yield the boxes between `start` and `end`, up to the first that makes no sense."""
     for _ in range(MOST_BOXES):
-        head = read_at(file, start, 16)
-        if start + 8 > end or len(head) < 8:
+        if start + 8 > min(end, LARGEST_FILE) or len(head := read_at(file, start, 16)) < 8:
             return
         size, kind = struct.unpack_from(">I4s", head)
         content = start + 8

@@ -12,6 +12,7 @@ from pillow_heif import from_pillow
 
 from shared.errors import InvalidFile
 from tests.worker.media.reading import facts_of
+from worker.media.decoder.probing.boxes import boxes, find
 from worker.media.decoder.probing.file_kinds import foreign_kind, missing_part
 
 FindFilm = Callable[[str], Path]
@@ -94,6 +95,13 @@ def test_an_index_that_is_cut_off(film: FindFilm, tmp_path: Path) -> None:
 def test_other_files_lack_nothing(film: FindFilm) -> None:
     for name in ("h264-gop30", "h264-fragmented", "vp9", "mpeg2-ts"):
         assert missing_part(BytesIO(film(name).read_bytes())) is None
+
+
+def test_a_box_that_ends_where_no_file_can() -> None:
+    endless = b"\0\0\0\1ftyp" + b"\xff" * 8
+    assert missing_part(BytesIO(endless)) == "the index (moov) is missing: the file is incomplete"
+    inside = b"\0\0\0\1moov" + b"\xff" * 8 + endless
+    assert list(find(BytesIO(inside), boxes(BytesIO(inside), 0, len(inside)), b"moov", b"trak")) == []
 
 
 @given(st.binary(max_size=300))

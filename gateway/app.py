@@ -19,6 +19,7 @@ from gateway.access.origins import OriginMiddleware
 from gateway.access.request_log import REQUEST_ID, RequestLog
 from gateway.api.responses import error_response, json_response
 from gateway.api.schemas import Error
+from gateway.console import page
 from gateway.context import Context
 from gateway.disconnect import ClientGone
 from gateway.endpoints import docs
@@ -53,7 +54,7 @@ def create_app(settings: Settings, telemetry: Telemetry = SWITCHED_OFF) -> Starl
         await asyncio.to_thread(telemetry.close)
 
     return Starlette(
-        routes=[*routes(), *docs.routes(ENDPOINTS)],
+        routes=[*routes(), *page.routes(), *docs.routes(ENDPOINTS)],
         lifespan=lifespan,
         middleware=_middleware(settings),
         exception_handlers={

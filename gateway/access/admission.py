@@ -18,8 +18,8 @@ from shared.settings import Settings
 
 log = structlog.get_logger(__name__)
 
-FREE_FOLDER = "/docs/"
-"""What the pages of the API's description load."""
+FREE_FOLDERS = ("/docs/", "/console/")
+"""What the console and the pages of the API's description load."""
 
 
 class AccessMiddleware:
@@ -41,7 +41,7 @@ class AccessMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or refuse it."""
         path = scope.get("path", "")
-        if scope["type"] == "http" and path not in self._free and not path.startswith(FREE_FOLDER):
+        if scope["type"] == "http" and path not in self._free and not path.startswith(FREE_FOLDERS):
             try:
                 await self._admit(scope)
             except RtEmbedError as error:

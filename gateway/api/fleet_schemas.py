@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from gateway.api.schemas import ApiRequest, ApiResponse, Parameters, Second, StreamId
+from gateway.api.schemas import ApiRequest, ApiResponse, ModelId, Parameters, Second, StreamId
 
 MOST_ROWS = 500
 MOST_LETTERS = 100
@@ -47,6 +47,7 @@ class LaneState(ApiResponse):
     """A queue of jobs."""
 
     lane: LaneName
+    model: Annotated[str, Meta(description="The model whose jobs these are; empty for probes.")]
     waiting: Annotated[int, Meta(description="Jobs that no worker has taken.")]
     pending: Annotated[int, Meta(ge=0, description="Jobs that workers have taken.")]
     oldest_s: Annotated[Age | None, Meta(description="Age of the oldest job; null for none.")]
@@ -70,7 +71,7 @@ class FleetState(ApiResponse):
 
     ready: bool
     problem: str
-    model: Annotated[str | None, Meta(description="Id of the loaded model, or of the last one known.")]
+    models: Annotated[list[ModelId], Meta(description="Ids of the models that ready workers serve.")]
     workers: list[WorkerState]
     lanes: list[LaneState]
     outbox: OutboxState

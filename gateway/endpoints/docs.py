@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import openapi_ui_bundles
 from starlette.requests import Request as HttpRequest
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
@@ -17,7 +17,7 @@ from gateway.api.openapi import TITLE, openapi_document
 from gateway.context import context
 
 PAGES = frozenset({"/", "/openapi.json", "/docs", "/redoc"})
-"""Paths of the API description, which need no API key."""
+"""Paths of the console and the API description, which need no API key."""
 
 _POLICY = (
     "default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
@@ -59,7 +59,7 @@ _REDOC = f"""<!doctype html>
 
 
 def routes(endpoints: Sequence[Endpoint]) -> list[BaseRoute]:
-    """Return the routes of `/openapi.json`, `/docs` (Swagger UI), `/redoc` and `/`, which is `/docs`."""
+    """Return the routes of `/openapi.json`, `/docs` (Swagger UI) and `/redoc`."""
     document = msgspec.json.encode(openapi_document(endpoints)).decode()
 
     redoc = (Path(openapi_ui_bundles.redoc.static_path) / _REDOC_SCRIPT).read_text(encoding="utf-8")
@@ -74,17 +74,12 @@ def routes(endpoints: Sequence[Endpoint]) -> list[BaseRoute]:
         return Response(served, media_type="application/json")
 
     return [
-        Route("/", _front),
         Route("/openapi.json", serve_document),
         Route("/docs", _swagger),
         Route("/redoc", _redoc),
         Route(f"/docs/redoc/{_REDOC_SCRIPT}", serve_redoc),
         Mount("/docs/swagger-ui", StaticFiles(directory=openapi_ui_bundles.swagger_ui.static_path)),
     ]
-
-
-async def _front(_: HttpRequest) -> Response:
-    return RedirectResponse("docs")
 
 
 async def _swagger(_: HttpRequest) -> Response:

@@ -43,7 +43,7 @@ _HOLDER = QueueHolder(name="worker-1", pending=2, silent_s=0.4)
 _FLEET = FleetState(
     ready=True,
     problem="",
-    model=MODEL,
+    models=[MODEL],
     workers=[
         WorkerState(
             name="worker-1",
@@ -61,7 +61,7 @@ _FLEET = FleetState(
             jobs_done=40,
         )
     ],
-    lanes=[LaneState(lane="video", waiting=3, pending=2, oldest_s=1.5, workers=[_HOLDER])],
+    lanes=[LaneState(lane="video", model=MODEL, waiting=3, pending=2, oldest_s=1.5, workers=[_HOLDER])],
     outbox=OutboxState(
         waiting=0, pending=0, oldest_s=None, sent=1200, dropped=0, refused=0, publishers=[_HOLDER]
     ),
@@ -86,7 +86,7 @@ async def fleet_state(request: HttpRequest) -> Response:
         FleetState(
             ready=not ctx.view.problem,
             problem=ctx.view.problem,
-            model=fleet.model.id if fleet.model else None,
+            models=[model.id for model in fleet.models],
             workers=[_worker(worker) for worker in fleet.workers],
             lanes=msgspec.convert(await queues.lanes(ctx.redis), list[LaneState]),
             outbox=msgspec.convert(await queues.outbox(ctx.redis), OutboxState),

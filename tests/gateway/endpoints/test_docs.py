@@ -61,8 +61,3 @@ async def test_a_page_may_not_load_from_elsewhere(gateway: Gateway, path: str) -
     assert policy.startswith("default-src 'none'; ")
     assert "http" not in policy
     assert "*" not in policy
-
-
-async def test_the_front_page_leads_to_the_documentation(gateway: Gateway) -> None:
-    answer = await gateway.client.get(f"{gateway.url}/")
-    assert (answer.status_code, answer.headers["location"]) == (307, "docs")

@@ -17,7 +17,7 @@ from tests.support import stream_entries
 from worker.claims import Claims
 from worker.publish.publisher import Publisher
 
-JOB = TextJob(request="r1", texts=["a"])
+JOB = TextJob(request="r1", texts=["a"], model="null")
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ async def gateway(serve: Serve, settings: Settings, stand_in: StandIn) -> AsyncI
 async def bury(redis: Redis, settings: Settings, error: str = "given up") -> str:
     """Accept a job, claim it, and give it up as a worker does; its dead letter's id."""
     await submit(redis, settings, Request(id=JOB.request, lane="text", planned=1, model="null"), [JOB])
-    claims, reader = Claims(redis, "w", 6.0), single_connection(settings)
+    claims, reader = Claims(redis, "w", 6.0, "null"), single_connection(settings)
     await claims.create_groups()
     (claim,) = await claims.take(reader, "text", 1)
     await Publisher(redis, settings).fail(JOB, failed(error))
@@ -42,7 +42,7 @@ async def bury(redis: Redis, settings: Settings, error: str = "given up") -> str
 async def test_the_fleet_and_its_queues(gateway: Gateway, redis: Redis, settings: Settings) -> None:
     await submit(redis, settings, Request(id=JOB.request, lane="text", planned=1, model="null"), [JOB])
     fleet = (await gateway.client.get("/fleet")).json()
-    assert (fleet["ready"], fleet["problem"], fleet["model"]) == (True, "", "null")
+    assert (fleet["ready"], fleet["problem"], fleet["models"]) == (True, "", ["null"])
     assert [(w["name"], w["state"], w["model"]) for w in fleet["workers"]] == [("w", "ready", "null")]
     assert {lane["lane"]: lane["waiting"] for lane in fleet["lanes"]} == {
         "text": 1, "probe": 0, "video": 0, "live": 0,
@@ -82,7 +82,7 @@ async def test_a_dead_letter_is_shown_with_its_reason_and_put_back(
         {"id": letter, "done": True, "outcome": "requeued"},
         {"id": unknown, "done": False, "outcome": "not there"},
     ]
-    assert await redis.xlen(keys.jobs("text")) == 1
+    assert await redis.xlen(keys.jobs("text", "null")) == 1
     assert (await gateway.client.get("/fleet/dead-letters")).json() == {"data": [], "total": 0}
 
 

@@ -1,4 +1,4 @@
-"""The seam between the worker and whatever reads media."""
+"""The seam between the worker and what reads media: on the CPU, or on a GPU."""
 
 from collections.abc import AsyncGenerator, Sequence
 from fractions import Fraction
@@ -35,7 +35,7 @@ class MediaFacts(msgspec.Struct, frozen=True):
 class Clip:
     """The frames of one chunk: uint8 [frames, 3, size, size] RGB, 1 <= frames <= the model's number.
 
-    `asset` is the id of the file or camera and `path` the file's path, where whoever embeds it has said so.
+    `asset` is the id of the file or camera and `path` the file's path, where the embedding job has set them.
     `times` are presentation times in ns from the start of the file, one per frame. `decode_start` and
     `decode_end` are `time.monotonic()` seconds. `frames` may lie in shared memory or on a GPU: call `release`
     when it has been copied or used, and do not touch it afterwards.
@@ -74,7 +74,7 @@ class Media(Protocol):
 
     async def probe(self, path: str | Path) -> MediaFacts:
         """Open the file and say what it is. Raises InvalidFile naming what is wrong with it, and Unavailable
-        if the bucket that holds it is away."""
+        if its bucket cannot be reached."""
 
     def clips(
         self,

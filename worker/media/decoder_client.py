@@ -43,7 +43,7 @@ class SharedMemory:
         self._map: mmap.mmap | None = None
 
     def take(self, size: int) -> int:
-        """The offset of a region of `size` bytes that nobody uses; the memory grows where it must."""
+        """Return the offset of an unused region of `size` bytes; the memory grows if there is none."""
         size = -(-size // REGION_ALIGNMENT) * REGION_ALIGNMENT
         offset = 0
         for start in sorted(self._used):
@@ -134,7 +134,7 @@ class DecoderProcess(ChildProcess[ToDecoder, FromDecoder]):
             hand_over(self._files, files)
 
     async def close(self) -> None:
-        """End it at once, whatever it does, and free what it held."""
+        """Kill the process and free what it held."""
         await super().close()
         if self._serving:
             await end([self._serving])

@@ -1,4 +1,4 @@
-"""Media for a worker, read in processes of its own, so that no file can hurt the worker."""
+"""Reads media in separate processes, so that no file can harm the worker."""
 
 import asyncio
 import signal
@@ -39,7 +39,7 @@ log = structlog.get_logger(__name__)
 
 FOREIGN_KILLS = 3
 MOST_HANGS = 2
-"""Chunks of one call that are waited for in vain before the rest is left out."""
+"""Chunks of one call that may time out before the rest is left out."""
 
 
 class DecoderPool:
@@ -47,11 +47,10 @@ class DecoderPool:
 
     A chunk that cannot be decoded is tried `attempts` times, by a rebuilt decoder. `sparse` decodes only what
     the wanted frames need; `reuse` keeps a file and its decoders open for the next job. `lanes` threads (0:
-    one per core) are shared out among the files being decoded when a job starts, at least one to each. Jobs
-    of one file begin one after the other, each when the one before has lanes to spare, so that clips come in
-    order and the first is soon there. At most `ahead` clips of one `clips` call are unreleased at a time: it
-    waits for a release before it goes on. `counts` tells what has been done so far. Without `buckets` it
-    reads no objects.
+    one per core) are divided among the files being decoded when a job starts, at least one for each. Jobs of
+    one file begin in turn, each when the one before has lanes to spare, so that clips come in order and the
+    first comes soon. At most `ahead` clips of one `clips` call are unreleased at a time: the call then waits
+    for a release. `counts` holds what has been done so far. Without `buckets` it reads no objects.
     """
 
     def __init__(
@@ -123,8 +122,8 @@ class DecoderPool:
             await slot.drop()
 
     async def probe(self, path: str | Path) -> MediaFacts:
-        """What the file is. Raises InvalidFile naming what is wrong with it, and Unavailable if the bucket
-        that holds it is away."""
+        """Return what the file is. Raises InvalidFile naming what is wrong with it, and Unavailable if its
+        bucket cannot be reached."""
         try:
             async with self._probing, self._job(self._prober, (0,), self._limits.seconds) as job:
                 message = await job.ask(Probe(str(path)))
@@ -235,15 +234,15 @@ class DecoderPool:
                         raise TypeError(message)
 
     def _shares(self) -> tuple[int, int]:
-        """How many GOPs at a time a job that begins may decode, beside the other files in their turn; and on
-        how many threads each, beside all jobs, those that wait included."""
+        """Return how many GOPs a new job may decode at a time, shared with the files that are being decoded,
+        and on how many threads each, shared with all jobs, waiting ones included."""
         files = min(self.busy, sum(turn.locked() for turn in self._turns.values()))
         return max(1, self._lanes // files), max(1, self._lanes // min(self._jobs, self.slots))
 
     @asynccontextmanager
     async def _turn(self, path: str) -> AsyncIterator[AsyncExitStack]:
-        """A job's turn among those of its file: the next one's begins when this is left, or what it gives is
-        closed. A caller who does not ask for clips keeps his turn: he has enough of them."""
+        """A job's turn among the jobs of its file. The next turn begins when this one exits, or when the
+        stack that it yields is closed. A caller that asks for no clips keeps its turn: it has enough."""
         async with AsyncExitStack() as turn:
             self._jobs += 1
             try:
@@ -299,8 +298,8 @@ class _Attempts:
     def failed(self, error: ChildDied | JobFailed | TimeoutError) -> None:
         """Return if it is worth another attempt, else raise DecodeError.
 
-        It is not after a refusal, and not after a hang, which takes too long. A process that somebody else
-        has killed says nothing about the file, up to a point.
+        A refusal and a hang are final. A process that another program has killed says nothing about the
+        file, so the first FOREIGN_KILLS of these do not count.
         """
         foreign = isinstance(error, ChildDied) and error.signal == signal.SIGKILL
         if foreign and self._kills < FOREIGN_KILLS:

@@ -99,7 +99,7 @@ class Fetching:
         self._path = path
 
     async def _block(self, number: int, fetches: asyncio.TaskGroup) -> bytes:
-        """The block. Those after it are on their way, the more of them the longer this goes on in order."""
+        """Return the block. Blocks after it are fetched ahead: the longer reads are in order, the more."""
         self._run = self._run + 1 if number == self._last + 1 else 0
         self._last = number
         for wanted in range(number, number + 1 + min(self._run, AHEAD)):

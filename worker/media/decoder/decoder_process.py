@@ -2,8 +2,8 @@
 
     python -m worker.media.decoder.decoder_process SOCKET ARENA FILES NICENESS [BLOCKS]
 
-It takes one job at a time. A thread listens to the worker, so that a job can be cancelled and so that the
-process ends at once when the worker goes away, whatever the decoder is doing.
+It takes one job at a time. A thread listens to the worker, so that a job can be cancelled, and so that the
+process ends when the worker does, even in the middle of a job.
 """
 
 import gc
@@ -63,7 +63,7 @@ from worker.media.decoder.runs import decode_runs, look_at
 from worker.media.decoder.selection.select import Irregular
 from worker.media.decoder.swscale import Scaler
 
-IDLE_SECONDS = 5.0  # a file that nobody reads any more must not be kept, nor the memory of its decoders
+IDLE_SECONDS = 5.0  # then the file is closed and the memory of its decoders freed
 
 Kind = Literal["invalid", "refused", "decode", "cancelled", "away", "unsuited"]
 _KINDS: dict[type[Exception], Kind] = {
@@ -129,7 +129,7 @@ class DecoderProcessState:
         try:
             self._files.begin(paths(request))
             return self._do(request, memory, counts)
-        except Exception as error:  # a bad file must not end the process, whatever it provoked
+        except Exception as error:  # no error of a file may end the process
             kinds: list[Kind] = [kind for known, kind in _KINDS.items() if isinstance(error, known)]
             return Failed(kinds[0] if kinds else "decode", self._detail(error), counts)
         finally:

@@ -32,7 +32,7 @@ class DecodableFile(ParsedFile, Protocol):
     looks: dict[tuple[bytes, ...], FrameLook]
 
     def decoder(self) -> SoftwareDecoder:
-        """A decoder that nobody else is using."""
+        """Return an unused decoder."""
 
 
 class Handover:

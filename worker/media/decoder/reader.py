@@ -47,7 +47,7 @@ Portion = tuple[list[VideoPacket], Wanted]
 
 
 class MissingFrame(Exception):
-    """A wanted frame did not come out of the packets that were to give it."""
+    """The packets chosen for a wanted frame did not give it."""
 
 
 class Lane:
@@ -81,7 +81,7 @@ class OpenFile:
         self.looks: dict[tuple[bytes, ...], FrameLook] = {}
 
     def decoder(self) -> SoftwareDecoder:
-        """A decoder for somebody who has no lane."""
+        """Return a new decoder that belongs to no lane."""
         return SoftwareDecoder(decoding_context(self.source, self._limits), self._limits)
 
     def lane(self, threads: int) -> Lane:
@@ -95,7 +95,7 @@ class OpenFile:
         return Lane(SoftwareDecoder(context, self._limits, threads), threads, self._size)
 
     def put(self, lane: Lane) -> None:
-        """The lane is idle."""
+        """Take back an idle lane."""
         with self._lock:
             self._idle.append(lane)
 

@@ -1,4 +1,4 @@
-"""Runs of packets that somebody else has read and chosen: what a live stream's chunk is decoded from."""
+"""Decodes packets that have been read and chosen elsewhere: the chunks of live streams."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ class Timeline:
         self._latest: int | None = None
 
     def place(self, packet: Packet[VideoStream]) -> bool:
-        """Put the packet where it belongs. False if it is to be left out."""
+        """Move the packet onto the common clock. Return False if it must be left out."""
         self.begins = False
         if self._clock.breaks(packet.dts) or self._overlaps(packet):
             self.parts += 1

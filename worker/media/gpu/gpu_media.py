@@ -314,7 +314,7 @@ class GpuMedia(DecoderPool):
                     raise Unsuited(f"NVDEC reported a damaged picture of {look.codec}")
         except (Unsuited, Cancelled):
             raise
-        except Exception as error:  # whatever the driver has against it
+        except Exception as error:  # any error of the driver
             self._device.check()
             raise Unsuited(f"NVDEC failed: {type(error).__name__}: {error}") from error
 

@@ -105,7 +105,7 @@ class NvdecSession:
         return True
 
     def close(self) -> None:
-        """Wait until nobody reads the frames any more, and end it."""
+        """Wait until the frames are no longer read, and end the session."""
         self.stream.synchronize()
         self._decoder = None
 

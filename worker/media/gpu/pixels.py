@@ -25,7 +25,7 @@ def source() -> str:
 class Canvas(Slots[cupy.cuda.Event]):
     """Slots on the current GPU: `slots` clips of up to `frames` frames of `size` x `size` pixels.
 
-    Raises what CuPy raises where that is not to be had.
+    Raises what CuPy raises where there is too little memory.
     """
 
     def __init__(self, slots: int, frames: int, size: int) -> None:

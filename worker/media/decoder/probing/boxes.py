@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
 MOST_BOXES = 10_000
-"""Side by side; no file that somebody made has as many."""
+"""In one box; real files have fewer."""
 LARGEST_FILE = 1 << 62
 """Bytes; a box may state more, to where no file can be read."""
 LARGEST_BOX = 64 << 20

@@ -81,7 +81,7 @@ def _parameter_nals(codec: str, data: bytes) -> list[bytes]:
 
 
 def header(codec: str, extradata: bytes | None) -> bytes:
-    """What a decoder must read before the first packet, as a stream without a container holds it."""
+    """Return what a decoder must read before the first packet, in the form of a raw stream."""
     data = extradata or b""
     if codec in _LENGTH_AT:
         return b"".join(START_CODE + nal for nal in _parameter_nals(codec, data))
@@ -91,7 +91,7 @@ def header(codec: str, extradata: bytes | None) -> bytes:
 
 
 def annex_b(codec: str, extradata: bytes | None, packet: VideoPacket) -> bytes:
-    """The packet as a stream without a container holds it: NAL units with start codes (H.264, annex B)."""
+    """Return the packet in the form of a raw stream: NAL units with start codes (H.264, annex B)."""
     if codec in _LENGTH_AT and _has_lengths(extradata or b"", _LENGTH_AT[codec]):
         split = _splitter(extradata or b"", _LENGTH_AT[codec])
         return b"".join(START_CODE + bytes(nal) for nal in split(packet))

@@ -59,7 +59,7 @@ class Coded(NamedTuple, Generic[P]):
 
 
 class Unit(Generic[P]):
-    """Packets that can be decoded by themselves, and the frames to be had from them and from nowhere else.
+    """Packets that can be decoded by themselves, and the frames that only they give.
 
     In decoding order: a key frame (an entry), the pictures that follow it, and, if the next entry does not
     cut all ties, that entry and its leading pictures, which are presented before it and need both sides. The

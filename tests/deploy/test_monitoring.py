@@ -34,9 +34,14 @@ def rules() -> list[dict[str, Any]]:
     return found
 
 
-def panels() -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads((MONITORING / "dashboard.json").read_text())["panels"]
+def dashboard() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((MONITORING / "dashboard.json").read_text())
     return found
+
+
+def panels() -> list[dict[str, Any]]:
+    """What shows something: all but the headings of rows."""
+    return [panel for panel in dashboard()["panels"] if panel["type"] != "row"]
 
 
 def queries() -> list[Any]:
@@ -141,6 +146,44 @@ def test_the_collector_has_what_its_pipelines_name() -> None:
 
 
 def test_panels_have_places_and_names_of_their_own() -> None:
-    places = [(p["gridPos"]["x"], p["gridPos"]["y"]) for p in panels()]
-    assert len(set(places)) == len(places)
-    assert len({p["title"] for p in panels()}) == len(places)
+    shown = dashboard()["panels"]
+    places = [
+        (column, row)
+        for panel in shown
+        for place in [panel["gridPos"]]
+        for column in range(place["x"], place["x"] + place["w"])
+        for row in range(place["y"], place["y"] + place["h"])
+    ]
+    assert len(set(places)) == len(places), "panels overlap"
+    assert max(column for column, _ in places) < 24
+    assert len({p["title"] for p in shown}) == len({p["id"] for p in shown}) == len(shown)
+    rows = [p["title"] for p in shown if p["type"] == "row"]
+    assert shown[0]["title"] == rows[0] == "Overview"
+    assert [p["type"] for p in panels()[:8]] == ["stat"] * 8
+
+
+def test_every_panel_asks_the_chosen_data_source() -> None:
+    (variable,) = dashboard()["templating"]["list"]
+    assert (variable["type"], variable["query"]) == ("datasource", "prometheus")
+    for panel in panels():
+        for asked in (panel, *panel["targets"]):
+            assert asked["datasource"] == {"type": "prometheus", "uid": f"${{{variable['name']}}}"}
+
+
+def test_every_alert_links_to_a_panel_that_shows_its_metric() -> None:
+    by_id = {panel["id"]: panel for panel in panels()}
+    for rule in rules():
+        address, _, panel = rule["annotations"]["dashboard"].partition("?viewPanel=")
+        assert address == f"/d/{dashboard()['uid']}"
+        asked = {
+            s.name for t in by_id[int(panel)]["targets"] for s in selectors(promql_parser.parse(t["expr"]))
+        }
+        assert asked & {s.name for s in selectors(promql_parser.parse(rule["expr"]))}, rule["alert"]
+
+
+def test_what_is_measured_by_facts_of_the_fleet_is_shown() -> None:
+    shown = {
+        s.name for p in panels() for t in p["targets"] for s in selectors(promql_parser.parse(t["expr"]))
+    }
+    assert shown >= {name for name in EXPOSED if name.startswith("rtembed_index_") and "seconds" not in name}
+    assert shown >= {"rtembed_indexers", "rtembed_index_lag_seconds", "rtembed_search_seconds_bucket"}

@@ -1,6 +1,7 @@
 """The camera processes of one worker: which camera is in which, and what becomes of one that hangs."""
 
 import asyncio
+import contextvars
 import itertools
 import time
 from collections.abc import Callable
@@ -33,7 +34,8 @@ PULSE_TIMEOUT = 15.0
 
 
 class Feed:
-    """What comes from one camera. `opened`, `taken` and `told` are called as it comes."""
+    """What comes from one camera. `opened`, `taken` and `told` are called as it comes, in the context of the
+    session that made the feed: its request's id is on their log lines."""
 
     def __init__(
         self,
@@ -44,6 +46,7 @@ class Feed:
         self.opened = opened
         self.taken = taken
         self.told = told
+        self.context = contextvars.copy_context()
         self.tell: Callable[[bool], None] | None = None
         self.ended: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
 
@@ -65,8 +68,9 @@ class CameraProcess(ChildProcess[ToCameras, FromCameras]):
         super().__init__("camera", spawned, TO_CAMERAS, FROM_CAMERAS)
         self.feeds: dict[int, Feed] = {}
         self._pulse = time.monotonic() + PULSE_TIMEOUT  # it has yet to load
-        self._listening = asyncio.create_task(self._listen())
-        self._guarding = asyncio.create_task(self._guard())
+        # It serves many sessions: the log lines of its own tasks belong to none.
+        self._listening = asyncio.create_task(self._listen(), context=contextvars.Context())
+        self._guarding = asyncio.create_task(self._guard(), context=contextvars.Context())
 
     @classmethod
     async def start(cls) -> "CameraProcess":
@@ -93,11 +97,11 @@ class CameraProcess(ChildProcess[ToCameras, FromCameras]):
         feed = self.feeds[message.camera]
         match message:
             case Opened():
-                feed.opened(message)
+                feed.context.run(feed.opened, message)
             case Taken():
-                feed.taken(message)
+                feed.context.run(feed.taken, message)
             case Told():
-                feed.told(message)
+                feed.context.run(feed.told, message)
             case Ended():
                 feed.end(message)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import contextvars
 import fcntl
 import mmap
 import os
@@ -119,7 +120,7 @@ class DecoderProcess(ChildProcess[ToDecoder, FromDecoder]):
         """Send the first message, and answer what the process asks for over `blocks`. Raises ChildDied."""
         if self.fetching:
             ends = await asyncio.open_unix_connection(sock=blocks)
-            self._serving = asyncio.create_task(self.fetching.serve(*ends))
+            self._serving = asyncio.create_task(self.fetching.serve(*ends), context=contextvars.Context())
         else:
             blocks.close()
         self.send(setup)

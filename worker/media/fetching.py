@@ -1,6 +1,7 @@
 """Fetching the bytes of objects for a decoder process, which has no network."""
 
 import asyncio
+import contextvars
 from collections.abc import Collection
 from pathlib import PurePosixPath
 
@@ -48,6 +49,7 @@ class Fetching:
         self._buckets = buckets
         self._counts = counts
         self._allowed: set[str] = set()
+        self._context = contextvars.copy_context()
         self._path = ""
         self._size = 0
         self._last = NOWHERE
@@ -55,8 +57,9 @@ class Fetching:
         self._blocks: dict[int, asyncio.Task[bytes | Exception]] = {}
 
     def allow(self, paths: Collection[str]) -> None:
-        """From now on the process may read these, and nothing else."""
+        """From now on the process may read these, and nothing else. What is logged belongs to the caller's job."""
         self._allowed = set(paths)
+        self._context = contextvars.copy_context()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer until the process has gone, or until cancelled."""
@@ -86,7 +89,7 @@ class Fetching:
         except FileNotFoundError:  # obstore raises Python's own where there is one
             return MISSING, f"no such file: {name}".encode()
         except (BaseError, OSError) as error:
-            log.warning("object not read", path=request.path, error=s3.cause(error))
+            self._context.run(log.warning, "object not read", path=request.path, error=s3.cause(error))
             return AWAY, f"the asset store cannot be used: {s3.cause(error)}".encode()
 
     async def _open(self, path: str) -> None:

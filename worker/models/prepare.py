@@ -89,6 +89,8 @@ def prepare(
     result stays unverified. Raises ModelError that says what to do.
     """
     chosen = check_precision(precision)
+    if model_path == "demo":
+        return demonstration_model(cache)
     fetched = fetch(parse_model_path(model_path, access), cache, progress)
     folder = find_model(fetched.path)
     if (folder / MODEL_JSON).exists():
@@ -112,6 +114,13 @@ def prepare(
             log.warning("the model cannot be verified here", reason=error.message)
             return model
         return settle(model, checkpoint, proof)
+
+
+def demonstration_model(cache: Path) -> ModelDirectory:
+    """The model that MODEL_PATH=demo names. Raises ModelError where its packages are not installed."""
+    from worker.models.conse import conse_recipe  # noqa: PLC0415 - only this model needs it
+
+    return conse_recipe.cached(cache)
 
 
 def build(

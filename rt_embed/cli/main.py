@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -16,6 +17,7 @@ from typer.main import get_command
 
 from rt_embed.cli.terminal import CommandFailed, ExitStatus, command_group, printable, terminal
 from shared.errors import RtEmbedError, SettingsError
+from shared.settings.settings_file import apply_settings_file
 
 FILES = "rt_embed.cli.client.file_commands"
 EMBEDDINGS = "rt_embed.cli.client.embedding_commands"
@@ -59,6 +61,7 @@ PANELS = {
     },
     "Look after it": {
         "doctor": "rt_embed.cli.doctor",
+        "settings": "rt_embed.cli.settings_command",
         "camera": "worker.live.camera_command",
         "inspect": "rt_embed.cli.inspect",
         "model": "worker.models.model_command",
@@ -66,6 +69,9 @@ PANELS = {
 }
 """The sub-commands, as `rt-embed --help` groups them, and the modules whose `app` holds them."""
 
+CONFIG_HELP = (
+    "Settings in a file, NAME=value on a line or TOML (NAME.toml); the environment's own win over them."
+)
 VERBOSE_HELP = "Say more: log lines, and the traceback of an error."
 MODULES = {name: module for commands in PANELS.values() for name, module in commands.items()}
 
@@ -94,7 +100,7 @@ class LazyCommands(TyperGroup):
         found = getattr(loaded, "commands", {}).get(cmd_name, loaded)
         found.name = cmd_name
         found.rich_help_panel = next(panel for panel, names in PANELS.items() if cmd_name in names)
-        _let_it_say_more(found)
+        _add_common_options(found)
         return found
 
 
@@ -104,10 +110,16 @@ def be_verbose(_context: object, _parameter: object, value: bool) -> None:
         terminal.verbose = True
 
 
-def _let_it_say_more(command: Any) -> None:
-    """Add the option `--verbose` to a command and to all below it."""
+def take_settings_file(_context: object, _parameter: object, value: str | None) -> None:
+    """Set what the file has and the environment has not. Raises SettingsError."""
+    if value:
+        apply_settings_file(Path(value))
+
+
+def _add_common_options(command: Any) -> None:
+    """Add the options `--verbose` and `--config` to a command and to all below it."""
     for below in getattr(command, "commands", {}).values():
-        _let_it_say_more(below)
+        _add_common_options(below)
     command.params.append(
         TyperOption(
             param_decls=["-v", "--verbose"],
@@ -115,6 +127,16 @@ def _let_it_say_more(command: Any) -> None:
             expose_value=False,
             callback=be_verbose,
             help=VERBOSE_HELP,
+        )
+    )
+    command.params.append(
+        TyperOption(
+            param_decls=["--config"],
+            metavar="FILE",
+            is_eager=True,  # before options that have variables for defaults
+            expose_value=False,
+            callback=take_settings_file,
+            help=CONFIG_HELP,
         )
     )
 
@@ -159,12 +181,16 @@ def rt_embed(
         typer.Option("-V", "--version", callback=show_version, is_eager=True, help="Print the version."),
     ] = False,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help=VERBOSE_HELP)] = False,
+    config: Annotated[
+        str | None, typer.Option("--config", metavar="FILE", is_eager=True, help=CONFIG_HELP)
+    ] = None,
 ) -> None:
     """Embed video, images and text: run the service, use it, look after it.
 
     Every setting is an environment variable; options override them.
     """
     be_verbose(None, None, verbose)
+    take_settings_file(None, None, config)
     if context.invoked_subcommand is None:
         print(context.get_help())
 

@@ -142,6 +142,16 @@ def test_our_services_are_restricted_and_know_only_settings_that_exist(name: str
     assert service["build"]["target"] in (DEPLOY / "Dockerfile").read_text()
 
 
+def test_the_demonstration_model_runs_with_one_variable() -> None:
+    for name in ("worker", "model-prepare"):
+        service = compose()["services"][name]
+        assert service["environment"]["MODEL_PATH"].startswith("${MODEL_PATH:-git:")
+    dockerfile = (DEPLOY / "Dockerfile").read_text()
+    stage = dockerfile.partition("AS worker-cpu-packages\n")[2].partition("\nFROM ")[0]
+    assert "[demo-model]" in stage
+    assert "FROM worker-cpu-packages AS model-prepare-packages" in dockerfile
+
+
 def test_the_gpu_file_changes_what_there_is() -> None:
     services, changed = compose()["services"], compose("compose.gpu.yaml")["services"]
     assert changed.keys() - {"dcgm-exporter"} <= services.keys()

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import yaml
 from redis import Redis
-from redis.exceptions import AuthenticationError, ConnectionError
+from redis.exceptions import AuthenticationError
+from redis.exceptions import ConnectionError as RedisAway
 
 from tests.support import free_port, valkey_binary
 
@@ -53,7 +54,7 @@ def running(command: list[str], folder: Path, environment: dict[str, str]) -> It
     try:
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline:
-            with suppress(ConnectionError), Redis(port=port, password=PASSWORD) as client:
+            with suppress(RedisAway), Redis(port=port, password=PASSWORD) as client:
                 with suppress(AuthenticationError):
                     client.ping()
                 break

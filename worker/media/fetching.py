@@ -57,7 +57,7 @@ class Fetching:
         self._blocks: dict[int, asyncio.Task[bytes | Exception]] = {}
 
     def allow(self, paths: Collection[str]) -> None:
-        """From now on the process may read these, and nothing else. What is logged belongs to the caller's job."""
+        """From now on the process may read these, and nothing else. Log lines belong to the caller's job."""
         self._allowed = set(paths)
         self._context = contextvars.copy_context()
 

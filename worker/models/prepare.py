@@ -104,16 +104,24 @@ def prepare(
         model = finished(target) or build(fetched, checkpoint, target, chosen, progress)
         if model.info.verified:
             return model
-        if proof := proof_in_cache(cache, mark):
-            return settle(model, checkpoint, proof)
-        if known := known_recipe(checkpoint.path):
-            return settle_by_digest(model, checkpoint, known)
-        try:
-            proof = prove(model, checkpoint, python(), progress)
-        except CannotCompare as error:
-            log.warning("the model cannot be verified here", reason=error.message)
-            return model
-        return settle(model, checkpoint, proof)
+        return verified(model, checkpoint, proof_in_cache(cache, mark), python, progress)
+
+
+def verified(
+    model: ModelDirectory,
+    checkpoint: Checkpoint,
+    proof: Proof | None,
+    python: Callable[[], str],
+    progress: Progress,
+) -> ModelDirectory:
+    """The conversion, verified if there is a `proof`, a known recipe or an interpreter that can compare it."""
+    if not proof and (known := known_recipe(checkpoint.path)):
+        return settle_by_digest(model, checkpoint, known)
+    try:
+        return settle(model, checkpoint, proof or prove(model, checkpoint, python(), progress))
+    except CannotCompare as error:
+        log.warning("the model cannot be verified here", reason=error.message)
+        return model
 
 
 def demonstration_model(cache: Path) -> ModelDirectory:

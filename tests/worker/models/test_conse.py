@@ -22,6 +22,8 @@ from worker.models.conse.minilm import text_graph
 from worker.models.conse.torch_checkpoint import Weights, read_checkpoint
 from worker.models.conse.wheels import wheel_file
 from worker.models.directory import ModelDirectory, load_model_directory, write_model_json
+from worker.models.prepare import prepare
+from worker.models.sources import Hubs
 from worker.models.tokenizer import TextTokenizer
 
 PICTURES = {
@@ -261,6 +263,12 @@ def test_cached_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("damage", ["video.onnx", "text.onnx", "model.json"])
+def test_prepare_makes_the_demonstration_model(demo_model: ModelDirectory, tmp_path: Path) -> None:
+    folder = tmp_path / f"{conse_recipe.MODEL_ID}-{conse_recipe.RECIPE}"
+    shutil.copytree(demo_model.path, folder)
+    assert prepare("demo", tmp_path, "fp16", Hubs()).path == folder
+
+
 def test_damaged_cache_is_made_again(
     tmp_path: Path, demo_model: ModelDirectory, monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:

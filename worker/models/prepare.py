@@ -107,23 +107,6 @@ def prepare(
         return verified(model, checkpoint, proof_in_cache(cache, mark), python, progress)
 
 
-def verified(
-    model: ModelDirectory,
-    checkpoint: Checkpoint,
-    proof: Proof | None,
-    python: Callable[[], str],
-    progress: Progress,
-) -> ModelDirectory:
-    """The conversion, verified if there is a `proof`, a known recipe or an interpreter that can compare it."""
-    if not proof and (known := known_recipe(checkpoint.path)):
-        return settle_by_digest(model, checkpoint, known)
-    try:
-        return settle(model, checkpoint, proof or prove(model, checkpoint, python(), progress))
-    except CannotCompare as error:
-        log.warning("the model cannot be verified here", reason=error.message)
-        return model
-
-
 def demonstration_model(cache: Path) -> ModelDirectory:
     """The model that MODEL_PATH=demo names. Raises ModelError where its packages are not installed."""
     from worker.models.conse import conse_recipe  # noqa: PLC0415 - only this model needs it
@@ -188,6 +171,23 @@ def proof_in_cache(cache: Path, mark: str) -> Proof | None:
             details = {key: model.info.details[key] for key in PROOF_KEYS if key in model.info.details}
             return Proof(recipe_of(model), details, vectors)
     return None
+
+
+def verified(
+    model: ModelDirectory,
+    checkpoint: Checkpoint,
+    proof: Proof | None,
+    python: Callable[[], str],
+    progress: Progress,
+) -> ModelDirectory:
+    """Verify a conversion by a `proof`, by a known recipe or by comparing it, whichever there is."""
+    if not proof and (known := known_recipe(checkpoint.path)):
+        return settle_by_digest(model, checkpoint, known)
+    try:
+        return settle(model, checkpoint, proof or prove(model, checkpoint, python(), progress))
+    except CannotCompare as error:
+        log.warning("the model cannot be verified here", reason=error.message)
+        return model
 
 
 def settle(model: ModelDirectory, checkpoint: Checkpoint, proof: Proof) -> ModelDirectory:

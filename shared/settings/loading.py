@@ -50,8 +50,8 @@ VARIABLES = frozenset(field.metadata["variable"] for field in FIELDS)
 
 
 def load(environment: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
-    """Settings from `environment` (the process's own by default); an empty variable counts as unset,
-    except where its emptiness has a meaning.
+    """Return the settings of `environment` (by default the process's own). An empty variable counts as unset,
+    except where emptiness has a meaning.
 
     Raises SettingsError with every bad variable, its value and what is allowed, and every variable of ours
     that does not exist, with the nearest that does.
@@ -91,7 +91,7 @@ def contradictions(settings: Settings) -> list[str]:
 
 
 def worker_name(settings: Settings) -> str:
-    """The name under which this worker or indexer works."""
+    """Return the name of this worker or indexer in Redis."""
     return settings.worker_name or f"{socket.gethostname()}-{os.getpid()}"
 
 

@@ -52,7 +52,7 @@ class MessageSettings:
         "ENABLE_REDIS_ERROR_MESSAGES", BOOLEAN, False, "Send error events to Redis instead of Kafka"
     )
     text_messages: bool = setting(
-        "ENABLE_KAFKA_MESSAGES_FOR_TEXT_INPUT", BOOLEAN, False, "Send a message for each text, too"
+        "ENABLE_KAFKA_MESSAGES_FOR_TEXT_INPUT", BOOLEAN, False, "Also send a message for each text"
     )
     outbox_limit: int = setting(
         "KAFKA_ASYNC_SEND_QUEUE_MAXSIZE",
@@ -89,7 +89,7 @@ class MessageSettings:
         "KAFKA_COMPRESSION_TYPE",
         choice("none", "gzip", "snappy", "lz4", "zstd"),
         "none",
-        "Compression of batches; vectors hardly get smaller",
+        "Compression of batches; vectors shrink hardly",
     )
     kafka_linger_ms: int = setting(
         "KAFKA_LINGER_MS", whole(0, 60_000), 5, "Milliseconds that a batch waits for more messages"
@@ -119,7 +119,9 @@ class MessageSettings:
         "How to log in, with a SASL protocol",
     )
     kafka_username: str | None = setting("KAFKA_SASL_USERNAME", TEXT, None, "User of Kafka")
-    kafka_password: str | None = setting("KAFKA_SASL_PASSWORD", TEXT, None, "Its password", secret=True)
+    kafka_password: str | None = setting(
+        "KAFKA_SASL_PASSWORD", TEXT, None, "Password of KAFKA_SASL_USERNAME", secret=True
+    )
     kafka_ca_file: Path | None = setting(
         "KAFKA_SSL_CAFILE",
         EXISTING_FILE,
@@ -129,7 +131,9 @@ class MessageSettings:
     kafka_certificate: Path | None = setting(
         "KAFKA_SSL_CERTFILE", EXISTING_FILE, None, "Certificate of this client, PEM, for mutual TLS"
     )
-    kafka_key: Path | None = setting("KAFKA_SSL_KEYFILE", EXISTING_FILE, None, "Its private key, PEM")
+    kafka_key: Path | None = setting(
+        "KAFKA_SSL_KEYFILE", EXISTING_FILE, None, "Private key of KAFKA_SSL_CERTFILE, PEM"
+    )
     kafka_key_password: str | None = setting(
         "KAFKA_SSL_PASSWORD", TEXT, None, "Password of the private key", secret=True
     )

@@ -26,7 +26,7 @@ WITHOUT_EFFECT = {
     "NVIDIA_API_KEY": "nothing is asked of NVIDIA's API; NGC_API_KEY is for models",
     "OTEL_EXPORTER_OTLP_PROTOCOL": "OTLP goes over HTTP always",
     "RTVI_DISABLE_LIVESTREAM_PREVIEW": "there is no preview",
-    "RTVI_EXTRA_ARGS": "every setting is a variable; see rt-embed settings",
+    "RTVI_EXTRA_ARGS": "every setting is a variable; see deploy/settings.md",
     "RTVI_REUSE_FILE_DECODER_PIPELINE": "use DISABLE_DECODER_REUSE",
     "RTVI_RTPJITTERBUFFER_DROP_ON_LATENCY": "use RTEMBED_LIVE_OVERLOAD",
     "RTVI_RTPJITTERBUFFER_FASTSTART_MIN_PACKETS": "packets are passed on as they come",
@@ -42,7 +42,7 @@ WITHOUT_EFFECT = {
     "VLLM_GPU_MEMORY_UTILIZATION": CAPTIONS,
     "VSS_NUM_GPUS_PER_VLM_PROC": "use NUM_GPUS_PER_VLM_PROC",
 }
-"""Variables of RT-Embed that do nothing here, and what to do instead."""
+"""Variables of RT-Embed that have no effect here, and what to do instead."""
 WITHOUT_EFFECT_BY_PREFIX = {
     "RTVI_IPC_": IPC,
     "VLM_DEFAULT_NUM_FRAMES_": "the model decides how many frames of a chunk it takes",
@@ -50,20 +50,20 @@ WITHOUT_EFFECT_BY_PREFIX = {
 
 
 def unknown_names(given: Iterable[str], known: Collection[str]) -> list[str]:
-    """A sentence for each variable of ours that no setting has, with the nearest known name."""
+    """Return a sentence for each variable of ours that no setting has, with the nearest known name."""
     ours = [name.removeprefix(PREFIX) for name in known if name.startswith(PREFIX)]
     problems = []
     for name in sorted(given):
         if not name.startswith(PREFIX) or name in known or name in OF_OTHERS:
             continue
         near = difflib.get_close_matches(name.removeprefix(PREFIX)[:100], ours, 1, 0.6)
-        hint = f"did you mean {PREFIX}{near[0]}?" if near else "see rt-embed settings"
+        hint = f"did you mean {PREFIX}{near[0]}?" if near else "see deploy/settings.md"
         problems.append(f"{name[:100]}: there is no such setting; {hint}")
     return problems
 
 
 def without_effect(given: Mapping[str, str]) -> dict[str, str]:
-    """The variables of RT-Embed that are set and do nothing here, and what to do instead."""
+    """Return the variables of RT-Embed that are set and have no effect here, each with what to do instead."""
     found = {}
     for name, value in sorted(given.items()):
         prefix = next((p for p in WITHOUT_EFFECT_BY_PREFIX if name.startswith(p)), "")

@@ -35,7 +35,10 @@ class RedisSettings:
     redis_db: int = setting("REDIS_DB", whole(0, 1023), 0, "Database number")
     redis_password: str | None = setting("REDIS_PASSWORD", TEXT, None, "Password of Redis", secret=True)
     redis_timeout: float = setting(
-        "RTEMBED_REDIS_TIMEOUT", number(0.1, 60), 5.0, "Seconds to connect to Redis and for an answer"
+        "RTEMBED_REDIS_TIMEOUT",
+        number(0.1, 60),
+        5.0,
+        "Seconds to connect to Redis, and to wait for an answer",
     )
     redis_connections: int = setting(
         "RTEMBED_REDIS_CONNECTIONS", whole(2, 1000), 32, "Most Redis connections in the pool of one process"

@@ -63,5 +63,5 @@ class SearchSettings:
         "RTEMBED_SEARCH_MAX_ROWS",
         whole(0, 10**12),
         0,
-        "Most chunks in the search index; beyond it the oldest go; 0: no bound",
+        "Most chunks in the search index; beyond it the oldest are deleted; 0: no limit",
     )

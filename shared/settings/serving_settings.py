@@ -58,14 +58,14 @@ class ServingSettings:
         "RTEMBED_WRONG_KEYS_PER_MINUTE",
         whole(0, 10**6),
         30,
-        "Wrong keys that an address may try a minute before it has to wait; 0: any number",
+        "Wrong keys per minute from one address before it has to wait; 0: any number",
     )
     allowed_hosts: tuple[str, ...] = setting(
         "RTEMBED_ALLOWED_HOSTS",
         at_least_one(listed(",")),
         (),
-        "Host names under which the service may be asked, without ports; *.example.com: all below it; empty: "
-        "any. Health and metrics answer under any name",
+        "Host names that requests may use, without ports; *.example.com: all below it; empty: any. Health "
+        "and metrics answer under any name",
     )
     cors_origins: tuple[str, ...] = setting(
         "RTEMBED_CORS_ORIGINS",
@@ -115,7 +115,7 @@ class ServingSettings:
         "RTEMBED_TRUSTED_PROXIES",
         SettingType(networks, "networks such as 10.0.0.0/8, separated by ,"),
         (),
-        "Networks of the proxies whose X-Forwarded-For names the client; empty: nobody is believed",
+        "Networks of proxies whose X-Forwarded-For names the client; empty: the header is ignored",
     )
 
     data_dir: Path = setting(

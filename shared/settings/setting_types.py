@@ -42,7 +42,7 @@ def _boolean(text: str) -> bool:
 
 
 def between(number: Callable[[str], Any], low: float, high: float) -> Callable[[str], Any]:
-    """Parses with `number`, and refuses what is not from `low` to `high`."""
+    """Return a parser that uses `number` and refuses values outside `low` to `high`."""
 
     def parse(text: str) -> Any:
         value = number(text)
@@ -61,7 +61,7 @@ def _path(text: str) -> Path:
 
 
 def redis_url(text: str) -> str:
-    """The URL of a Redis, as it is."""
+    """Return the URL of a Redis unchanged. Raises ValueError for another URL."""
     if not re.fullmatch(r"(rediss?|unix)://.+", text):
         raise ValueError(text)
     urlsplit(text).port  # noqa: B018 - raises ValueError for what is no port
@@ -69,7 +69,7 @@ def redis_url(text: str) -> str:
 
 
 def matching(pattern: str) -> Callable[[str], str]:
-    """Refuses what does not match `pattern` from end to end."""
+    """Return a parser that refuses texts that do not match the whole `pattern`."""
 
     def parse(text: str) -> str:
         if not re.fullmatch(pattern, text):
@@ -116,7 +116,7 @@ HTTP_URL = SettingType(_http_url, "an http or https URL")
 
 
 def at_least_one(kind: SettingType) -> SettingType:
-    """As `kind`, but a text in which nothing is listed is refused."""
+    """Return `kind`, except that an empty list is refused."""
 
     def parse(text: str) -> Any:
         if not (found := kind.parse(text)):
@@ -149,7 +149,7 @@ def choice(*values: str) -> SettingType:
 
 
 def lenient(kind: SettingType, default: Any) -> SettingType:
-    """As `kind`, but what it does not allow means the default."""
+    """Return `kind`, except that a value it refuses means the default."""
 
     def parse(text: str) -> Any:
         try:
@@ -161,7 +161,7 @@ def lenient(kind: SettingType, default: Any) -> SettingType:
 
 
 def listed(separator: str) -> SettingType:
-    """Texts between separators; blanks around them and empty ones are dropped."""
+    """Return a list of texts; spaces around them and empty ones are dropped."""
 
     def parse(text: str) -> tuple[str, ...]:
         return tuple(part.strip() for part in text.split(separator) if part.strip())
@@ -208,7 +208,7 @@ ORIGINS = SettingType(_origins, "origins such as https://app.example.com, separa
 
 
 def addresses(separator: str) -> SettingType:
-    """Hosts with or without a port, between separators."""
+    """Return a list of hosts, with or without a port."""
 
     def parse(text: str) -> tuple[str, ...]:
         found = tuple(part.strip() for part in text.split(separator) if part.strip())

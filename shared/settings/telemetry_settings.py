@@ -25,7 +25,7 @@ class TelemetrySettings:
         "LOG_LEVEL",
         choice("debug", "perf", "status", "info", "warning", "warn", "error"),
         "info",
-        "Least severe level that is logged; PERF and STATUS lie between DEBUG and INFO",
+        "Lowest level that is logged; PERF and STATUS are between DEBUG and INFO",
     )
     log_format: str = setting(
         "RTEMBED_LOG_FORMAT",
@@ -75,16 +75,16 @@ class TelemetrySettings:
         "Collector of traces and metrics, OTLP over HTTP",
     )
     otlp_traces_endpoint: str | None = setting(
-        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", HTTP_URL, None, "Whole URL for traces, if it is another"
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", HTTP_URL, None, "Whole URL for traces, if it differs"
     )
     otlp_metrics_endpoint: str | None = setting(
-        "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", HTTP_URL, None, "Whole URL for metrics, if it is another"
+        "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", HTTP_URL, None, "Whole URL for metrics, if it differs"
     )
     metric_export_interval: int = setting(
         "OTEL_METRIC_EXPORT_INTERVAL",
         whole(100, 3_600_000),
         60_000,
-        "Milliseconds between two metric exports",
+        "Milliseconds between exports of metrics",
     )
     profiling: bool = setting(
         "ENABLE_REQUEST_PROFILING",
@@ -96,5 +96,5 @@ class TelemetrySettings:
         "RTEMBED_PROFILE_DIR",
         PATH,
         Path("/tmp/rtvi-logs"),  # noqa: S108 - the original's folder
-        "Folder of those files; those of the last 500 requests are kept",
+        "Folder of the files that ENABLE_REQUEST_PROFILING writes; those of the last 500 requests are kept",
     )

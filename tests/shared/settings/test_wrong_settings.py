@@ -48,7 +48,7 @@ WRONG = [
     ("RTEMBED_TENSORRT", "8", "RTEMBED_TENSORRT='8': must be one of"),
     ("RTEMBED_REDIS_TIMOUT", "5", "there is no such setting; did you mean RTEMBED_REDIS_TIMEOUT?"),
     ("RTEMBED_WORKERNAME", "w", "there is no such setting; did you mean RTEMBED_WORKER_NAME?"),
-    ("RTEMBED_XQZ", "1", "RTEMBED_XQZ: there is no such setting; see rt-embed settings"),
+    ("RTEMBED_XQZ", "1", "RTEMBED_XQZ: there is no such setting; see deploy/settings.md"),
 ]
 
 

@@ -112,7 +112,7 @@ def main() -> int:
         for number, kind in enumerate(kinds):
             done += trials(Path(folder) / str(number), kind, args, args.minutes * 60 / len(kinds))
     print("\n".join(table(done)))
-    print("\n\\* Nothing is promised: no replica had the last writes, and the service did not wait for one.")
+    print("\n\\* Nothing is promised: the new primary did not have the last writes.")
     repeated = sum(trial.losses.repeated for trial in done)
     print(f"Messages that Kafka has twice, with the same key and bytes: {repeated}.")
     return int(any(trial.wrong for trial in done if not trial.excused))

@@ -73,7 +73,8 @@ class Campaign:
 
     def run(self, fault: Fault) -> Trial:
         """Do a fault, undo it, and wait until everything is as before."""
-        trial = Trial(self._name, fault.name, excused=fault.may_lose and not self._site.waiting)
+        excused = fault.may_lose and not (self._site.waiting and fault.waiting_helps)
+        trial = Trial(self._name, fault.name, excused=excused)
         refused = self._account.refusals
         time.sleep(self._rng.uniform(*CALM))
         began = time.monotonic()

@@ -15,7 +15,7 @@ import psutil
 
 from tests.chaos.parts import Part
 from tests.chaos.site import KINDS, Site, false_clock_library
-from tests.redis_servers import Cluster, ReplicaPair, SentinelPair, ask, wait
+from tests.redis_servers import ReplicaPair, SentinelPair, ask, wait
 from tests.support import RedisServer
 
 ALONE = ("one",)
@@ -35,6 +35,8 @@ class Fault(ABC):
     """Whether nobody is served until it is undone: recovery is counted from then, else from the doing."""
     may_lose = False
     """Whether the last writes may be lost, as replication is asynchronous, unless the service waits."""
+    waiting_helps = True
+    """Whether waiting for one replica prevents that."""
     victim = ""
     """What was hit, once it is done."""
 
@@ -352,27 +354,38 @@ class KillPrimary(Fault):
         wait(lambda: ask(self._part.server, "ROLE")[3] == b"connected", "the old primary as a replica")
 
 
-class Failover(Fault):
-    """A failover that was asked for, as before maintenance. Sentinel's leaves the old primary taking writes,
-    which are lost, until it hears of the new one."""
+class ClusterFailover(Fault):
+    """A failover that was asked for, as before maintenance."""
 
-    name = "failover on demand"
-    may_lose = True
-    kinds = ("sentinel", "cluster")
+    name = "CLUSTER FAILOVER"
+    kinds: Sequence[str] = ("cluster",)
     hold = (2.0, 4.0)
     outage = False
 
     def do(self, site: Site, rng: random.Random) -> None:
         self._old = site.primary()
-        if isinstance(site.servers, SentinelPair):
-            ask(site.servers.sentinels[0], "SENTINEL", "FAILOVER", "rtembed")
-        else:
-            assert isinstance(site.servers, Cluster)
-            ask(replica_of(site, self._old.server), "CLUSTER", "FAILOVER")
+        self.ask(site)
+
+    def ask(self, site: Site) -> None:
+        ask(replica_of(site, self._old.server), "CLUSTER", "FAILOVER")
 
     def undo(self, site: Site) -> None:
         wait(lambda: site.primary() is not self._old, "another primary")
         wait(lambda: ask(self._old.server, "ROLE")[3] == b"connected", "the old primary as a replica")
+
+
+class SentinelFailover(ClusterFailover):
+    """The old primary takes writes until it hears of the new one; they are lost. A second replica, which
+    follows the old one until then, confirms them."""
+
+    name = "SENTINEL FAILOVER"
+    kinds = ("sentinel",)
+    may_lose = True
+    waiting_helps = False
+
+    def ask(self, site: Site) -> None:
+        assert isinstance(site.servers, SentinelPair)
+        ask(site.servers.sentinels[0], "SENTINEL", "FAILOVER", "rtembed")
 
 
 def replica_of(site: Site, primary: Any) -> Any:
@@ -459,7 +472,7 @@ FAULTS: tuple[Make, ...] = (
         )
     ),
     *map(_Of, (RedisFull, RedisCannotSave, TooFewReplicas)),
-    *map(_Of, (Demotion, LaggingReplica, KillPrimary, Failover)),
+    *map(_Of, (Demotion, LaggingReplica, KillPrimary, ClusterFailover, SentinelFailover)),
     *(_Of(ClockJump, (seconds,)) for seconds in (60, -60)),
     *(_Of(DiskFull, (of,)) for of in ("Redis", "files")),
 )  # fmt: skip

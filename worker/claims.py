@@ -11,7 +11,7 @@ from typing import Any
 import structlog
 
 from shared import jobs, keys
-from shared.jobs import Claim
+from shared.jobs import Claim, Job, TextJob, VideoJob
 from shared.keys import GROUP, Lane
 from shared.records import pairs
 from shared.redis.connection import Redis, script
@@ -111,10 +111,21 @@ class Claims:
         return lost
 
     async def complete(self, *claims: Claim) -> None:
-        """Acknowledge jobs whose results are stored, and delete them from their lanes."""
+        """Acknowledge jobs whose results are stored, and delete them from their lanes.
+
+        A job whose results are missing, as a primary that failed took them along, stays: once it is released
+        here, it is done again after the claim timeout, as another delivery.
+        """
         for lane in {claim.lane for claim in claims}:
-            ids = [claim.id for claim in claims if claim.lane == lane]
-            await script(self.redis, "complete")(keys=[self._stream(lane)], args=[GROUP, *ids])
+            stream, arguments = [self._stream(lane)], list[Argument]()
+            for claim in claims:
+                if claim.lane == lane:
+                    chunks = _chunks(claim.job)
+                    stream += [keys.request(claim.job.request), keys.done(claim.job.request)]
+                    arguments += [claim.id, len(chunks), *chunks]
+            left: Any = await script(self.redis, "complete")(keys=stream, args=[GROUP, *arguments])
+            if left:
+                log.warning("jobs are done again: a failover has lost their results", lane=lane, jobs=left)
 
     async def hand_back(self, lanes: Iterable[Lane] = keys.LANES) -> int:
         """Let any worker have all that is pending in `lanes` under this one, at once; returns how many jobs.
@@ -168,3 +179,14 @@ class Claims:
                 gone = consumer["idle"] > FORGET_CONSUMER_MS and not consumer["pending"]
                 if gone and consumer["name"] != self.consumer.encode():
                     await self.redis.xgroup_delconsumer(self._stream(lane), GROUP, consumer["name"])
+
+
+def _chunks(job: Job) -> Sequence[int]:
+    """Return the chunks that must be stored before the job counts as done."""
+    match job:
+        case VideoJob():
+            return [chunk.index for chunk in job.chunks]
+        case TextJob():
+            return range(len(job.texts))
+        case _:
+            return ()

@@ -167,12 +167,17 @@ async def has_letters(redis: Redis, count: int) -> bool:
 
 
 class Interrupted(Waiting):
-    """Work that meets an outage twice, and then ends."""
+    """Work that meets an outage twice, and then stores its result and ends."""
+
+    def __init__(self, redis: Redis) -> None:
+        super().__init__()
+        self._redis = redis
 
     async def run(self, claim: Claim) -> None:
         self.begun.append(claim.job.request)
         if len(self.begun) < 3:
             raise WritesRefused("it is full")
+        await self._redis.setbit(keys.done(claim.job.request), 0, 1)
 
 
 async def test_a_job_that_meets_an_outage_is_kept_and_tried_again(
@@ -182,7 +187,7 @@ async def test_a_job_that_meets_an_outage_is_kept_and_tried_again(
     await submit(
         redis, settings, Request(id="r", lane="text", planned=1), [TextJob(request="r", texts=["a"])]
     )
-    async with at_work(redis, settings, Interrupted()) as worker:
+    async with at_work(redis, settings, Interrupted(redis)) as worker:
         await until(lambda: len(worker.work.begun) == 3)
         await until(lambda: no_text_is_left(redis))
         assert await redis.hget(keys.request("r"), "state") == b"running", "no end was made up"

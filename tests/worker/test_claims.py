@@ -201,9 +201,39 @@ async def test_only_as_many_jobs_are_claimed_as_there_are_slots(
 async def test_a_completed_job_is_gone(redis: Redis, settings: Settings, claims: Claims) -> None:
     await submit_text(redis, settings)
     (claim,) = await claims.take(redis, "text", 1)
+    await Publisher(redis, settings).publish(claim.job, [result(0)])
     await claims.complete(claim)
     assert await redis.xlen(keys.jobs("text")) == 0
     assert (await redis.xpending(keys.jobs("text"), keys.GROUP))["pending"] == 0
+
+
+async def test_a_job_whose_results_a_failover_has_lost_is_done_again(
+    redis: Redis, settings: Settings, claims: Claims, other: Claims
+) -> None:
+    await submit_video(redis, settings, chunks=2)
+    (claim,) = await claims.take(redis, "video", 1)
+    publisher = Publisher(redis, settings)
+    await publisher.publish(claim.job, [result(0)])
+    before = {key: await redis.dump(key) for key in (keys.request("r1"), keys.done("r1"), keys.results("r1"))}
+    assert await publisher.publish(claim.job, [result(1)]) == "done"
+    for key, value in before.items():
+        assert value
+        await redis.restore(key, 0, value, replace=True)
+    await claims.complete(claim)
+    claims.release(claim)
+    taken: list[Claim] = []
+
+    async def taken_over() -> bool:
+        taken.extend(await other.take_over("video", 1))
+        return bool(taken)
+
+    await until(taken_over)
+    (again,) = taken
+    assert (again.job, again.deliveries) == (claim.job, 2)
+    assert await publisher.publish(again.job, [result(0), result(1)]) == "done"
+    await other.complete(again)
+    assert await redis.xlen(keys.jobs("video")) == 0
+    assert await stored(redis, "r1") == [result(0), result(1), End(state="done")]
 
 
 async def test_a_silent_workers_job_goes_to_another_and_counts(

@@ -19,6 +19,8 @@ from shared.requests import Request, submit_session
 from shared.secret_box import seal, unseal
 from shared.settings import Settings
 
+MOVE_PATIENCE = 30
+"""Seconds, besides three chunks, after which a move is given up."""
 SessionState = Literal["waiting", "connecting", "running", "reconnecting", "ended"]
 
 
@@ -159,8 +161,9 @@ async def note_read(redis: Redis, asset_id: str, request_id: str, entry_id: str)
 
 async def beat(
     redis: Redis, settings: Settings, claim: Claim, owner: str, fields: dict[str, Any]
-) -> tuple[str, bool]:
-    """Write how the session fares; returns its request's state and whether it is to stop.
+) -> tuple[str, bool, str]:
+    """Write how the session fares; returns its request's state, whether it is to stop, and the token of the
+    move that another worker asks for, empty if none does.
 
     The state is `lost` where the worker `owner` holds the session's job no longer.
     """
@@ -179,7 +182,7 @@ async def beat(
         ],
         args=[job.request, settings.request_ttl, keys.GROUP, owner, claim.id, *told],
     )
-    return answer[0].decode(), bool(answer[1])
+    return answer[0].decode(), bool(answer[1]), answer[2].decode()
 
 
 async def write_end(redis: Redis, settings: Settings, job: LiveJob, fields: Mapping[str, Any]) -> None:
@@ -199,3 +202,66 @@ async def next_chunk(redis: Redis, job: LiveJob) -> LiveRecord | None:
         return None
     last: Any = await redis.hget(keys.request(job.request), "last")
     return msgspec.structs.replace(session, next=max(session.next, int(last if last is not None else -1) + 1))
+
+
+# From worker to worker ----------------------------------------------------------------------------------
+
+
+class Move(msgspec.Struct, frozen=True):
+    """A move of a running session to the worker whose name begins `token`. Its chunks begin at `at`, ns since
+    1970 on the stream's clock, where a chunk of the present owner ends."""
+
+    token: str
+    at: int = 0
+
+    @property
+    def mover(self) -> str:
+        """The worker that asks for the session."""
+        return self.token.rpartition("/")[0]
+
+
+def read_move(text: str, token: str) -> Move:
+    """Read what the owner of a session says of the move `token`: no time yet, or that of another move."""
+    told, _, at = text.partition(" ")
+    return Move(token, int(at) if told == token and at.isdecimal() else 0)
+
+
+async def ask_to_move(redis: Redis, settings: Settings, job: LiveJob, move: Move) -> bool:
+    """Ask for a session that another worker runs; returns whether it may move."""
+    stream, patience = job.assets[0].id, MOVE_PATIENCE + 3 * job.chunk_duration
+    asked: int = await script(redis, "ask_to_move")(
+        keys=[keys.live(stream), keys.request(job.request), keys.LIVE_MOVES],
+        args=[job.request, stream, move.token, patience, settings.live_moves],
+    )
+    return bool(asked)
+
+
+async def stand_by(redis: Redis, claim: Claim, move: Move, *, ready: bool) -> tuple[str, Move]:
+    """Tell whether the worker is ready; returns `wait`, `yours` or `over`, and the move as planned."""
+    job = claim.job
+    assert isinstance(job, LiveJob)  # noqa: S101 - for the type checker
+    state, at = await script(redis, "stand_by")(
+        keys=[keys.live(job.assets[0].id), keys.jobs("live", job.model)],
+        args=[keys.GROUP, move.mover, claim.id, move.token, int(ready)],
+    )
+    return state.decode(), read_move(at.decode(), move.token)
+
+
+async def hand_over(
+    redis: Redis, settings: Settings, claim: Claim, owner: str, *, move: Move, next_chunk: int
+) -> str:
+    """Give the session to the worker that asked for it; returns `moved`, `stays` or `lost`."""
+    job = claim.job
+    assert isinstance(job, LiveJob)  # noqa: S101 - for the type checker
+    stream, timeout = job.assets[0].id, int(settings.claim_timeout * 1000)
+    outcome: bytes = await script(redis, "hand_over_live").durably(
+        keys=[keys.live(stream), keys.jobs("live", job.model), keys.LIVE_MOVES],
+        args=[keys.GROUP, owner, move.mover, claim.id, move.token, stream, next_chunk, timeout],
+    )
+    return outcome.decode()
+
+
+async def cancel_move(redis: Redis, job: LiveJob, move: Move) -> None:
+    """Leave the session where it is."""
+    stream = job.assets[0].id
+    await script(redis, "cancel_move")(keys=[keys.live(stream), keys.LIVE_MOVES], args=[move.token, stream])

@@ -9,7 +9,7 @@ import msgspec
 import structlog
 
 from shared import live_records
-from shared.errors import DeviceLost
+from shared.errors import DeviceLost, RtEmbedError
 from shared.jobs import Claim, LiveJob, UnreadableJob
 from shared.keys import LANES, Lane
 from shared.redis.connection import RedisError, single_connection
@@ -22,6 +22,7 @@ from shared.telemetry.instruments import jobs_done
 from worker.claims import Claims
 from worker.compose import decode_slots
 from worker.job_tasks import Tasks
+from worker.live.session import SessionMoved
 from worker.publish.publisher import Publisher
 
 log = structlog.get_logger(__name__)
@@ -29,6 +30,9 @@ log = structlog.get_logger(__name__)
 TAKE_OVER_INTERVAL = 1.0
 LIVE_INTERVAL = 0.2
 """Seconds between looks at live sessions that wait for a worker."""
+BALANCE_INTERVAL = 1.0
+STAY = 300.0
+"""Seconds for which a live session that could not be handed over is not asked for again."""
 RETRY_INTERVAL = 0.5
 HEAD_START = 0.002
 """Seconds that claimed jobs get before their lane asks for more: a text may be done by then."""
@@ -55,6 +59,10 @@ class ClaimLoop:
         }
         self._suspects: dict[str, float] = {}
         """Live sessions that were taken from workers that died, and when."""
+        self._coming: dict[str, asyncio.Task[None]] = {}
+        """Live sessions that other workers are asked to hand over."""
+        self._stayed: dict[str, float] = {}
+        """Those that could not be, and when."""
         self.jobs_done = 0
         self.device_lost = ""
         """Why the GPU is of no more use."""
@@ -70,7 +78,7 @@ class ClaimLoop:
         async with asyncio.TaskGroup() as work:
             acknowledging = work.create_task(self._acknowledge())
             claiming = [work.create_task(self._claim(lane, tasks, work)) for lane in LANES if lane != "live"]
-            claiming.append(work.create_task(self._claim_live(tasks, work)))
+            claiming += [work.create_task(part(tasks, work)) for part in (self._claim_live, self._balance)]
             await stopping.wait()
             log.info("stopping", jobs_running=len(self.running))
             await end(claiming)
@@ -116,9 +124,53 @@ class ClaimLoop:
                 log.warning("cannot claim jobs", lane="live", error=str(error))
                 claims = []
             for claim in claims:
+                if claim.id in self._coming:
+                    await end([self._coming[claim.id]])
                 self._start(claim, tasks, work)
             if not claims:
                 await asyncio.sleep(LIVE_INTERVAL)
+
+    async def _balance(self, tasks: Tasks, work: asyncio.TaskGroup) -> None:
+        """Ask for live sessions of workers that run more of them, as long as that is so."""
+        looks = 0
+        async with asyncio.TaskGroup() as moves:
+            while True:
+                await asyncio.sleep(BALANCE_INTERVAL)
+                if (
+                    len(self._coming) >= self._settings.live_moves
+                    or self._free("live") <= 0
+                    or self._on_trial()
+                ):
+                    continue
+                try:
+                    claim = await self._claims.surplus(len(self._coming))
+                except RedisError as error:
+                    log.warning("cannot look at other workers' live sessions", error=str(error))
+                    continue
+                looks = looks + 1 if claim else 0
+                if claim and looks > 1 and not (claim.id in self._coming or self._stayed_lately(claim)):
+                    self._coming[claim.id] = moves.create_task(self._receive(claim, tasks, work))
+
+    def _stayed_lately(self, claim: Claim) -> bool:
+        return time.monotonic() - self._stayed.get(claim.id, -STAY) < STAY
+
+    async def _receive(self, claim: Claim, tasks: Tasks, work: asyncio.TaskGroup) -> None:
+        """Wait for a session that another worker is asked to hand over, and go on with it."""
+        structlog.contextvars.bind_contextvars(request_id=claim.job.request, job=claim.id)
+        received = False
+        try:
+            received = await tasks.stand_by(claim)
+        except (RedisError, RtEmbedError) as error:
+            log.warning("live session not received", error=str(error))
+        finally:
+            del self._coming[claim.id]
+            self._freed.set()
+        if received:
+            self._claims.hold(claim)
+            self._start(claim, tasks, work)
+        else:
+            self._stayed = {i: at for i, at in self._stayed.items() if time.monotonic() - at < STAY}
+            self._stayed[claim.id] = time.monotonic()
 
     @property
     def _last_chance(self) -> int:
@@ -142,11 +194,14 @@ class ClaimLoop:
 
     async def _free_slots(self, lane: Lane) -> int:
         while True:
-            free = self.slots[lane] - sum(claim.lane == lane for claim, _ in self.running.values())
-            if free > 0:
+            if (free := self._free(lane)) > 0:
                 return free
             self._freed.clear()
             await self._freed.wait()
+
+    def _free(self, lane: Lane) -> int:
+        coming = len(self._coming) if lane == "live" else 0
+        return self.slots[lane] - coming - sum(claim.lane == lane for claim, _ in self.running.values())
 
     def _start(self, claim: Claim, tasks: Tasks, work: asyncio.TaskGroup) -> None:
         if claim.lane == "live" and claim.deliveries > 1:
@@ -165,6 +220,8 @@ class ClaimLoop:
             done = True
         except RedisError as error:
             log.error("job left for another delivery: redis cannot store its end", error=str(error))
+        except SessionMoved:
+            pass  # the claim is another worker's
         except DeviceLost as error:
             log.error("job left for another worker: the GPU is lost", error=str(error))
             self.device_lost = str(error)
@@ -190,7 +247,7 @@ class ClaimLoop:
             await tasks.run(claim)
         except OUTAGES:
             raise
-        except DeviceLost:
+        except (DeviceLost, SessionMoved):
             raise
         except Exception:
             log.exception("job failed unexpectedly")

@@ -4,6 +4,7 @@ A claim is an entry pending in the lane's consumer group under this worker's nam
 and deleted, only after its results are stored.
 """
 
+import random
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import structlog
 
 from shared import jobs, keys
-from shared.jobs import Claim, Job, TextJob, VideoJob
+from shared.jobs import Claim, Job, LiveJob, TextJob, VideoJob
 from shared.keys import GROUP, Lane
 from shared.records import pairs
 from shared.redis.connection import Redis, script
@@ -24,6 +25,7 @@ log = structlog.get_logger(__name__)
 DEAD_LETTERS_KEPT = 10_000
 FORGET_CONSUMER_MS = 600_000
 HANDED_BACK_AT_ONCE = 2000
+SURPLUS_SEEN = 1000
 LIVE_PATIENCE_MS = 1000
 """How long a live session is left to workers that run fewer of them."""
 
@@ -86,6 +88,33 @@ class Claims:
         arguments: list[Argument] = [self.timeout_ms, LIVE_PATIENCE_MS, withheld, *self.held["live"]]
         return self._claims("live", await self._claim_by("take_live", "live", arguments))
 
+    async def surplus(self, coming: int) -> Claim | None:
+        """Return a session of the worker that runs most, as if it were claimed, if that runs two more than
+        this one with the `coming` ones. None that earlier workers died of."""
+        stream = self._stream("live")
+        running = {
+            consumer["name"].decode(): consumer["pending"]
+            for consumer in await self.redis.xinfo_consumers(stream, GROUP)
+            if consumer["idle"] < self.timeout_ms
+        }
+        most = max(running, key=lambda name: int(running[name]), default=self.consumer)
+        if running.get(most, 0) - running.get(self.consumer, 0) - 2 * coming < 2:
+            return None
+        pending: Any = await self.redis.xpending_range(
+            stream, GROUP, "-", "+", SURPLUS_SEEN, consumername=most
+        )
+        ids = [entry["message_id"] for entry in pending if entry["times_delivered"] == 1]
+        found: Any = await self.redis.xrange(stream, *[random.choice(ids)] * 2) if ids else []
+        for entry_id, fields in found:
+            claim = _claim("live", entry_id, 1, fields)
+            if isinstance(claim.job, LiveJob):
+                return claim
+        return None
+
+    def hold(self, claim: Claim) -> None:
+        """Renew the claim from now on."""
+        self.held[claim.lane].add(claim.id)
+
     async def _claim_by(self, name: str, lane: Lane, arguments: Sequence[Argument]) -> list[Delivered]:
         found = await self._groups[lane].claim(name, arguments)
         return [(entry_id, deliveries, pairs(fields)) for entry_id, deliveries, fields in found]
@@ -93,10 +122,8 @@ class Claims:
     def _claims(self, lane: Lane, entries: Iterable[Delivered]) -> list[Claim]:
         claims = []
         for raw_id, deliveries, fields in entries:
-            entry_id = raw_id.decode()
-            self.held[lane].add(entry_id)
-            traceparent = fields.get(b"traceparent", b"").decode(errors="replace")
-            claims.append(Claim(lane, entry_id, jobs.read_job(lane, fields), deliveries, traceparent))
+            claims.append(_claim(lane, raw_id, deliveries, fields))
+            self.hold(claims[-1])
         return claims
 
     async def renew(self) -> list[tuple[Lane, str]]:
@@ -190,3 +217,8 @@ def _chunks(job: Job) -> Sequence[int]:
             return range(len(job.texts))
         case _:
             return ()
+
+
+def _claim(lane: Lane, entry_id: bytes, deliveries: int, fields: Mapping[bytes, bytes]) -> Claim:
+    traceparent = fields.get(b"traceparent", b"").decode(errors="replace")
+    return Claim(lane, entry_id.decode(), jobs.read_job(lane, fields), deliveries, traceparent)

@@ -67,6 +67,10 @@ class Tasks:
             case LiveJob() as job:
                 await self._live.run(claim, job)
 
+    async def stand_by(self, claim: Claim) -> bool:
+        """Return whether another worker has handed its live session over; `run` then goes on with it."""
+        return await self._live.stand_by(claim)
+
     async def text(self, claim: Claim, job: TextJob) -> None:
         """Embed the texts of one request, all or none."""
         try:

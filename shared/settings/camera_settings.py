@@ -89,6 +89,12 @@ class CameraSettings:
     live_backlog: int = setting(
         "RTEMBED_LIVE_BACKLOG", whole(1, 1000), 2, "Chunks of one live stream that may wait to be embedded"
     )
+    live_moves: int = setting(
+        "RTEMBED_LIVE_MOVES",
+        whole(0, 10_000),
+        4,
+        "Live streams of the fleet that move at a time to workers that run fewer, such as a new one; 0: none",
+    )
     drain_timeout: float = setting(
         "RTVI_STREAM_DELETE_DRAIN_TIMEOUT_SEC",
         number(0, 3600),

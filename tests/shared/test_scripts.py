@@ -106,7 +106,7 @@ async def embed_a_camera(redis: Redis, settings: Settings, claims: Claims) -> No
     assert await start(redis, settings, "m", CAMERA, replace_request(session, "m")) == "l"
     (claim,) = await claims.take_live()
     assert isinstance(claim.job, LiveJob)
-    assert await beat(redis, settings, claim, claims.consumer, {"state": "running"}) == ("running", False)
+    assert await beat(redis, settings, claim, claims.consumer, {"state": "running"}) == ("running", False, "")
     await claims.forgive(claim)
     await Publisher(redis, settings).publish(claim.job, [Result(chunk=0)])
     await finish(redis, settings, request_of(claim.job), CANCELLED)

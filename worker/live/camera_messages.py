@@ -5,11 +5,13 @@ import msgspec
 from worker.framing import Framing
 from worker.live.chunker import Cut
 from worker.live.rtsp.camera_description import CameraOptions, Habits
+from worker.live.stream_clock import WallSource
 
 
 class Open(msgspec.Struct, tag=True, frozen=True, kw_only=True):
     """Play a camera and cut it into chunks of `duration` ns with up to `frames` frames. `habits` is what
-    worked before. No chunk begins before `after` (ns since 1970), the end of the last one."""
+    worked before. No chunk begins before `after` (ns since 1970), the end of the last one. With `begin`,
+    frames before that time are left out, and Primed says from when on chunks could begin."""
 
     camera: int
     url: str
@@ -20,6 +22,7 @@ class Open(msgspec.Struct, tag=True, frozen=True, kw_only=True):
     frames: int
     habits: Habits = Habits()
     after: int = 0
+    begin: int = 0
 
 
 class Close(msgspec.Struct, tag=True, frozen=True):
@@ -50,6 +53,13 @@ class Opened(msgspec.Struct, tag=True, frozen=True):
     habits: Habits
 
 
+class Primed(msgspec.Struct, tag=True, frozen=True):
+    """There is a key frame, so that chunks of a camera can begin; `source` tells the time of day so far."""
+
+    camera: int
+    source: WallSource
+
+
 class Taken(msgspec.Struct, tag=True, frozen=True):
     """A chunk of a camera. `skipped` chunks before it were dropped because the worker did not read."""
 
@@ -72,7 +82,7 @@ class Ended(msgspec.Struct, tag=True, frozen=True):
     error: str = ""
 
 
-FromCameras = Pulse | Opened | Taken | Told | Ended
+FromCameras = Pulse | Opened | Primed | Taken | Told | Ended
 
 TO_CAMERAS: Framing[ToCameras] = Framing(ToCameras)
 FROM_CAMERAS: Framing[FromCameras] = Framing(FromCameras)

@@ -19,6 +19,7 @@ from worker.live.camera_messages import (
     Open,
     Opened,
     Pause,
+    Primed,
     Pulse,
     Taken,
     ToCameras,
@@ -34,18 +35,20 @@ PULSE_TIMEOUT = 15.0
 
 
 class Feed:
-    """What comes from one camera. `opened`, `taken` and `told` are called as it comes, in the context of the
-    session that made the feed: its request's id is on their log lines."""
+    """What comes from one camera. `opened`, `primed`, `taken` and `told` are called as it comes, in the
+    context of the session that made the feed: its request's id is on their log lines."""
 
     def __init__(
         self,
         opened: Callable[[Opened], None],
         taken: Callable[[Taken], None],
         told: Callable[[Told], None],
+        primed: Callable[[Primed], None],
     ) -> None:
         self.opened = opened
         self.taken = taken
         self.told = told
+        self.primed = primed
         self.context = contextvars.copy_context()
         self.tell: Callable[[bool], None] | None = None
         self.ended: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
@@ -98,6 +101,8 @@ class CameraProcess(ChildProcess[ToCameras, FromCameras]):
         match message:
             case Opened():
                 feed.context.run(feed.opened, message)
+            case Primed():
+                feed.context.run(feed.primed, message)
             case Taken():
                 feed.context.run(feed.taken, message)
             case Told():

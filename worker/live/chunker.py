@@ -64,9 +64,9 @@ class Held(Splitter[LivePacket]):
 class Chunker:
     """Cuts one connection to a camera into chunks of `duration` ns with up to `frames` frames each.
 
-    The first chunk starts at the first frame that can be decoded, each next one where the last one ends by
-    plan. A chunk is cut when its last frame is known: then its end is that of the last frame seen. Windows
-    without a frame make no chunk.
+    The first chunk starts at the first frame that can be decoded, not before `begin` (ns since 1970), each
+    next one where the last one ends by plan. A chunk is cut when its last frame is known: then its end is
+    that of the last frame seen. Windows without a frame make no chunk.
     """
 
     def __init__(
@@ -77,12 +77,14 @@ class Chunker:
         frames: int,
         *,
         after: int = 0,
+        begin: int = 0,
         tolerance: int = TOLERANCE,
     ) -> None:
         self.lost_gops = 0
         self._codec = codec
         self._duration = duration
         self._frames = frames
+        self._begin = begin
         self._reader = picture_reader(codec, parameters)
         self._pairs = FieldPairs()
         self._entries = Entries(self._reader, LONGEST_GOP)
@@ -114,6 +116,11 @@ class Chunker:
             self._take(picture)
         cuts, self._cuts = self._cuts, []
         return cuts
+
+    @property
+    def primed(self) -> WallSource | None:
+        """What the time of day comes from, once there is a key frame from which on chunks can begin."""
+        return self._wall.best()[1] if self._splitter.started else None
 
     @property
     def events(self) -> list[str]:
@@ -191,6 +198,8 @@ class Chunker:
             return
         self._fed = when
         if self._start is None:
+            if when + self._wall.best()[0] < self._begin:
+                return
             self._open(when)
         if self._sampler is not None:
             self._sample(when, unit)

@@ -8,12 +8,13 @@ import msgspec
 
 from shared.addresses import CameraAddress
 from shared.chunks import SECOND
-from worker.live.camera_messages import Ended, FromCameras, Open, Opened, Taken, Told
+from worker.live.camera_messages import Ended, FromCameras, Open, Opened, Primed, Taken, Told
 from worker.live.chunker import Chunker, Cut
 from worker.live.rtp.access_units import AccessUnit
 from worker.live.rtsp.camera_description import CameraError, Delivery, TransportRefused, address
 from worker.live.rtsp.rtsp_client import Player
 from worker.live.rtsp.rtsp_conversation import follow
+from worker.live.stream_clock import WallSource
 
 BACKLOG = 64 << 20
 """Bytes that may wait for a worker that does not read; beyond, chunks are dropped."""
@@ -39,6 +40,7 @@ class PlayedCamera:
         self._chunker: Chunker | None = None
         self._player: Player | None = None
         self._skipped = 0
+        self._primed: WallSource | None = None
         self._paused = False
 
     async def run(self) -> None:
@@ -85,6 +87,7 @@ class PlayedCamera:
                 order.duration,
                 order.frames,
                 after=order.after,
+                begin=order.begin,
                 tolerance=round(order.options.clock_tolerance * SECOND),
             )
             self._send(Opened(order.camera, track.codec, player.habits))
@@ -100,6 +103,10 @@ class PlayedCamera:
             return
         for cut in self._chunker.push(unit, time.monotonic_ns(), time.time_ns()):
             self._hand_over(cut)
+        if self._order.begin and self._chunker.primed != self._primed:
+            self._primed = self._chunker.primed
+            if self._primed:
+                self._send(Primed(self._order.camera, self._primed))
         while self._chunker.events:
             self._send(Told(self._order.camera, self._chunker.events.pop(0)))
 

@@ -1,9 +1,11 @@
 """One live session: a camera is played, lost and found again; its chunks are embedded and published."""
 
 import asyncio
+import secrets
 import ssl
 import time
 from collections import deque
+from contextlib import suppress
 from typing import Literal, cast
 
 import msgspec
@@ -16,14 +18,16 @@ from shared.chunks import SECOND, Chunk
 from shared.errors import DecodeError, InvalidFile, RtEmbedError, SettingsError
 from shared.jobs import Claim, LiveJob
 from shared.redis.connection import Redis, RedisError
+from shared.redis.ending import end
 from shared.redis.failures import through_outages
 from shared.requests import finish, request_of
 from shared.results import Result
 from shared.settings import Settings
 from worker.batcher import Batcher, milliseconds
-from worker.live.camera_messages import Open, Opened, Taken, Told
+from worker.live.camera_messages import Open, Opened, Primed, Taken, Told
 from worker.live.camera_pool import Cameras, Feed
 from worker.live.chunker import Cut
+from worker.live.moves import Departure
 from worker.live.rtsp.camera_description import CameraError, CameraOptions, Habits, Transport, address
 from worker.live.rtsp.rtsp_client import probe_camera
 from worker.live.tracing import LiveTrace
@@ -37,8 +41,13 @@ log = structlog.get_logger(__name__)
 
 BEAT_INTERVAL = 0.5
 Order = Literal["go on", "stop", "ended", "lost"]
+STAND_BY_INTERVAL = 0.2
 COMPLAINT_INTERVAL = 10.0
 """Seconds between two error events about chunks that one stream lost to overload."""
+
+
+class SessionMoved(Exception):
+    """Another worker goes on with the session."""
 
 
 class LiveSessions:
@@ -66,9 +75,19 @@ class LiveSessions:
         self.errors = errors
         self.options = camera_options(settings)
         self.cameras = Cameras()
+        self._received: dict[str, tuple[LiveSession, asyncio.Task[None]]] = {}
+        """Sessions that were handed over to this worker, by their jobs, with their cameras playing."""
 
     async def run(self, claim: Claim, job: LiveJob) -> None:
-        """Run the session until its stream ends or it is stopped. Cancelled, it can be taken over."""
+        """Run the session until its stream ends or it is stopped. Cancelled, it can be taken over.
+
+        Raises SessionMoved when it was handed over.
+        """
+        if claim.id in self._received:
+            received, playing = self._received.pop(claim.id)
+            with received.trace:
+                await received.run(playing)
+            return
         session = await live_records.next_chunk(self.redis, job)
         if session is None:
             log.info("live session has ended already", stream=job.assets[0].id)
@@ -78,6 +97,33 @@ class LiveSessions:
         login = await self._login(job.assets[0].id)
         with LiveTrace(job.request, job.assets[0].id, claim.traceparent) as trace:
             await LiveSession(self, claim, job, session, login, trace=trace).run()
+
+    async def stand_by(self, claim: Claim) -> bool:
+        """Play the camera of a session that another worker runs, until that hands it over at a chunk's end.
+
+        Returns whether it did: `run` then goes on with it. Raises RedisError.
+        """
+        job = claim.job
+        assert isinstance(job, LiveJob)  # noqa: S101 - for the type checker
+        stream, move = job.assets[0].id, live_records.Move(f"{self.owner}/{secrets.token_hex(4)}")
+        record = await live_records.next_chunk(self.redis, job)
+        if record is None or not await live_records.ask_to_move(self.redis, self.settings, job, move):
+            return False
+        log.info("live session asked for", stream=stream, owner=record.owner)
+        trace = LiveTrace(job.request, stream, claim.traceparent)
+        session = LiveSession(self, claim, job, record, await self._login(stream), trace=trace)
+        playing = None
+        try:
+            playing = await session.stand_by(move, record.clock)
+        finally:
+            if playing is None:
+                with suppress(RedisError):
+                    await live_records.cancel_move(self.redis, job, move)
+        if playing is None:
+            log.warning("live session stays where it is", stream=stream, owner=record.owner)
+            return False
+        self._received[claim.id] = session, playing
+        return True
 
     async def _login(self, asset_id: str) -> live_records.CameraLogin:
         (login,) = await live_records.read_logins(self.redis, [asset_id])
@@ -95,6 +141,7 @@ class LiveSessions:
 
     async def aclose(self) -> None:
         """End the processes."""
+        await end([playing for _, playing in self._received.values()])
         await self.cameras.close()
         await self.decoders.close()
 
@@ -164,7 +211,7 @@ class LiveSession:
         trace: LiveTrace,
     ) -> None:
         self._shared = shared
-        self._trace = trace
+        self.trace = trace
         self._settings = shared.settings
         self._claim = claim
         self._job = job
@@ -182,36 +229,50 @@ class LiveSession:
         self._waiting: deque[tuple[int, Cut]] = deque()
         self._changed = asyncio.Event()
         self._over = False
+        self._departure = Departure(job.chunk_duration * SECOND)
+        self._moved = False
+        self._standing_by = False
+        self._begin = 0
+        self._primed = ""
         self._feed: Feed | None = None
         self._outage = Outage(shared.settings)
         self._next_complaint = 0.0
         self._complained_of = record.dropped
 
-    async def run(self) -> None:
-        """Work until the stream has ended or is stopped, then end its request. Raises RedisError."""
+    async def run(self, playing: "asyncio.Task[None] | None" = None) -> None:
+        """Work until the stream has ended or is stopped, then end its request. `playing` plays the camera
+        already, if there is one. Raises RedisError, SessionMoved."""
         try:
             async with asyncio.TaskGroup() as group:
-                watching = group.create_task(self._watch())
-                embedding = group.create_task(self._embed_all())
-                beating = group.create_task(self._beat_until_stopped())
-                await asyncio.wait({watching, beating}, return_when=asyncio.FIRST_COMPLETED)
-                if beating.done() and beating.result() == "stop":
-                    self._waiting.clear()
-                watching.cancel()
-                self._over = True
-                self._changed.set()
-                if beating.done() and beating.result() in ("ended", "lost"):
-                    embedding.cancel()
-                await asyncio.wait({embedding, watching})
-                if beating.done() and beating.result() == "lost":
-                    await asyncio.Event().wait()  # the worker's next look at its claims ends this
-                beating.cancel()
+                watching = group.create_task(_until_done(playing) if playing else self._watch())
+                await self._work(group, watching)
         except ExceptionGroup as group_error:
             raise group_error.exceptions[0] from group_error
+        if self._moved:
+            log.info("live session handed over", stream=self._asset.id, next_chunk=self._next)
+            raise SessionMoved
         state = await through_outages(self._end, "the end of a live session")
         log.info(
             "live session ended", stream=self._asset.id, state=state, chunks=self._next, dropped=self._dropped
         )
+
+    async def _work(self, group: asyncio.TaskGroup, watching: asyncio.Task[None]) -> None:
+        embedding = group.create_task(self._embed_all())
+        beating = group.create_task(self._beat_until_stopped())
+        await asyncio.wait({watching, beating, embedding}, return_when=asyncio.FIRST_COMPLETED)
+        if not self._moved:
+            await asyncio.wait({watching, beating}, return_when=asyncio.FIRST_COMPLETED)
+        if beating.done() and beating.result() == "stop":
+            self._waiting.clear()
+        watching.cancel()
+        self._over = True
+        self._changed.set()
+        if beating.done() and beating.result() in ("ended", "lost"):
+            embedding.cancel()
+        await asyncio.wait({embedding, watching})
+        if beating.done() and beating.result() == "lost":
+            await asyncio.Event().wait()  # the worker's next look at its claims ends this
+        beating.cancel()
 
     async def _end(self) -> str:
         state = await finish(self._shared.redis, self._settings, request_of(self._job), DONE)
@@ -224,11 +285,14 @@ class LiveSession:
         """Play the camera, again and again, until its stream ends or it is given up."""
         while True:
             try:
-                self._feed = Feed(self._opened, self._taken, self._told)
+                self._feed = Feed(self._opened, self._taken, self._told, self._note_primed)
                 await self._shared.cameras.play(self._order(), self._feed)
                 log.info("live stream ended by itself", stream=self._asset.id)
                 return
             except CameraError as error:
+                if self._standing_by:
+                    log.warning("camera cannot be played twice", stream=self._asset.id, error=str(error))
+                    return
                 if not self._outage.failed(str(error), time.monotonic()):
                     self._give_up()
                     return
@@ -246,6 +310,7 @@ class LiveSession:
             frames=self._shared.model.frames,
             habits=self._habits,
             after=self._last_wall,
+            begin=self._begin,
         )
 
     def _opened(self, opened: Opened) -> None:
@@ -267,7 +332,7 @@ class LiveSession:
         )
 
     def _give_up(self) -> None:
-        self._trace.given_up(self._outage.error)
+        self.trace.given_up(self._outage.error)
         attempts, window = self._settings.reconnection_attempts, self._settings.reconnection_window
         self._emit(
             f"Live stream received error. Max reconnection attempts {attempts}, timeout {window:g} seconds: "
@@ -287,8 +352,9 @@ class LiveSession:
 
     def _taken(self, taken: Taken) -> None:
         """A chunk is there. When too many wait, the oldest is dropped, or the camera is held up."""
-        self._trace.taken()
+        self.trace.taken()
         self._note_clock(taken.cut)
+        self._departure.taken(taken.cut)
         if taken.skipped:
             self._next += taken.skipped
             self._drop(taken.skipped)
@@ -342,8 +408,10 @@ class LiveSession:
             if await self._beat() in ("ended", "lost"):
                 return
             await self._shared.publisher.publish(self._job, [result])
-            self._trace.chunk(result)
+            self.trace.chunk(result)
             log.debug("live chunk done", chunk=index, stream=self._asset.id, error=result.error)
+            if await self._departs(index, cut):
+                return
 
     async def _embed(self, index: int, cut: Cut) -> Result:
         chunk = Chunk(index, cut.start, cut.end)
@@ -389,11 +457,12 @@ class LiveSession:
 
     async def _beat(self) -> Order:
         try:
-            state, stop = await live_records.beat(
+            state, stop, token = await live_records.beat(
                 self._shared.redis, self._settings, self._claim, self._shared.owner, self._fields()
             )
         except RedisError:
             return "go on"
+        self._departure.asked(token)
         if state == "lost":
             return "lost"
         if state != "running":
@@ -410,4 +479,79 @@ class LiveSession:
             "dropped": self._dropped,
             "failed": self._failed,
             "reconnections": self._reconnections,
+            **({"move_at": f"{move.token} {move.at}"} if (move := self._departure.move) else {}),
         }
+
+    # From worker to worker ----------------------------------------------------------------------------
+
+    async def _departs(self, index: int, cut: Cut) -> bool:
+        """Hand the session over after this chunk, if its move is due; return whether it has gone."""
+        move, due = self._departure.move, self._departure.due(cut)
+        if move is None or due == "later":
+            return False
+        outcome = "stays"
+        try:
+            if due == "missed":
+                await live_records.cancel_move(self._shared.redis, self._job, move)
+            else:
+                outcome = await live_records.hand_over(
+                    self._shared.redis,
+                    self._settings,
+                    self._claim,
+                    self._shared.owner,
+                    move=move,
+                    next_chunk=index + 1,
+                )
+        except RedisError as error:  # if it has gone all the same, the next beat says so
+            log.warning("live session not handed over", stream=self._asset.id, error=str(error))
+        self._departure.decline()
+        if outcome == "moved":
+            self._moved, self._next = True, index + 1
+            self._waiting.clear()
+        return self._moved
+
+    async def stand_by(self, move: live_records.Move, clock: str) -> "asyncio.Task[None] | None":
+        """Play the camera from where the owner's last chunk ends on, until the session is this worker's.
+
+        Returns what plays it, None if the session stays where it is. `clock` is what the owner's times of day
+        come from. Raises RedisError.
+        """
+        self._standing_by = True
+        self._next = self._dropped = self._complained_of = 0
+        playing: asyncio.Task[None] | None = None
+        arrived = False
+        try:
+            while playing is None or not playing.done():
+                ready = playing is not None and self._primed == clock
+                state, told = await live_records.stand_by(self._shared.redis, self._claim, move, ready=ready)
+                if state == "yours" and playing:
+                    arrived = await self._arrive()
+                if state != "wait":
+                    break
+                if told.at and playing is None:
+                    self._begin = told.at
+                    playing = asyncio.create_task(self._watch(), name=f"stand by {self._asset.id}")
+                await asyncio.sleep(STAND_BY_INTERVAL)
+        finally:
+            if playing and not arrived:
+                await end([playing])
+        return playing if arrived else None
+
+    async def _arrive(self) -> bool:
+        """Count on from where the owner stopped; return whether the session still runs."""
+        record = await live_records.next_chunk(self._shared.redis, self._job)
+        if record is None:
+            return False
+        self._waiting = deque((index + record.next, cut) for index, cut in self._waiting)
+        self._next += record.next
+        self._dropped += record.dropped
+        self._failed, self._reconnections = record.failed, record.reconnections
+        self._standing_by, self._begin = False, 0
+        return True
+
+    def _note_primed(self, primed: Primed) -> None:
+        self._primed = primed.source
+
+
+async def _until_done(task: "asyncio.Task[None]") -> None:
+    await task

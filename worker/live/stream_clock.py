@@ -95,6 +95,12 @@ class WallClock:
         elif reports > self._jump[1]:
             self._reported, self._jump = offset, None
 
+    def best(self) -> tuple[int, WallSource]:
+        """Return the time of day at 0 on the time line, as far as it is known, and what that comes from."""
+        if self._said is not None:
+            return self._said, "picture"
+        return (self._arrived, "arrival") if self._reported is None else (self._reported, "camera")
+
     def span(self, start: int, end: int) -> tuple[int, int]:
         """Return the times of day of a chunk's `start` and `end`; `source` says then what they come from."""
         used = None if self.source == "arrival" else self._used

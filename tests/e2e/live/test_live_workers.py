@@ -10,6 +10,7 @@ import pytest
 from redis import Redis
 
 from shared import keys
+from shared.timestamps import parse_timestamp
 from tests.camera import Picture, ScriptedCamera
 from tests.e2e.conftest import Stack
 from tests.e2e.live.conftest import MILLISECOND, URL, Kind, Watcher, add, events_of, like, status, told
@@ -93,6 +94,36 @@ def test_sessions_spread_over_the_workers(live_stack: Stack, redis: Redis, pictu
             watcher.join(10)
             assert watcher.done
         wait_for(lambda: redis.xlen(keys.jobs("live", "null")) == 0)
+
+
+@like(RTEMBED_LIVE_MOVES="3")
+def test_a_new_worker_gets_its_share_without_a_gap(
+    live_stack: Stack, redis: Redis, pictures: list[Picture]
+) -> None:
+    with ScriptedCamera(pictures) as camera:
+        streams = add(live_stack, *[camera.url] * 4)
+        watchers = [Watcher(live_stack, stream) for stream in streams]
+        wait_for(lambda: all(watcher.chunks for watcher in watchers))
+        live_stack.start_worker()
+
+        def share() -> list[int]:
+            owners = [owner(redis, stream) for stream in streams]
+            return sorted(owners.count(name) for name in set(owners))
+
+        wait_for(lambda: share() == [2, 2], 40)
+        counts = [len(watcher.chunks) for watcher in watchers]
+        wait_for(lambda: all(len(w.chunks) >= n + 2 for w, n in zip(watchers, counts, strict=True)))
+        assert share() == [2, 2]
+        for watcher in watchers:
+            chunks = watcher.chunks
+            ends = [parse_timestamp(chunk["end_time"]) for chunk in chunks]
+            gaps = [start - end for start, end in zip(watcher.starts[1:], ends, strict=False)]
+            assert len(watcher.starts) == len(chunks), "every chunk was embedded"
+            assert all(0 <= gap < 250 * MILLISECOND for gap in gaps), gaps
+            stored: Any = redis.xrange(keys.results(watcher.request))
+            assert [int(f[b"chunk"]) for _, f in stored if b"chunk" in f] == list(range(len(stored)))
+        assert live_stack.logs().count("live session handed over") == 2
+        assert not redis.exists(keys.LIVE_MOVES)
 
 
 @like(workers=2)

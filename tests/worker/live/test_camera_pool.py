@@ -21,7 +21,7 @@ async def test_each_feed_is_called_in_the_context_of_its_session() -> None:
             bound = structlog.contextvars.get_contextvars()
             seen.append((message.camera, bound["request_id"]))
 
-        feeds[number] = Feed(opened, Mock(), Mock())
+        feeds[number] = Feed(opened, Mock(), Mock(), Mock())
 
     await asyncio.gather(session(1), session(2))
     process = object.__new__(CameraProcess)

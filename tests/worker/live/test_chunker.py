@@ -56,6 +56,21 @@ def reordered() -> list[Picture]:
     return encode(seconds=4, preset="medium", tune="film", params=params)
 
 
+def test_with_a_beginning_the_first_chunk_starts_there(film: list[Picture]) -> None:
+    """Frames before it are played, as the GOP that it lies in begins with them, and left out."""
+    late = Chunker("h264", b"", SECOND, 8, begin=NOW + 3 * SECOND // 2)
+    assert late.primed is None
+    cuts: list[Cut] = []
+    for unit_, arrival in arriving(film):
+        cuts += late.push(unit_, arrival, NOW + arrival)
+        assert late.primed == "arrival"
+    first = cuts[0]
+    assert 0 <= first.wall_start - (NOW + 3 * SECOND // 2) <= SECOND // 30
+    assert wanted(first)[0] == first.start
+    out = np.empty((8, 3, SIZE, SIZE), np.uint8)
+    assert decode_runs("h264", first.runs, MediaLimits(), SIZE, out) == wanted(first)
+
+
 def expected(pictures: Sequence[Picture], start: int, end: int, frames: int) -> list[int]:
     """The frames that serve the targets of a window: each target's first frame at or after it."""
     times = sorted(p.pts * SECOND // CLOCK_RATE for p in pictures)

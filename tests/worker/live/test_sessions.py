@@ -2,14 +2,16 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from shared import keys, live_records
 from shared.assets import Asset
 from shared.errors import DependencyError, ServerBusy
-from shared.jobs import LiveJob
+from shared.jobs import Claim, LiveJob
 from shared.redis.connection import Redis, connect, script
 from shared.requests import CANCELLED, finish, request_of
 from shared.results import End, Result, from_fields
@@ -179,6 +181,88 @@ async def test_deliveries_of_a_harmless_session_are_counted_anew(
     assert (pending["times_delivered"], pending["consumer"]) == (1, two.consumer.encode())
 
 
+async def uneven(redis: Redis, settings: Settings, workers: list[Claims]) -> list[Claim]:
+    """Three sessions that the first worker runs, while the second is there and has none."""
+    claims = []
+    for number in range(1, 4):
+        await start(redis, settings, number)
+        claims += await workers[0].take_live()
+    for claim in claims:
+        await live_records.beat(redis, settings, claim, workers[0].consumer, {"state": "running"})
+    await workers[1].take_live()
+    return claims
+
+
+async def test_a_session_moves_to_who_asks_is_ready_and_runs_fewer(
+    redis: Redis, settings: Settings, workers: list[Claims]
+) -> None:
+    one, two = workers
+    claims = await uneven(redis, settings, workers)
+    surplus = await two.surplus(0)
+    assert surplus in claims
+    assert surplus
+    assert await two.surplus(1) is None
+    assert await one.surplus(0) is None
+    move = live_records.Move(f"{two.consumer}/1")
+    job: Any = surplus.job
+    assert await live_records.ask_to_move(redis, settings, job, move)
+    assert not await live_records.ask_to_move(redis, settings, job, move), "it is asked for"
+    told = {"state": "running", "move_at": f"{move.token} 77"}
+    assert await live_records.beat(redis, settings, surplus, one.consumer, told) == (
+        "running",
+        False,
+        move.token,
+    )
+    planned = live_records.Move(move.token, 77)
+    assert await live_records.stand_by(redis, surplus, move, ready=True) == ("wait", planned)
+    handed = [await live_records.hand_over(redis, settings, surplus, one.consumer, move=move, next_chunk=5)]
+    assert await live_records.stand_by(redis, surplus, move, ready=True) == ("yours", move)
+    assert (await live_records.beat(redis, settings, surplus, one.consumer, {}))[0] == "lost"
+    handed += [await live_records.hand_over(redis, settings, surplus, one.consumer, move=move, next_chunk=6)]
+    assert handed == ["moved", "lost"]
+    record = await live_records.next_chunk(redis, job)
+    assert record
+    assert (record.owner, record.next) == (two.consumer, 5)
+    pending = await redis.xpending_range(keys.jobs("live", "null"), keys.GROUP, surplus.id, surplus.id, 1)
+    assert pending[0]["times_delivered"] == 1
+    assert not await redis.exists(keys.LIVE_MOVES)
+    assert await two.surplus(0) is None, "two and one are even enough"
+
+
+@pytest.mark.parametrize("why", ["not ready", "withdrawn", "even by now", "gone"])
+async def test_a_session_stays_where_it_is_otherwise(
+    redis: Redis, settings: Settings, workers: list[Claims], why: str
+) -> None:
+    one, two = workers
+    claims = await uneven(redis, settings, workers)
+    move = live_records.Move(f"{two.consumer}/1")
+    job: Any = claims[0].job
+    await live_records.ask_to_move(redis, settings, job, move)
+    await live_records.stand_by(redis, claims[0], move, ready=why != "not ready")
+    if why == "withdrawn":
+        await live_records.cancel_move(redis, job, move)
+    elif why == "even by now":
+        await one.complete(*claims[1:])
+    elif why == "gone":
+        await redis.xgroup_delconsumer(keys.jobs("live", "null"), keys.GROUP, two.consumer)
+    hand_over = live_records.hand_over(redis, settings, claims[0], one.consumer, move=move, next_chunk=5)
+    assert await hand_over == "stays"
+    assert await live_records.stand_by(redis, claims[0], move, ready=True) == ("over", move)
+    assert not await redis.exists(keys.LIVE_MOVES)
+
+
+async def test_no_more_sessions_move_than_may(
+    redis: Redis, settings: Settings, workers: list[Claims]
+) -> None:
+    claims = await uneven(redis, settings, workers)
+    two = replace(settings, live_moves=2)
+    jobs: list[Any] = [claim.job for claim in claims]
+    asked = [await live_records.ask_to_move(redis, two, job, live_records.Move("w/1")) for job in jobs]
+    assert asked == [True, True, False]
+    await live_records.cancel_move(redis, jobs[0], live_records.Move("w/1"))
+    assert await live_records.ask_to_move(redis, two, jobs[2], live_records.Move("w/1"))
+
+
 async def test_what_is_handed_over_is_free_at_once(
     redis: Redis, settings: Settings, workers: list[Claims]
 ) -> None:
@@ -215,18 +299,18 @@ async def test_a_beat_tells_of_the_stop_and_of_the_end(
     await start(redis, settings)
     (claim,) = await one.take_live()
 
-    async def beat(worker: Claims) -> tuple[str, bool]:
+    async def beat(worker: Claims) -> tuple[str, bool, str]:
         return await live_records.beat(redis, settings, claim, worker.consumer, {"state": "running"})
 
-    assert await beat(one) == ("running", False)
-    assert await beat(two) == ("lost", False)
+    assert await beat(one) == ("running", False, "")
+    assert await beat(two) == ("lost", False, "")
     (session,) = await live_records.read_sessions(redis, ["s1"])
     assert session
     assert session.owner == one.consumer
     await live_records.ask_to_stop(redis, "s1")
-    assert await beat(one) == ("running", True)
+    assert await beat(one) == ("running", True, "")
     await finish(redis, settings, request_of(job()), CANCELLED)
-    assert await beat(one) == ("cancelled", False)
+    assert await beat(one) == ("cancelled", False, "")
 
 
 async def test_logins_expire_unless_they_are_kept(redis: Redis, settings: Settings) -> None:

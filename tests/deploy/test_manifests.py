@@ -20,7 +20,7 @@ DEPLOY = Path(__file__).parents[2] / "deploy"
 BIN = Path(sys.executable).parent
 MODEL = "cosmos-embed1-448p"
 """The id of the model that MODEL_PATH names by default."""
-OVERLAYS = ["base", "cpu", "gpu", "keda", "s3"]
+OVERLAYS = ["base", "cpu", "gpu", "keda", "s3", "search"]
 COMPOSE = ["compose.yaml", "compose.gpu.yaml"]
 VARIABLES = {field.metadata["variable"] for field in dataclasses.fields(Settings)}
 OF_THE_SDK = {"OTEL_RESOURCE_ATTRIBUTES"}
@@ -133,7 +133,7 @@ def test_the_compose_files_fit_the_specification(name: str) -> None:
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("name", ["rtvi-server", "worker", "model-prepare"])
+@pytest.mark.parametrize("name", ["rtvi-server", "worker", "model-prepare", "indexer"])
 def test_our_services_are_restricted_and_know_only_settings_that_exist(name: str) -> None:
     service = compose()["services"][name]
     assert (service["user"], service["read_only"], service["cap_drop"]) == ("1001:1001", True, ["ALL"])

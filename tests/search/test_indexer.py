@@ -76,9 +76,9 @@ async def says(redis: Redis, state: str, text: str = "") -> bool:
 async def test_what_the_index_holds_is_what_an_exact_comparison_finds(
     redis: Redis, settings: Settings
 ) -> None:
-    """10,000 vectors of 64 values, against NumPy in double precision."""
-    model = msgspec.structs.replace(MODEL, id="wide", dimension=64)
-    vectors = unit_vectors(10_000, 64)
+    """10,000 vectors of 768 values, against NumPy in double precision."""
+    model = msgspec.structs.replace(MODEL, id="wide", dimension=768)
+    vectors = unit_vectors(10_000, 768)
     await publish(
         redis, *(chunk_message(film(i // 500), i % 500, v, model=model) for i, v in enumerate(vectors))
     )
@@ -86,7 +86,7 @@ async def test_what_the_index_holds_is_what_an_exact_comparison_finds(
         await until(lambda: finished(redis), timeout=100)
         assert indexer.record.indexed == 10_000
     connection = await database.connect(settings)
-    questions = unit_vectors(20, 64, seed=2).astype(np.float64)
+    questions = unit_vectors(20, 768, seed=2).astype(np.float64)
     for question in questions:
         rows = await (
             await connection.execute(

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 WIDTH, HEIGHT, BITS = 192, 128, 12
 FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
+PATIENCE = 60
+"""Seconds for one run of ffmpeg."""
 COLOURS = ((215, 40, 40), (40, 190, 60), (50, 60, 210), (210, 200, 50), (128, 128, 128), (235, 235, 235))
 
 Picture = NDArray[np.uint8]
@@ -51,7 +53,7 @@ def ffmpeg(*arguments: str | Path, data: bytes = b"") -> bytes:
     command = [FFMPEG, "-hide_banner", "-loglevel", "error", "-nostdin", "-y", *map(str, arguments)]
     if data:
         command.remove("-nostdin")
-    done = subprocess.run(command, input=data, capture_output=True, check=False)
+    done = subprocess.run(command, input=data, capture_output=True, check=False, timeout=PATIENCE)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}: {done.stderr.decode()[-2000:]}")
     return done.stdout
@@ -69,7 +71,8 @@ def film(
     width, height = size if any(size) else (WIDTH, HEIGHT)
     data = b"".join(numbered(n, width, height).tobytes() for n in range(first, first + frames))
     source = ("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(rate), "-i", "-")
-    ffmpeg(*source, *options, path, data=data)
+    spins = any(str(option).startswith("libvpx") for option in options)  # its threads wait by spinning
+    ffmpeg(*source, *options, *(("-threads", "1") if spins else ()), path, data=data)
     return path
 
 

@@ -74,7 +74,7 @@ def test_accept_and_reset(wire: Wire, ends: Ends) -> None:
     wire.set("accept_and_reset")
     with pytest.raises(ConnectionResetError):
         ends[0].recv(1)
-    with wire.connect() as again, pytest.raises(ConnectionResetError):
+    with pytest.raises(ConnectionResetError), wire.connect() as again:  # perhaps while connecting
         again.recv(1)
 
 

@@ -100,7 +100,7 @@ async def test_models_have_the_fields_of_the_original(gateway: Gateway) -> None:
     }
     listed = (await gateway.client.get("/models")).json()
     assert listed == {"object": "list", "data": [entry], "audio_support": False}
-    more = {"dimension": 4, "frames": 8, "supports_text": True, "verified": True}
+    more = {"dimension": 4, "frames": 8, "supports_text": True, "verified": True, "verification": ""}
     aliases = ["cosmos-embed1-448p", "old-name"]
     for name in ("null", *aliases):
         described = (await gateway.client.get(f"/models/{name}")).json()

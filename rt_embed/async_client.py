@@ -62,6 +62,11 @@ class AsyncChunkStream(AsyncIterator[VideoChunk]):
         """The id of the request, once there was an event."""
         return self._following.request_id
 
+    @property
+    def chunks_planned(self) -> int | None:
+        """How many chunks the film has, once there was an event; None for a live stream."""
+        return self._following.chunks_planned
+
     async def __anext__(self) -> VideoChunk:
         return await anext(self._chunks)
 

@@ -59,6 +59,11 @@ class ChunkStream(Iterator[VideoChunk]):
         """The id of the request, once there was an event."""
         return self._following.request_id
 
+    @property
+    def chunks_planned(self) -> int | None:
+        """How many chunks the film has, once there was an event; None for a live stream."""
+        return self._following.chunks_planned
+
     def __next__(self) -> VideoChunk:
         return next(self._chunks)
 

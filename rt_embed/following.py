@@ -64,6 +64,8 @@ class EmbedOptions:
             }  # fmt: skip
         if self.thumbnails:
             body["thumbnails"] = True
+        if not self.live:
+            body["stream_options"] = {"include_progress": True}
         return body
 
 
@@ -80,8 +82,13 @@ class _EventChunk(msgspec.Struct):
     thumbnail: str | None = None
 
 
+class _Progress(msgspec.Struct):
+    chunks_planned: int
+
+
 class _Event(msgspec.Struct):
     id: str = ""
+    progress: _Progress | None = None
     chunk_responses: list[_EventChunk] | None = None
     usage: dict[str, Any] | None = None
 
@@ -93,6 +100,7 @@ class Following:
         seen = options.resume_from
         self.asset_id = seen.asset_id if seen else ""
         self.request_id = ""
+        self.chunks_planned: int | None = None
         self.ended = False
         self._source = source
         self._options = options
@@ -207,6 +215,9 @@ class Following:
             return
         event = msgspec.json.decode(data, type=_Event)
         self.request_id = event.id or self.request_id
+        if event.progress is not None:
+            self.chunks_planned = event.progress.chunks_planned
+            return
         if event.chunk_responses is None:
             self._failed = self._failed or event.usage is None
             return

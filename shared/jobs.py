@@ -1,6 +1,6 @@
 """What the gateway asks of the workers: one type per lane, and its form in a stream entry.
 
-A stream entry has plain fields for people (`request`, `kind`, `enqueued`, `traceparent`) and one JSON
+A stream entry has plain fields for people (`request`, `kind`, `traceparent`, `x_request_id`) and one JSON
 `payload`. Readers ignore fields that they do not know, so old and new replicas can run side by side.
 """
 
@@ -93,14 +93,15 @@ LONGEST_ID = 64
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """A job that this worker holds: where it lies, how often it was delivered, and the span that asked
-    for it."""
+    """A job that this worker holds: where it lies, how often it was delivered, and the span and the HTTP
+    request that asked for it."""
 
     lane: Lane
     id: str
     job: Job
     deliveries: int = 1
     traceparent: str = ""
+    x_request_id: str = ""
 
     @property
     def enqueued_ms(self) -> int:
@@ -112,12 +113,16 @@ _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[_Known] = msgspec.json.Decoder(_Known)
 
 
-def to_fields(job: Job, traceparent: str = "") -> list[bytes | str]:
-    """Field names and values of the job's stream entry, flat."""
+def to_fields(job: Job, traceparent: str = "", x_request_id: str = "") -> list[bytes | str]:
+    """Return field names and values of the job's stream entry, flat."""
     if isinstance(job, UnreadableJob):
         return [*job.fields]
     fields: list[bytes | str] = ["request", job.request, "kind", job.lane, "payload", _encoder.encode(job)]
-    return [*fields, "traceparent", traceparent] if traceparent else fields
+    if traceparent:
+        fields += ["traceparent", traceparent]
+    if x_request_id:
+        fields += ["x_request_id", x_request_id]
+    return fields
 
 
 def from_fields(fields: Mapping[bytes, bytes]) -> Job:

@@ -16,6 +16,7 @@ from shared.redis.connection import Redis, RedisError, script
 from shared.redis.failures import ReplicasBehind
 from shared.results import End, Result
 from shared.settings import Settings
+from shared.telemetry.logs import x_request_id
 
 CANCELLED = End(state="cancelled")
 
@@ -148,7 +149,7 @@ async def _submit(
     fields = _requests.fields(request)
     added: list[bytes | str | int] = []
     for job in work:
-        job_fields = jobs.to_fields(job, traceparent)
+        job_fields = jobs.to_fields(job, traceparent, x_request_id())
         added += [len(job_fields), *job_fields]
     lane = keys.jobs(request.lane, work[0].model if work else "")
     own_keys = [lane, keys.request(request.id), keys.running(request.lane)]

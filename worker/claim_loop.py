@@ -213,6 +213,8 @@ class ClaimLoop:
         """Do one job and acknowledge it. While Redis is away or refuses writes, keep it and try again;
         without the GPU, or when cancelled, leave it to be claimed again."""
         structlog.contextvars.bind_contextvars(request_id=claim.job.request, job=claim.id)
+        if claim.x_request_id:
+            structlog.contextvars.bind_contextvars(x_request_id=claim.x_request_id)
         done = False
         try:
             with export.continued(claim.traceparent):

@@ -28,6 +28,8 @@ HANDED_BACK_AT_ONCE = 2000
 SURPLUS_SEEN = 1000
 LIVE_PATIENCE_MS = 1000
 """How long a live session is left to workers that run fewer of them."""
+ASKED_BY = (b"traceparent", b"x_request_id")
+"""Fields of a job's entry that name the span and the HTTP request behind it."""
 
 
 Delivered = tuple[bytes, int, Mapping[bytes, bytes]]
@@ -179,7 +181,7 @@ class Claims:
 
     async def bury(self, claim: Claim, error: str) -> None:
         """Move the job to the dead letters, with its last error."""
-        fields = jobs.to_fields(claim.job, claim.traceparent)
+        fields = jobs.to_fields(claim.job, claim.traceparent, claim.x_request_id)
         reason = (
             "lane",
             claim.lane,
@@ -220,5 +222,5 @@ def _chunks(job: Job) -> Sequence[int]:
 
 
 def _claim(lane: Lane, entry_id: bytes, deliveries: int, fields: Mapping[bytes, bytes]) -> Claim:
-    traceparent = fields.get(b"traceparent", b"").decode(errors="replace")
-    return Claim(lane, entry_id.decode(), jobs.read_job(lane, fields), deliveries, traceparent)
+    asked_by = (fields.get(name, b"").decode(errors="replace") for name in ASKED_BY)
+    return Claim(lane, entry_id.decode(), jobs.read_job(lane, fields), deliveries, *asked_by)

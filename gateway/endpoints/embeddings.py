@@ -5,6 +5,7 @@ import uuid
 from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
 
+import msgspec
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
@@ -41,6 +42,7 @@ from shared.errors import (
     EmbeddingFailed,
     FailedRequest,
     IdempotencyKeyReused,
+    InvalidParameters,
     NotSupported,
     RtEmbedError,
     ServerBusy,
@@ -51,6 +53,10 @@ from shared.results import Result
 
 TEXTS_PER_REQUEST = 100
 MEDIA_AT_ONCE = 4
+NO_TEXTS = (
+    "('body', 'input'): Must be texts, not token ids, which belong to another model's tokenizer "
+    "(LangChain: OpenAIEmbeddings(check_embedding_ctx_length=False))"
+)
 
 
 @Endpoint(
@@ -95,7 +101,7 @@ async def create_embeddings(request: HttpRequest) -> Response:
     ctx, key = context(request), IdempotencyKey(request)
     raw = await read_body(request)
     key.add(raw)
-    body = validate_json(raw, EmbeddingsRequest)
+    body = _read_request(raw)
     model = ctx.view.require_model(body.model)
     dimensions = require_dimensions(body.dimensions, model)
     inputs = [body.input] if isinstance(body.input, str) else body.input
@@ -108,6 +114,24 @@ async def create_embeddings(request: HttpRequest) -> Response:
         for index, vector in enumerate(vectors)
     ]
     return json_response(EmbeddingsResponse(data=data, model=model.id, usage=TokenUsage()))
+
+
+class _TokenIds(msgspec.Struct):
+    input: list[int | list[int]]
+
+
+def _read_request(body: bytes) -> EmbeddingsRequest:
+    """Return the request. Raises InvalidParameters, which names token ids where a client sends them."""
+    try:
+        return validate_json(body, EmbeddingsRequest)
+    except InvalidParameters:
+        try:
+            msgspec.json.decode(body, type=_TokenIds)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            pass
+        else:
+            raise InvalidParameters(NO_TEXTS) from None
+        raise
 
 
 async def _vectors(

@@ -156,7 +156,16 @@ def _is_ready(url: str) -> bool:
 
 @app.command("up")
 def run_up(
+    *,
     workers: Annotated[int, typer.Option("--workers", min=0, help="How many workers.")] = 1,
+    gateways: Annotated[
+        int | None,
+        typer.Option(
+            "--gateways",
+            min=1,
+            help="How many gateway processes share the port: the setting RTEMBED_GATEWAY_PROCESSES.",
+        ),
+    ] = None,
     port: Annotated[
         int | None,
         typer.Option("--port", help="The port to listen on: the setting BACKEND_PORT. 0 takes a free one."),
@@ -183,7 +192,12 @@ def run_up(
 
     Exit status: 0 after a clean stop; 2 or 4 when settings or the model are wrong.
     """
-    given = {"BACKEND_PORT": port, "RTEMBED_HOST": host, "RTEMBED_DATA_DIR": data_dir}
+    given = {
+        "BACKEND_PORT": port,
+        "RTEMBED_HOST": host,
+        "RTEMBED_DATA_DIR": data_dir,
+        "RTEMBED_GATEWAY_PROCESSES": gateways,
+    }
     os.environ.update({name: str(value) for name, value in given.items() if value is not None})
     if terminal.verbose:
         os.environ["LOG_LEVEL"] = "debug"

@@ -65,6 +65,12 @@ def configure(settings: Settings, **bound: Any) -> None:
         root.addHandler(file)
 
 
+def x_request_id() -> str:
+    """Return the id of the HTTP request that is being served; "" outside of one."""
+    given: str = structlog.contextvars.get_contextvars().get("x_request_id", "")
+    return given
+
+
 def log_file(settings: Settings, process: str = "") -> Path | None:
     """Where this process logs to. Only one process may rotate a file, so each has its own."""
     path = settings.log_file or (settings.log_dir / FILE_NAME if settings.log_dir else None)

@@ -90,6 +90,14 @@ def test_what_is_refused(shared_stack: Stack, body: dict[str, Any], status: int,
     assert (answer.status_code, answer.json()["code"]) == (status, code)
 
 
+@pytest.mark.parametrize("token_ids", [[1169, 3290], [[1169, 3290], [64]]])
+def test_token_ids_are_refused_with_what_to_do(shared_stack: Stack, token_ids: list[Any]) -> None:
+    answer = ask(shared_stack, input=token_ids)
+    assert (answer.status_code, answer.json()["code"]) == (422, "InvalidParameters")
+    assert "not token ids" in answer.json()["message"]
+    assert "check_embedding_ctx_length=False" in answer.json()["message"]
+
+
 def test_base64_on_the_native_endpoints(shared_stack: Stack, film: Path) -> None:
     film_id = shared_stack.upload(film)
     client = shared_stack.client

@@ -65,8 +65,9 @@ def test_many_clients_at_once_each_get_their_own(shared_stack: Stack) -> None:
 
 def test_every_line_of_a_request_carries_its_id(shared_stack: Stack) -> None:
     body = {"text_input": "fail for the log", "model": "null"}
-    shared_stack.client.post(URL, json=body)
+    shared_stack.client.post(URL, json=body, headers={"X-Request-Id": "mine/7"})
     lines = [json.loads(line) for line in shared_stack.logs().splitlines()]
     failures = [line for line in lines if line["event"] == "text embedding failed"]
     assert failures
     assert all(line["request_id"] and line["worker"] and line["process"] == "worker" for line in failures)
+    assert {line["x_request_id"] for line in failures} == {"mine/7"}

@@ -62,6 +62,7 @@ def test_a_film_from_the_disk_gives_its_chunks(client: Any, service: Stack, colo
     assert {chunk.request_id for chunk in chunks} == {stream.request_id}
     assert told[-1] == (colours.stat().st_size, colours.stat().st_size)
     assert client.files.get(stream.asset_id).filename == "film.mp4"
+    assert stream.chunks_planned == 5
     assert client.request(stream.request_id).chunks_done == 5
     answer = service.client.post(
         "/generate_video_embeddings", json={"id": stream.asset_id, "model": "null", "chunk_duration": 5}

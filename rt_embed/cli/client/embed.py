@@ -238,7 +238,6 @@ class SourceWork:
     async def _chunks(self, source: str, bookmark: Bookmark | None) -> None:
         if bookmark is None:
             self._add(restart=True)
-        total = None
         async with self._client.embed_video(
             source,
             chunk_duration=self._job.chunk_duration,
@@ -247,10 +246,9 @@ class SourceWork:
             resume_from=bookmark,
         ) as stream:
             async for chunk in stream:
-                total = total or (await self._client.request(stream.request_id)).chunks_planned
                 event = stream.bookmark.event_id if stream.bookmark else ""
                 self._add(row=self._row(chunk), asset_id=chunk.asset_id, event_id=event)
-                self._bar.embedded(len(self._state.rows), total)
+                self._bar.embedded(len(self._state.rows), stream.chunks_planned)
 
     def _row(self, chunk: VideoChunk) -> VectorRow:
         return VectorRow(

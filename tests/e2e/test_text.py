@@ -70,4 +70,4 @@ def test_every_line_of_a_request_carries_its_id(shared_stack: Stack) -> None:
     failures = [line for line in lines if line["event"] == "text embedding failed"]
     assert failures
     assert all(line["request_id"] and line["worker"] and line["process"] == "worker" for line in failures)
-    assert {line["x_request_id"] for line in failures} == {"mine/7"}
+    assert "mine/7" in {line["x_request_id"] for line in failures}

@@ -100,13 +100,23 @@ def test_it_starts_serves_and_stops_cleanly(up: Up) -> None:
 
 @pytest.fixture
 def searching() -> Iterator[Up]:
-    """One with search. Its folder can be reached by PostgreSQL's user, who is another where we are root."""
+    """One with search and two gateways. Its folder can be reached by PostgreSQL's user, another where we are
+    root."""
     with TemporaryDirectory(prefix="rt-embed-") as folder:
-        made = Up(Path(folder), "--search")
+        made = Up(Path(folder), "--search", "--gateways", "2")
         yield made
         made.process.send_signal(signal.SIGINT)
         made.process.wait(60)
         made.stop()
+
+
+def gateways(up: Up) -> list[psutil.Process]:
+    """The processes that serve its port, without those that watch them."""
+    return [
+        process
+        for process in up.family()
+        if not process.children() and any(c.laddr.port == up.port for c in process.net_connections("inet"))
+    ]
 
 
 def find(up: Up, text: str) -> list[Any]:
@@ -125,6 +135,7 @@ def until_found(up: Up, text: str, count: int = 1) -> list[Any]:
 
 def test_with_search_what_was_embedded_is_found(searching: Up, tmp_path: Path) -> None:
     searching.wait_ready()
+    assert len(gateways(searching)) == 2
     film = tmp_path / "film.mp4"
     make_film(film)
     with film.open("rb") as file:

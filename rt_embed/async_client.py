@@ -123,7 +123,6 @@ class AsyncClient:
         model: str | None = None,
         creation_time: str | datetime | None = None,
         sensor_name: str = "",
-        thumbnails: bool = False,
         url_headers: dict[str, str] | None = None,
         keep: bool = True,
         progress: UploadProgress | None = None,
@@ -144,7 +143,6 @@ class AsyncClient:
             end=end,
             creation_time=creation_time,
             sensor_name=sensor_name,
-            thumbnails=thumbnails,
             url_headers=url_headers,
             keep=keep,
             progress=progress,
@@ -159,16 +157,13 @@ class AsyncClient:
         chunk_duration: int = 10,
         chunk_overlap: int = 0,
         model: str | None = None,
-        thumbnails: bool = False,
         retries: int | None = None,
     ) -> AsyncChunkStream:
         """Embed a live stream: its id, or an rtsp:// URL, which is registered until the end.
 
         Yields its chunks. Reconnects for ever, or gives up after `retries` attempts without a chunk.
         """
-        options = EmbedOptions(
-            chunk_duration=chunk_duration, chunk_overlap=chunk_overlap, thumbnails=thumbnails, live=True
-        )
+        options = EmbedOptions(chunk_duration=chunk_duration, chunk_overlap=chunk_overlap, live=True)
         return self._follow(Following(stream, options, Retries(retries)), model)
 
     async def embed_texts(self, texts: Sequence[str], *, model: str | None = None) -> list[Vector]:

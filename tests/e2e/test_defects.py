@@ -7,7 +7,9 @@ import json
 import re
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -79,12 +81,32 @@ def test_02_a_url_can_be_streamed(service: Stack, film: Path) -> None:
     wait_for(lambda: not files(service))
 
 
+@contextmanager
+def read_by_another(redis: Redis, film_id: str) -> Iterator[None]:
+    """Another client reads the film's events: its gateway renews the lease."""
+    over = Event()
+
+    def renew() -> None:
+        while not over.wait(0.05):
+            redis.set(keys.reader(film_id), "another client", px=3000)
+
+    redis.set(keys.reader(film_id), "another client", px=3000)
+    renewing = Thread(target=renew)
+    renewing.start()
+    try:
+        yield
+    finally:
+        over.set()
+        renewing.join()
+        redis.delete(keys.reader(film_id))
+
+
 def test_03_a_second_reader_is_refused_before_a_job_is_started(
     service: Stack, redis: Redis, film: Path
 ) -> None:
     film_id = service.upload(film)
-    redis.set(keys.reader(film_id), "another client", ex=20)
-    answer = ask(service, id=film_id, stream=True)
+    with read_by_another(redis, film_id):
+        answer = ask(service, id=film_id, stream=True)
     assert (answer.status_code, answer.json()["code"]) == (409, "Conflict")
     assert redis.xlen(keys.jobs("video", "null")) == 0
     assert service.client.delete(f"/files/{film_id}").status_code == 200

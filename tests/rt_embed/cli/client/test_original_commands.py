@@ -280,6 +280,7 @@ def test_a_service_that_is_not_ready(backend: str, capsys: pytest.CaptureFixture
 def rt_embed(service: Stack, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [str(Path(sys.executable).parent / "rt-embed"), *arguments]
     environment = {**os.environ, "RTVI_BACKEND": service.url}
+    environment.pop("COLUMNS", None)  # the width of whoever runs the tests
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
 
 

@@ -321,18 +321,22 @@ async def test_an_engine_that_fails_ends_the_request_and_frees_every_clip(
     assert films.open == 0
 
 
+CHUNKS = 400
+"""More than an engine that costs nothing embeds while Redis answers once."""
+
+
 async def test_a_request_cancelled_in_the_middle_stops_the_job(
     redis: Redis, settings: Settings, tasks: Tasks, films: Films, engine: Engine
 ) -> None:
     engine.gate.clear()
-    claim = await accepted(redis, settings, video_job(16), 16)
+    claim = await accepted(redis, settings, video_job(CHUNKS), CHUNKS)
     working = asyncio.create_task(tasks.run(claim))
     await until(lambda: len(engine.clips) == 1)
-    await finish(redis, settings, Request(id="r1", lane="video", planned=16), CANCELLED)
+    await finish(redis, settings, Request(id="r1", lane="video", planned=CHUNKS), CANCELLED)
     engine.gate.set()
     await asyncio.wait_for(working, 20)
     assert await stored(redis) == [CANCELLED]
-    assert len(films.made) < 16
+    assert len(films.made) < CHUNKS
     assert all(clip.released for clip in films.made)
     assert films.open == 0
 

@@ -1,6 +1,6 @@
 """deploy/media.md says what is so: its films are read, its refusals are given, its tests are there."""
 
-import ast
+import re
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -46,11 +46,7 @@ def test_the_tests_that_the_page_names_are_there() -> None:
     named = [test for *_, test in SITUATIONS] + [f"decoder/test_images.py::{test}" for *_, test in IMAGES]
     for name in named:
         path, _, function = name.partition("::")
-        defined = {
-            node.name
-            for node in ast.walk(ast.parse((HERE / path).read_text()))
-            if isinstance(node, ast.FunctionDef)
-        }
+        defined = re.findall(r"^(?:async )?def (\w+)", (HERE / path).read_text(), re.MULTILINE)
         assert function in defined, name
 
 

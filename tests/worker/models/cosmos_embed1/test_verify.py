@@ -237,3 +237,19 @@ def test_an_engine_gives_what_the_verification_compared(
     vectors = engine.embed_video(fixed_clips(8, 42))
     assert lowest_cosine(vectors, expected.astype(np.float32)) > SAME
     engine.close()
+
+
+def test_a_checkpoints_own_code_sees_no_secret(
+    miniature: Miniature, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NGC_API_KEY", "nvapi-secret")
+    monkeypatch.setenv("REDIS_PASSWORD", "redis-secret")
+    seen, script = tmp_path / "seen", tmp_path / "python"
+    script.write_text(f"#!/bin/sh\nenv > {seen}\nexit 1\n")
+    script.chmod(0o755)
+    model, checkpoint = converted(miniature, tmp_path / "m")
+    tokenizer = TextTokenizer(model.tokenizer, checkpoint.config.max_txt_len)
+    with pytest.raises(ModelError, match="the checkpoint's own code failed"):
+        run_reference(str(script), checkpoint.path, fixed_clips(8, 42), tokenizer)
+    assert "PATH=" in seen.read_text()
+    assert "secret" not in seen.read_text()

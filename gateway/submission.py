@@ -76,7 +76,7 @@ class Submitter:
             if accepting:
                 await accepting
             state = await requests.finish(self._redis, self._settings, request, requests.CANCELLED)
-            log.info("request cancelled: its client disconnected", request_id=request.id, state=state)
+            log.debug("request cancelled: its client disconnected", request_id=request.id, state=state)
         except (RedisError, RtEmbedError) as error:
             log.error("request not cancelled", request_id=request.id, error=str(error))
 

@@ -1,11 +1,13 @@
 """The life of a request in Redis: accepted with all its jobs in one step, ended in one step."""
 
+import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
 import msgspec
+import structlog
 
 from shared import jobs, keys, results
 from shared.errors import DependencyError, IdempotencyKeyReused, ServerBusy
@@ -16,7 +18,9 @@ from shared.redis.connection import Redis, RedisError, script
 from shared.redis.failures import ReplicasBehind
 from shared.results import End, Result
 from shared.settings import Settings
-from shared.telemetry.logs import x_request_id
+from shared.telemetry.logs import client_logged, x_request_id
+
+log = structlog.get_logger(__name__)
 
 CANCELLED = End(state="cancelled")
 
@@ -146,7 +150,7 @@ async def _submit(
     first: Sequence[bytes | str] = (),
     believed: str = "",
 ) -> tuple[bytes, Any]:
-    fields = _requests.fields(request)
+    fields = [*_requests.fields(request), *_origin()]
     added: list[bytes | str | int] = []
     for job in work:
         job_fields = jobs.to_fields(job, traceparent, x_request_id())
@@ -185,6 +189,12 @@ async def _submit(
     return outcome, value
 
 
+def _origin() -> list[bytes | str]:
+    """Return what is logged of the HTTP request when its work ends, as fields of the request's record."""
+    told = {"client": client_logged(), "x_request_id": x_request_id()}
+    return [part for name, value in told.items() if value for part in (name, value)]
+
+
 async def forget(redis: Redis, request_id: str, state: str) -> None:
     """Forget a request and its results, if its state is still `state`, so that it can be accepted anew."""
     await script(redis, "forget")(
@@ -217,13 +227,19 @@ async def publish(
     The request ends with `end` after its last chunk; at once if `end` is a failure, or if it is to. Messages
     are wanted if `configured` says so and nobody has switched them since; None, with nothing done, if that is
     not what the caller `believed`. Where replicas must have it first, followers are told afterwards that
-    there is something to read.
+    there is something to read. The one call that ends the request logs that it did.
     """
     packed, *end_fields = _end_parts(end)
     groups: list[bytes | str | int] = []
     for each in deliveries:
         fields = results.to_fields(each.result)
-        groups += [each.result.chunk, results.pack(fields), len(fields), *fields]
+        groups += [
+            each.result.chunk,
+            results.pack(fields),
+            int(bool(each.result.error)),
+            len(fields),
+            *fields,
+        ]
         groups += [len(each.message), *each.message]
     channel = keys.notify(request.id)
     answer: Any = await script(redis, "publish").durably(
@@ -253,9 +269,50 @@ async def publish(
         ],
     )
     state, *numbers = answer
+    if len(numbers) > 3:
+        _log_end(request, end, numbers.pop())
     if redis.replicated and numbers:
         await redis.multiplexed.call("PUBLISH", channel, "")
     return Outcome(state.decode(), *numbers) if numbers else None
+
+
+def log_end(
+    request: Request, end: End, *, client: str, chunks: int = 0, seconds: float = 0, **more: object
+) -> None:
+    """Log the end of a request: at DEBUG where there are hundreds a second, else at INFO.
+
+    `seconds` count from its acceptance. What is empty in `more` is left out.
+    """
+    told = {**more, "code": end.code, "error": end.error}
+    log.log(
+        logging.DEBUG if request.lane in ("text", "probe") else logging.INFO,
+        "request done",
+        request_id=request.id,
+        kind=request.lane,
+        state=end.state,
+        chunks=chunks,
+        failed=told.pop("failed", 0),
+        seconds=seconds,
+        client=client,
+        **{name: value for name, value in told.items() if value},
+    )
+
+
+def _log_end(request: Request, end: End, told: list[Any]) -> None:
+    """Log what the publish script tells to who ended the request. `missing` chunks have no result."""
+    planned, done, failed, ms, *texts = told
+    client, caller, http_request = (text.decode(errors="replace") for text in texts)
+    log_end(
+        request,
+        end,
+        client=client,
+        chunks=planned or done,
+        seconds=ms / 1000,
+        failed=int(failed),
+        missing=max(0, planned - done),
+        caller=caller,
+        x_request_id=http_request,
+    )
 
 
 @lru_cache(64)

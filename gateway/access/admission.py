@@ -51,6 +51,7 @@ class AccessMiddleware:
 
     async def _admit(self, scope: Scope) -> None:
         address = client_address(scope, self._proxies)
+        structlog.contextvars.bind_contextvars(client=address)
         admin = scope["path"] in self._admin and self._keys.needs_admin
         client = f"address:{address}"
         if self._keys.needs_key or admin:

@@ -1,7 +1,5 @@
 """Text embeddings."""
 
-import time
-
 import msgspec
 import structlog
 from starlette.requests import Request as HttpRequest
@@ -33,8 +31,6 @@ from shared.errors import (
 from shared.jobs import TextJob
 from shared.requests import Request
 from shared.results import Result
-
-log = structlog.get_logger(__name__)
 
 
 @Endpoint(
@@ -89,10 +85,7 @@ async def generate_text_embeddings(request: HttpRequest) -> Response:
             return json_response(await until_gone(request, answer_again(ctx, record)))
         if prefers_async(request):
             return await _accept(ctx, model.id, options, key, request.headers.get("traceparent", ""))
-        began = time.monotonic()
         embedded = await until_gone(request, embed_texts(ctx, model.id, texts, key=key, options=options))
-        seconds = round(time.monotonic() - began, 3)
-        log.debug("request done", kind="text", texts=len(texts), seconds=seconds)
     answer = text_response(embedded.request, embedded.created, model.id, options, embedded.results)
     return json_response(answer)
 

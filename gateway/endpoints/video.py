@@ -51,6 +51,9 @@ from shared.errors import (
     ServerBusy,
     Unavailable,
 )
+from shared.requests import log_end
+from shared.results import End
+from shared.telemetry.logs import client_logged
 
 log = structlog.get_logger(__name__)
 
@@ -206,6 +209,7 @@ async def _assets(ctx: Context, ids: list[str]) -> list[Asset]:
 async def _answer(ctx: Context, plan: Plan, progress: Progress) -> VideoResponse:
     began = time.monotonic()
     if not plan.jobs:
+        log_end(plan.request, End(state="done"), client=client_logged())
         return video_response(plan.outline, int(time.time()), 0, [])
     parent = progress.planned(plan)
     keyed = bool(plan.request.body)  # such a request goes on when its client leaves, which may come back
@@ -232,5 +236,7 @@ async def _events(
         submission = ctx.submitter.submitted(plan.request, plan.jobs, detached=True, traceparent=parent)
         created, follower = await held.enter_async_context(submission)
         entries = follower.entries(stored=bool(plan.request.body))
+    else:
+        log_end(plan.request, End(state="done"), client=client_logged())
     writer = EventWriter(plan.outline, created, body.event_options, plan.planned)
     return EventStream(writer.events(entries, progress.chunk), held.pop_all(), replaced.wait)

@@ -4,7 +4,6 @@ import time
 from types import TracebackType
 from typing import Self
 
-import structlog
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 from starlette.requests import Request as HttpRequest
 
@@ -15,8 +14,6 @@ from shared.chunks import SECOND
 from shared.results import Result
 from shared.telemetry import export, instruments
 from shared.telemetry.export import Names
-
-log = structlog.get_logger(__name__)
 
 
 class Progress:
@@ -29,7 +26,6 @@ class Progress:
 
     def __init__(self, request: HttpRequest) -> None:
         self._began = time.monotonic()
-        self._client = request.client.host if request.client else ""
         self._root = export.start_span(
             "Pipeline End-to-End", request.headers.get("traceparent", ""), SpanKind.SERVER, {}
         )
@@ -99,26 +95,10 @@ class Progress:
                 "total_chunks_processed": self._chunks,
             }
         )
-        self._log(seconds, error)
         if error is not None:
             self._root.set_attribute("error_message", str(error))
             self._root.set_status(Status(StatusCode.ERROR))
         self._root.end()
-
-    def _log(self, seconds: float, error: BaseException | None) -> None:
-        """One line for each request that was accepted, when its answer ends."""
-        if self._plan is None:
-            return
-        log.info(
-            "request done" if error is None else "request ended early",
-            request_id=self._plan.request.id,
-            kind="video",
-            chunks=self._chunks,
-            failed=self._plan.planned - self._chunks,
-            seconds=round(seconds, 2),
-            client=self._client,
-            **({"error": str(error) or type(error).__name__} if error else {}),
-        )
 
     def _trace_totals(self, ended: float) -> None:
         assert self._pipeline is not None  # noqa: S101 - for the type checker

@@ -79,7 +79,7 @@ async def examine(environment: Mapping[str, str]) -> list[Finding]:
     try:
         configuration = _configuration(environment)
     except SettingsError as error:
-        return [Finding("settings", "wrong", error.message, "see deploy/settings.md for what is allowed")]
+        return [Finding("settings", "wrong", error.message, "rt-embed settings --all shows every setting")]
     found = [*_installation(environment), *_limits(configuration)]
     for look in (_redis, _assets, _kafka, _search, _gateway):
         found += await _bounded(look(configuration))

@@ -2,14 +2,14 @@
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Annotated, Any
 
 import typer
 from rich.text import Text
 
 from rt_embed.cli.terminal import command_group, table, terminal
-from shared.settings.loading import GROUPS, load
+from shared.settings.loading import GROUPS, load, read
 from shared.settings.names import without_effect
 from shared.settings.settings_file import origins
 
@@ -27,11 +27,12 @@ def settings(
 ) -> None:
     """Print the settings in effect, and whether each comes from the environment, a file or its default.
 
-    Secrets are not shown. A wrong setting ends it with exit status 2, as it ends a gateway or a worker.
+    Secrets are not shown. A wrong setting shows its default and is named at the end; exit status 2.
     """
     groups = effective(os.environ)
     if json:
         terminal.json([{"group": group, **row} for group, rows in groups.items() for row in rows])
+        load()
         return
     shown = 0
     for group, rows in groups.items():
@@ -49,23 +50,29 @@ def settings(
         terminal.note(f"{hint}; rt-embed settings --all shows all")
     for variable, advice in without_effect(os.environ).items():
         terminal.note(f"{variable} has no effect here: {advice}")
+    load()  # raises what is wrong
 
 
 def effective(environment: Mapping[str, str]) -> dict[str, list[dict[str, Any]]]:
-    """Return every setting by group: its variable, value as text and origin. Raises SettingsError."""
-    loaded = load(environment)
+    """Return every setting by group: its variable, value as text and origin."""
+    loaded, problems = read(environment)
+    wrong = {problem.partition("=")[0] for problem in problems}
     return {
-        group.__doc__: [_row(field, loaded, environment) for field in dataclasses.fields(group)]
+        group.__doc__: [_row(field, loaded, environment, wrong) for field in dataclasses.fields(group)]
         for group in GROUPS
     }
 
 
-def _row(field: dataclasses.Field[Any], loaded: Any, environment: Mapping[str, str]) -> dict[str, Any]:
+def _row(
+    field: dataclasses.Field[Any], loaded: Any, environment: Mapping[str, str], wrong: Container[str]
+) -> dict[str, Any]:
     variable = field.metadata["variable"]
     given = environment.get(variable, "").strip() or (field.metadata["empty"] and variable in environment)
     value = getattr(loaded, field.name)
     hidden = field.metadata["secret"] and value
     origin = origins.get(variable, "environment") if given else "default"
+    if variable in wrong:
+        origin = f"default: the one of {origin} is wrong"
     return {"variable": variable, "value": "(hidden)" if hidden else _text(value), "origin": origin}
 
 

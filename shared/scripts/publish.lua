@@ -5,11 +5,12 @@
 -- ARGV: request id, notify channel ('' if the caller notifies), request ttl, result ttl, whether the request ends at once ('0' or '1'), its
 -- end state, the count of such ends, packed end entry, number of its fields, fields..., the outbox's limit,
 -- its limit in bytes (0: none), whether messages are wanted ('0' or '1') unless the routes say otherwise, whether
--- the caller believes that they are, number of results, then per result: chunk, packed entry, number of its
--- fields, fields..., number of its message's fields (0 for no message), fields...
+-- the caller believes that they are, number of results, then per result: chunk, packed entry, whether it is an
+-- error ('0' or '1'), number of its fields, fields..., number of its message's fields (0 for no message), fields...
 -- A request for which 0 results are planned is open-ended: it takes results in ascending order only.
--- Returns {request's state afterwards or 'gone', results stored, messages stored, messages dropped}; or, with
--- nothing done, {'mistaken'} if the caller believes what is not so.
+-- Returns {request's state afterwards or 'gone', results stored, messages stored, messages dropped}; to the one
+-- caller that ended the request also {chunks planned, chunks done, chunks failed, ms since it was accepted, client, caller, id of the HTTP request}.
+-- Or, with nothing done, {'mistaken'} if the caller believes what is not so.
 local request, results, done, outbox = KEYS[1], KEYS[2], KEYS[3], KEYS[6]
 local id, channel, request_ttl, result_ttl = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local ends_now, end_state = ARGV[5] == '1', ARGV[6]
@@ -66,13 +67,16 @@ end
 local stored, queued, dropped, finished = 0, 0, 0, nil
 local at = rest + 5
 for _ = 1, count do
-  local first = at + 3
-  local message = first + tonumber(ARGV[at + 2])
+  local first = at + 4
+  local message = first + tonumber(ARGV[at + 3])
   local after = message + 1 + tonumber(ARGV[message])
   if is_new(ARGV[at]) then
     finished = redis.call('HINCRBY', request, 'done', 1)
     store(ARGV[at + 1], first, message - 1)
     stored = stored + 1
+    if ARGV[at + 2] == '1' then
+      redis.call('HINCRBY', request, 'failed', 1)
+    end
     if after > message + 1 then
       if not is_full() then
         redis.call('XADD', outbox, '*', unpack(ARGV, message + 1, after - 1))
@@ -88,13 +92,17 @@ if dropped > 0 then
   redis.call('HINCRBY', KEYS[7], 'dropped', dropped)
 end
 
-local now = redis.call('TIME')[1]
+local time = redis.call('TIME')
+local now, summary = time[1], nil
 finished = finished or tonumber(redis.call('HGET', request, 'done') or 0)
 if ends_now or end_state == 'failed' or (planned > 0 and finished >= planned) then
   state = end_state
   store(ARGV[8], 10, rest - 1)
   redis.call('HSET', request, 'state', state, 'finished', now)
   redis.call('HINCRBY', KEYS[5], ARGV[7], 1)
+  local began = redis.call('HMGET', request, 'accepted_ms', 'created', 'failed', 'client', 'caller', 'x_request_id')
+  local took = now * 1000 + math.floor(time[2] / 1000) - (tonumber(began[1]) or began[2] * 1000)
+  summary = { planned, finished, tonumber(began[3] or 0), took, began[4] or '', began[5] or '', began[6] or '' }
 end
 if #news > 0 and channel ~= '' then
   redis.call('PUBLISH', channel, table.concat(news))
@@ -114,4 +122,4 @@ refresh(KEYS[4])
 for i = 9, #KEYS do
   refresh(KEYS[i])
 end
-return { state, stored, queued, dropped }
+return { state, stored, queued, dropped, summary }

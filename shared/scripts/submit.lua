@@ -52,13 +52,16 @@ if is_session then
   redis.call('HSET', session, unpack(ARGV, 7, session_end))
   redis.call('EXPIRE', session, ttl)
 end
-redis.call('HSET', request, 'state', 'running', 'created', now[1], 'done', 0, unpack(ARGV, first_field, first_job - 1))
+local enqueued = now[1] * 1000 + math.floor(now[2] / 1000)
+redis.call(
+  'HSET', request, 'state', 'running', 'created', now[1], 'accepted_ms', enqueued, 'done', 0,
+  unpack(ARGV, first_field, first_job - 1)
+)
 redis.call('EXPIRE', request, ttl)
 redis.call('ZADD', KEYS[3], now[1] + ttl, id)
 for i = 7, #KEYS, 2 do
   redis.call('ZADD', KEYS[i], now[1] + ttl, id)
 end
-local enqueued = now[1] * 1000 + math.floor(now[2] / 1000)
 at = first_job
 while at <= #ARGV do
   local after = at + 1 + tonumber(ARGV[at])

@@ -56,7 +56,14 @@ def load(environment: Mapping[str, str] | None = None, **overrides: Any) -> Sett
     Raises SettingsError with every bad variable, its value and what is allowed, and every variable of ours
     that does not exist, with the nearest that does.
     """
-    source = os.environ if environment is None else environment
+    settings, problems = read(os.environ if environment is None else environment, **overrides)
+    if problems := problems or contradictions(settings):
+        raise SettingsError("; ".join(problems))
+    return settings
+
+
+def read(source: Mapping[str, str], **overrides: Any) -> tuple[Settings, list[str]]:
+    """Return the settings of `source`, those with a bad value at their defaults, and what is wrong."""
     values: dict[str, Any] = {}
     problems = unknown_names(source, VARIABLES)
     for field in FIELDS:
@@ -70,10 +77,7 @@ def load(environment: Mapping[str, str] | None = None, **overrides: Any) -> Sett
         except ValueError:
             shown = "(hidden)" if field.metadata["secret"] else repr(text)
             problems.append(f"{variable}={shown}: must be {kind.allowed}")
-    settings = Settings(**{**values, **overrides})
-    if problems := problems or contradictions(settings):
-        raise SettingsError("; ".join(problems))
-    return settings
+    return Settings(**{**values, **overrides}), problems
 
 
 def contradictions(settings: Settings) -> list[str]:

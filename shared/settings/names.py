@@ -57,7 +57,7 @@ def unknown_names(given: Iterable[str], known: Collection[str]) -> list[str]:
         if not name.startswith(PREFIX) or name in known or name in OF_OTHERS:
             continue
         near = difflib.get_close_matches(name.removeprefix(PREFIX)[:100], ours, 1, 0.6)
-        hint = f"did you mean {PREFIX}{near[0]}?" if near else "see deploy/settings.md"
+        hint = f"did you mean {PREFIX}{near[0]}?" if near else "rt-embed settings --all shows them"
         problems.append(f"{name[:100]}: there is no such setting; {hint}")
     return problems
 

@@ -67,8 +67,17 @@ def configure(settings: Settings, **bound: Any) -> None:
 
 def x_request_id() -> str:
     """Return the id of the HTTP request that is being served; "" outside of one."""
-    given: str = structlog.contextvars.get_contextvars().get("x_request_id", "")
-    return given
+    return _of_context("x_request_id")
+
+
+def client_logged() -> str:
+    """Return the address of the client whose HTTP request is being served; "" outside of one."""
+    return _of_context("client")
+
+
+def _of_context(name: str) -> str:
+    found: str = structlog.contextvars.get_contextvars().get(name, "")
+    return found
 
 
 def log_file(settings: Settings, process: str = "") -> Path | None:

@@ -84,6 +84,7 @@ async def test_a_request_is_accepted_with_all_of_its_jobs(redis: Redis, settings
     )
     created = await submit(redis, settings, request, [job_of("video")] * 2, traceparent="00-ab-cd-01")
     fields = await redis.hgetall(keys.request("r1"))
+    assert int(fields.pop(b"accepted_ms")) // 1000 == created
     assert fields == {
         b"state": b"running", b"created": str(created).encode(), b"done": b"0", b"kind": b"video",
         b"model": b"m", b"planned": b"4", b"assets": b"a1,a2", b"options": b'{"stream":true}',

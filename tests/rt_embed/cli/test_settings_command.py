@@ -41,6 +41,18 @@ def test_a_word_chooses_variables() -> None:
     assert "no setting has 'nothing-like-it'" in rt_embed("settings", "nothing-like-it").stderr
 
 
+def test_what_is_wrong_is_named_below_what_is_in_effect() -> None:
+    done = rt_embed(
+        "settings", BACKEND_PORT="http", REDIS_HOST="redis-1", RTEMBED_BAKEND="cpu", COLUMNS="300"
+    )
+    assert done.returncode == 2
+    port, host = (line.split(maxsplit=2) for line in done.stdout.splitlines() if line[:4] in ("BACK", "REDI"))
+    assert port == ["BACKEND_PORT", "8000", "default: the one of environment is wrong"]
+    assert host == ["REDIS_HOST", "redis-1", "environment"]
+    assert "BACKEND_PORT='http': must be a whole number" in done.stderr
+    assert "RTEMBED_BAKEND: there is no such setting" in done.stderr
+
+
 @pytest.mark.parametrize("place", ["before", "after"])
 def test_a_file_counts_for_every_command_wherever_it_is_named(tmp_path: Path, place: str) -> None:
     file = tmp_path / "rt-embed.env"

@@ -48,7 +48,7 @@ WRONG = [
     ("RTEMBED_TENSORRT", "8", "RTEMBED_TENSORRT='8': must be one of"),
     ("RTEMBED_REDIS_TIMOUT", "5", "there is no such setting; did you mean RTEMBED_REDIS_TIMEOUT?"),
     ("RTEMBED_WORKERNAME", "w", "there is no such setting; did you mean RTEMBED_WORKER_NAME?"),
-    ("RTEMBED_XQZ", "1", "RTEMBED_XQZ: there is no such setting; see deploy/settings.md"),
+    ("RTEMBED_XQZ", "1", "RTEMBED_XQZ: there is no such setting; rt-embed settings --all shows them"),
 ]
 
 
@@ -60,20 +60,44 @@ def test_a_wrong_setting_is_named_with_what_is_allowed(variable: str, value: str
     assert variable in caught.value.message
 
 
-@pytest.mark.parametrize("module", ["gateway", "worker"])
-def test_a_start_with_wrong_settings_ends_with_status_2_and_names_them_all(module: str) -> None:
-    environment = {"BACKEND_PORT": "x", "RTEMBED_BAKEND": "cpu", "KAFKA_SSL_CAFILE": "/no/ca.pem"}
-    done = subprocess.run(
-        [sys.executable, "-m", module], cwd=ROOT, env=environment, capture_output=True, text=True,
-        timeout=60, check=False,
-    )  # fmt: skip
+@pytest.mark.parametrize(
+    ("module", "name"), [("gateway", "gateway"), ("worker", "worker"), ("search", "indexer")]
+)
+def test_a_start_with_wrong_settings_ends_with_status_2_and_names_them_all(
+    module: str, name: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "production.env"
+    file.write_text("BACKEND_PORT=x\nRTEMBED_BAKEND=cpu\nKAFKA_SSL_CAFILE=/of/the/file.pem\n")
+    done = started(module, "--config", file, KAFKA_SSL_CAFILE="/no/ca.pem")
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith(
-        f"rt-embed {module}: RTEMBED_BAKEND: there is no such setting; did you mean RTEMBED_BACKEND?"
+        f"rt-embed {name}: RTEMBED_BAKEND: there is no such setting; did you mean RTEMBED_BACKEND?"
     )
     assert "BACKEND_PORT='x'" in line
-    assert "KAFKA_SSL_CAFILE='/no/ca.pem'" in line
+    assert "KAFKA_SSL_CAFILE='/no/ca.pem'" in line, "the environment wins"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config", "/no/such.env"], "rt-embed gateway: /no/such.env: cannot be read: No such file"),
+        (["--config"], "rt-embed gateway: error: argument --config: expected one argument"),
+        (["--port", "80"], "rt-embed gateway: error: unrecognized arguments: --port 80"),
+    ],
+)
+def test_arguments_that_a_process_does_not_take(arguments: list[str], message: str) -> None:
+    done = started("gateway", *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
+def started(module: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Return a process of the service that has ended by itself."""
+    return subprocess.run(
+        [sys.executable, "-m", module, *map(str, arguments)], cwd=ROOT, env=environment, capture_output=True,
+        text=True, timeout=60, check=False,
+    )  # fmt: skip
 
 
 def test_a_secret_is_not_shown() -> None:

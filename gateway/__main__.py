@@ -2,7 +2,7 @@
 
 import sys
 
-from shared.lifecycle.arguments import take_arguments
+from shared.lifecycle.process_arguments import take_arguments
 from shared.lifecycle.watchdog import run_watched
 
 if __name__ == "__main__":

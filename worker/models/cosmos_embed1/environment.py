@@ -15,11 +15,14 @@ from worker.models.preparation_progress import Progress, silent
 log = structlog.get_logger(__name__)
 
 LOCK = Path(__file__).with_name("reference_lock.txt")
+"""Everything but PyTorch, with hashes."""
+PYTORCH = ("torch==2.13.0", "torchvision==0.28.0")
+"""By version only: each index has other builds of them."""
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 """Where PyTorch's builds without CUDA are: a tenth of the size, and enough."""
 IN_CACHE = ".reference-environment"
 MARK = ".rt-embed-environment"
-"""A file of a whole environment: the lock that it was made from."""
+"""A file of a whole environment: the versions that it was made from."""
 LAST_LINES = 10
 PATIENCE = 10.0  # seconds
 
@@ -54,10 +57,12 @@ def missing_in(python: str) -> str:
 def make_environment(folder: Path, index: str = CPU_INDEX, progress: Progress = silent) -> str:
     """Make an environment in `folder` with pip, from the lock; its interpreter. One that is whole is kept.
 
-    PyTorch comes from `index`, or from pip's own where that has it. Raises ModelError that says what failed.
+    PyTorch comes from `index`, or from pip's own where that does not answer. Raises ModelError
+    that says what failed.
     """
     python = folder / "bin" / "python"
-    if (folder / MARK).exists() and (folder / MARK).read_text() == LOCK.read_text():
+    wanted = "\n".join([*PYTORCH, LOCK.read_text()])
+    if (folder / MARK).exists() and (folder / MARK).read_text() == wanted:
         log.info("the environment is there", folder=str(folder))
         return str(python)
     if folder.exists() and any(folder.iterdir()) and not (folder / "pyvenv.cfg").exists():
@@ -68,10 +73,11 @@ def make_environment(folder: Path, index: str = CPU_INDEX, progress: Progress = 
     progress("installing PyTorch and transformers: 1.2 GB without CUDA, 5 GB with it", 0, 0)
     pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     extra = ("--extra-index-url", index) if index and answers(index) else ()
-    _run([*pip, *extra, "--requirement", str(LOCK)])
+    _run([*pip, "--require-hashes", "--requirement", str(LOCK)])
+    _run([*pip, *extra, *PYTORCH])
     if missing := missing_in(str(python)):
         raise ModelError(f"the environment in {folder} is not complete: {missing}")
-    (folder / MARK).write_text(LOCK.read_text())
+    (folder / MARK).write_text(wanted)
     log.info("environment made", folder=str(folder), lock=LOCK.name)
     return str(python)
 

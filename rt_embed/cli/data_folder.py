@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from rt_embed.cli import embedded_postgres
+from shared import settings
 from shared.errors import SettingsError
 from shared.settings import Settings
 
@@ -70,6 +72,23 @@ def running_service(folder: Path) -> LocalService | None:
         return None
 
 
+def configuration_here(environment: Mapping[str, str]) -> Settings:
+    """Return the settings of the service that runs in the data folder, or those of the environment where it
+    names a Redis. Raises SettingsError."""
+    configuration = settings.load(environment)
+    folder = configuration.data_dir
+    if names_redis(environment) or not running_service(folder):
+        return configuration
+    given = {name: value for name, value in environment.items() if value}
+    data = postgres_folder(folder)
+    index = (
+        {"RTEMBED_SEARCH_URL": embedded_postgres.database_url(data)}
+        if (data / "postmaster.pid").exists()
+        else {}
+    )
+    return settings.load({**local_defaults(folder), **index, **given})
+
+
 def with_redis_found(configuration: Settings) -> Settings:
     """Return settings with the Redis of the service that runs here, unless the environment names one."""
     if names_redis(os.environ):
@@ -95,6 +114,11 @@ def local_defaults(folder: Path) -> dict[str, str]:
         "MODEL_PATH": "demo",
         "RTEMBED_HOST": "127.0.0.1",
     }
+
+
+def postgres_folder(folder: Path) -> Path:
+    """Return the folder of the PostgreSQL of `rt-embed up --search`."""
+    return folder / "postgres"
 
 
 def names_redis(environment: Mapping[str, str]) -> bool:

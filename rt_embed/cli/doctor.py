@@ -23,9 +23,8 @@ from obstore import list_with_delimiter_async
 from rich.console import Group
 from rich.text import Text
 
-from rt_embed.cli.data_folder import local_defaults, names_redis, redis_address, running_service
+from rt_embed.cli.data_folder import configuration_here, redis_address, running_service
 from rt_embed.cli.terminal import ExitStatus, command_group, terminal
-from shared import settings
 from shared.bus.kafka import connection
 from shared.bus.routes import configured_routes
 from shared.errors import RtEmbedError, SettingsError
@@ -77,22 +76,13 @@ def _line(finding: Finding) -> Text:
 async def examine(environment: Mapping[str, str]) -> list[Finding]:
     """Return all findings; without settings that can be read there is only one."""
     try:
-        configuration = _configuration(environment)
+        configuration = configuration_here(environment)
     except SettingsError as error:
         return [Finding("settings", "wrong", error.message, "rt-embed settings --all shows every setting")]
     found = [*_installation(environment), *_limits(configuration)]
     for look in (_redis, _assets, _kafka, _search, _gateway):
         found += await _bounded(look(configuration))
     return [*found, *await asyncio.to_thread(_worker, configuration)]
-
-
-def _configuration(environment: Mapping[str, str]) -> Settings:
-    configuration = settings.load(environment)
-    folder = configuration.data_dir
-    if names_redis(environment) or not running_service(folder):
-        return configuration
-    given = {name: value for name, value in environment.items() if value}
-    return settings.load({**local_defaults(folder), **given})
 
 
 async def _bounded(findings: Findings) -> list[Finding]:

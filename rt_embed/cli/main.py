@@ -62,6 +62,8 @@ PANELS = {
     "Look after it": {
         "doctor": "rt_embed.cli.doctor",
         "settings": "rt_embed.cli.settings_command",
+        "backup": "rt_embed.cli.backup",
+        "restore": "rt_embed.cli.backup",
         "camera": "worker.live.camera_command",
         "inspect": "rt_embed.cli.inspect",
         "model": "worker.models.model_command",

@@ -25,6 +25,7 @@ from rt_embed.cli.data_folder import (
     announced,
     local_defaults,
     names_redis,
+    postgres_folder,
     used_alone,
     valkey_socket,
 )
@@ -43,7 +44,6 @@ log = structlog.get_logger(__name__)
 app = command_group()
 
 PATIENCE = 20.0
-POSTGRES = "postgres"
 """The folder of PostgreSQL's data in the data folder."""
 
 
@@ -59,7 +59,7 @@ async def up(configuration: Settings, workers: int, *, search: bool = False) -> 
     if environment.get("RTEMBED_SEARCH_URL"):
         children.append(start("indexer", [*python, "search"]))
     if search and configuration.search_url is None:
-        data = folder / POSTGRES
+        data = postgres_folder(folder)
         await asyncio.to_thread(embedded_postgres.prepare, data)
         children.insert(0, start("postgres", embedded_postgres.server_command(data)))
     if not names_redis(os.environ):
@@ -98,7 +98,7 @@ def _environment(configuration: Settings, folder: Path, *, search: bool) -> dict
     if is_loopback(os.environ.get("RTEMBED_HOST") or defaults["RTEMBED_HOST"]):
         defaults["RTEMBED_ALLOWED_HOSTS"] = "localhost,127.0.0.1,::1"
     if search:
-        defaults["RTEMBED_SEARCH_URL"] = embedded_postgres.database_url(folder / POSTGRES)
+        defaults["RTEMBED_SEARCH_URL"] = embedded_postgres.database_url(postgres_folder(folder))
     if (search or configuration.search_url) and configured_routes(configuration).message_bus == "off":
         defaults["MESSAGE_BUS"] = "redis"  # which the indexer reads
     port = configuration.port or _free_port()

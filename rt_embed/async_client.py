@@ -123,6 +123,7 @@ class AsyncClient:
         model: str | None = None,
         creation_time: str | datetime | None = None,
         sensor_name: str = "",
+        thumbnails: bool = False,
         url_headers: dict[str, str] | None = None,
         keep: bool = True,
         progress: UploadProgress | None = None,
@@ -130,10 +131,11 @@ class AsyncClient:
     ) -> AsyncChunkStream:
         """Embed a film: a path, a URL, or the id of a file of the service. Yields its chunks.
 
-        Durations are seconds; 0 makes the film one chunk. `start` and `end` choose a part of it. `keep=False`
-        deletes an uploaded file afterwards. `progress` is told bytes sent and bytes in all. A broken
-        connection is made again, and no chunk comes twice. `resume_from` goes on after the
-        `bookmark` of an earlier stream; its results are kept for an hour, then NotFoundError is raised.
+        Durations are seconds; 0 makes the film one chunk. `start` and `end` choose a part of it. With
+        `thumbnails` a chunk has a small JPEG of the frame in its middle. `keep=False` deletes an uploaded
+        file afterwards. `progress` is told bytes sent and bytes in all. A broken connection is made again,
+        and no chunk comes twice. `resume_from` goes on after the `bookmark` of an earlier stream; its results
+        are kept for an hour, then NotFoundError is raised.
         Raises ServiceError, ConnectionFailed or OSError.
         """
         options = EmbedOptions(
@@ -143,6 +145,7 @@ class AsyncClient:
             end=end,
             creation_time=creation_time,
             sensor_name=sensor_name,
+            thumbnails=thumbnails,
             url_headers=url_headers,
             keep=keep,
             progress=progress,
@@ -157,13 +160,16 @@ class AsyncClient:
         chunk_duration: int = 10,
         chunk_overlap: int = 0,
         model: str | None = None,
+        thumbnails: bool = False,
         retries: int | None = None,
     ) -> AsyncChunkStream:
         """Embed a live stream: its id, or an rtsp:// URL, which is registered until the end.
 
         Yields its chunks. Reconnects for ever, or gives up after `retries` attempts without a chunk.
         """
-        options = EmbedOptions(chunk_duration=chunk_duration, chunk_overlap=chunk_overlap, live=True)
+        options = EmbedOptions(
+            chunk_duration=chunk_duration, chunk_overlap=chunk_overlap, thumbnails=thumbnails, live=True
+        )
         return self._follow(Following(stream, options, Retries(retries)), model)
 
     async def embed_texts(self, texts: Sequence[str], *, model: str | None = None) -> list[Vector]:

@@ -41,6 +41,7 @@ class EmbedOptions:
     end: int | None = None
     creation_time: str | datetime | None = None
     sensor_name: str = ""
+    thumbnails: bool = False
     url_headers: dict[str, str] | None = None
     keep: bool = True
     live: bool = False
@@ -61,6 +62,8 @@ class EmbedOptions:
             body["media_info"] = {
                 "type": "offset", **{name: value for name, value in ends.items() if value is not None}
             }  # fmt: skip
+        if self.thumbnails:
+            body["thumbnails"] = True
         if not self.live:
             body["stream_options"] = {"include_progress": True}
         return body

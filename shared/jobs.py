@@ -56,6 +56,7 @@ class VideoJob(msgspec.Struct, frozen=True, kw_only=True, tag="video", tag_field
     query: bool = False
     """As for texts."""
     on_error: Literal["fail", "skip"] = "fail"
+    thumbnails: bool = False
     version: int = VERSION
 
     lane: ClassVar[Lane] = "video"
@@ -69,6 +70,7 @@ class LiveJob(msgspec.Struct, frozen=True, kw_only=True, tag="live", tag_field="
     assets: list[Asset]
     chunk_duration: int
     model: str = ""
+    thumbnails: bool = False
     version: int = VERSION
 
     lane: ClassVar[Lane] = "live"

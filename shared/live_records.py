@@ -112,8 +112,10 @@ async def start(
     session: LiveRecord,
     *,
     caller: str = "",
+    thumbnails: bool = False,
 ) -> str:
-    """Start a session, or join the one that runs; returns the request that embeds the stream.
+    """Start a session, or join the one that runs, which stays as it is; returns the request that embeds the
+    stream.
 
     Raises ServerBusy when as many sessions run as may, DependencyError when the stream was deleted meanwhile.
     """
@@ -128,7 +130,11 @@ async def start(
         kept=settings.live_results,
     )
     job = LiveJob(
-        request=request_id, assets=[asset], chunk_duration=session.chunk_duration, model=session.model
+        request=request_id,
+        assets=[asset],
+        chunk_duration=session.chunk_duration,
+        model=session.model,
+        thumbnails=thumbnails,
     )
     return await submit_session(
         redis, settings, request, job, session=keys.live(asset.id), first=_sessions.fields(session)

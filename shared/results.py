@@ -15,8 +15,9 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
     `vector` holds little-endian float32; `start`, `end` and `frame_times` are nanoseconds from the start
     of the file, or of the connection for a live chunk, whose `wall_start` and `wall_end` are nanoseconds
-    since 1970. `decode_started` is seconds since 1970 by Redis's clock. Latencies are milliseconds or
-    seconds as their names say. `facts` is the JSON answer of a probe. `error` is empty for a success.
+    since 1970. `thumbnail` is a JPEG, empty if none was asked for. `decode_started` is seconds since 1970 by
+    Redis's clock. Latencies are milliseconds or seconds as their names say. `facts` is the JSON answer of a
+    probe. `error` is empty for a success.
     """
 
     chunk: int
@@ -26,6 +27,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     wall_end: int | None = None
     vector: bytes = b""
     frame_times: list[int] = []
+    thumbnail: bytes = b""
     decode_started: float | None = None
     decode_latency_ms: float | None = None
     inference_latency_ms: float | None = None

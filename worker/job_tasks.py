@@ -150,7 +150,7 @@ class Tasks:
             return
         paths = [asset.path for asset in job.assets]
         if job.assets[0].media_type == "image":
-            yield await self._media.images(paths, self._model.resolution)
+            yield await self._media.images(paths, self._model.resolution, thumbnails=job.thumbnails)
             return
         decoding = self._media.clips(
             paths[0],
@@ -159,6 +159,7 @@ class Tasks:
             self._model.resolution,
             joined=job.assets[0].joined,
             skip=job.on_error == "skip",
+            thumbnails=job.thumbnails,
         )
         async with aclosing(decoding) as clips:
             async for clip in clips:
@@ -204,6 +205,7 @@ class Tasks:
             end=clip.chunk.end,
             vector=embedded.vector.tobytes(),
             frame_times=_frame_times(clip),
+            thumbnail=clip.thumbnail,
             decode_started=self._clock.at(clip.decode_start),
             decode_latency_ms=milliseconds(clip.decode_start, clip.decode_end),
             inference_latency_ms=milliseconds(embedded.start, embedded.end),

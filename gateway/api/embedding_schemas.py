@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from gateway.api.schemas import (
     ApiRequest,
@@ -166,6 +166,13 @@ class VideoRequest(ApiRequest):
             "out of the answer and reported on the error bus."
         ),
     ] = "fail"
+    thumbnails: Annotated[
+        bool,
+        Meta(
+            description="Give each chunk's answer and message a small JPEG of the frame in its middle, too. "
+            "A live stream that is being embedded stays as it was started. An extension."
+        ),
+    ] = False
     encoding_format: Encoding = "float"
     dimensions: Dimensions = None
 
@@ -233,6 +240,9 @@ class ChunkEmbedding(ApiResponse):
     frame_count: Annotated[
         Annotated[int, Meta(ge=0, le=2_147_483_647)] | None, Meta(description="Frames sampled.")
     ] = None
+    thumbnail: (
+        Annotated[str, Meta(description="A JPEG, base64; only if `thumbnails` was set.")] | UnsetType
+    ) = UNSET
 
 
 class VideoResponse(ApiResponse):

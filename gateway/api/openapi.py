@@ -84,8 +84,11 @@ def _answers(base: type[ApiResponse]) -> Iterable[type[ApiResponse]]:
 
 
 def _require_all(schema: Schema) -> None:
-    """Require all fields: answers have every field, also those with a default."""
-    schema["required"] = list(schema["properties"])
+    """Require all fields: answers have every field, also those with a default. One that may be unset, which
+    is told to those only who ask for it, has none."""
+    always = schema.get("required", ())
+    properties = schema["properties"].items()
+    schema["required"] = [name for name, field in properties if name in always or "default" in field]
     for field in schema["properties"].values():
         field.pop("default", None)
 

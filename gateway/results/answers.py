@@ -1,5 +1,6 @@
 """Results as clients see them: JSON answers and events."""
 
+from base64 import b64encode
 from typing import Literal, TypeVar
 
 import msgspec
@@ -28,7 +29,8 @@ class Outline(msgspec.Struct, frozen=True, kw_only=True):
     """What answers repeat of their request. It is stored with the request, so that any gateway can answer.
 
     `start` and `end` are the requested range in nanoseconds, even beyond the file's end. `dimensions` is 0
-    for whole vectors. Events of a `live` stream include failed chunks, which do not end it.
+    for whole vectors; `thumbnails` are told to those who asked for them. Events of a `live` stream include
+    failed chunks, which do not end it.
     """
 
     request: str
@@ -39,6 +41,7 @@ class Outline(msgspec.Struct, frozen=True, kw_only=True):
     end: int = 0
     encoding_format: EncodingFormat = "float"
     dimensions: int = 0
+    thumbnails: bool = False
     live: bool = False
 
 
@@ -107,7 +110,13 @@ def chunk_embedding(kind: type[Chunk], outline: Outline, result: Result) -> Chun
         queue_time_s=result.queue_time_s,
         processing_latency_s=result.processing_latency_s,
         frame_count=len(result.frame_times),
+        thumbnail=_thumbnail(outline, result),
     )
+
+
+def _thumbnail(outline: Outline, result: Result) -> str | msgspec.UnsetType:
+    is_told = outline.thumbnails and result.thumbnail
+    return b64encode(result.thumbnail).decode() if is_told else msgspec.UNSET
 
 
 def chunk_time(outline: Outline, ns: int, wall: int | None = None) -> str:

@@ -168,6 +168,7 @@ def _outline(ctx: Context, request_id: str, record: KnownRequest, body: VideoReq
         model=record.model,
         live=True,
         encoding_format=body.encoding_format,
+        thumbnails=body.thumbnails,
         dimensions=require_dimensions(body.dimensions, ctx.view.require_model(record.model)),
     )
 

@@ -32,7 +32,9 @@ DRAIN_POLL = 0.1
 STOPPED = End(state="done")
 
 
-async def start_session(ctx: Context, asset: Asset, model: ServedModel, duration: int, overlap: int) -> str:
+async def start_session(
+    ctx: Context, asset: Asset, model: ServedModel, duration: int, overlap: int, *, thumbnails: bool = False
+) -> str:
     """Start a session that embeds the stream, or join the running one, and return its request's id.
 
     Raises BadParameter for a chunk duration of 0, ServerBusy at the limit of live streams.
@@ -47,7 +49,9 @@ async def start_session(ctx: Context, asset: Asset, model: ServedModel, duration
         created=int(time.time()),
     )
     request_id = await live_records.start(
-        ctx.redis, ctx.settings, session.request, asset, session, caller=caller.get()
+        *(ctx.redis, ctx.settings, session.request, asset, session),
+        caller=caller.get(),
+        thumbnails=thumbnails,
     )
     joined = request_id != session.request
     log.info(
@@ -81,7 +85,8 @@ async def live_events(ctx: Context, body: VideoRequest, asset: Asset) -> EventSt
     try:
         async with AsyncExitStack() as held:
             request_id = await start_session(
-                ctx, asset, model, body.chunk_duration, body.chunk_overlap_duration
+                *(ctx, asset, model, body.chunk_duration, body.chunk_overlap_duration),
+                thumbnails=body.thumbnails,
             )
             structlog.contextvars.bind_contextvars(request_id=request_id)
             provisional, client = client, client_of(ctx, request_id)
@@ -94,6 +99,7 @@ async def live_events(ctx: Context, body: VideoRequest, asset: Asset) -> EventSt
                 model=model.id,
                 live=True,
                 encoding_format=body.encoding_format,
+                thumbnails=body.thumbnails,
                 dimensions=dimensions,
             )
             writer = EventWriter(outline, created, body.event_options)

@@ -78,6 +78,7 @@ def plan_video(
         start=start,
         end=end,
         encoding_format=body.encoding_format,
+        thumbnails=body.thumbnails,
         dimensions=require_dimensions(body.dimensions, model),
     )
     request = Request(
@@ -90,7 +91,14 @@ def plan_video(
         caller=caller.get(),
     )
     jobs: list[Job] = [
-        VideoJob(request=request_id, assets=list(assets), chunks=run, model=model.id, on_error=body.on_error)
+        VideoJob(
+            request=request_id,
+            assets=list(assets),
+            chunks=run,
+            model=model.id,
+            on_error=body.on_error,
+            thumbnails=body.thumbnails,
+        )
         for run in runs
     ]
     lengths = (body.chunk_duration, body.chunk_overlap_duration)
@@ -118,6 +126,7 @@ def _options(body: VideoRequest, outline: Outline) -> str:
         "chunk_overlap_duration": body.chunk_overlap_duration,
         "media_info": body.media_info,
         "on_error": body.on_error,
+        "thumbnails": body.thumbnails,
         "outline": outline,
     }
     return msgspec.json.encode(shown).decode()

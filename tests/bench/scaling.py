@@ -86,7 +86,7 @@ def compare(width: int, height: int, size: int, rounds: int) -> str:
     frames = frames_of(width, height)
     for frame in frames:
         frame.colorspace, frame.color_range = 1, 1  # stated, so that nobody has to guess
-    scaler, theirs = Scaler(size), reformatting(size)
+    scaler, theirs = Scaler(), reformatting(size)
     ours_out, theirs_out = (np.zeros((FRAMES, 3, size, size), np.uint8) for _ in range(2))
     timed(scaler.scale, frames, ours_out)
     timed(theirs, frames, theirs_out)

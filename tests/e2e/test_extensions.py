@@ -1,6 +1,7 @@
 """What this service adds to the API, with real media and a real worker; and two gateways as one service."""
 
 import base64
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.e2e.conftest import Stack
 from tests.e2e.media import COLOURS, picture
@@ -140,6 +142,38 @@ def test_shortened_and_packed_vectors(shared_stack: Stack, film: Path) -> None:
         assert f'"embeddings":{json.dumps(chunk["embeddings"], separators=(",", ":"))}' in events
     refused = client.post("/generate_video_embeddings", json={**video, "dimensions": 769})
     assert (refused.status_code, refused.json()["code"]) == (400, "BadParameters")
+    assert client.delete(f"/files/{film_id}").status_code == 200
+
+
+def test_thumbnails_in_answers_events_and_answers_fetched_later(
+    shared_stack: Stack, film: Path, tmp_path: Path
+) -> None:
+    """Each shows its chunk's colour; the vectors are the same; who does not ask is told of none."""
+    film_id, client, url = shared_stack.upload(film), shared_stack.client, "/generate_video_embeddings"
+    body = {"model": "null", "id": film_id, "chunk_duration": 5, "encoding_format": "base64"}
+    plain = client.post(url, json=body).json()["chunk_responses"]
+    body |= {"thumbnails": True}
+    asked = {"Prefer": "respond-async", "Idempotency-Key": "thumbnails-of-a-film"}
+    where = client.post(url, json=body, headers=asked).headers["Location"].removeprefix("/v1")
+    streamed = client.post(url, json={**body, "stream": True}).text
+    events = [line.removeprefix("data: ") for line in streamed.splitlines() if line.startswith("data: {")]
+    later = client.get(f"{where}/results")
+    while later.status_code == 202:
+        later = client.get(f"{where}/results")
+    for chunks in (
+        client.post(url, json=body).json()["chunk_responses"],
+        sorted((json.loads(e)["chunk_responses"][0] for e in events), key=lambda c: float(c["start_time"])),
+        later.json()["chunk_responses"],
+    ):
+        assert [chunk["embeddings"] for chunk in chunks] == [chunk["embeddings"] for chunk in plain]
+        for chunk, colour in zip(chunks, COLOURS, strict=True):
+            image = Image.open(io.BytesIO(base64.b64decode(chunk["thumbnail"])))
+            assert (image.format, image.size) == ("JPEG", (160, 90))
+            np.testing.assert_allclose(np.asarray(image).mean(axis=(0, 1)), colour, atol=6)
+    assert not any("thumbnail" in chunk for chunk in plain)
+    red = {"model": "null", "id": shared_stack.upload(picture(tmp_path, COLOURS[0]), "image")}
+    (chunk,) = client.post(url, json={**red, "thumbnails": True}).json()["chunk_responses"]
+    assert Image.open(io.BytesIO(base64.b64decode(chunk["thumbnail"]))).size == (64, 48)
     assert client.delete(f"/files/{film_id}").status_code == 200
 
 

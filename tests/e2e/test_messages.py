@@ -1,5 +1,6 @@
 """Messages of the whole service on real brokers, read by an independent consumer with classes of its own."""
 
+import base64
 import json
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from tests.support import RedisServer, free_port
 
 VisionLLM: Any = schema.classes()["VisionLLM"]
 TOPIC, ERRORS = "mdx-embed", "mdx-embed-errors"
+JPEG = b"\xff\xd8\xff"
 URL = "/generate_video_embeddings"
 
 
@@ -94,6 +96,7 @@ def test_a_file(stack: Stack, reader: Reader, film: Path) -> None:
         assert all(start <= moment(frame.timestamp) < start + 5 * 10**9 for frame in message.frames)
         assert message.info["streamId"] == film_id
         assert message.info["frameCount"] == "8"
+        assert "thumbnail" not in message.info
         for name in ("decodeLatencyMs", "vlmLatencyMs", "chunkLatencyMs", "processingLatencyS"):
             assert float(message.info[name]) >= 0
         assert same_vector(message, chunk["embeddings"])
@@ -104,13 +107,15 @@ def test_a_file(stack: Stack, reader: Reader, film: Path) -> None:
 
 def test_an_image_list(stack: Stack, reader: Reader, tmp_path: Path) -> None:
     ids = [stack.upload(picture(tmp_path, colour), "image") for colour in COLOURS[:3]]
-    answer = stack.client.post(URL, json={"id": ids, "model": "null"}).json()
+    answer = stack.client.post(URL, json={"id": ids, "model": "null", "thumbnails": True}).json()
     (message,) = messages(reader, answer["id"], 1)
     assert (message.sensor.id, message.sensor.type, message.info["streamId"]) == (ids[0], "Video", ids[0])
     assert "videoFps" not in message.sensor.info
     assert [frame.id for frame in message.frames] == ["0:0", "0:1", "0:2"]
     assert {moment(frame.timestamp) for frame in message.frames} == {0}
     assert same_vector(message, answer["chunk_responses"][0]["embeddings"])
+    assert message.info["thumbnail"] == answer["chunk_responses"][0]["thumbnail"]
+    assert base64.b64decode(message.info["thumbnail"]).startswith(JPEG)
 
 
 def test_texts(stack: Stack, reader: Reader) -> None:
@@ -145,7 +150,7 @@ def test_a_live_stream(stack: Stack, reader: Reader, camera: str) -> None:
     stream_id = eventually(
         lambda: stack.client.post("/streams/add", json={"streams": [stream]}).json()["results"]
     )[0]["id"]
-    body = {"id": stream_id, "model": "null", "stream": True, "chunk_duration": 1}
+    body = {"id": stream_id, "model": "null", "stream": True, "chunk_duration": 1, "thumbnails": True}
     events: list[Any] = []
     with stack.client.stream("POST", URL, json=body) as answer:
         for line in answer.iter_lines():
@@ -169,6 +174,8 @@ def test_a_live_stream(stack: Stack, reader: Reader, camera: str) -> None:
         assert dict(message.sensor.info) == {"path": camera}
         assert "queueTimeS" not in message.info
         assert len(message.frames) == int(message.info["frameCount"]) > 0
+        assert message.info["thumbnail"] == chunk["thumbnail"]
+        assert base64.b64decode(chunk["thumbnail"]).startswith(JPEG)
         assert all(abs(moment(f.timestamp) - moment(message.timestamp)) < 2 * 10**9 for f in message.frames)
         assert same_vector(message, chunk["embeddings"])
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from redis import Redis
 
 from shared.errors import ModelError
@@ -230,6 +231,9 @@ class _NoSlots(Slots[int]):
     def _empty(self, shape: tuple[int, ...]) -> None: ...
     def _copy(self, target: object, frames: object) -> None: ...
     def _upload(self, target: object, frames: object) -> None: ...
+
+    def _download(self, frames: object) -> NDArray[np.uint8]:
+        return np.empty(0, np.uint8)
 
 
 @pytest.mark.parametrize(

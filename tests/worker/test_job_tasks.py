@@ -73,6 +73,7 @@ class Films:
         *,
         joined: bool = False,
         skip: bool = False,
+        thumbnails: bool = False,
     ) -> AsyncGenerator[Clip | LeftOut, None]:
         assert path == FILM.path
         self.asked.append([chunk.index for chunk in chunks])
@@ -83,7 +84,7 @@ class Films:
                 if chunk.index in self.empty:
                     yield LeftOut(chunk, "nothing to show")
                 elif chunk.index != self.broken:
-                    yield self._clip(chunk, 1 if self.short else frames, size)
+                    yield self._clip(chunk, 1 if self.short else frames, size, thumbnails=thumbnails)
                 elif skip:
                     yield LeftOut(chunk, "bad slice")
                 else:
@@ -91,18 +92,19 @@ class Films:
         finally:
             self.open -= 1
 
-    async def images(self, paths: Sequence[str | Path], size: int) -> Clip:
+    async def images(self, paths: Sequence[str | Path], size: int, *, thumbnails: bool = False) -> Clip:
         if self.broken is not None:
             raise DecodeError("bad picture")
-        return self._clip(Chunk(0, 0, 0), len(paths), size)
+        return self._clip(Chunk(0, 0, 0), len(paths), size, thumbnails=thumbnails)
 
     async def close(self) -> None:
         """Nothing to stop."""
 
-    def _clip(self, chunk: Chunk, frames: int, size: int) -> Clip:
+    def _clip(self, chunk: Chunk, frames: int, size: int, *, thumbnails: bool) -> Clip:
         pixels = np.full((frames, 3, size, size), chunk.index % 256, np.uint8)
         times = [chunk.start + (0 if chunk.start == chunk.end else index) for index in range(frames)]
         self.made.append(CountedClip(chunk, pixels, times, 1.0, 1.5))
+        self.made[-1].thumbnail = b"JPEG" if thumbnails else b""
         return self.made[-1]
 
 
@@ -216,6 +218,14 @@ async def test_images_are_one_clip(redis: Redis, settings: Settings, tasks: Task
     (found,) = await results(redis)
     assert (found.frame_times, await end(redis)) == ([0, 0, 0], End(state="done"))
     assert engine.clips[0].shape == (1, 4, 3, 2, 2)
+
+
+@pytest.mark.parametrize(("wanted", "told"), [(True, b"JPEG"), (False, b"")])
+async def test_the_result_holds_a_thumbnail_if_one_is_wanted(
+    redis: Redis, settings: Settings, tasks: Tasks, *, wanted: bool, told: bytes
+) -> None:
+    await tasks.run(await accepted(redis, settings, video_job(2, thumbnails=wanted), 2))
+    assert [result.thumbnail for result in await results(redis)] == [told, told]
 
 
 async def test_a_clip_of_fewer_frames_is_padded_with_its_last(

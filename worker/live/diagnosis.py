@@ -198,7 +198,7 @@ def contact_sheet(found: Diagnosis, path: Path) -> int:
     look = look_at(found.codec, found.cut.runs[0], MediaLimits())
     found.size = f"{look.width}x{look.height}"
     out = np.zeros((FRAMES, 3, TILE, TILE), np.uint8)
-    times = decode_runs(found.codec, found.cut.runs, MediaLimits(), TILE, out)
+    times = decode_runs(found.codec, found.cut.runs, MediaLimits(), out)
     rows = -(-len(times) // COLUMNS)
     sheet: NDArray[np.uint8] = np.zeros((rows * TILE, COLUMNS * TILE, 3), np.uint8)
     for index in range(len(times)):

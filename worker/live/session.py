@@ -423,7 +423,8 @@ class LiveSession:
                 raise DecodeError(cut.error)
             model = self._shared.model
             clip = await self._shared.decoders.runs(
-                chunk, cut.codec, cut.runs, model.frames, model.resolution
+                *(chunk, cut.codec, cut.runs, model.frames, model.resolution),
+                thumbnails=self._job.thumbnails,
             )
             clip.decode_start, clip.asset = cut.began / SECOND, self._asset.id
             try:
@@ -439,6 +440,7 @@ class LiveSession:
             result,
             vector=embedded.vector.tobytes(),
             frame_times=clip.times,
+            thumbnail=clip.thumbnail,
             decode_latency_ms=milliseconds(clip.decode_start, clip.decode_end),
             inference_latency_ms=milliseconds(embedded.start, embedded.end),
             chunk_latency_ms=milliseconds(clip.decode_start, embedded.end),

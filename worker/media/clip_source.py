@@ -36,9 +36,10 @@ class Clip:
     """The frames of one chunk: uint8 [frames, 3, size, size] RGB, 1 <= frames <= the model's number.
 
     `asset` is the id of the file or camera and `path` the file's path, where the embedding job has set them.
-    `times` are presentation times in ns from the start of the file, one per frame. `decode_start` and
-    `decode_end` are `time.monotonic()` seconds. `frames` may lie in shared memory or on a GPU: call `release`
-    when it has been copied or used, and do not touch it afterwards.
+    `times` are presentation times in ns from the start of the file, one per frame. `thumbnail` is a JPEG of
+    the frame in the middle, if it was asked for. `decode_start` and `decode_end` are `time.monotonic()`
+    seconds. `frames` may lie in shared memory or on a GPU: call `release` when it has been copied or used,
+    and do not touch it afterwards.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Clip:
         self.times = times
         self.decode_start = decode_start
         self.decode_end = decode_end
+        self.thumbnail = b""
         self.asset = ""
         self.path = ""
 
@@ -85,13 +87,14 @@ class Media(Protocol):
         *,
         joined: bool = False,
         skip: bool = False,
+        thumbnails: bool = False,
     ) -> AsyncGenerator[Clip | LeftOut, None]:
         """Decode consecutive chunks of one video file, in order, up to `frames` frames each, scaled to
         `size` x `size`; `joined` as in MediaFacts. A chunk that ends before the first frame of the video is
         left out. Raises DecodeError at the first chunk that cannot be decoded; with `skip`, that is left out,
         too."""
 
-    async def images(self, paths: Sequence[str | Path], size: int) -> Clip:
+    async def images(self, paths: Sequence[str | Path], size: int, *, thumbnails: bool = False) -> Clip:
         """One clip with one frame per image, in order, times 0, chunk (0, 0, 0). Raises DecodeError."""
 
     async def close(self) -> None:

@@ -48,6 +48,7 @@ class SharedClip(Clip):
         self, chunk: Chunk, frames: NDArray[np.uint8], done: ClipDone, release: Callable[[], None]
     ) -> None:
         super().__init__(chunk, frames, done.times, done.start, done.end)
+        self.thumbnail = done.thumbnail
         self._release: Callable[[], None] | None = release
         self._loop = asyncio.get_running_loop()
 

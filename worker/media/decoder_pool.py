@@ -2,7 +2,6 @@
 
 import asyncio
 import signal
-import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from pathlib import Path, PurePosixPath
@@ -148,6 +147,7 @@ class DecoderPool:
         *,
         joined: bool = False,
         skip: bool = False,
+        thumbnails: bool = False,
     ) -> AsyncGenerator[Clip | LeftOut, None]:
         """Yield the clips of `chunks`, in order. Raises DecodeError at the first that cannot be decoded; with
         `skip`, that one is left out."""
@@ -158,7 +158,9 @@ class DecoderPool:
                 async with (
                     self._turn(str(path)) as turn,
                     self._lease(str(path)) as slot,
-                    aclosing(self._decode(slot, left, frames, size, turn, joined=joined)) as clips,
+                    aclosing(
+                        self._decode(slot, left, frames, size, turn, joined=joined, thumbnails=thumbnails)
+                    ) as clips,
                 ):
                     async for clip in clips:
                         left = left[1:]
@@ -173,33 +175,36 @@ class DecoderPool:
                 yield item
             left = left[len(left_out) :]
 
-    async def images(self, paths: Sequence[str | Path], size: int) -> Clip:
+    async def images(self, paths: Sequence[str | Path], size: int, *, thumbnails: bool = False) -> Clip:
         """One clip with one frame per image. Raises DecodeError."""
         shape = (len(paths), 3, size, size)
         attempts = _Attempts(self._attempts, self.counts)
         while True:
             try:
                 async with self._lease() as slot, self._job(slot, shape, self._limits.seconds) as job:
-                    start, offset = time.monotonic(), job.take()
-                    request = Images([str(path) for path in paths], size, job.process.memory.size, offset)
-                    await job.ask(request)
-                    done = ClipDone(0, offset, [0] * len(paths), start, time.monotonic())
-                    return job.clip(Chunk(0, 0, 0), done)
+                    offset, files = job.take(), [str(path) for path in paths]
+                    request = Images(files, size, job.process.memory.size, offset, thumbnails)
+                    return await _only_clip(job, Chunk(0, 0, 0), request)
             except (ChildDied, JobFailed, TimeoutError) as error:
                 attempts.failed(error)
 
-    async def runs(self, chunk: Chunk, codec: str, runs: Sequence[Run], frames: int, size: int) -> Clip:
+    async def runs(
+        self,
+        chunk: Chunk,
+        codec: str,
+        runs: Sequence[Run],
+        frames: int,
+        size: int,
+        *,
+        thumbnails: bool = False,
+    ) -> Clip:
         """The clip of a chunk whose packets are at hand. Raises DecodeError."""
         shape = (frames, 3, size, size)
         try:
             async with self._lease() as slot, self._job(slot, shape, self._limits.seconds) as job:
-                offset = job.take()
-                await job.send(DecodeRuns(codec, list(runs), frames, size, job.process.memory.size, offset))
-                done = await job.receive()
-                if not isinstance(done, ClipDone):
-                    raise TypeError(done)
-                await job.receive()
-                return job.clip(chunk, done)
+                offset, arena = job.take(), job.process.memory.size
+                request = DecodeRuns(codec, list(runs), frames, size, arena, offset, thumbnails)
+                return await _only_clip(job, chunk, request)
         except (ChildDied, JobFailed, TimeoutError) as error:
             raise DecodeError(_detail(error)) from error
 
@@ -212,6 +217,7 @@ class DecoderPool:
         turn: AsyncExitStack,
         *,
         joined: bool,
+        thumbnails: bool,
     ) -> AsyncGenerator[SharedClip | LeftOut]:
         span = max(chunk.end - chunk.start for chunk in chunks) / SECOND
         limit = self._limits.seconds + self._limits.pace * span
@@ -220,7 +226,11 @@ class DecoderPool:
             lanes, threads = self._shares()
             arena = job.process.memory.size
             await job.send(
-                Decode(slot.path, list(chunks), frames, size, lanes, threads, arena, offsets, joined)
+                Decode(
+                    *(slot.path, list(chunks), frames, size, lanes, threads, arena, offsets),
+                    joined=joined,
+                    thumbnails=thumbnails,
+                )
             )
             while not isinstance(message := await job.receive(), Finished):
                 match message:
@@ -329,6 +339,14 @@ class _Attempts:
             lost = left if refused or self._hangs >= MOST_HANGS else left[:1]
             return [LeftOut(chunk, final.message) for chunk in lost]
         return []
+
+
+async def _only_clip(job: Job, chunk: Chunk, request: Images | DecodeRuns) -> Clip:
+    done = await job.ask(request)
+    if not isinstance(done, ClipDone):
+        raise TypeError(done)
+    await job.receive()
+    return job.clip(chunk, done)
 
 
 def _detail(error: Exception) -> str:

@@ -4,6 +4,7 @@ Times are exact integers of nanoseconds up to the last step. A message tells the
 truncated, and frames to the hundredth of a second.
 """
 
+from base64 import b64encode
 from collections.abc import Sequence
 
 import numpy as np
@@ -185,7 +186,7 @@ def _facts(result: Result) -> dict[str, str]:
     ):
         if value and value > 0:
             facts[name] = f"{value:.3f}"
-    return {**facts, **_filled(error=result.error)}
+    return {**facts, **_filled(error=result.error, thumbnail=b64encode(result.thumbnail).decode())}
 
 
 def _filled(**fields: str) -> dict[str, str]:

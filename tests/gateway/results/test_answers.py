@@ -135,3 +135,13 @@ def test_a_cameras_time_wins_over_the_streams() -> None:
 
 def test_half_a_cameras_time_is_none() -> None:
     assert chunk_range(FILM, result(1, wall_start=5)) == OffsetRange(start_offset=10, end_offset=20)
+
+
+@pytest.mark.parametrize(("wanted", "told"), [(True, "/9g="), (False, msgspec.UNSET)])
+def test_a_thumbnail_is_told_to_those_who_asked_for_it(*, wanted: bool, told: object) -> None:
+    """A running live stream may make them for somebody else."""
+    outline = msgspec.structs.replace(FILM, thumbnails=wanted)
+    event = chunk_event(outline, 1, result(0, thumbnail=b"\xff\xd8"), None)
+    assert event.chunk_responses[0].thumbnail == told
+    assert (b"thumbnail" in msgspec.json.encode(event)) is wanted
+    assert b"thumbnail" not in msgspec.json.encode(chunk_embedding(ChunkEmbedding, outline, result(0)))

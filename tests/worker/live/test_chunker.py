@@ -68,7 +68,7 @@ def test_with_a_beginning_the_first_chunk_starts_there(film: list[Picture]) -> N
     assert 0 <= first.wall_start - (NOW + 3 * SECOND // 2) <= SECOND // 30
     assert wanted(first)[0] == first.start
     out = np.empty((8, 3, SIZE, SIZE), np.uint8)
-    assert decode_runs("h264", first.runs, MediaLimits(), SIZE, out) == wanted(first)
+    assert decode_runs("h264", first.runs, MediaLimits(), out) == wanted(first)
 
 
 def expected(pictures: Sequence[Picture], start: int, end: int, frames: int) -> list[int]:
@@ -148,7 +148,7 @@ def test_hevc() -> None:
     assert len(cuts) == 3
     out = np.empty((8, 3, SIZE, SIZE), np.uint8)
     for chunk in cuts:
-        assert decode_runs("hevc", chunk.runs, MediaLimits(), SIZE, out) == wanted(chunk)
+        assert decode_runs("hevc", chunk.runs, MediaLimits(), out) == wanted(chunk)
 
 
 def test_pictures_before_the_first_key_frame_do_not_count(film: list[Picture]) -> None:
@@ -188,7 +188,7 @@ def test_a_clock_that_jumps_disturbs_nothing(film: list[Picture], jump: int) -> 
     assert [c.start // SECOND for c in cuts] == [0, 1, 2, 3]
     out = np.empty((8, 3, SIZE, SIZE), np.uint8)
     for chunk in cuts:
-        assert len(decode_runs("h264", chunk.runs, MediaLimits(), SIZE, out)) == 8
+        assert len(decode_runs("h264", chunk.runs, MediaLimits(), out)) == 8
 
 
 def test_a_new_size_in_mid_stream(film: list[Picture]) -> None:
@@ -197,7 +197,7 @@ def test_a_new_size_in_mid_stream(film: list[Picture]) -> None:
     out = np.empty((8, 3, SIZE, SIZE), np.uint8)
     assert len(cuts) == 8
     for chunk in cuts:
-        assert len(decode_runs("h264", chunk.runs, MediaLimits(), SIZE, out)) == 8
+        assert len(decode_runs("h264", chunk.runs, MediaLimits(), out)) == 8
 
 
 def test_parameter_sets_that_came_once_are_given_to_every_decoder(film: list[Picture]) -> None:
@@ -209,7 +209,7 @@ def test_parameter_sets_that_came_once_are_given_to_every_decoder(film: list[Pic
     cuts = cut(bare)
     assert len(cuts) == 4
     for chunk in cuts:
-        assert len(decode_runs("h264", chunk.runs, MediaLimits(), SIZE, out)) == 8
+        assert len(decode_runs("h264", chunk.runs, MediaLimits(), out)) == 8
 
 
 def test_the_wall_clock_is_the_cameras_or_that_of_arrival(film: list[Picture]) -> None:

@@ -76,7 +76,7 @@ class Joined:
         shown = {}
         for cut in self.cuts:
             out = np.empty((8, 3, SIZE, SIZE), np.uint8)
-            times = decode_runs(self.codec, cut.runs, MediaLimits(), SIZE, out)
+            times = decode_runs(self.codec, cut.runs, MediaLimits(), out)
             assert times == [time for run in cut.runs for time in run.wanted]
             for time, frame in zip(times, out, strict=False):
                 shown[round((time * CLOCK_RATE / SECOND + self.zero) / 3000)] = frame
@@ -90,7 +90,7 @@ def shown_by_ffmpeg(codec: str, pictures: Sequence[Picture], *numbers: int) -> d
         b"", [(p.pts, data) for p, data in zip(pictures, runs, strict=True)], [n * 3000 for n in numbers]
     )
     out = np.empty((len(numbers), 3, SIZE, SIZE), np.uint8)
-    times = decode_runs(codec, [whole], MediaLimits(), SIZE, out)
+    times = decode_runs(codec, [whole], MediaLimits(), out)
     return {time // 3000: frame for time, frame in zip(times, out, strict=True)}
 
 

@@ -98,6 +98,9 @@ class HostSlots(Slots[int]):
         assert not np.shares_memory(frames, self.array)
         target[...] = frames
 
+    def _download(self, frames: Any) -> NDArray[np.uint8]:
+        return np.array(frames)
+
 
 class HostSurface:
     """A frame in the host's memory, laid out as NVDEC lays it out: `planes` are luma, U and V."""

@@ -84,7 +84,7 @@ def read(
 def decode_everything(path: Path) -> Frames:
     """Every frame of the file as FFmpeg gives them from the first packet on, scaled as ours are."""
     clock = VideoSource(str(path), MediaLimits())
-    scaler, frames = Scaler(SIZE), []
+    scaler, frames = Scaler(), []
     with av.open(str(path)) as container:
         stream = container.streams.video[clock.stream.index]
         stream.codec_context.thread_count = 1

@@ -104,6 +104,13 @@ class Collector:
         self._hand_over()
         return wanted
 
+    def middle(self, position: int) -> int | None:
+        """Which frame of the clip at `position` is in its middle; None while that is not known."""
+        clip = self._clips[position]
+        if clip.middle is None and clip.times and clip.sampler.next_target is None:
+            return len(clip.times) - 1
+        return clip.middle
+
     def read(self, when: int, stop: int) -> None:
         """A picture presented at `when` (ns) has been read, and will be decoded if it can be."""
         for clip in self._clips[self.first : stop]:
@@ -119,6 +126,8 @@ class Collector:
             clip.start = clip.start if clip.times else time.monotonic()
             wanted.setdefault(frame, []).append((position, len(clip.times)))
             clip.times.append(frame)
+        if frames and clip.middle is None:
+            clip.find_middle()
 
     def placed(self, places: Sequence[tuple[int, int]]) -> None:
         """One frame has been put where it belongs."""
@@ -155,7 +164,10 @@ class _Growing:
         self.sampler = FilmSampler(self.chunk, job.frames)
         self.times: list[int] = []
         self.there = 0
+        self.middle: int | None = None
         self.pictures = 0
+        self._frames = job.frames
+        self._half = job.frames // 2
         self._seen = 0
         self.start = time.monotonic()
 
@@ -163,6 +175,14 @@ class _Growing:
     def complete(self) -> bool:
         """Whether it will not change any more."""
         return self.sampler.next_target is None and self.there == len(self.times)
+
+    def find_middle(self) -> None:
+        """The frame that serves the target in the middle is in the clip as soon as a later one is next."""
+        length = self.chunk.end - self.chunk.start
+        halfway = self.chunk.start + self._half * length // self._frames
+        target = self.sampler.next_target
+        if target is None or target > halfway:
+            self.middle = min(self._half, len(self.times) - 1)
 
     def saw(self, times: Sequence[int]) -> None:
         """Frames at `times` (ns) have been decoded."""

@@ -1,6 +1,6 @@
 """What a worker and its decoder processes say to each other."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -9,6 +9,7 @@ from worker.framing import Framing
 from worker.media.clip_source import MediaFacts
 from worker.media.decoder.limits import MediaLimits
 from worker.media.decoder.runs import FrameLook, Run
+from worker.media.thumbnail import LARGEST_JPEG
 
 
 class DecodeCounts(msgspec.Struct):
@@ -62,7 +63,7 @@ class Decode(msgspec.Struct, tag=True, frozen=True):
     nothing else is left to do. `joined` as in MediaFacts.
 
     `arena` is the size of the shared memory now, `offsets` the regions of it that may be written, one per
-    clip; more come with Grant."""
+    clip; more come with Grant. Clips come with thumbnails if these are wanted."""
 
     path: str
     chunks: list[Chunk]
@@ -73,6 +74,7 @@ class Decode(msgspec.Struct, tag=True, frozen=True):
     arena: int
     offsets: list[int]
     joined: bool = False
+    thumbnails: bool = False
 
 
 class Choose(msgspec.Struct, tag=True, frozen=True):
@@ -98,6 +100,7 @@ class Images(msgspec.Struct, tag=True, frozen=True):
     size: int
     arena: int
     offset: int
+    thumbnails: bool = False
 
 
 class DecodeRuns(msgspec.Struct, tag=True, frozen=True):
@@ -109,6 +112,7 @@ class DecodeRuns(msgspec.Struct, tag=True, frozen=True):
     size: int
     arena: int
     offset: int
+    thumbnails: bool = False
 
 
 class Grant(msgspec.Struct, tag=True, frozen=True):
@@ -152,13 +156,14 @@ class Found(msgspec.Struct, tag=True, frozen=True):
 
 
 class ClipDone(msgspec.Struct, tag=True, frozen=True):
-    """The frames of `chunks[position]` lie at `offset`. Times as in Clip."""
+    """The frames of `chunks[position]` lie at `offset`. Times and thumbnail as in Clip."""
 
     position: int
     offset: int
     times: list[int]
     start: float
     end: float
+    thumbnail: Annotated[bytes, msgspec.Meta(max_length=LARGEST_JPEG)] = b""
 
 
 class Empty(msgspec.Struct, tag=True, frozen=True):

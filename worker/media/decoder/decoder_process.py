@@ -62,6 +62,7 @@ from worker.media.decoder.reader import Reader
 from worker.media.decoder.runs import decode_runs, look_at
 from worker.media.decoder.selection.select import Irregular
 from worker.media.decoder.swscale import Scaler
+from worker.media.thumbnail import Thumbnails, load_jpeg
 
 IDLE_SECONDS = 5.0  # then the file is closed and the memory of its decoders freed
 
@@ -167,8 +168,10 @@ class DecoderProcessState:
         shape = (request.frames, 3, request.size, request.size)
         out = self._arena.region(request.arena, request.offset, shape)
         start = time.monotonic()
-        times = decode_runs(request.codec, request.runs, self._limits, request.size, out)
-        self._send(ClipDone(0, request.offset, times, start, time.monotonic()))
+        thumbnails = Thumbnails() if request.thumbnails else None
+        times = decode_runs(request.codec, request.runs, self._limits, out, thumbnails)
+        thumbnail = thumbnails.take(0, out[len(times) // 2]) if thumbnails else b""
+        self._send(ClipDone(0, request.offset, times, start, time.monotonic(), thumbnail))
         return Finished(DecodeCounts(frames_decoded=sum(len(run.packets) for run in request.runs)))
 
     def _probe(self, path: str) -> MediaFacts:
@@ -187,12 +190,17 @@ class DecoderProcessState:
     def _read_images(self, request: Images) -> None:
         shape = (len(request.paths), 3, request.size, request.size)
         out = self._arena.region(request.arena, request.offset, shape)
-        scaler = Scaler(request.size)
+        start, thumbnail = time.monotonic(), b""
+        scaler = Scaler()
         try:
-            for path, picture in zip(request.paths, out, strict=True):
-                read_image(path, scaler, self._limits, picture, self._files)
+            for index, (path, picture) in enumerate(zip(request.paths, out, strict=True)):
+                wanted = request.thumbnails and index == len(out) // 2
+                made = read_image(path, scaler, self._limits, picture, self._files, thumbnail=wanted)
+                thumbnail = made or thumbnail
         finally:
             scaler.close()
+        times = [0] * len(out)
+        self._send(ClipDone(0, request.offset, times, start, time.monotonic(), thumbnail))
 
     def _region(self, request: Request, arena: int, offset: int) -> NDArray[np.uint8]:
         if not isinstance(request, Decode):
@@ -215,9 +223,10 @@ def load_everything() -> None:
     for module in pkgutil.walk_packages(av.__path__, "av."):
         if module.name not in ("av.__main__", "av.datasets"):
             importlib.import_module(module.name)
-    scaler = Scaler(2)
+    scaler = Scaler()
     scaler.scale(VideoFrame(2, 2, "yuv420p"), np.empty((3, 2, 2), np.uint8))
     scaler.close()
+    load_jpeg()
 
 
 def main() -> None:

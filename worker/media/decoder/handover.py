@@ -106,9 +106,10 @@ class Handover:
         if key not in self._file.looks:
             with closing(self._file.decoder().decode([shown_copy(entry)])) as frames:
                 frame = next(frames, None)
+            aspect = self._file.source.stream.sample_aspect_ratio
             if frame is None:
                 raise DecodeError("the key frame cannot be decoded")
-            self._file.looks[key] = frame_look(self._codec, frame)
+            self._file.looks[key] = frame_look(self._codec, frame, aspect)
         return self._file.looks[key]
 
     def _cut_out(self, packet: VideoPacket, extradata: bytes) -> tuple[int, bytes]:

@@ -22,6 +22,7 @@ from worker.media.decoder.demux import Refused
 from worker.media.decoder.limits import MediaLimits
 from worker.media.decoder.orientation import Turn, exif_orientation, tiff_orientation, turn
 from worker.media.decoder.swscale import Scaler
+from worker.media.thumbnail import Thumbnails
 
 IMAGE_HEAD = 64
 """Bytes at the front of a file that tell whether it is an image."""
@@ -178,11 +179,17 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
 
 
 def read_image(
-    path: str, scaler: Scaler, limits: MediaLimits, out: NDArray[np.uint8], files: ByteSources = LOCAL
-) -> None:
-    """Decode the image to `out`, uint8 [3, size, size]. Raises DecodeError.
+    path: str,
+    scaler: Scaler,
+    limits: MediaLimits,
+    out: NDArray[np.uint8],
+    files: ByteSources = LOCAL,
+    *,
+    thumbnail: bool = False,
+) -> bytes:
+    """Decode the image to `out`, uint8 [3, size, size]; return its thumbnail, if one is wanted.
 
-    Its orientation is followed: the picture is embedded as a viewer shows it.
+    Its orientation is followed: the picture is embedded as a viewer shows it. Raises DecodeError.
     """
     name = Path(path).name
     try:
@@ -193,6 +200,11 @@ def read_image(
         frame, how = _decoded(data, kind, limits)
         scaler.scale(frame, out)
         turn(out, how)
+        if not thumbnail:
+            return b""
+        thumbnails = Thumbnails()
+        thumbnails.see(0, frame, scaler, how, is_middle=True)
+        return thumbnails.take(0, out)
     except InvalidFile as error:
         raise Refused(f"{name}: {error.message}") from error
     except _UNREADABLE as error:

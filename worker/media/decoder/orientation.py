@@ -126,7 +126,11 @@ def _tag(tiff: bytes, tag: int) -> int:
 
 def turn(picture: NDArray[np.uint8], how: Turn) -> None:
     """Turn and mirror a square `picture`, uint8 [3, size, size], in place."""
-    if how == UPRIGHT:
-        return
-    turned = picture.swapaxes(1, 2) if how.b else picture
-    picture[...] = turned[:, :: how.b or how.d, :: how.c or how.a].copy()
+    if how != UPRIGHT:
+        picture[...] = turned(picture, how).copy()
+
+
+def turned(picture: NDArray[np.uint8], how: Turn) -> NDArray[np.uint8]:
+    """Return a view of a `picture`, uint8 [3, height, width], turned and mirrored."""
+    swapped = picture.swapaxes(1, 2) if how.b else picture
+    return swapped[:, :: how.b or how.d, :: how.c or how.a]

@@ -37,6 +37,7 @@ from worker.media.decoder.selection.select import Irregular
 from worker.media.decoder.selection.units import Selection
 from worker.media.decoder.software import LostFrames, SoftwareDecoder
 from worker.media.decoder.swscale import Scaler
+from worker.media.thumbnail import Thumbnails
 
 BYTES_PER_PIXEL, FRAMES_PER_DECODER = 3, 20  # about the most that a decoder keeps of reference frames
 LONG_UNIT = 60  # packets from which several threads pay for one unit
@@ -53,10 +54,10 @@ class MissingFrame(Exception):
 class Lane:
     """A decoder and a scaler, used by one unit at a time."""
 
-    def __init__(self, decoder: SoftwareDecoder, threads: int, size: int) -> None:
+    def __init__(self, decoder: SoftwareDecoder, threads: int) -> None:
         self.decoder = decoder
         self.threads = threads
-        self.scaler = Scaler(size)
+        self.scaler = Scaler()
 
 
 class OpenFile:
@@ -68,7 +69,6 @@ class OpenFile:
         self.key = path, size, joined, files.facts(path)
         self.source = VideoSource(path, setup.limits, files, joined=joined)
         self._limits = setup.limits
-        self._size = size
         self._idle: list[Lane] = []
         self._lock = threading.Lock()
         context = self.source.stream.codec_context
@@ -92,7 +92,7 @@ class OpenFile:
                     self._idle.remove(lane)
                     return lane
         context = decoding_context(self.source, self._limits)
-        return Lane(SoftwareDecoder(context, self._limits, threads), threads, self._size)
+        return Lane(SoftwareDecoder(context, self._limits, threads), threads)
 
     def put(self, lane: Lane) -> None:
         """Take back an idle lane."""
@@ -125,7 +125,11 @@ class Reader:
         """Decode the job's chunks, in order. Raises InvalidFile, DecodeError, Cancelled."""
 
         def done(position: int, times: list[int], start: float) -> None:
-            emit(ClipDone(position, memory.finish(position), times, start, time.monotonic()))
+            thumbnail = b""
+            if thumbnails:
+                middle = collector.middle(position) or 0
+                thumbnail = thumbnails.take(position, memory.region(position)[middle])
+            emit(ClipDone(position, memory.finish(position), times, start, time.monotonic(), thumbnail))
 
         def left_out(position: int) -> None:
             memory.leave_out(position)
@@ -133,12 +137,14 @@ class Reader:
 
         collector = Collector(job, done, left_out, counts)
         with self._open(job, job.size, counts) as file:
+            thumbnails = Thumbnails(file.source.stream.sample_aspect_ratio) if job.thumbnails else None
             Pass(
                 file,
                 job,
                 collector,
                 memory,
                 counts,
+                thumbnails=thumbnails,
                 spare=lambda: emit(Spare()),
                 executor=self._threads,
                 limits=self._setup.limits,
@@ -195,6 +201,7 @@ class Pass:
         memory: ClipMemory,
         counts: DecodeCounts,
         *,
+        thumbnails: Thumbnails | None,
         spare: Callable[[], None],
         executor: ThreadPoolExecutor,
         limits: MediaLimits,
@@ -203,6 +210,7 @@ class Pass:
         self._collector = collector
         self._memory = memory
         self._counts = counts
+        self._thumbnails = thumbnails
         self._spare = spare
         self._executor = executor
         self._lanes = min(job.lanes, file.most_lanes)
@@ -317,15 +325,19 @@ class Pass:
     def _place(self, frame: VideoFrame, scaler: Scaler, places: Sequence[tuple[int, int]]) -> None:
         """Scale the frame into its clips. One after the other: there may be more than have room at a time."""
         picture: NDArray[np.uint8] | None = None
+        how = orientation(frame)
         for place in sorted(places):
             position, index = place
             out = self._memory.region(position)[index]
             if picture is None:
                 scaler.scale(frame, out)
-                turn(out, orientation(frame))
+                turn(out, how)
                 picture = out.copy() if len(places) > 1 else out
             else:
                 out[...] = picture
+            if self._thumbnails:
+                is_middle = self._collector.middle(position) == index
+                self._thumbnails.see(position, frame, scaler, how, is_middle=is_middle)
             self._collector.placed([place])
 
     def _counted(self, packets: Iterable[VideoPacket]) -> Iterator[VideoPacket]:

@@ -21,6 +21,7 @@ from worker.media.decoder.orientation import Turn, orientation, turn
 from worker.media.decoder.selection.copies import padded
 from worker.media.decoder.software import SoftwareDecoder
 from worker.media.decoder.swscale import Scaler, is_full_range, matrix_of
+from worker.media.thumbnail import Thumbnails
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,7 +50,8 @@ class Run(msgspec.Struct, frozen=True, array_like=True):
 
 class FrameLook(msgspec.Struct, frozen=True):
     """What the frames of a stream look like: FFmpeg's name of their pixel format, size in pixels, one of the
-    matrices of `swscale`, range, and how they must be turned to stand upright."""
+    matrices of `swscale`, range, how they must be turned to stand upright, and the aspect ratio of a pixel,
+    None where it is not stated."""
 
     codec: str
     pixels: str
@@ -58,6 +60,7 @@ class FrameLook(msgspec.Struct, frozen=True):
     matrix: int
     full_range: bool
     turn: Turn
+    aspect: Fraction | None = None
 
 
 def look_at(codec: str, run: Run, limits: MediaLimits) -> FrameLook:
@@ -68,11 +71,11 @@ def look_at(codec: str, run: Run, limits: MediaLimits) -> FrameLook:
         frame = next(frames, None)
         if frame is None:
             raise DecodeError("the key frame cannot be decoded")
-        return frame_look(codec, frame)
+        return frame_look(codec, frame, decoder.aspect)
 
 
-def frame_look(codec: str, frame: VideoFrame) -> FrameLook:
-    """What `frame` looks like."""
+def frame_look(codec: str, frame: VideoFrame, aspect: Fraction | None = None) -> FrameLook:
+    """What `frame` looks like, whose pixels have this `aspect`."""
     return FrameLook(
         codec=codec,
         pixels=frame.format.name,
@@ -81,19 +84,25 @@ def frame_look(codec: str, frame: VideoFrame) -> FrameLook:
         matrix=matrix_of(frame),
         full_range=bool(is_full_range(frame)),
         turn=orientation(frame),
+        aspect=aspect,
     )
 
 
 def decode_runs(
-    codec: str, runs: Sequence[Run], limits: MediaLimits, size: int, out: NDArray[np.uint8]
+    codec: str,
+    runs: Sequence[Run],
+    limits: MediaLimits,
+    out: NDArray[np.uint8],
+    thumbnails: Thumbnails | None = None,
 ) -> list[int]:
-    """Decode to `out`, uint8 [frames, 3, size, size]; returns the times (ns) of the frames that came out.
+    """Decode to `out`, uint8 [frames, 3, size, size]; return the times (ns) of the frames that came out.
 
     A wanted frame that cannot be decoded, because packets were lost on the way, is left out. Raises
     DecodeError where none is left, Refused for a frame of more pixels than the limit.
     """
     times: list[int] = []
-    scaler = Scaler(size)
+    scaler = Scaler()
+    planned = [when for run in runs for when in run.wanted][: len(out)]
     try:
         decoder, parameters = _decoder(codec, runs[0].parameters, limits), runs[0].parameters
         for run in runs:
@@ -104,8 +113,13 @@ def decode_runs(
                 for frame in frames:
                     if frame.pts in left and len(times) < len(out):
                         left.discard(frame.pts)
+                        how = orientation(frame)
                         scaler.scale(frame, out[len(times)])
-                        turn(out[len(times)], orientation(frame))
+                        turn(out[len(times)], how)
+                        if thumbnails:
+                            thumbnails.aspect = decoder.aspect
+                            is_middle = frame.pts == planned[len(planned) // 2]
+                            thumbnails.see(0, frame, scaler, how, is_middle=is_middle)
                         times.append(frame.pts)
                     if not left:
                         break

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable
+from fractions import Fraction
 
 import av
 from av.codec.context import ThreadType
@@ -36,6 +37,11 @@ class SoftwareDecoder:
         self._limits = limits
         self._threads = threads
         self._reorder_depth = context.reorder_depth
+
+    @property
+    def aspect(self) -> Fraction | None:
+        """The aspect ratio of a pixel, as the stream states it; None where it does not."""
+        return self._context.sample_aspect_ratio
 
     def decode(self, packets: Iterable[Packet[VideoStream]]) -> Generator[VideoFrame]:
         """The frames of `packets`, in presentation order. A packet that cannot be decoded is left out.

@@ -8,6 +8,7 @@ have had the same signatures since FFmpeg 0.8; the library is the one that PyAV 
 import ctypes
 import functools
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from av.video.frame import VideoFrame
@@ -28,8 +29,20 @@ _Strides = ctypes.c_int * 4
 _Table = ctypes.POINTER(ctypes.c_int * 4)
 
 
+class _Work(NamedTuple):
+    """What one context scales: pictures of one size, format, matrix and range to `across` x `down` pixels."""
+
+    width: int
+    height: int
+    pixels: str
+    matrix: int
+    full_range: int
+    across: int
+    down: int
+
+
 class Scaler:
-    """Scales frames to a square: bilinear, antialiased where it shrinks, aspect ratio not kept.
+    """Scales frames: bilinear, antialiased where it shrinks, aspect ratio not kept.
 
     Colours: the matrix and range that the frame states; where it states none, the matrix of the primaries or
     transfer function that it states, else BT.709 for HD (1280 columns or more than 576 lines) and BT.601
@@ -37,23 +50,22 @@ class Scaler:
     material (PQ, HLG) is converted by its matrix and range, not tone-mapped. An alpha channel is dropped.
     """
 
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self._contexts: dict[tuple[int, int, str, int, int], int] = {}
+    def __init__(self) -> None:
+        self._contexts: dict[_Work, int] = {}
 
     def scale(self, frame: VideoFrame, out: NDArray[np.uint8]) -> None:
-        """Write `frame` to `out`, contiguous uint8 [3, size, size], planes R, G, B."""
+        """Write `frame` to `out`, uint8 [3, height, width], planes R, G, B; each row is contiguous."""
         if frame.format.name == "pal8":
             frame = frame.reformat(format="rgb24")
         planes = frame.planes
         sources = _Planes(*(plane.buffer_ptr for plane in planes))
         strides = _Strides(*(plane.line_size for plane in planes))
-        base, plane_bytes = out.ctypes.data, self.size * self.size
+        base, (plane_bytes, row_bytes, _) = out.ctypes.data, out.strides
         targets = _Planes(base + plane_bytes, base + 2 * plane_bytes, base)  # G, B, R is the order of gbrp
-        lines = _library().sws_scale(
-            self._context(frame), sources, strides, 0, frame.height, targets, _Strides(*[self.size] * 3)
-        )
-        if lines != self.size:
+        context = self._context(frame, *out.shape[:0:-1])
+        rows = _Strides(*[row_bytes] * 3)
+        lines = _library().sws_scale(context, sources, strides, 0, frame.height, targets, rows)
+        if lines != out.shape[1]:
             raise ValueError(f"cannot scale {frame.width}x{frame.height} {frame.format.name}")
 
     def close(self) -> None:
@@ -62,26 +74,29 @@ class Scaler:
             _library().sws_freeContext(context)
         self._contexts.clear()
 
-    def _context(self, frame: VideoFrame) -> int:
-        key = (frame.width, frame.height, frame.format.name, matrix_of(frame), is_full_range(frame))
+    def _context(self, frame: VideoFrame, width: int, height: int) -> int:
+        pixels, colours = frame.format.name, (matrix_of(frame), is_full_range(frame))
+        key = _Work(frame.width, frame.height, pixels, *colours, width, height)
         if key not in self._contexts:
             if len(self._contexts) >= 8:  # a stream that changes its size all the time must not fill memory
                 self.close()
-            self._contexts[key] = self._create(*key)
+            self._contexts[key] = _create(key)
         return self._contexts[key]
 
-    def _create(self, width: int, height: int, pixels: str, matrix: int, full_range: int) -> int:
-        library = _library()
-        flags = BILINEAR | ACCURATE | FULL_CHROMA_OUT | FULL_CHROMA_IN
-        source, target = _pixel_format(pixels), _pixel_format("gbrp")
-        context: int | None = library.sws_getContext(
-            width, height, source, self.size, self.size, target, flags, None, None, None
-        )
-        if not context:
-            raise ValueError(f"cannot scale {width}x{height} {pixels}")
-        table = library.sws_getCoefficients(matrix)
-        library.sws_setColorspaceDetails(context, table, full_range, table, 1, 0, UNIT, UNIT)
-        return context
+
+def _create(work: _Work) -> int:
+    library = _library()
+    flags = BILINEAR | ACCURATE | FULL_CHROMA_OUT | FULL_CHROMA_IN
+    source, target = (work.width, work.height), (work.across, work.down)
+    formats = _pixel_format(work.pixels), _pixel_format("gbrp")
+    context: int | None = library.sws_getContext(
+        *source, formats[0], *target, formats[1], flags, None, None, None
+    )
+    if not context:
+        raise ValueError(f"cannot scale {work.width}x{work.height} {work.pixels}")
+    table = library.sws_getCoefficients(work.matrix)
+    library.sws_setColorspaceDetails(context, table, work.full_range, table, 1, 0, UNIT, UNIT)
+    return context
 
 
 def matrix_of(frame: VideoFrame) -> int:

@@ -15,10 +15,14 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from shared.chunks import Chunk
 from worker.media.clip_source import Clip
 from worker.media.decoder.runs import FrameLook
 from worker.media.gpu.surface import Coefficients, Picture, Surface, coefficients, picture
+from worker.media.thumbnail import thumbnail_of, thumbnail_size
 
 Event = TypeVar("Event")
 
@@ -63,6 +67,12 @@ class Slots(ABC, Generic[Event]):
                 self._copy(target[index], target[count - 1])
         return batch
 
+    def fetch(self, slot: int, index: int) -> NDArray[np.uint8]:
+        """Return frame `index` of the slot, uint8 [3, size, size], in the host's memory. Blocks until it is
+        drawn."""
+        self._wait(self._drawn[slot])
+        return self._download(self.array[slot, index])
+
     @abstractmethod
     def _draw(
         self, source: Picture, colours: Coefficients, look: FrameLook, slot: int, index: int
@@ -82,6 +92,9 @@ class Slots(ABC, Generic[Event]):
 
     @abstractmethod
     def _upload(self, target: Any, frames: Any) -> None: ...
+
+    @abstractmethod
+    def _download(self, frames: Any) -> NDArray[np.uint8]: ...
 
 
 class DeviceClip(Clip):
@@ -103,6 +116,11 @@ class DeviceClip(Clip):
         self._release = release
         self._lock = threading.Lock()
         self._held = True
+
+    def draw_thumbnail(self, look: FrameLook) -> None:
+        """Make the clip's thumbnail, by what its frames look like. Blocks until they are drawn."""
+        size = thumbnail_size(look.width, look.height, look.aspect, look.turn)
+        self.thumbnail = thumbnail_of(self.slots.fetch(self.slot, len(self.times) // 2), size)
 
     def release(self) -> None:
         """Give the slot back, from any thread."""

@@ -117,12 +117,14 @@ class GpuMedia(DecoderPool):
         *,
         joined: bool = False,
         skip: bool = False,
+        thumbnails: bool = False,
     ) -> AsyncGenerator[Clip | LeftOut, None]:
         """Yield the clips of `chunks`, in order. Raises DecodeError at the first that cannot be decoded; with
         `skip`, that one is left out."""
         left = list(chunks)
         try:
-            async with aclosing(self._clips_on_gpu(str(path), left, frames, joined=joined)) as clips:
+            on_gpu = self._clips_on_gpu(str(path), left, frames, joined=joined, thumbnails=thumbnails)
+            async with aclosing(on_gpu) as clips:
                 async for clip in clips:
                     left = left[1:]
                     yield clip
@@ -131,17 +133,27 @@ class GpuMedia(DecoderPool):
         except (ChildDied, JobFailed, TimeoutError) as error:
             log.warning("reading again", file=PurePosixPath(path).name, reason=str(error))
         if left:
-            async with aclosing(super().clips(path, left, frames, size, joined=joined, skip=skip)) as clips:
+            on_cpu = super().clips(path, left, frames, size, joined=joined, skip=skip, thumbnails=thumbnails)
+            async with aclosing(on_cpu) as clips:
                 async for clip in clips:
                     yield clip
 
-    async def runs(self, chunk: Chunk, codec: str, runs: Sequence[Run], frames: int, size: int) -> Clip:
+    async def runs(
+        self,
+        chunk: Chunk,
+        codec: str,
+        runs: Sequence[Run],
+        frames: int,
+        size: int,
+        *,
+        thumbnails: bool = False,
+    ) -> Clip:
         """The clip of a chunk whose packets are at hand. Raises DecodeError."""
         try:
-            return await self._runs_on_gpu(chunk, codec, runs, frames)
+            return await self._runs_on_gpu(chunk, codec, runs, frames, thumbnails=thumbnails)
         except Unsuited as error:
             self._fall_back(str(error), codec=codec)
-            return await super().runs(chunk, codec, runs, frames, size)
+            return await super().runs(chunk, codec, runs, frames, size, thumbnails=thumbnails)
 
     def _fall_back(self, cause: str, **where: str) -> None:
         if cause not in self.fallbacks:
@@ -154,7 +166,7 @@ class GpuMedia(DecoderPool):
     # Files --------------------------------------------------------------------------------------------
 
     async def _clips_on_gpu(
-        self, path: str, chunks: Sequence[Chunk], frames: int, *, joined: bool
+        self, path: str, chunks: Sequence[Chunk], frames: int, *, joined: bool, thumbnails: bool
     ) -> AsyncGenerator[Clip | LeftOut, None]:
         span = max(chunk.end - chunk.start for chunk in chunks) / SECOND
         limit = self._limits.seconds + self._limits.pace * span
@@ -169,6 +181,8 @@ class GpuMedia(DecoderPool):
                 reading.add_done_callback(growing.finish)
                 try:
                     while (clip := await growing.complete.get()) is not None:
+                        if thumbnails and isinstance(clip, DeviceClip):
+                            await self._add_thumbnail(clip, growing.looks.pop(clip.chunk.index))
                         yield clip
                     await reading
                 finally:
@@ -211,7 +225,7 @@ class GpuMedia(DecoderPool):
         """In a thread: draw the frames that are wanted of a run into their clips. A clip gets them once the
         run, or what comes before the next clip of it, is known to be sound."""
         places = dict(zip(chosen.run.wanted, chosen.places, strict=True))
-        drawn: list[Sequence[tuple[int, int]]] = []
+        drawn: list[tuple[int, int]] = []
         clips: set[int] = set()
         damaged = self._device.damaged()
         with closing(self._frames(chosen.look, chosen.run)) as frames:
@@ -219,17 +233,20 @@ class GpuMedia(DecoderPool):
                 for position, index in sorted(places.pop(when)):
                     if position not in clips:
                         if self._device.damaged() == damaged:
-                            _hand_over(drawn, growing)
+                            growing.drawn(drawn, chosen.look)
+                            drawn.clear()
                         clips.add(position)
                     self._device.slots.draw(surface, chosen.look, growing.slot(position), index)
-                    drawn.append([(position, index)])
+                    drawn.append((position, index))
         if places:
             raise Unsuited(f"NVDEC left out frames of {chosen.look.codec} that were asked for")
-        _hand_over(drawn, growing)
+        growing.drawn(drawn, chosen.look)
 
     # Live streams -------------------------------------------------------------------------------------
 
-    async def _runs_on_gpu(self, chunk: Chunk, codec: str, runs: Sequence[Run], frames: int) -> Clip:
+    async def _runs_on_gpu(
+        self, chunk: Chunk, codec: str, runs: Sequence[Run], frames: int, *, thumbnails: bool
+    ) -> Clip:
         looks = [await self._look(codec, run) for run in runs]
         for look in looks:
             await self._check(look)
@@ -246,7 +263,10 @@ class GpuMedia(DecoderPool):
             raise
         self.counts.frames_decoded += sum(len(run.packets) for run in runs)
         self.counts.frames_used += len(times)
-        return DeviceClip(chunk, self._device.slots, slot, times, start, release=self._stock.give_back)
+        clip = DeviceClip(chunk, self._device.slots, slot, times, start, release=self._stock.give_back)
+        if thumbnails:
+            await self._add_thumbnail(clip, looks[len(looks) // 2])
+        return clip
 
     def _draw_runs(self, looks: Sequence[FrameLook], runs: Sequence[Run], slot: int, count: int) -> list[int]:
         """In a thread: draw what is wanted of the runs into the slot, in the order of time, in whatever order
@@ -292,6 +312,16 @@ class GpuMedia(DecoderPool):
         if reason := await asyncio.to_thread(refusal, look, self._device.capabilities):
             raise Unsuited(reason)
 
+    async def _add_thumbnail(self, clip: DeviceClip, look: FrameLook) -> None:
+        try:
+            await asyncio.to_thread(clip.draw_thumbnail, look)
+        except BaseException as error:
+            clip.release()
+            if not isinstance(error, Exception):
+                raise
+            self._device.check()
+            raise Unsuited(f"a frame cannot be read from the GPU: {error}") from error
+
     def _frames(self, look: FrameLook, run: Run) -> Generator[tuple[int, Surface]]:
         """The wanted frames of a run with their times, on the calling thread's stream. Raises Unsuited, at
         the latest at the end, if the decoder reported a damaged picture meanwhile: of which run, it does not
@@ -317,12 +347,6 @@ class GpuMedia(DecoderPool):
         except Exception as error:  # any error of the driver
             self._device.check()
             raise Unsuited(f"NVDEC failed: {type(error).__name__}: {error}") from error
-
-
-def _hand_over(drawn: list[Sequence[tuple[int, int]]], growing: Growing) -> None:
-    for places in drawn:
-        growing.drawn(places)
-    drawn.clear()
 
 
 async def _result(running: deque[asyncio.Future[None]]) -> None:

@@ -9,6 +9,7 @@ from shared.chunks import Chunk
 from worker.media.clip_source import BEFORE_THE_VIDEO, LeftOut
 from worker.media.decoder.decoder_messages import Planned
 from worker.media.decoder.memory import ClipPlaces
+from worker.media.decoder.runs import FrameLook
 from worker.media.gpu.clip_slots import DeviceClip, Slots
 
 
@@ -25,6 +26,8 @@ class Growing:
         patience: float,
     ) -> None:
         self.complete: asyncio.Queue[DeviceClip | LeftOut | None] = asyncio.Queue()
+        self.looks: dict[int, FrameLook] = {}
+        """What the frames of the clips look like, by the index of their chunks."""
         self._slots = slots
         self._chunks = chunks
         self._places = ClipPlaces(free, patience)
@@ -43,8 +46,9 @@ class Growing:
         """
         return self._places.take(position)
 
-    def drawn(self, places: Sequence[tuple[int, int]]) -> None:
-        """In any thread: one frame has been drawn where it belongs."""
+    def drawn(self, places: Sequence[tuple[int, int]], look: FrameLook) -> None:
+        """In any thread: one frame, which looks like this, has been drawn where it belongs."""
+        self.looks.update((self._chunks[position].index, look) for position, _ in places)
         self._loop.call_soon_threadsafe(self._count, [position for position, _ in places])
 
     def _count(self, positions: Sequence[int]) -> None:

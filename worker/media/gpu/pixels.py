@@ -60,6 +60,9 @@ class Canvas(Slots[cupy.cuda.Event]):
     def _upload(self, target: cupy.ndarray, frames: NDArray[np.uint8]) -> None:
         target.set(frames)
 
+    def _download(self, frames: cupy.ndarray) -> NDArray[np.uint8]:
+        return np.asarray(frames.get())
+
 
 def _pointers(addresses: Sequence[int]) -> list[Any]:
     return [np.uintp(address) for address in addresses]

@@ -94,7 +94,7 @@ async def test_chunks_of_another_servers_stream(
     for index, cut in enumerate(cuts):
         assert cut.codec == codec
         assert cut.start == cuts[0].start + index * SECOND
-        assert len(decode_runs(codec, cut.runs, MediaLimits(), 32, out)) == 8
+        assert len(decode_runs(codec, cut.runs, MediaLimits(), out)) == 8
         assert abs(cut.wall_start - time.time_ns()) < 30 * SECOND
 
 

@@ -58,7 +58,7 @@ def decode(messages: list[Chosen | Planned], count: int) -> list[Frames]:
             clips.append([(when, frames[len(clips), i]) for i, when in enumerate(message.times)])
             continue
         run, out = message.run, np.empty((len(message.run.wanted), 3, SIZE, SIZE), np.uint8)
-        assert decode_runs(message.look.codec, [run], MediaLimits(), SIZE, out) == run.wanted
+        assert decode_runs(message.look.codec, [run], MediaLimits(), out) == run.wanted
         for places, picture in zip(message.places, out, strict=True):
             assert all(position >= len(clips) and index < count for position, index in places)
             frames.update((place, picture) for place in places)

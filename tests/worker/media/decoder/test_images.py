@@ -34,7 +34,7 @@ def encoded(kind: str, width: int = 120, height: int = 90, **options: object) ->
 
 
 def read(path: Path) -> NDArray[np.uint8]:
-    scaler, out = Scaler(SIZE), np.zeros((3, SIZE, SIZE), np.uint8)
+    scaler, out = Scaler(), np.zeros((3, SIZE, SIZE), np.uint8)
     read_image(str(path), scaler, LIMITS, out)
     scaler.close()
     return out

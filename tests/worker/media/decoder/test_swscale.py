@@ -67,7 +67,7 @@ def frame_of(planes: Sequence[NDArray[np.uint16]], pixels: str) -> av.VideoFrame
 
 
 def scaled(frame: av.VideoFrame, size: int) -> NDArray[np.float64]:
-    scaler, out = Scaler(size), np.empty((3, size, size), np.uint8)
+    scaler, out = Scaler(), np.empty((3, size, size), np.uint8)
     scaler.scale(frame, out)
     scaler.close()
     return out.astype(np.float64)
@@ -214,7 +214,7 @@ def test_nothing_is_written_outside(size: int) -> None:
     frame = frame_of(
         [smooth((241, 321), 16, 235, 1), *[smooth((121, 161), 90, 160, s) for s in (2, 3)]], "yuv420p"
     )
-    scaler = Scaler(size)
+    scaler = Scaler()
     scaler.scale(frame, out)
     assert np.all(memory[:4096] == 0xA5)
     assert np.all(memory[-4096:] == 0xA5)
@@ -222,7 +222,7 @@ def test_nothing_is_written_outside(size: int) -> None:
 
 
 def test_a_stream_that_changes_its_size_does_not_fill_memory() -> None:
-    scaler, out = Scaler(16), np.empty((3, 16, 16), np.uint8)
+    scaler, out = Scaler(), np.empty((3, 16, 16), np.uint8)
     for width in range(32, 132, 2):
         scaler.scale(av.VideoFrame(width, 32, "yuv420p"), out)
     assert len(scaler._contexts) <= 8
@@ -230,4 +230,4 @@ def test_a_stream_that_changes_its_size_does_not_fill_memory() -> None:
 
 def test_what_cannot_be_scaled_is_an_error() -> None:
     with pytest.raises(ValueError, match="cannot scale 64x64 bayer_bggr8"):
-        Scaler(0).scale(av.VideoFrame(64, 64, "bayer_bggr8"), np.empty((3, 0, 0), np.uint8))
+        Scaler().scale(av.VideoFrame(64, 64, "bayer_bggr8"), np.empty((3, 0, 0), np.uint8))

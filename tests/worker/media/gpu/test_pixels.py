@@ -39,7 +39,7 @@ def drawn(kernel: Kernel, frame: av.VideoFrame, size: int) -> NDArray[np.int64]:
 
 
 def scaled(frame: av.VideoFrame, size: int) -> NDArray[np.int64]:
-    scaler, out = Scaler(size), np.empty((3, size, size), np.uint8)
+    scaler, out = Scaler(), np.empty((3, size, size), np.uint8)
     scaler.scale(frame, out)
     scaler.close()
     return out.astype(np.int64)

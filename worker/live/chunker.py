@@ -9,12 +9,13 @@ from shared.chunks import Chunk
 from worker.live.entries import Entries, LivePacket
 from worker.live.pictures import FieldPairs, LivePicture, picture_reader
 from worker.live.rtp.access_units import AccessUnit
+from worker.live.rtp.excess import Note, ignore
 from worker.live.stream_clock import TOLERANCE, StreamClock, WallClock, WallSource
 from worker.media.decoder.runs import Run
 from worker.media.decoder.selection.select import Coded, Irregular, Sampler, Splitter, Unit, is_leading
 
-LONGEST_GOP = 32 << 20
-"""Bytes of packets that wait for the next key frame; of a longer GOP the rest is not embedded."""
+LARGEST_GOP, LONGEST_GOP = 32 << 20, 18_000
+"""Bytes and number of packets that wait for the next key frame; of a longer GOP the rest is not embedded."""
 LARGEST_CHUNK = 64 << 20
 """Bytes of packets that one chunk may need; frames beyond are left out."""
 
@@ -38,9 +39,21 @@ class Cut(msgspec.Struct, frozen=True):
     clock: WallSource = "arrival"
     error: str = ""
 
+    @property
+    def size(self) -> int:
+        """Bytes of all packets."""
+        return sum(run.size for run in self.runs)
+
+
+class TooLong(Irregular):
+    """A GOP is longer than what is held."""
+
 
 class Held(Splitter[LivePacket]):
     """The packets of the present GOP."""
+
+    def __init__(self) -> None:
+        super().__init__(LARGEST_GOP)
 
     @property
     def started(self) -> bool:
@@ -48,8 +61,12 @@ class Held(Splitter[LivePacket]):
         return bool(self._own)
 
     def push(self, coded: Coded[LivePacket]) -> list[Unit[LivePacket]]:
-        """Add the next packet; what comes before a key frame weighs nothing."""
-        return super().push(coded) if self.started or coded.coding.entry else []
+        """Add the next packet; what comes before a key frame weighs nothing. Raises TooLong, Irregular."""
+        if not self.started and not coded.coding.entry:
+            return []
+        if self._size + coded.size > LARGEST_GOP or len(self._own) + len(self._tail) >= LONGEST_GOP:
+            raise TooLong
+        return super().push(coded)
 
     def hides(self, coded: Coded[LivePacket]) -> bool:
         """Whether the packet last added cannot be shown: it is presented before the key frame with which all
@@ -79,18 +96,20 @@ class Chunker:
         after: int = 0,
         begin: int = 0,
         tolerance: int = TOLERANCE,
+        note: Note = ignore,
     ) -> None:
         self.lost_gops = 0
+        self._note = note
         self._codec = codec
         self._duration = duration
         self._frames = frames
         self._begin = begin
         self._reader = picture_reader(codec, parameters)
         self._pairs = FieldPairs()
-        self._entries = Entries(self._reader, LONGEST_GOP)
+        self._entries = Entries(self._reader, LARGEST_GOP, LONGEST_GOP)
         self._clock = StreamClock()
         self._wall = WallClock(tolerance, after)
-        self._splitter = Held(LONGEST_GOP)
+        self._splitter = Held()
         self._unsettled: list[int] = []
         self._highest = -1
         self._fed = -1
@@ -159,8 +178,13 @@ class Chunker:
         time = coded.time or 0
         try:
             complete = self._splitter.push(coded)
-        except Irregular:
-            self._restart(coded)
+        except Irregular as problem:
+            if isinstance(problem, TooLong):
+                most = f"{LARGEST_GOP >> 20} MiB or {LONGEST_GOP} pictures"
+                self._note(f"of more than {most} without a key frame the rest is not embedded")
+            self._restart()
+            if coded.coding.entry:
+                self._splitter.push(coded)
             complete = []
         for unit in complete:
             self._complete(unit)
@@ -175,14 +199,18 @@ class Chunker:
             for when in settled:
                 self._feed(when, None)
 
-    def _restart(self, coded: Coded[LivePacket]) -> None:
-        """Give up the GOP: it is too long, or its times make no sense."""
+    def interrupt(self) -> None:
+        """What comes next does not follow what came: pictures in between were not read."""
+        if self._splitter.started:
+            self._extract(self._splitter.so_far())
+        self._restart()
+
+    def _restart(self) -> None:
+        """Give up the GOP: it is too long, it has a gap, or its times make no sense."""
         self.lost_gops += 1
         self._entries.lost()
-        self._splitter = Held(LONGEST_GOP)
+        self._splitter = Held()
         self._unsettled, self._wanted = [], []
-        if coded.coding.entry:
-            self._splitter.push(coded)
 
     def _complete(self, unit: Unit[LivePacket]) -> None:
         """All frames of a GOP are known."""

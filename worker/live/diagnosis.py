@@ -19,6 +19,7 @@ from shared.chunks import SECOND
 from worker.live.chunker import Chunker, Cut
 from worker.live.pictures import picture_reader
 from worker.live.rtp.access_units import AccessUnit
+from worker.live.rtp.excess import Excess
 from worker.live.rtsp.camera_description import (
     CameraError,
     CameraOptions,
@@ -119,7 +120,8 @@ async def _watch(
         if len(found.said) < MOST_EXCHANGES:
             found.said.append(exchange)
 
-    player = Player(where, options, kind, log=say)
+    excess = Excess(found.events.append)
+    player = Player(where, options, kind, log=say, note=excess.note)
     seen = _Seen(found, player, seconds)
     playing = asyncio.create_task(player.play(seen.take, seen.begin))
     try:

@@ -32,10 +32,11 @@ class LivePacket(NamedTuple):
 class Entries:
     """Marks the pictures with which decoding may begin. `events` are for people, once each."""
 
-    def __init__(self, reader: PictureReader, largest: int) -> None:
+    def __init__(self, reader: PictureReader, largest: int, most: int) -> None:
+        """A gradual refresh of more than `largest` bytes or `most` pictures is no entry."""
         self.events: list[str] = []
         self._reader = reader
-        self._largest = largest
+        self._largest, self._most = largest, most
         self._since: int | None = None
         self._begun = False
         self._told = False
@@ -87,7 +88,7 @@ class Entries:
             return True
         self._refresh.append(packet)
         self._size += len(packet.data)
-        if self._size > self._largest:
+        if self._size > self._largest or len(self._refresh) > self._most:
             self._stop_refresh()
         return False
 

@@ -70,6 +70,7 @@ class NalPictures:
         coding = self._parse(unit.nals)
         if coding.parameters:
             self._keep(coding.parameters)
+            coding = coding._replace(parameters=())  # no need to hold them as long as the picture
         sei = sei_nals(unit.nals, self._codec)
         said = read_time(sei, self._codec) if sei else None
         recovery = recovery_count(sei, self._codec) if sei else -1

@@ -11,6 +11,7 @@ from shared.chunks import SECOND
 from worker.live.camera_messages import Ended, FromCameras, Open, Opened, Primed, Taken, Told
 from worker.live.chunker import Chunker, Cut
 from worker.live.rtp.access_units import AccessUnit
+from worker.live.rtp.excess import Excess
 from worker.live.rtsp.camera_description import CameraError, Delivery, TransportRefused, address
 from worker.live.rtsp.rtsp_client import Player
 from worker.live.rtsp.rtsp_conversation import follow
@@ -39,9 +40,11 @@ class PlayedCamera:
         self._send = send
         self._chunker: Chunker | None = None
         self._player: Player | None = None
+        self._excess = Excess(lambda event: send(Told(order.camera, event)))
         self._skipped = 0
         self._primed: WallSource | None = None
         self._paused = False
+        self._unread_since: int | None = None
 
     async def run(self) -> None:
         """Play until the stream ends, by itself or not, and say so."""
@@ -57,10 +60,21 @@ class PlayedCamera:
         self._send(Ended(order.camera, error))
 
     def pause(self, *, on: bool) -> None:
-        """Stop or go on reading."""
+        """Stop or go on reading. What UDP loses meanwhile counts as chunks skipped."""
+        if on and not self._paused:
+            self._unread_since = time.monotonic_ns()
         self._paused = on
         if self._player:
             self._player.pause(on=on)
+        if not on:
+            self._unread_since = None
+
+    def _interrupted(self) -> None:
+        """Pictures were not read."""
+        if self._chunker:
+            self._chunker.interrupt()
+        if self._unread_since is not None:
+            self._skipped += (time.monotonic_ns() - self._unread_since) // self._order.duration
 
     async def _play_any(self, where: CameraAddress) -> None:
         """UDP first, then TCP, unless a transport is asked for or has worked before. TLS is for TCP only."""
@@ -76,7 +90,7 @@ class PlayedCamera:
 
     async def _play(self, where: CameraAddress, transport: Delivery) -> None:
         order = self._order
-        self._player = player = Player(where, order.options, transport, order.habits)
+        self._player = player = Player(where, order.options, transport, order.habits, note=self._excess.note)
 
         def opened() -> None:
             self._finish("")  # what another address or transport gave
@@ -89,12 +103,13 @@ class PlayedCamera:
                 after=order.after,
                 begin=order.begin,
                 tolerance=round(order.options.clock_tolerance * SECOND),
+                note=self._excess.note,
             )
             self._send(Opened(order.camera, track.codec, player.habits))
             player.pause(on=self._paused)
 
         try:
-            await player.play(self._take, opened)
+            await player.play(self._take, opened, self._interrupted)
         finally:
             await player.close()
 

@@ -5,7 +5,7 @@ time in seconds that replaces the picture's own.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import msgspec
 
@@ -17,6 +17,8 @@ USER_DATA_UNREGISTERED, RECOVERY_POINT = 5, 6
 UUID_BYTES = 16
 LARGEST_SEI = 4096
 """Bytes of an SEI NAL unit that are read."""
+LATEST = 1 << 62
+"""The latest time that is believed, ns since 1970: in 2116."""
 
 
 class SaidTime(NamedTuple):
@@ -27,8 +29,8 @@ class SaidTime(NamedTuple):
 
 
 class _UserData(msgspec.Struct):
-    timestamp: int | None = None
-    sim_time: float | None = None
+    timestamp: Annotated[int, msgspec.Meta(ge=0, le=LATEST)] | None = None
+    sim_time: Annotated[float, msgspec.Meta(ge=-LATEST / SECOND, le=LATEST / SECOND)] | None = None
 
 
 def sei_nals(nals: Sequence[bytes], codec: str) -> list[bytes]:

@@ -4,7 +4,6 @@ import asyncio
 import secrets
 import ssl
 import time
-from collections import deque
 from contextlib import suppress
 from typing import Literal, cast
 
@@ -24,6 +23,7 @@ from shared.requests import finish, request_of
 from shared.results import Result
 from shared.settings import Settings
 from worker.batcher import Batcher, milliseconds
+from worker.live.backlog import Backlog
 from worker.live.camera_messages import Open, Opened, Primed, Taken, Told
 from worker.live.camera_pool import Cameras, Feed
 from worker.live.chunker import Cut
@@ -226,7 +226,7 @@ class LiveSession:
         self._dropped = record.dropped
         self._failed = record.failed
         self._reconnections = record.reconnections
-        self._waiting: deque[tuple[int, Cut]] = deque()
+        self._waiting = Backlog(shared.settings.live_backlog)
         self._changed = asyncio.Event()
         self._over = False
         self._departure = Departure(job.chunk_duration * SECOND)
@@ -358,14 +358,13 @@ class LiveSession:
         if taken.skipped:
             self._next += taken.skipped
             self._drop(taken.skipped)
-        self._waiting.append((self._next, taken.cut))
+        self._waiting.add(self._next, taken.cut)
         self._next += 1
-        if len(self._waiting) > self._settings.live_backlog:
-            if self._settings.live_overload == "block":
-                self._pause(on=True)
-            else:
-                self._waiting.popleft()
-                self._drop(1)
+        blocking = self._settings.live_overload == "block"
+        if blocking and self._waiting.full:
+            self._pause(on=True)
+        if dropped := self._waiting.shed(blocking=blocking):
+            self._drop(dropped)
         self._changed.set()
 
     def _note_clock(self, cut: Cut) -> None:
@@ -401,8 +400,8 @@ class LiveSession:
                     return
                 self._changed.clear()
                 await self._changed.wait()
-            index, cut = self._waiting.popleft()
-            if self._settings.live_overload == "block" and len(self._waiting) < self._settings.live_backlog:
+            index, cut = self._waiting.take()
+            if self._settings.live_overload == "block" and self._waiting.has_room:
                 self._pause(on=False)
             result = await self._embed(index, cut)
             if await self._beat() in ("ended", "lost"):
@@ -544,7 +543,7 @@ class LiveSession:
         record = await live_records.next_chunk(self._shared.redis, self._job)
         if record is None:
             return False
-        self._waiting = deque((index + record.next, cut) for index, cut in self._waiting)
+        self._waiting.renumber(record.next)
         self._next += record.next
         self._dropped += record.dropped
         self._failed, self._reconnections = record.failed, record.reconnections

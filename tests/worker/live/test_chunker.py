@@ -244,7 +244,7 @@ def test_times_in_sei_user_data_win(film: list[Picture], codec: str) -> None:
 
 
 def test_a_gop_that_never_ends_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.live.chunker.LONGEST_GOP", 20_000)
+    monkeypatch.setattr("worker.live.chunker.LARGEST_GOP", 20_000)
     endless = encode(seconds=8, gop=100_000)
     chunker = Chunker("h264", b"", SECOND, 8)
     held = 0

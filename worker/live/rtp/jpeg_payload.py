@@ -2,7 +2,9 @@
 
 import struct
 from collections.abc import Callable
+from functools import lru_cache
 
+from worker.live.rtp.excess import Note, ignore
 from worker.live.rtp.rtp_packets import RtpPacket
 
 LARGEST_PICTURE = 16 << 20
@@ -45,19 +47,21 @@ class JpegPayload:
     A picture that lacks a fragment is dropped: what comes after a gap could not be read. `size` is used where
     the packets cannot tell it."""
 
-    def __init__(self, emit: Callable[[int, bytes], None], size: tuple[int, int] = (0, 0)) -> None:
+    def __init__(
+        self, emit: Callable[[int, bytes], None], size: tuple[int, int] = (0, 0), note: Note = ignore
+    ) -> None:
         self._emit = emit
+        self._note = note
         self._size = size
         self._tables: dict[int, bytes] = {}
         self._timestamp = 0
         self._head = b""
-        self._parts: list[bytes] = []
-        self._received = 0
+        self._data = bytearray()
 
     def push(self, packet: RtpPacket, *, lost: bool) -> None:
         """Add the next packet; `lost` says that some before it are missing."""
         if lost:
-            self._drop()
+            self._forget()
         payload = packet.payload
         if len(payload) < 8:
             return
@@ -71,26 +75,26 @@ class JpegPayload:
             if tables:
                 self._head = _headers(kind & 63, (width, height), tables, interval, packet.extension)
                 self._timestamp = packet.timestamp
-        if not self._head or offset != self._received or packet.timestamp != self._timestamp:
-            self._drop()
+        if not self._head or offset != len(self._data) or packet.timestamp != self._timestamp:
+            self._forget()
             return
-        self._parts.append(payload[at:])
-        self._received += len(payload) - at
-        if self._received > LARGEST_PICTURE:
-            self._drop()
+        self._data += payload[at:]
+        if len(self._data) > LARGEST_PICTURE:
+            self._forget()
+            self._note(f"pictures larger than {LARGEST_PICTURE >> 20} MiB are dropped")
         elif packet.marker:
             self.flush()
 
     def flush(self) -> None:
         """Hand on the picture that is there."""
-        head, parts, timestamp = self._head, self._parts, self._timestamp
-        self._drop()
-        if head and parts:
-            ends = parts[-1].endswith(b"\xff\xd9")
-            self._emit(timestamp, head + b"".join(parts) + (b"" if ends else b"\xff\xd9"))
+        if self._head and self._data:
+            end = b"" if self._data.endswith(b"\xff\xd9") else b"\xff\xd9"
+            self._emit(self._timestamp, self._head + bytes(self._data) + end)
+        self._forget()
 
-    def _drop(self) -> None:
-        self._head, self._parts, self._received = b"", [], 0
+    def _forget(self) -> None:
+        self._head = b""
+        self._data.clear()
 
     def _read_tables(self, payload: bytes, at: int, quality: int) -> tuple[bytes, int]:
         """Return the DQT segments of a picture, and where its data begins (3.1.4 and 3.1.8). Tables that were
@@ -104,6 +108,7 @@ class JpegPayload:
         return self._tables.get(quality, b""), at + 4 + length
 
 
+@lru_cache(maxsize=100)
 def _scaled(quality: int) -> bytes:
     """Return the tables of a quality from 1 to 99 (appendix A)."""
     factor = 5000 // quality if quality < 50 else 200 - 2 * quality
@@ -121,6 +126,7 @@ def _dqt(data: bytes, precision: int) -> bytes:
     return segments
 
 
+@lru_cache(maxsize=32)
 def _headers(kind: int, size: tuple[int, int], tables: bytes, interval: int, extension: bytes) -> bytes:
     """Return everything before a picture's data (appendix B): `kind` 0 is 4:2:2, 1 is 4:2:0. Segments of the
     extension take the place of these."""
@@ -130,7 +136,7 @@ def _headers(kind: int, size: tuple[int, int], tables: bytes, interval: int, ext
     frame = struct.pack(">BHHB", 8, size[1], size[0], 3)
     frame += bytes([1, sampling, 0, 2, 0x11, chroma, 3, 0x11, chroma])
     codes = ((0x00, _DC_LUMA), (0x10, _AC_LUMA), (0x01, _DC_CHROMA), (0x11, _AC_CHROMA))
-    made = {
+    made: dict[int, bytes | bytearray] = {
         0xDB: tables,
         0xDD: _segment(0xDD, struct.pack(">H", interval)) if interval else b"",
         0xC0: _segment(0xC0, frame) if all(size) else b"",
@@ -145,9 +151,9 @@ def _segment(marker: int, data: bytes) -> bytes:
     return struct.pack(">BBH", 0xFF, marker, len(data) + 2) + data
 
 
-def _segments(data: bytes) -> dict[int, bytes]:
+def _segments(data: bytes) -> dict[int, bytearray]:
     """Return the segments of JPEG headers that matter, by marker."""
-    found: dict[int, bytes] = {}
+    found: dict[int, bytearray] = {}
     at = 0
     while at + 4 <= len(data):
         if data[at] != 0xFF or data[at + 1] in (0xFF, 0xD8):
@@ -155,6 +161,6 @@ def _segments(data: bytes) -> dict[int, bytes]:
             continue
         marker, size = data[at + 1], 2 + int.from_bytes(data[at + 2 : at + 4], "big")
         if marker in (0xDB, 0xDD, 0xC0, 0xC4, 0xDA):
-            found[marker] = found.get(marker, b"") + data[at : at + size]
+            found.setdefault(marker, bytearray()).extend(data[at : at + size])
         at += size
     return found

@@ -1,19 +1,22 @@
 """NAL units in RTP packets: H.264 (RFC 6184) and H.265 (RFC 7798)."""
 
+import heapq
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import NamedTuple
 
+from worker.live.rtp.excess import Note, ignore
 from worker.live.rtp.rtp_packets import RtpPacket, signed
 
 LARGEST_NAL = 16 << 20
 """Bytes of one NAL unit; a larger one is dropped."""
-LARGEST_DISORDER = 16 << 20
-"""Bytes of NAL units that may wait for their turn."""
+LARGEST_DISORDER, MOST_DISORDER = 16 << 20, 4096
+"""Bytes and number of NAL units that may wait for their turn; beyond, the first of them is handed on."""
 
 
 class _Waiting(NamedTuple):
     number: int
+    arrival: int
     timestamp: int
     nal: bytes
 
@@ -32,7 +35,7 @@ class DecodingOrder:
         self._depth = depth
         self._counts = counts
         self._waiting: list[_Waiting] = []
-        self._counted = self._size = 0
+        self._counted = self._size = self._arrived = 0
         self._latest: int | None = None
 
     def push(self, number: int, timestamp: int, nal: bytes) -> None:
@@ -40,15 +43,17 @@ class DecodingOrder:
         latest = number if self._latest is None else self._latest
         unwrapped = latest + signed(number - latest, 16)
         self._latest = max(latest, unwrapped)
-        self._waiting.append(_Waiting(unwrapped, timestamp, nal))
+        self._arrived += 1
+        heapq.heappush(self._waiting, _Waiting(unwrapped, self._arrived, timestamp, nal))
         self._size += len(nal)
         self._counted += self._counts(nal)
-        while self._counted > self._depth or self._size > LARGEST_DISORDER:
+        while (
+            self._counted > self._depth or self._size > LARGEST_DISORDER or len(self._waiting) > MOST_DISORDER
+        ):
             self._hand_on()
 
     def _hand_on(self) -> None:
-        first = min(self._waiting)
-        self._waiting.remove(first)
+        first = heapq.heappop(self._waiting)
         self._size -= len(first.nal)
         self._counted -= self._counts(first.nal)
         self._emit(first.timestamp, first.nal)
@@ -63,12 +68,12 @@ class NalPayload(ABC):
     """Finds the NAL units in packets. With `disorder` of 0 or more they carry decoding order numbers, and
     that many come before their turn."""
 
-    def __init__(self, emit: Callable[[int, bytes], None], disorder: int = -1) -> None:
+    def __init__(self, emit: Callable[[int, bytes], None], disorder: int = -1, note: Note = ignore) -> None:
         self._emit = emit
+        self._note = note
         self._numbered = disorder >= 0
         self._order = DecodingOrder(emit, max(0, disorder), self._is_counted)
-        self._fragments: list[bytes] = []
-        self._fragmented = 0
+        self._fragments = bytearray()
         self._timestamp = 0
         self._number = 0
 
@@ -105,17 +110,17 @@ class NalPayload(ABC):
     def _fragment(self, flags: int, header: bytes, part: bytes, number: int = -1) -> None:
         """Add a part of a NAL unit that comes in several packets; one that lacks a part is dropped."""
         if flags & 0x80:
-            self._fragments, self._fragmented, self._number = [header], 0, number
+            self._fragments[:], self._number = header, number
         if not self._fragments:
             return
-        self._fragmented += len(part)
-        if self._fragmented > LARGEST_NAL:
+        if len(self._fragments) + len(part) > LARGEST_NAL:
             self._fragments.clear()
+            self._note(f"NAL units larger than {LARGEST_NAL >> 20} MiB are dropped")
             return
-        self._fragments.append(part)
+        self._fragments += part
         if flags & 0x40:
-            nal = b"".join(self._fragments)
-            self._fragments = []
+            nal = bytes(self._fragments)
+            self._fragments.clear()
             self._add(nal, self._number)
 
 

@@ -1,5 +1,6 @@
 """RTP packets, and putting them back in order (RFC 3550)."""
 
+import heapq
 import struct
 from collections.abc import Callable
 from typing import NamedTuple
@@ -57,7 +58,9 @@ class Reorder:
         self._take = take
         self._patience = patience
         self._next: int | None = None
-        self._waiting: dict[int, RtpPacket] = {}
+        """The number that comes next: a sequence number, counted on where those wrap."""
+        self._waiting: list[tuple[int, RtpPacket]] = []
+        self._numbers: set[int] = set()
         self._bytes = 0
         self._since = 0.0
 
@@ -66,44 +69,53 @@ class Reorder:
         if self._next is None:
             self._next = packet.sequence
         ahead = signed(packet.sequence - self._next, 16)
+        number = self._next + ahead
         if ahead == 0 and not self._waiting:
-            self._next = (self._next + 1) & 0xFFFF
+            self._next += 1
             self._take(packet, False)
             return
-        if -REORDERED < ahead < 0 or packet.sequence in self._waiting:
+        if -REORDERED < ahead < 0 or number in self._numbers:
             return  # a copy, or too late
         if ahead < 0 or ahead > RESTARTED:
             self.flush()
-            self._next = (packet.sequence + 1) & 0xFFFF
+            self._next = packet.sequence + 1
             self._take(packet, True)
             return
         if not self._waiting:
             self._since = now
-        self._waiting[packet.sequence] = packet
-        self._bytes += len(packet.payload)
-        self._deliver(now)
+        heapq.heappush(self._waiting, (number, packet))
+        self._numbers.add(number)
+        self._bytes += _weight(packet)
+        self._deliver(self._next, now)
 
-    def _deliver(self, now: float) -> None:
-        lost = False
-        while self._waiting and self._next is not None:
-            packet = self._waiting.pop(self._next, None)
-            if packet is not None:
-                self._bytes -= len(packet.payload)
-                self._take(packet, lost)
-                lost, self._since = False, now
-            elif (
+    def _deliver(self, following: int, now: float) -> None:
+        while self._waiting:
+            missing = self._waiting[0][0] - following
+            if missing and (
                 now - self._since < self._patience
                 and len(self._waiting) < REORDERED
                 and self._bytes < REORDERED_BYTES
             ):
-                return
-            else:
-                lost = True
-                self.lost += 1
-            self._next = (self._next + 1) & 0xFFFF
+                break
+            self.lost += missing
+            number, packet = self._pop()
+            self._take(packet, missing > 0)
+            following, self._since = number + 1, now
+        self._next = following
+
+    def _pop(self) -> tuple[int, RtpPacket]:
+        number, packet = heapq.heappop(self._waiting)
+        self._numbers.remove(number)
+        self._bytes -= _weight(packet)
+        return number, packet
 
     def flush(self) -> None:
         """Hand on what waits."""
-        for sequence in sorted(self._waiting, key=lambda s: signed(s - (self._next or 0), 16)):
-            self._take(self._waiting.pop(sequence), True)
-        self._bytes = 0
+        while self._waiting:
+            number, packet = self._pop()
+            self._take(packet, True)
+            self._next = number + 1
+
+
+def _weight(packet: RtpPacket) -> int:
+    return len(packet.payload) + len(packet.extension)

@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 import socket
+import time
 from collections.abc import Callable
 from ipaddress import ip_address
 
@@ -16,16 +17,25 @@ LOWEST_GROUP_PORT = 1024
 class Datagrams(asyncio.DatagramProtocol):
     """One UDP socket; packets from other hosts than those of the camera are ignored."""
 
-    def __init__(self, channel: int, hosts: set[str], on_media: Callable[[int, bytes], None]) -> None:
+    def __init__(
+        self,
+        channel: int,
+        hosts: set[str],
+        on_media: Callable[[int, bytes], None],
+        on_spent: Callable[[float], None],
+    ) -> None:
         self.gone = asyncio.Event()
         self._channel = channel
         self._hosts = hosts
         self._on_media = on_media
+        self._on_spent = on_spent
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         """A packet."""
         if addr[0] in self._hosts:
+            began = time.thread_time()
             self._on_media(self._channel, data)
+            self._on_spent(time.thread_time() - began)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is closed."""
@@ -33,12 +43,21 @@ class Datagrams(asyncio.DatagramProtocol):
 
 
 class MediaSockets:
-    """Two UDP sockets, for media and for RTCP. Media may come from any of the `hosts`, IP addresses."""
+    """Two UDP sockets, for media and for RTCP. Media may come from any of the `hosts`, IP addresses.
 
-    def __init__(self, host: str, on_media: Callable[[int, bytes], None]) -> None:
+    `on_media` gets channel and data of each packet, `on_spent` the processor time in seconds that this took.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        on_media: Callable[[int, bytes], None],
+        on_spent: Callable[[float], None] = lambda seconds: None,
+    ) -> None:
         self.hosts = {host}
         self._host = host
         self._on_media = on_media
+        self._on_spent = on_spent
         self._sockets: list[tuple[asyncio.DatagramTransport, Datagrams]] = []
         self._ports: tuple[int, int] | None = None
 
@@ -86,7 +105,7 @@ class MediaSockets:
     async def _listen(self, channel: int, one: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         made = await loop.create_datagram_endpoint(
-            lambda: Datagrams(channel, self.hosts, self._on_media), sock=one
+            lambda: Datagrams(channel, self.hosts, self._on_media, self._on_spent), sock=one
         )
         self._sockets.append(made)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from shared.addresses import CameraAddress
 from worker.live.rtp.access_units import AccessUnit, Assembler
+from worker.live.rtp.excess import Note, ignore
 from worker.live.rtp.rtcp import Reception, parse_rtcp
 from worker.live.rtp.rtp_packets import Reorder, RtpPacket, parse_rtp
 from worker.live.rtsp.camera_description import (
@@ -27,6 +28,7 @@ from worker.live.rtsp.camera_description import (
 from worker.live.rtsp.control_address import base_address, control_addresses
 from worker.live.rtsp.http_tunnel import open_tunnel
 from worker.live.rtsp.media_sockets import MediaSockets
+from worker.live.rtsp.reading_budget import TOO_MUCH, ReadingBudget
 from worker.live.rtsp.rtsp_connection import Connection, Exchange
 from worker.live.rtsp.rtsp_conversation import Conversation, connect, follow
 from worker.live.rtsp.session_description import Track, parse_sdp
@@ -55,7 +57,7 @@ class Player:
 
     `play` hands every access unit to `take`. Before, at the first packet, it calls `opened`, when `track` is
     known. `habits` says what to try first, and is what has worked once the camera plays. `log` gets what is
-    said.
+    said, `note` what is too much.
     """
 
     def __init__(
@@ -65,6 +67,8 @@ class Player:
         transport: Delivery,
         habits: Habits | None = None,
         log: Callable[[Exchange], None] | None = None,
+        *,
+        note: Note = ignore,
     ) -> None:
         self.track: Track
         self.reception: Reception
@@ -74,6 +78,7 @@ class Player:
         self._options = options
         self._kind = transport
         self._log = log
+        self._note = note
         self._base = where.url
         self._control = where.url
         self._conversation: Conversation | None = None
@@ -84,10 +89,12 @@ class Player:
         self._assembler: Assembler
         self._reorder: Reorder | None = None
         self._opened: Callable[[], None] = lambda: None
+        self._interrupted: Callable[[], None] = lambda: None
         self._foreign: int | None = None
         self._source = 0
         self._heard = time.monotonic()
-        self._paused = False
+        self._paused = self._resting = self._missed = False
+        self._budget = ReadingBudget(self._heard)
         self._goodbye = False
         self._moved: str | None = None
         self._playing = asyncio.Event()
@@ -101,14 +108,22 @@ class Player:
         except TimeoutError as error:
             raise CameraError(self._late()) from error
 
-    async def play(self, take: Callable[[AccessUnit], None], opened: Callable[[], None]) -> None:
-        """Play until the camera says that the stream has ended. Raises CameraError for any other end."""
+    async def play(
+        self,
+        take: Callable[[AccessUnit], None],
+        opened: Callable[[], None],
+        interrupted: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Play until the camera says that the stream has ended. Raises CameraError for any other end.
+
+        `interrupted` says that what comes next does not follow what came: it was not read, over UDP.
+        """
         started = time.monotonic()
         track = await self.describe()
-        self._opened = opened
+        self._opened, self._interrupted = opened, interrupted
         self.reception = Reception(track.clock_rate)
-        self._assembler = Assembler(track, take)
-        self._reorder = Reorder(self._assembler.push, self._options.latency if self._kind == "udp" else 0)
+        self._assembler = Assembler(track, take, self._note)
+        self._reorder = self._new_order()
         try:
             async with asyncio.timeout(max(0.1, self._options.open_timeout - (time.monotonic() - started))):
                 await self._setup()
@@ -141,10 +156,40 @@ class Player:
             await self._sockets.close()
 
     def pause(self, *, on: bool) -> None:
-        """Stop or go on reading from the camera."""
+        """Stop or go on reading from the camera. What it sends meanwhile waits there; over UDP it is lost."""
         self._paused = on
-        if self._conversation:
-            self._conversation.connection.pause(on=on)
+        self._hold_or_not()
+
+    def _new_order(self) -> Reorder:
+        return Reorder(self._assembler.push, self._options.latency if self._kind == "udp" else 0)
+
+    @property
+    def _held(self) -> bool:
+        return self._paused or self._resting
+
+    def _hold_or_not(self) -> None:
+        if not self._sockets:
+            if self._conversation:
+                self._conversation.connection.pause(on=self._held)
+        elif self._missed and not self._held and self._reorder:
+            self._missed = False
+            self._reorder.flush()
+            self._assembler.flush()
+            self._reorder = self._new_order()
+            self._interrupted()
+
+    def _spent(self, seconds: float) -> None:
+        """Reading took so much processor time; let the camera rest if that is more than its share."""
+        now = time.monotonic()
+        if (rest := self._budget.spend(seconds, now)) and not self._resting:
+            self._resting = True
+            self._note(TOO_MUCH)
+            self._hold_or_not()
+            asyncio.get_running_loop().call_later(rest, self._rested)
+
+    def _rested(self) -> None:
+        self._resting = False
+        self._hold_or_not()
 
     # Asking -------------------------------------------------------------------------------------------
 
@@ -170,7 +215,9 @@ class Player:
         url = self._where.url
         reach = open_tunnel if self._kind == "http" else connect
         connection = await reach(
-            self._where, self._options, lambda: Connection(self._media, self._request, self._log)
+            self._where,
+            self._options,
+            lambda: Connection(self._media, self._request, self._log, self._spent),
         )
         self._conversation = Conversation(self._where, connection)
         with contextlib.suppress(RequestRefused):  # a camera that knows no OPTIONS may play all the same
@@ -186,7 +233,7 @@ class Player:
         if self._kind in ("tcp", "http"):
             wanted = "RTP/AVP/TCP;unicast;interleaved=0-1"
         else:
-            self._sockets = MediaSockets(self._talk.connection.peer, self._media)
+            self._sockets = MediaSockets(self._talk.connection.peer, self._media, self._spent)
             wanted = "RTP/AVP;multicast"
             if self._kind == "udp":
                 port = await self._sockets.bind()
@@ -267,7 +314,7 @@ class Player:
                     raise CameraError(self._talk.connection.closed.result())
                 if renewing.done():
                     renewing.result()
-                if self._paused:
+                if self._held:
                     self._heard = now
                 if now - self._heard > self._options.read_timeout:
                     raise CameraError(f"no video for {self._options.read_timeout:g} s")
@@ -312,6 +359,8 @@ class Player:
         is_ours = data[1] & 0x7F == self.track.payload_type
         if 192 <= data[1] <= 223 and (channel == control or not is_ours):
             self._control_packet(data)
+        elif self._held and self._sockets:
+            self._missed = True
         elif packet := parse_rtp(data, self.track.payload_type):
             if not self._playing.is_set():
                 self._channels = media, control = channel, control if channel == media else channel ^ 1
@@ -325,7 +374,7 @@ class Player:
         if told.report and told.report.source == (self._source or told.report.source):
             self._assembler.clock.report(told.report)
             self.reception.reported(told.report.ntp, time.monotonic())
-        if told.bye and (not self._playing.is_set() or self._source in told.bye):
+        if told.bye and not self._goodbye and (not self._playing.is_set() or self._source in told.bye):
             self._goodbye = True
             asyncio.get_running_loop().call_later(GOODBYE_GRACE, self._ended.set)
 

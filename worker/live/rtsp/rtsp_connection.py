@@ -15,6 +15,8 @@ LARGEST_BUFFER = LARGEST_HEAD + LARGEST_BODY
 MOST_HEADERS = 100
 LONGEST_VALUE = 2048
 """Characters of a header's value that are read."""
+SLICE = 0.02
+"""Seconds of cutting up what has arrived after which other cameras have their turn."""
 LARGEST_UNSENT = 64 << 10
 """Bytes that may wait for a camera that does not read what it has asked for."""
 _MESSAGE = re.compile(rb"(?:RTSP|HTTP)/\d|[A-Z][A-Z_]{2,30} ")
@@ -51,7 +53,8 @@ class Connection(asyncio.Protocol):
     """The TCP connection to a camera.
 
     `on_media` gets channel and data of each interleaved packet (RFC 2326, 10.12), `on_request` what the
-    camera asks of its own accord: method and headers. `log`, where there is one, gets every exchange.
+    camera asks of its own accord: method and headers. `log`, where there is one, gets every exchange;
+    `on_spent` the processor time in seconds that handling what arrived took.
     """
 
     def __init__(
@@ -59,12 +62,16 @@ class Connection(asyncio.Protocol):
         on_media: Callable[[int, bytes], None],
         on_request: Callable[[str, dict[str, list[str]]], None],
         log: Callable[[Exchange], None] | None = None,
+        on_spent: Callable[[float], None] = lambda seconds: None,
     ) -> None:
         self.closed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.gone = asyncio.Event()
         self._on_media = on_media
         self._on_request = on_request
         self._log = log
+        self._on_spent = on_spent
+        self._held = self._behind = False
+        """Whether reading is to stop; whether there is more in the buffer than others could wait for."""
         self._transport: asyncio.Transport | None = None
         self._buffer = bytearray()
         self._wanted = 0
@@ -93,28 +100,45 @@ class Connection(asyncio.Protocol):
     # Receiving ----------------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        """Cut what arrived into media packets and messages."""
-        buffer = self._buffer
-        buffer += data
-        if len(buffer) < self._wanted:
-            return
-        at, end = 0, len(buffer)
+        """Take what arrived."""
+        self._buffer += data
+        if len(self._buffer) >= self._wanted and not self._held and not self._behind:
+            self._cut()
+
+    def _cut(self) -> None:
+        """Cut what has arrived into packets and messages: as much as others can wait for, then the rest."""
+        began = time.thread_time()
+        self._behind = self._cut_until(time.monotonic() + SLICE)
+        self._on_spent(time.thread_time() - began)
+        if self._behind:
+            asyncio.get_running_loop().call_soon(self._go_on)
+        elif len(self._buffer) > LARGEST_BUFFER or self._junk > LARGEST_BUFFER:
+            self.close("sends something that is not RTSP")
+        self._read_or_not()
+
+    def _go_on(self) -> None:
+        if self._behind and not self._held:
+            self._cut()
+
+    def _cut_until(self, deadline: float) -> bool:
+        """Return whether more is left than the beginning of a packet or message."""
+        buffer, at, late = self._buffer, 0, False
         self._wanted = 0
-        while end - at >= 4:
+        while len(buffer) - at >= 4 and not late:
             if buffer[at] == 0x24:
                 stop = at + 4 + (buffer[at + 2] << 8 | buffer[at + 3])
-                if stop > end:
+                if stop > len(buffer):
                     break
                 self._on_media(buffer[at + 1], bytes(buffer[at + 4 : stop]))
             else:
                 stop = self._message(at)
-                if stop > end or stop < 0:
+                if stop > len(buffer) or stop < 0:
                     self._wanted = min(stop - at, LARGEST_BUFFER)
                     break
             at = stop
+            late = time.monotonic() > deadline
         del buffer[:at]
-        if len(buffer) > LARGEST_BUFFER or self._junk > LARGEST_BUFFER:
-            self.close("sends something that is not RTSP")
+        return late and len(buffer) > 0
 
     def _message(self, at: int) -> int:
         """Take the message at `at`, or skip what is none; return where to go on. That lies beyond the buffer
@@ -216,11 +240,19 @@ class Connection(asyncio.Protocol):
 
     def pause(self, *, on: bool) -> None:
         """Stop or go on reading; what the camera sends waits in the kernel, then at the camera."""
+        self._held = on
+        if self._buffer and not on:
+            self._behind = True
+            asyncio.get_running_loop().call_soon(self._go_on)
+        self._read_or_not()
+
+    def _read_or_not(self) -> None:
         if self._transport and not self._transport.is_closing():
-            if on and self._transport.is_reading():
-                self._transport.pause_reading()
-            elif not on:
+            wanted = not (self._held or self._behind)
+            if wanted and not self._transport.is_reading():
                 self._transport.resume_reading()
+            elif not wanted and self._transport.is_reading():
+                self._transport.pause_reading()
 
     def write(self, data: bytes) -> None:
         """Send bytes; a camera that does not read them is left."""

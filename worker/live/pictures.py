@@ -1,16 +1,28 @@
 """The pictures of a live stream as selection sees them: what each says of itself, and when one is whole."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, cast
 
 from worker.live.rtp.access_units import AccessUnit
 from worker.live.sei import SaidTime, read_time, recovery_count, sei_nals
-from worker.live.slices import H264Slices, is_intra_hevc
 from worker.media.decoder.selection.bits import Bits
 from worker.media.decoder.selection.bitstream import START_CODE, Coding, nal_parser, parser
-from worker.media.decoder.selection.h264_headers import FRAME, SliceHead
+from worker.media.decoder.selection.h264_headers import (
+    FRAME,
+    SLICE_BYTES,
+    SequenceHead,
+    SliceHead,
+    picture_set_numbers,
+    picture_set_of,
+    plain,
+    sequence_head,
+    slice_head,
+)
 
 MOST_PARAMETER_SETS = 16
 LARGEST_PARAMETER_SET = 4096
+MOST_SETS = 256
+"""Numbers that parameter sets of H.264 may have."""
 _LARGEST_HEADER = 4096
 
 
@@ -52,6 +64,38 @@ def picture_reader(codec: str, parameters: bytes) -> PictureReader:
         case "mjpeg":
             return JpegPictures()
     raise ValueError(codec)
+
+
+class H264Slices:
+    """Reads slice headers by the parameter sets seen so far."""
+
+    def __init__(self) -> None:
+        self.interlaced = False
+        """Whether pictures may be fields."""
+        self._sequences: dict[int, SequenceHead] = {}
+        self._pictures: dict[int, int] = {}
+
+    def learn(self, nal: bytes) -> None:
+        """Take a parameter set."""
+        if nal[0] & 31 == 7:
+            number, head = sequence_head(nal)
+            if number < MOST_SETS:
+                self._sequences[number] = head
+            self.interlaced = any(sequence.interlaced for sequence in self._sequences.values())
+        elif nal[0] & 31 == 8:
+            number, sequence = picture_set_numbers(nal)
+            if number < MOST_SETS:
+                self._pictures[number] = sequence
+
+    def heads(self, nals: Sequence[bytes]) -> list[SliceHead]:
+        """Return the heads of a picture's slices, without those whose parameter sets are not known."""
+        found = []
+        for nal in nals:
+            if nal[0] & 31 in (1, 2, 5):
+                sequence = self._sequences.get(self._pictures.get(picture_set_of(nal), -1))
+                if sequence is not None:
+                    found.append(slice_head(nal, sequence))
+        return found
 
 
 class NalPictures:
@@ -119,7 +163,7 @@ class NalPictures:
             heads = self._slices.heads(nals)
             return bool(heads) and all(head.intra for head in heads)
         sets = {number: nal for (kind, number), nal in self._sets.items() if kind == 34}
-        return is_intra_hevc(nals, sets)
+        return _is_intra_hevc(nals, sets)
 
 
 class Mpeg4Pictures:
@@ -192,6 +236,29 @@ def _joined(first: LivePicture, second: LivePicture) -> LivePicture:
     )
     reference = first.coding.reference or second.coding.reference
     return first._replace(unit=unit, coding=first.coding._replace(reference=reference))
+
+
+def _is_intra_hevc(nals: Sequence[bytes], picture_sets: dict[int, bytes]) -> bool:
+    """Whether the first slice of an H.265 picture is intra-coded (ITU-T H.265, 7.3.6.1)."""
+    for nal in nals:
+        kind = nal[0] >> 1 & 63
+        if kind > 31:
+            continue
+        bits = Bits(plain(nal[1:SLICE_BYTES]))
+        if not bits.read(1):
+            return False
+        if 16 <= kind <= 23:
+            bits.read(1)
+        picture_set = picture_sets.get(bits.exp_golomb())
+        if picture_set is None:
+            return False
+        fields = Bits(plain(picture_set[1:SLICE_BYTES]))
+        fields.exp_golomb()  # pps_pic_parameter_set_id
+        fields.exp_golomb()  # pps_seq_parameter_set_id
+        fields.read(2)
+        bits.read(fields.read(3))  # num_extra_slice_header_bits
+        return bits.exp_golomb() == 2
+    return False
 
 
 def _exp_golomb_at(nal: bytes, at: int) -> int:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from rt_embed.exceptions import ValidationError as ValidationError
     from rt_embed.types import Bookmark as Bookmark
     from rt_embed.types import CameraStream as CameraStream
+    from rt_embed.types import EmbeddedImage as EmbeddedImage
     from rt_embed.types import ModelEntry as ModelEntry
     from rt_embed.types import RequestState as RequestState
     from rt_embed.types import SearchHit as SearchHit
@@ -47,8 +48,8 @@ _EXPORTS = {
         "ServiceError", "TooLargeError", "ValidationError",
     ),
     "rt_embed.types": (
-        "Bookmark", "CameraStream", "StoredMedia", "ModelEntry", "RequestState", "SearchHit", "StoredFile",
-        "Vector", "VideoChunk",
+        "Bookmark", "CameraStream", "EmbeddedImage", "StoredMedia", "ModelEntry", "RequestState", "SearchHit",
+        "StoredFile", "Vector", "VideoChunk",
     ),
 }  # fmt: skip
 _HOMES = {name: module for module, names in _EXPORTS.items() for name in names}

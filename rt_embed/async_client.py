@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import aclosing
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar, overload
 
 import httpx
 
@@ -17,6 +17,7 @@ from rt_embed.transport import connection_options, http_request
 from rt_embed.types import (
     Bookmark,
     CameraStream,
+    EmbeddedImage,
     ModelEntry,
     RequestState,
     SearchHit,
@@ -176,20 +177,47 @@ class AsyncClient:
         """Return one vector per text, in their order."""
         return await self.run(flows.embed_texts(texts, await self._model_id(model), self._retries))
 
+    @overload
     async def embed_images(
-        self, images: Sequence[Source], *, model: str | None = None, concurrency: int = 4
-    ) -> list[Vector]:
-        """Return one vector per picture (paths, URLs or ids), in their order."""
+        self,
+        images: Sequence[Source],
+        *,
+        model: str | None = None,
+        concurrency: int = 4,
+        thumbnails: Literal[False] = False,
+    ) -> list[Vector]: ...
+
+    @overload
+    async def embed_images(
+        self,
+        images: Sequence[Source],
+        *,
+        model: str | None = None,
+        concurrency: int = 4,
+        thumbnails: Literal[True],
+    ) -> list[EmbeddedImage]: ...
+
+    async def embed_images(
+        self,
+        images: Sequence[Source],
+        *,
+        model: str | None = None,
+        concurrency: int = 4,
+        thumbnails: bool = False,
+    ) -> list[Vector] | list[EmbeddedImage]:
+        """Return one vector per picture (paths, URLs or ids), in their order; with `thumbnails`, records of a
+        vector and a small JPEG."""
         wanted = await self._model_id(model)
         limit = asyncio.Semaphore(concurrency)
 
-        async def embed(image: Source) -> Vector:
+        async def embed(image: Source) -> EmbeddedImage:
             async with limit:
-                return await self.run(flows.embed_image(image, wanted, self._retries))
+                return await self.run(flows.embed_image(image, wanted, self._retries, thumbnail=thumbnails))
 
         async with asyncio.TaskGroup() as tasks:
             made = [tasks.create_task(embed(image)) for image in images]
-        return [task.result() for task in made]
+        embedded = [task.result() for task in made]
+        return embedded if thumbnails else [image.vector for image in embedded]
 
     async def search(
         self,

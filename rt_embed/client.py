@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar, overload
 
 import httpx
 
@@ -18,6 +18,7 @@ from rt_embed.transport import connection_options, http_request
 from rt_embed.types import (
     Bookmark,
     CameraStream,
+    EmbeddedImage,
     ModelEntry,
     RequestState,
     SearchHit,
@@ -173,17 +174,44 @@ class Client:
         """Return one vector per text, in their order."""
         return self.run(flows.embed_texts(texts, self._model_id(model), self._retries))
 
+    @overload
     def embed_images(
-        self, images: Sequence[Source], *, model: str | None = None, concurrency: int = 4
-    ) -> list[Vector]:
-        """Return one vector per picture (paths, URLs or ids), in their order."""
+        self,
+        images: Sequence[Source],
+        *,
+        model: str | None = None,
+        concurrency: int = 4,
+        thumbnails: Literal[False] = False,
+    ) -> list[Vector]: ...
+
+    @overload
+    def embed_images(
+        self,
+        images: Sequence[Source],
+        *,
+        model: str | None = None,
+        concurrency: int = 4,
+        thumbnails: Literal[True],
+    ) -> list[EmbeddedImage]: ...
+
+    def embed_images(
+        self,
+        images: Sequence[Source],
+        *,
+        model: str | None = None,
+        concurrency: int = 4,
+        thumbnails: bool = False,
+    ) -> list[Vector] | list[EmbeddedImage]:
+        """Return one vector per picture (paths, URLs or ids), in their order; with `thumbnails`, records of a
+        vector and a small JPEG."""
         wanted = self._model_id(model)
 
-        def embed(image: Source) -> Vector:
-            return self.run(flows.embed_image(image, wanted, self._retries))
+        def embed(image: Source) -> EmbeddedImage:
+            return self.run(flows.embed_image(image, wanted, self._retries, thumbnail=thumbnails))
 
         with ThreadPoolExecutor(concurrency) as pool:
-            return list(pool.map(embed, images))
+            embedded = list(pool.map(embed, images))
+        return embedded if thumbnails else [image.vector for image in embedded]
 
     def search(
         self,

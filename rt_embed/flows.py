@@ -16,6 +16,7 @@ from rt_embed.calls import Call, Flow, Retries, answered
 from rt_embed.exceptions import ConflictError, ServiceError, service_error
 from rt_embed.types import (
     CameraStream,
+    EmbeddedImage,
     ModelEntry,
     RequestState,
     SearchHit,
@@ -47,8 +48,12 @@ class _TextAnswer(msgspec.Struct):
     data: list[_Embeddings]
 
 
+class _ImageAnswer(_Embeddings):
+    thumbnail: str | None = None
+
+
 class _VideoAnswer(msgspec.Struct):
-    chunk_responses: list[_Embeddings]
+    chunk_responses: list[_ImageAnswer]
 
 
 class _Files(msgspec.Struct):
@@ -99,16 +104,22 @@ def embed_texts(texts: Sequence[str], model: str, retries: Retries) -> Flow[list
     return vectors
 
 
-def embed_image(image: Source, model: str, retries: Retries) -> Flow[Vector]:
-    """Return a picture's vector. One from the disk is sent inside the request and kept by nobody."""
+def embed_image(
+    image: Source, model: str, retries: Retries, *, thumbnail: bool = False
+) -> Flow[EmbeddedImage]:
+    """Return a picture's vector, and its thumbnail if that is wanted. A picture from the disk is sent inside
+    the request and kept by nobody."""
     body: dict[str, Any] = {"model": model, "encoding_format": "base64", "media_type": "image"}
+    if thumbnail:
+        body["thumbnails"] = True
     if isinstance(image, str) and is_id(image):
         body["id"] = image
     else:
         body |= {"id": str(uuid.uuid4()), "url": image if is_url(image) else _data_url(Path(image))}
     answer = yield from answered(Call("POST", VIDEO_PATH, json=body, headers=idempotent()), retries)
     (chunk,) = msgspec.json.decode(answer.content, type=_VideoAnswer).chunk_responses
-    return to_vector(chunk.embeddings)
+    made = base64.b64decode(chunk.thumbnail) if chunk.thumbnail else None
+    return EmbeddedImage(vector=to_vector(chunk.embeddings), thumbnail=made)
 
 
 def upload_file(

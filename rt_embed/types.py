@@ -53,6 +53,13 @@ class VideoChunk(msgspec.Struct, frozen=True, kw_only=True):
         return seconds_of(self.end_time)
 
 
+class EmbeddedImage(msgspec.Struct, frozen=True, kw_only=True):
+    """A picture's vector and its thumbnail, a JPEG; None from a service that makes none."""
+
+    vector: Vector
+    thumbnail: bytes | None = None
+
+
 class Bookmark(msgspec.Struct, frozen=True):
     """How far the events of a request were read; another process may go on from there."""
 

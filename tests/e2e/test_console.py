@@ -25,6 +25,7 @@ AXE = Path(axe_playwright_python.__file__).with_name("axe.min.js").read_text(enc
 SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
 SERIOUS = {"serious", "critical"}
 PATIENCE = 40_000
+THUMBNAIL = re.compile("^data:image/jpeg;base64,/9j/")
 HOSTILE = "<img src=x onerror=\"document.title='taken'\">"
 
 
@@ -109,7 +110,10 @@ def test_every_sentence_finds_its_scene_and_a_hit_plays(page: Page) -> None:
         best = page.locator(".hit").first.locator("a.name").get_attribute("href") or ""
         found += f"?t={index * 5}&" in f"{best}&"
     assert found >= len(SCENES) - 1, "as right as the demo"
-    expect(page.locator(".hit .shot img").first).to_be_visible(timeout=PATIENCE)
+    shot = page.locator(".hit .shot img").first
+    expect(shot).to_be_visible(timeout=PATIENCE)
+    expect(shot).to_have_attribute("src", THUMBNAIL)
+    assert shot.evaluate("image => [image.naturalWidth, image.naturalHeight]") == [320, 180]
     looked_at(page, "search")
     page.fill("input[name=q]", SCENES[1].sentence)
     page.keyboard.press("Enter")
@@ -150,6 +154,9 @@ def test_a_camera_that_cannot_be_used_says_why_and_one_that_can_be_is_watched(pa
         card = page.locator(".card[data-stream]")
         expect(card).to_contain_text("running", timeout=PATIENCE)
         expect(card).to_contain_text(re.compile(r"[1-9]\d* of 1 s"), timeout=PATIENCE)
+        shot = card.locator(".shot img")
+        expect(shot).to_be_visible(timeout=PATIENCE)
+        expect(shot).to_have_attribute("src", THUMBNAIL)
         looked_at(page, "cameras")
         card.get_by_text("Remove").click()
         page.locator("dialog").get_by_text("Remove", exact=True).click()

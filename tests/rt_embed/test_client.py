@@ -1,5 +1,6 @@
 """Both clients on a real service."""
 
+import io
 import json
 import uuid
 from datetime import UTC, datetime
@@ -11,6 +12,7 @@ from typing import Any, ClassVar
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from rt_embed import (
     AuthenticationError,
@@ -23,6 +25,7 @@ from rt_embed import (
 )
 from tests.camera import Picture, ScriptedCamera, encode
 from tests.e2e.conftest import Stack
+from tests.e2e.media import COLOURS
 from tests.models.null.inference import text_vector
 from tests.rt_embed.conftest import Connect, Wire, serve
 from tests.support import free_port
@@ -52,8 +55,14 @@ def picture(tmp_path: Path) -> Path:
 
 def test_a_film_from_the_disk_gives_its_chunks(client: Any, service: Stack, colours: Path) -> None:
     told: list[tuple[int, int]] = []
-    stream = client.embed_video(colours, chunk_duration=5, progress=lambda *sent: told.append(sent))
+    stream = client.embed_video(
+        colours, chunk_duration=5, thumbnails=True, progress=lambda *sent: told.append(sent)
+    )
     chunks = sorted(stream, key=lambda chunk: float(chunk.start))
+    for chunk, colour in zip(chunks, COLOURS, strict=True):
+        image = Image.open(io.BytesIO(chunk.thumbnail))
+        assert (image.format, image.size) == ("JPEG", (160, 90))
+        assert np.asarray(image).mean(axis=(0, 1)) == pytest.approx(colour, abs=6)
     assert [(chunk.start, chunk.end) for chunk in chunks] == [(5.0 * n, 5.0 * n + 5) for n in range(5)]
     assert {chunk.frame_count for chunk in chunks} == {8}
     assert chunks[0].vector.dtype == np.float32
@@ -119,6 +128,9 @@ def test_pictures(client: Any, service: Stack, picture: Path) -> None:
     before = len(client.files.list())
     from_disk, from_store = client.embed_images([path, file_id])
     assert np.array_equal(from_disk, from_store)
+    (shown,) = client.embed_images([path], thumbnails=True)
+    assert np.array_equal(shown.vector, from_disk)
+    assert Image.open(io.BytesIO(shown.thumbnail)).size == (64, 64)
     assert from_disk[:3] == pytest.approx([200 / 255, 0, 0], abs=0.02)
     assert len(client.files.list()) == before
 
@@ -195,8 +207,10 @@ def test_a_live_stream_goes_on_over_broken_connections(
 
 def test_a_camera_by_its_address_is_registered_until_the_end(client: Any, pictures: list[Picture]) -> None:
     with ScriptedCamera(pictures) as camera:
-        chunks = client.live(camera.url, chunk_duration=1)
-        assert next(chunks).vector.shape == (768,)
+        chunks = client.live(camera.url, chunk_duration=1, thumbnails=True)
+        first = next(chunks)
+        assert first.vector.shape == (768,)
+        assert Image.open(io.BytesIO(first.thumbnail)).size == (96, 96)
         (listed,) = client.streams.list()
         assert (listed.id, listed.chunk_duration) == (chunks.asset_id, 1)
         chunks.close()

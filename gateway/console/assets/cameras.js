@@ -1,7 +1,7 @@
 // Cameras: add one and see at once why it cannot be used, start, stop, and watch what comes of it.
 import { events, get, model, post, remove, send } from "./api.js";
 import { ago, ask, dot, every, facts, failed, field, fill, h, note } from "./dom.js";
-import { thumbnail } from "./frames.js";
+import { stored, thumbnail } from "./frames.js";
 
 const KINDS = { running: "good", ended: "", idle: "", waiting: "warn", connecting: "warn", reconnecting: "bad" };
 const MARKS = 40;
@@ -35,7 +35,7 @@ async function addCamera() {
 // Starts embedding. The session goes on without a reader, so the events are left to whoever wants them.
 async function begin(id, seconds) {
   const stop = new AbortController();
-  await send("POST", "v1/generate_video_embeddings", { body: { id, model: await model(), stream: true, chunk_duration: seconds }, signal: stop.signal });
+  await send("POST", "v1/generate_video_embeddings", { body: { id, model: await model(), stream: true, chunk_duration: seconds, thumbnails: true }, signal: stop.signal });
   stop.abort();
 }
 
@@ -49,6 +49,8 @@ function card(stream, signal, reload) {
   const lately = [];
   let [before, running] = [null, false];
 
+  const picture = (chunk) => thumbnail(chunk) && fill(shot, h("img", { src: thumbnail(chunk), alt: `Last picture of ${name}` }));
+
   async function look() {
     const status = await get(`v1/streams/${path}/status`, signal);
     running = !["idle", "ended"].includes(status.state);
@@ -58,8 +60,8 @@ function card(stream, signal, reload) {
     if (before !== null) lately.push(Math.max(0, status.chunks - before));
     before = status.chunks;
     fill(marks, lately.slice(-MARKS).map((count) => h("i", { class: count ? "" : "none" })));
-    const last = running && status.chunks ? await newest(path, status.chunks - 1, signal) : null;
-    if (last && thumbnail(last)) fill(shot, h("img", { src: thumbnail(last), alt: `Last picture of ${name}` }));
+    const last = running && status.chunks ? await stored(stream.id, [status.chunks - 1, Math.max(0, status.chunks - 2)], signal) : null;
+    if (last) picture(last);
     const late = last?.end_time ? Math.max(0, (Date.now() - Date.parse(last.end_time)) / 1000) : null;
     fill(about, facts({
       Chunks: running ? `${status.chunks} of ${status.chunk_duration} s` : null, Dropped: status.chunks_dropped || null, Failed: status.chunks_failed || null,
@@ -81,8 +83,11 @@ function card(stream, signal, reload) {
     lines.hidden = false;
     follow.disabled = true;
     try {
-      for await (const event of events("v1/generate_video_embeddings", { id: stream.id, model: await model(), stream: true, chunk_duration: 5, encoding_format: "binary" }, signal)) {
-        for (const chunk of event.chunk_responses || []) lines.prepend(`${chunk.start_time} to ${chunk.end_time}\n`);
+      for await (const event of events("v1/generate_video_embeddings", { id: stream.id, model: await model(), stream: true, chunk_duration: 5, encoding_format: "binary", thumbnails: true }, signal)) {
+        for (const chunk of event.chunk_responses || []) {
+          lines.prepend(`${chunk.start_time} to ${chunk.end_time}\n`);
+          picture(chunk);
+        }
         while (lines.childNodes.length > 12) lines.lastChild.remove();
       }
     } catch (error) { failed(error); }
@@ -96,11 +101,6 @@ function card(stream, signal, reload) {
     state, about, marks, lines, h("div", { class: "row" }, toggle, follow, h("button", { type: "button", class: "danger", onclick: erase }, "Remove"))));
   every(3, signal, async () => { if (item.isConnected) await look(); });
   return item;
-}
-
-async function newest(path, chunk, signal) {
-  try { return (await get(`v1/search/assets/${path}?chunks=${chunk},${Math.max(0, chunk - 1)}&thumbnails=true&limit=2`, signal)).chunks.at(-1); }
-  catch { return null; }  // no index, or not there yet
 }
 
 const shown = (url) => url.replace(/\/\/[^/@]*@/, "//");

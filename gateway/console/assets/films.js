@@ -1,7 +1,7 @@
 // Films and pictures: upload, embed, look at, find a moment, delete.
 import { content, get, post, remove } from "./api.js";
 import { ask, clock, facts, failed, fill, h, note, size } from "./dom.js";
-import { frame, show, thumbnail } from "./frames.js";
+import { frame, show, stored, thumbnail } from "./frames.js";
 import { add, changed, embed, jobs, list } from "./jobs.js";
 import { Timeline } from "./timeline.js";
 
@@ -69,7 +69,7 @@ async function walk(entry) {
 
 function card(file) {
   const shot = h("div", { class: "shot" });
-  show(shot, (wanted) => frame(file, 1, wanted));
+  show(shot, async (wanted) => await frame(file, 1, wanted) || stored(file.id, [0]).then((chunk) => chunk && thumbnail(chunk)));
   return h("li", { class: "card" }, shot, h("div", { class: "words" },
     h("a", { class: "name", href: `#/films/${file.id}`, title: file.filename }, file.filename),
     h("span", { class: "dim small num" }, `${file.media_type === "image" ? "Picture" : "Film"} · ${size(file.bytes)}${file.sensor_name ? ` · ${file.sensor_name}` : ""}`)));
@@ -88,7 +88,7 @@ async function chunksOf(id, signal) {
 // Chunks as this page's own request told them, for a service without an index.
 function ownChunks(id) {
   const job = jobs.find((each) => each.film?.id === id && each.chunks.length);
-  return (job?.chunks || []).map((chunk, index) => ({ chunk: index, start: Number(chunk.start_time), end: Number(chunk.end_time), thumbnail: null }))
+  return (job?.chunks || []).map((chunk, index) => ({ chunk: index, start: Number(chunk.start_time), end: Number(chunk.end_time), thumbnail: chunk.thumbnail }))
     .filter((chunk) => Number.isFinite(chunk.start)).sort((a, b) => a.start - b.start);
 }
 

@@ -1,5 +1,5 @@
 // Pictures of films: the service's own thumbnails where chunks have one, else frames that this browser decodes.
-import { content } from "./api.js";
+import { content, get } from "./api.js";
 import { h } from "./dom.js";
 
 const WIDTH = 320;
@@ -71,6 +71,12 @@ function keep(key, url) {
 }
 
 export const thumbnail = (chunk) => (chunk.thumbnail ? `data:image/jpeg;base64,${chunk.thumbnail}` : null);
+
+// The last of these chunks of a film or stream that the search index has, with its thumbnail; null where there is none.
+export async function stored(id, chunks, signal) {
+  try { return (await get(`v1/search/assets/${encodeURIComponent(id)}?chunks=${chunks}&thumbnails=true&limit=${chunks.length}`, signal)).chunks.at(-1) ?? null; }
+  catch { return null; }  // no index, or not there yet
+}
 
 // Puts a picture into `box` once it comes into view.
 export function show(box, source) {

@@ -53,7 +53,7 @@ async function follow(job) {
   Object.assign(job, { state: "embedding", part: 0, words: "Waiting for a worker", began: performance.now() });
   tell();
   const image = job.film.media_type === "image";
-  const body = { id: job.film.id, model: await model(), stream: true, chunk_duration: image ? 0 : job.seconds, encoding_format: "binary", stream_options: { include_progress: true } };
+  const body = { id: job.film.id, model: await model(), stream: true, chunk_duration: image ? 0 : job.seconds, encoding_format: "binary", thumbnails: true, stream_options: { include_progress: true } };
   for await (const event of events("v1/generate_video_embeddings", body, job.stop.signal)) {
     if (event.progress) job.planned = event.progress.chunks_planned;
     job.request = event.id;

@@ -1,6 +1,8 @@
 """`rt-embed embed`: films and pictures, from files, folders and URLs, into a file of vectors."""
 
 import asyncio
+import hashlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rt_embed import AsyncClient, BadRequestError, Bookmark, ClientError, NotFoundError, VideoChunk
+from rt_embed import AsyncClient, BadRequestError, Bookmark, ClientError, NotFoundError, Vector, VideoChunk
 from rt_embed.cli.client.embed_progress import EmbedBars, SourceBar
 from rt_embed.cli.client.service_options import ServiceCommand, Session, service_commands, session
 from rt_embed.cli.client.vector_files import (
@@ -25,6 +27,7 @@ from rt_embed.upload_body import PICTURES, is_picture
 
 FILMS = {".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"}
 RETRIES = 10
+LONGEST_NAME = 100
 
 app = service_commands()
 
@@ -37,6 +40,7 @@ class EmbedJob:
     chunk_overlap: int
     model: str | None
     delete: bool
+    thumbnails: Path | None = None
 
     @property
     def shape(self) -> dict[str, Any]:
@@ -70,6 +74,10 @@ def embed(
     delete: Annotated[
         bool, typer.Option("--delete", help="Delete what was uploaded when its vectors are there.")
     ] = False,
+    thumbnails: Annotated[
+        Path | None,
+        typer.Option("--thumbnails", help="A folder for a small JPEG of each chunk.", file_okay=False),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file of --out.")] = False,
 ) -> int:
     """Embed films and pictures: upload them, and collect a vector for each chunk.
@@ -80,7 +88,9 @@ def embed(
     here = session(context)
     if here.print_curl_command:
         raise CommandFailed("it makes many requests; see generate-video-embeddings", ExitStatus.WRONG_USE)
-    job = EmbedJob(chunk_duration, chunk_overlap_duration, model, delete)
+    job = EmbedJob(chunk_duration, chunk_overlap_duration, model, delete, thumbnails)
+    if thumbnails:
+        thumbnails.mkdir(parents=True, exist_ok=True)
     found = list(dict.fromkeys(name for source in sources for name in expanded(source)))
     target: PrintedVectors | VectorFile = (
         VectorFile(out, job.shape, overwrite=overwrite) if out else PrintedVectors(as_json=here.json)
@@ -131,6 +141,14 @@ class PrintedVectors:
 
 def _line(row: VectorRow) -> str:
     return f"{row.source}  {row.start_time} to {row.end_time}  {len(row.values)} dimensions"
+
+
+def thumbnail_name(source: str, start_time: str) -> str:
+    """Return the file name of a chunk's thumbnail: that of the source, which film of that name it is, and
+    where the chunk begins."""
+    name = re.sub(r"[^\w.-]", "_", source.partition("?")[0].rstrip("/").rpartition("/")[2])[-LONGEST_NAME:]
+    which = hashlib.sha256(source.encode()).hexdigest()[:8]
+    return f"{name}-{which}-{start_time.replace(':', '')}.jpg"
 
 
 def expanded(source: str) -> Iterator[str]:
@@ -197,7 +215,7 @@ class SourceWork:
         self._add(done=True)
 
     async def _picture(self) -> None:
-        (vector,) = await self._client.embed_images([self._source], model=self._job.model)
+        vector = await self._picture_vector()
         row = VectorRow(
             source=self._source,
             asset_id="",
@@ -208,6 +226,19 @@ class SourceWork:
             vector=encode_vector(vector),
         )
         self._add(row=row)
+
+    async def _picture_vector(self) -> Vector:
+        if not self._job.thumbnails:
+            return (await self._client.embed_images([self._source], model=self._job.model))[0]
+        (image,) = await self._client.embed_images([self._source], model=self._job.model, thumbnails=True)
+        await self._keep("0.0", image.thumbnail)
+        return image.vector
+
+    async def _keep(self, start_time: str, thumbnail: bytes | None) -> None:
+        """Write a thumbnail. Raises OSError."""
+        if self._job.thumbnails and thumbnail:
+            name = thumbnail_name(self._source, start_time)
+            await asyncio.to_thread((self._job.thumbnails / name).write_bytes, thumbnail)
 
     async def _film(self) -> None:
         """Go on where an earlier run stopped; if the service has forgotten that, begin again."""
@@ -243,9 +274,11 @@ class SourceWork:
             chunk_duration=self._job.chunk_duration,
             chunk_overlap=self._job.chunk_overlap,
             model=self._job.model,
+            thumbnails=self._job.thumbnails is not None,
             resume_from=bookmark,
         ) as stream:
             async for chunk in stream:
+                await self._keep(chunk.start_time, chunk.thumbnail)
                 event = stream.bookmark.event_id if stream.bookmark else ""
                 self._add(row=self._row(chunk), asset_id=chunk.asset_id, event_id=event)
                 self._bar.embedded(len(self._state.rows), stream.chunks_planned)

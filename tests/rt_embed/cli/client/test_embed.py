@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from rt_embed.cli.client.vector_files import read_rows
 from rt_embed.cli.main import run
@@ -72,7 +73,12 @@ def test_without_a_file_chunks_are_listed(folder: Path, capsys: pytest.CaptureFi
     assert run(["embed", "media/one.mp4"]) == 0
     lines = sorted(capsys.readouterr().out.splitlines())
     assert lines == [f"media/one.mp4  {n}.0 to {min(n + 10, 25)}.0  768 dimensions" for n in (0, 10, 20)]
-    assert run(["embed", "media/one.mp4", "--json"]) == 0
+    assert run(["embed", "media/one.mp4", "--json", "--thumbnails", "shots"]) == 0
+    shots = sorted(path.name.split("-")[-1] for path in (folder / "shots").glob("one.mp4-????????-*.jpg"))
+    assert shots == ["0.0.jpg", "10.0.jpg", "20.0.jpg"]
+    for path in (folder / "shots").iterdir():
+        with Image.open(path) as image:
+            assert (image.format, image.size) == ("JPEG", (160, 90))
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert sorted(row["end"] for row in rows) == [10.0, 20.0, 25.0]
     assert {len(row["vector"]) for row in rows} == {768}

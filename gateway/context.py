@@ -11,6 +11,7 @@ from starlette.requests import Request as HttpRequest
 
 from gateway.fleet_view import FleetView
 from gateway.intake.downloads import Downloads
+from gateway.intake.http_source import HttpNetwork
 from gateway.metrics_publisher import MetricsPublisher
 from gateway.results.follow import ResultListener
 from gateway.store.asset_store import AssetStore
@@ -24,6 +25,8 @@ from shared.settings import Settings
 
 if TYPE_CHECKING:
     from gateway.search.search_index import SearchIndex
+    from gateway.triggers.trigger_store import TriggerStore
+    from gateway.triggers.webhooks import Webhooks
 
 NO_INDEX = (
     "this service has no search index: start it with `rt-embed up --search`, or set RTEMBED_SEARCH_URL to a "
@@ -43,9 +46,11 @@ class Context:
         self.metrics = MetricsPublisher(self.redis, self.view, registry)
         self.errors = ErrorBus(self.redis, settings)
         self.assets = AssetStore(self.redis, settings)
-        self.downloads = Downloads(settings, self.assets)
+        network = HttpNetwork()
+        self.downloads = Downloads(settings, self.assets, network)
         self.profiler = Profiler(self.redis, self.view, settings)
         self._index = _open_index(self.redis, settings)
+        self._triggers, self._webhooks = _open_triggers(self._index, settings, self.errors, network)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -55,6 +60,8 @@ class Context:
             tasks = [group.create_task(part.run()) for part in parts]
             if self._index:
                 tasks.append(group.create_task(self._index.run()))
+            if self._webhooks:
+                tasks.append(group.create_task(self._webhooks.run()))
             await self.view.refresh()
             await self.assets.check()
             try:
@@ -83,6 +90,20 @@ class Context:
             raise NotSupported(NO_INDEX)
         return self._index
 
+    @property
+    def triggers(self) -> "TriggerStore":
+        """The triggers, which the search index holds. Raises NotSupported where there is none."""
+        if self._triggers is None:
+            raise NotSupported(NO_INDEX)
+        return self._triggers
+
+    @property
+    def webhooks(self) -> "Webhooks":
+        """What sends events of triggers. Raises NotSupported where there is no index."""
+        if self._webhooks is None:
+            raise NotSupported(NO_INDEX)
+        return self._webhooks
+
     def require_service(self) -> None:
         """Raise Unavailable, saying why, if a request sent now would not be served."""
         if problem := self.view.problem:
@@ -106,6 +127,17 @@ def _open_index(redis: Redis, settings: Settings) -> "SearchIndex | None":
     from gateway.search.search_index import SearchIndex  # noqa: PLC0415
 
     return SearchIndex(redis, settings)
+
+
+def _open_triggers(
+    index: "SearchIndex | None", settings: Settings, errors: ErrorBus, network: HttpNetwork
+) -> "tuple[TriggerStore | None, Webhooks | None]":
+    if index is None:
+        return None, None
+    from gateway.triggers.trigger_store import TriggerStore  # noqa: PLC0415 - as above
+    from gateway.triggers.webhooks import Webhooks  # noqa: PLC0415 - as above
+
+    return TriggerStore(index), Webhooks(index, settings, errors, network)
 
 
 def context(request: HttpRequest) -> Context:

@@ -4,7 +4,6 @@ from starlette.routing import Route
 
 from gateway.api.endpoint import endpoints_of
 from gateway.endpoints import (
-    asset_statistics,
     cameras,
     config,
     deferred,
@@ -17,6 +16,7 @@ from gateway.endpoints import (
     models,
     streams,
     text,
+    triggers,
     video,
 )
 
@@ -26,13 +26,13 @@ ENDPOINTS = endpoints_of(
     embeddings,
     deferred,
     index_search,
+    triggers,
     files,
     streams,
     cameras,
     models,
     health,
     metrics,
-    asset_statistics,
     fleet_inspection,
     config,
 )  # fmt: skip

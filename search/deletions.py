@@ -33,6 +33,7 @@ _TO_REMOVE = """
     INSERT INTO deletions (asset, last_chunk)
     SELECT asset, max(key) FROM chunks WHERE asset = ANY(%s) GROUP BY asset
     ON CONFLICT (asset) DO UPDATE SET last_chunk = excluded.last_chunk"""
+_REMOVE_MATCHES = "DELETE FROM matches WHERE asset = ANY(%s)"
 _REMOVE = """
     DELETE FROM chunks WHERE key IN
         (SELECT key FROM chunks WHERE asset = %s AND key <= %s LIMIT %s)"""
@@ -67,7 +68,9 @@ async def _mark_listed(redis: Redis, connection: Connection) -> int:
     ids, seconds = [asset_id for asset_id, _ in deleted], [second for _, second in deleted]
     async with connection.transaction():
         found = await (await connection.execute(_MARK, [ids, seconds])).fetchall()
-        await connection.execute(_TO_REMOVE, [[key for (key,) in found]])
+        marked = [key for (key,) in found]
+        await connection.execute(_TO_REMOVE, [marked])
+        await connection.execute(_REMOVE_MATCHES, [marked])
     await script(redis, "deletions_seen")(
         keys=[keys.SEARCH_DELETED], args=[part for pair in deleted for part in pair]
     )

@@ -6,8 +6,10 @@ import structlog
 from pgvector import HalfVector
 
 from search.chunk_messages import IndexedAsset, IndexedChunk
+from search.trigger_matching import match_triggers
 from shared.errors import MessageRefused
 from shared.search.database import Connection
+from shared.telemetry import instruments
 
 WRITING = 0x52544532
 """PostgreSQL's advisory lock: shared by those who write chunks, exclusive for who removes unused assets."""
@@ -82,6 +84,8 @@ class IndexWriter:
             keys: dict[str, int] = dict(found)
             wanted = [chunk for chunk in rows if chunk.asset.id in keys]
             added = await self._write_chunks(wanted, keys) if wanted else []
+            matched = await match_triggers(self._connection, added) if added else 0
+        instruments.trigger_matches.add(matched)
         return len(added)
 
     async def _write_assets(self, rows: Sequence[IndexedChunk], known: Mapping[str, IndexedAsset]) -> None:

@@ -1,4 +1,4 @@
-"""What keeps the index in order beside the writing of messages: deletions, retention, HNSW indexes."""
+"""What an indexer does beside writing messages: deletions, retention, HNSW indexes, messages of triggers."""
 
 import asyncio
 import time
@@ -9,6 +9,8 @@ import structlog
 from search.deletions import forget_unused, mark_deleted, remove_marked
 from search.neighbour_index import build_missing
 from search.retention import count_chunks, remove_expired
+from search.trigger_matching import remove_old_matches
+from search.trigger_messages import TriggerMessages
 from shared.redis.connection import Redis, RedisError
 from shared.search import database
 from shared.search.database import Connection, DatabaseError
@@ -17,6 +19,7 @@ from shared.settings import Settings
 log = structlog.get_logger(__name__)
 
 DELETION_INTERVAL = 2.0
+MESSAGE_INTERVAL = 0.5
 INTERVAL = 30.0
 COMPLAINT_INTERVAL = 60.0
 UPKEEP = 0x52544534
@@ -30,6 +33,7 @@ class Upkeep:
     def __init__(self, settings: Settings, redis: Redis) -> None:
         self._settings = settings
         self._redis = redis
+        self._messages = TriggerMessages(redis, settings)
         self._silent_until = 0.0
         self.chunks = 0
         self.caught_up = False
@@ -39,6 +43,7 @@ class Upkeep:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._repeat(DELETION_INTERVAL, self.delete))
             group.create_task(self._repeat(INTERVAL, self.bound))
+            group.create_task(self._repeat(MESSAGE_INTERVAL, self.tell))
 
     async def _repeat(self, interval: float, work: Callable[[Connection], Awaitable[None]]) -> None:
         while True:
@@ -61,6 +66,11 @@ class Upkeep:
         await mark_deleted(self._redis, connection)
         await remove_marked(connection)
 
+    async def tell(self, connection: Connection) -> None:
+        """Hand what triggers matched to the message bus. Raises DatabaseError, RedisError."""
+        if told := await self._messages.hand_over(connection):
+            log.info("matches of triggers handed to the message bus", matches=told)
+
     async def bound(self, connection: Connection) -> None:
         """Remove what is beyond a bound, and build the HNSW indexes that are missing, unless another indexer
         does. Raises DatabaseError."""
@@ -71,6 +81,7 @@ class Upkeep:
         try:
             await remove_expired(connection, self._settings)
             await forget_unused(connection)
+            await remove_old_matches(connection)
             if self.caught_up:
                 await build_missing(connection, self._settings)
         finally:

@@ -280,6 +280,12 @@ class IndexUnusable(RtEmbedError):
     """The database cannot hold a search index, and trying again does not help."""
 
 
+class WebhookFailed(RtEmbedError):
+    """A trigger's webhook that does not take an event."""
+
+    retry = True
+
+
 class SealedSecret(RtEmbedError):
     """A secret in Redis was encrypted with a key that this process does not have."""
 

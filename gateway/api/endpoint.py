@@ -24,6 +24,7 @@ TAGS = {
     "Files": "Videos and images to embed.",
     "Requests": "Requests that are answered later.",
     "Search": "Chunks that are like what is asked for.",
+    "Triggers": "Questions that each new chunk is compared with, and whom a match is told.",
     "Live Stream": "Cameras by their RTSP address.",
     "Stream": "Cameras, as other services of the same family announce them.",
     "Models": "What the service embeds with.",
@@ -41,6 +42,7 @@ PATH_PARAMETERS = {
     "model_id": "Id of the loaded model, or one of its aliases.",
     "request_id": "Id of a request, with or without hyphens.",
     "asset_id": "Id of a file or live stream.",
+    "trigger_id": "Id of a trigger, with or without hyphens.",
 }
 
 

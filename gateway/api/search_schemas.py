@@ -61,8 +61,8 @@ class LikeChunk(ApiRequest):
     chunk: ChunkNumber
 
 
-class SearchRequest(ApiRequest):
-    """What to look for, and where."""
+class Question(ApiRequest):
+    """What to look for."""
 
     text: Annotated[
         Annotated[str, Meta(min_length=1, max_length=LONGEST_TEXT)] | None,
@@ -81,6 +81,18 @@ class SearchRequest(ApiRequest):
     ] = None
     like: Annotated[LikeChunk | None, Meta(description="A chunk whose like is wanted.")] = None
     model: Annotated[ModelId | None, Meta(description="The loaded model if absent.")] = None
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """What the fields cannot say alone."""
+        given = [n for n in ("text", "image", "vector", "like") if getattr(self, n) is not None]
+        if len(given) != 1:
+            names = " and ".join(given) or "none"
+            yield (given or ["text"])[-1], f"Give one of text, image, vector and like, not {names}"
+
+
+class SearchRequest(Question):
+    """What to look for, and where."""
+
     top_k: Annotated[int, Meta(ge=1, le=MOST_HITS, description="Most hits.")] = 10
     assets: Annotated[
         Annotated[list[StreamId], Meta(max_length=1000)] | None,
@@ -108,10 +120,7 @@ class SearchRequest(ApiRequest):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """What the fields cannot say alone."""
-        given = [n for n in ("text", "image", "vector", "like") if getattr(self, n) is not None]
-        if len(given) != 1:
-            names = " and ".join(given) or "none"
-            yield (given or ["text"])[-1], f"Give one of text, image, vector and like, not {names}"
+        yield from Question.problems(self)
         if self.thumbnails and self.top_k > MOST_THUMBNAILS:
             yield "top_k", f"Must be at most {MOST_THUMBNAILS} with thumbnails"
         for name in ("start_time", "end_time"):

@@ -1,6 +1,5 @@
 """Search: the chunks that are nearest to a text, a picture, a vector or another chunk."""
 
-import base64
 import uuid
 from array import array
 from contextlib import AsyncExitStack
@@ -21,6 +20,7 @@ from gateway.api.search_schemas import (
     IndexerStatus,
     IndexHit,
     LikeChunk,
+    Question,
     SearchableModel,
     SearchRequest,
     SearchResponse,
@@ -37,8 +37,8 @@ from gateway.intake.downloads import FETCH_ERRORS
 from gateway.results.vectors import encoded, floats
 from gateway.search.hits import Hit, merged
 from gateway.search.questions import ChunkPage, SearchFilters
+from gateway.search.shown_hits import index_hit, stored_fields
 from gateway.submission import collect
-from shared.chunks import SECOND
 from shared.errors import (
     BadParameter,
     BadParameters,
@@ -50,7 +50,7 @@ from shared.errors import (
     Unavailable,
 )
 from shared.search.indexer_records import group_lag, read_indexers
-from shared.timestamps import format_timestamp, parse_timestamp
+from shared.timestamps import parse_timestamp
 
 MERGED_FROM = 4
 """How many chunks are looked at for each hit that is made of neighbours."""
@@ -106,7 +106,7 @@ async def search(request: HttpRequest) -> Response:
     body = validate_json(await read_body(request), SearchRequest)
     index = ctx.index
     model = ctx.view.named_model(body.model) if body.model else ctx.view.model().id
-    vector, own = await _question(ctx, request, body, model)
+    vector, own = await vector_of_question(ctx, request, body, model)
     filters = SearchFilters(
         assets=body.assets,
         cameras=body.cameras,
@@ -121,7 +121,7 @@ async def search(request: HttpRequest) -> Response:
     least = -2.0 if body.min_score is None else body.min_score
     good = [hit for hit in found if hit.score >= least]
     hits = merged(good)[: body.top_k] if body.merge else good
-    return json_response(SearchResponse(model=model, hits=[_hit(hit) for hit in hits]))
+    return json_response(SearchResponse(model=model, hits=[index_hit(hit) for hit in hits]))
 
 
 def _is_cheap(body: SearchRequest) -> bool:
@@ -129,8 +129,8 @@ def _is_cheap(body: SearchRequest) -> bool:
     return body.assets is not None and len(body.assets) == 1
 
 
-async def _question(
-    ctx: Context, request: HttpRequest, body: SearchRequest, model: str
+async def vector_of_question(
+    ctx: Context, request: HttpRequest, body: Question, model: str
 ) -> tuple[list[float], int | None]:
     """The vector to look for, and the row that it is of, if it is one."""
     if body.vector is not None:
@@ -306,33 +306,5 @@ def _asset_id(request: HttpRequest) -> str:
 def _asset_chunk(hit: Hit, query: AssetChunksQuery) -> AssetChunk:
     vector = array("f", hit.vector).tobytes()
     return AssetChunk(
-        **_stored(hit), embedding=encoded(vector, query.encoding_format) if query.embeddings else None
+        **stored_fields(hit), embedding=encoded(vector, query.encoding_format) if query.embeddings else None
     )
-
-
-def _hit(hit: Hit) -> IndexHit:
-    return IndexHit(
-        **_stored(hit),
-        asset=hit.asset,
-        name=hit.name,
-        kind="stream" if hit.kind == "stream" else "file",
-        media_type="image" if hit.media_type == "image" else "video",
-        camera=hit.camera,
-        chunks=hit.numbers,
-        score=hit.score,
-    )
-
-
-def _stored(hit: Hit) -> dict[str, Any]:
-    """The fields that all answers tell of a chunk."""
-    base = hit.base
-    dated = hit.kind == "stream" or bool(base)
-    return {
-        "chunk": hit.number,
-        "start": None if base is None else (hit.start - base) / SECOND,
-        "end": None if base is None else (hit.end - base) / SECOND,
-        "start_time": format_timestamp(hit.start) if dated else None,
-        "end_time": format_timestamp(hit.end) if dated else None,
-        "request": hit.request,
-        "thumbnail": base64.b64encode(hit.thumbnail).decode() if hit.thumbnail else None,
-    }

@@ -1,9 +1,10 @@
-"""Files at http and https URLs, with the service's rules for redirects, credentials and sizes."""
+"""Files at http and https URLs, and webhooks, with the rules for redirects, credentials and sizes."""
 
 import asyncio
 import re
 import ssl
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
@@ -14,7 +15,7 @@ import structlog
 
 from gateway.api.validation import problem
 from gateway.intake.ssrf import Lookup, PinnedBackend, resolve, system_lookup
-from shared.errors import DownloadFailed, FileTooLarge, InvalidParameters, RedirectNotAllowed
+from shared.errors import DownloadFailed, FileTooLarge, InvalidParameters, RedirectNotAllowed, WebhookFailed
 from shared.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -116,18 +117,7 @@ class HttpSource:
         self, url: SplitResult, addresses: list[str], headers: dict[str, str], limit: int, write: Write
     ) -> str | None:
         """Write the body of the answer, or return where the answer redirects to."""
-        host = url.hostname or ""
-        target = httpcore.URL(scheme=url.scheme, host=host, port=url.port, target=_target(url))
-        timeout = {"connect": self._settings.download_connect_timeout}
-        tls = self._network.tls if self._verifies(host) else _unverified()
-        backend = PinnedBackend(addresses, self._network.backend)
-        pool = httpcore.AsyncConnectionPool(ssl_context=tls, network_backend=backend)
-        async with (
-            pool,
-            pool.stream(
-                "GET", target, headers=[*headers.items()], extensions={"timeout": timeout}
-            ) as response,
-        ):
+        async with self._asked("GET", url, addresses, headers) as response:
             received = {name.lower(): value for name, value in response.headers}
             if response.status in REDIRECTS:
                 return _location(received, url)
@@ -139,6 +129,48 @@ class HttpSource:
                     raise too_large(limit)
                 await write(piece)
         return None
+
+    @asynccontextmanager
+    async def _asked(
+        self,
+        method: str,
+        url: SplitResult,
+        addresses: list[str],
+        headers: Mapping[str, str],
+        content: bytes | None = None,
+    ) -> AsyncIterator[httpcore.Response]:
+        """The answer to one request over a connection of its own to one of the addresses."""
+        host = url.hostname or ""
+        target = httpcore.URL(scheme=url.scheme, host=host, port=url.port, target=_target(url))
+        timeout = {"connect": self._settings.download_connect_timeout}
+        tls = self._network.tls if self._verifies(host) else _unverified()
+        backend = PinnedBackend(addresses, self._network.backend)
+        pool = httpcore.AsyncConnectionPool(ssl_context=tls, network_backend=backend)
+        sent, limits = [*headers.items()], {"timeout": timeout}
+        async with (
+            pool,
+            pool.stream(method, target, headers=sent, content=content, extensions=limits) as response,
+        ):
+            yield response
+
+    async def post(self, url: str, body: bytes, headers: Mapping[str, str], seconds: float) -> int:
+        """Send `body` to a URL whose host is checked first; return the status of the answer.
+
+        No redirect is followed. Raises InvalidParameters if the host is not allowed, WebhookFailed.
+        """
+        parts = urlsplit(url)
+        sent = {"Host": parts.netloc.rpartition("@")[2], "User-Agent": USER_AGENT, **headers}
+        try:
+            async with asyncio.timeout(seconds):
+                addresses = await self.resolve(url)
+                async with self._asked("POST", parts, addresses, sent, body) as response:
+                    return response.status
+        except TimeoutError as error:
+            raise WebhookFailed(f"no answer within {seconds:g} s") from error
+        except _FAILURES as error:
+            raise WebhookFailed(
+                f"it cannot be reached: {str(error)[:200] or type(error).__name__}"
+            ) from error
 
     def _headers(self, url: SplitResult, given: dict[str, str] | None) -> dict[str, str]:
         """Return the headers for this host: credentials only over https, the client's instead of a token."""

@@ -80,7 +80,17 @@ class SearchIndex:
 
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[Connection]:
+        """A connection for one search, whose time is measured."""
         began = time.monotonic()
+        try:
+            async with self.connected() as connection:
+                yield connection
+        finally:
+            instruments.search_duration.record(time.monotonic() - began)
+
+    @asynccontextmanager
+    async def connected(self) -> AsyncIterator[Connection]:
+        """A connection to the index, for a short while."""
         try:
             async with (
                 asyncio.timeout(2 * self._settings.search_timeout),
@@ -93,8 +103,6 @@ class SearchIndex:
             reason = " ".join(str(error).split())[:300] or "no answer in time"
             log.warning("search index away", error=reason)
             raise Unavailable("the search index does not answer; try again later") from error
-        finally:
-            instruments.search_duration.record(time.monotonic() - began)
 
     async def models(self) -> list[tuple[str, int]]:
         """The models that the index has vectors of, and how many values those have."""

@@ -53,6 +53,12 @@ class SearchSettings:
         "Memory of the database for building an HNSW index, in MiB (maintenance_work_mem): an index that "
         "outgrows it is built much more slowly",
     )
+    max_triggers: int = setting(
+        "RTEMBED_MAX_TRIGGERS",
+        whole(0, 10_000),
+        100,
+        "Most triggers; indexers compare each new chunk with every one of its model",
+    )
     search_max_age_hours: float = setting(
         "RTEMBED_SEARCH_MAX_AGE_HOURS",
         number(0, 10**6),

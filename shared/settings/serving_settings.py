@@ -50,8 +50,8 @@ class ServingSettings:
         "RTEMBED_SECRET_KEY",
         at_least_one(listed(",")),
         (),
-        "Text with which the passwords of cameras are encrypted in Redis, the same for all gateways and "
-        "workers; after a comma those that were used before",
+        "Text with which the passwords of cameras are encrypted in Redis and the webhooks of triggers in the "
+        "search index, the same for all gateways and workers; after a comma those that were used before",
         secret=True,
     )
     wrong_keys_per_minute: int = setting(

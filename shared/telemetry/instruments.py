@@ -230,6 +230,10 @@ index_failures = _counter(
     "rtembed_index_failures_total", "Times that the search index's database failed an indexer", seeds=[{}]
 )
 
+trigger_matches = _counter(
+    "rtembed_trigger_matches_total", "Chunks that matched a trigger, cool-down counted off", seeds=[{}]
+)
+
 # Ours: all ---------------------------------------------------------------------------------------------
 
 redis_round_trip = _histogram(
@@ -247,6 +251,12 @@ http_duration = _histogram(
 )
 search_duration = _histogram(
     "rtembed_search_seconds", "One question to the search index, waiting included", "s", _SHORT
+)
+
+webhooks = _counter(
+    "rtembed_trigger_webhooks_total",
+    "Calls of triggers' webhooks, by outcome: delivered, failed (and repeated), given_up",
+    seeds=[{"outcome": "delivered"}, {"outcome": "failed"}, {"outcome": "given_up"}],
 )
 
 # Facts of the fleet, which each gateway reads in Redis --------------------------------------------------

@@ -90,6 +90,7 @@ class Site:
     def __init__(self) -> None:
         self.pages: dict[str, Page] = {}
         self.requests: list[tuple[str, dict[str, str]]] = []
+        self.bodies: list[bytes] = []
         self.closed = asyncio.Event()
         self.port = 0
 
@@ -97,7 +98,9 @@ class Site:
         try:
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
             path = head[0].split(" ")[1]
-            self.requests.append((path, dict(line.split(": ", 1) for line in head[1:] if line)))
+            headers = dict(line.split(": ", 1) for line in head[1:] if line)
+            self.requests.append((path, headers))
+            self.bodies.append(await reader.readexactly(int(headers.get("Content-Length", "0"))))
             page = self.pages[path]
             if callable(page):
                 await page(writer)

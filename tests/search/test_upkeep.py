@@ -35,6 +35,7 @@ async def test_bounds_are_kept_by_one_indexer_at_a_time(
     await other.execute("SELECT pg_advisory_lock(%s)", [UPKEEP])
     await upkeep.bound(index)
     assert await count(index) == 9
+    await other.execute("SELECT pg_advisory_unlock_all()")
     await other.close()
     await upkeep.bound(index)
     assert await count(index) == 4

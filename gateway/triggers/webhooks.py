@@ -56,14 +56,14 @@ _GIVEN_UP = """
     WHERE id = %s"""
 
 
-class Delivery(msgspec.Struct, frozen=True):
+class WebhookTarget(msgspec.Struct, frozen=True):
     """Where events go, and the key of their signature; empty for none."""
 
     url: str
     secret: str = ""
 
     def __repr__(self) -> str:
-        return "Delivery(...)"
+        return "WebhookTarget(...)"
 
 
 class WaitingTrigger(NamedTuple):
@@ -101,7 +101,7 @@ class Webhooks:
 
     def packed(self, url: str, secret: str) -> str:
         """Where events go, as the database keeps it: encrypted if a secret key is set."""
-        text = msgspec.json.encode(Delivery(url, secret)).decode()
+        text = msgspec.json.encode(WebhookTarget(url, secret)).decode()
         return seal(text, self._settings.secret_keys) if self._settings.secret_keys else text
 
     async def run(self) -> None:
@@ -154,7 +154,7 @@ class Webhooks:
             redirect = "; redirects are not followed" if 300 <= status < 400 else ""
             raise WebhookFailed(f"it answered with status {status}{redirect}")
 
-    def _opened(self, trigger: WaitingTrigger) -> Delivery:
+    def _opened(self, trigger: WaitingTrigger) -> WebhookTarget:
         text = trigger.delivery
         if trigger.sealed:
             try:
@@ -163,7 +163,7 @@ class Webhooks:
                 raise SealedSecret(
                     "its URL was encrypted with another RTEMBED_SECRET_KEY than this gateway has"
                 ) from error
-        return msgspec.json.decode(text, type=Delivery)
+        return msgspec.json.decode(text, type=WebhookTarget)
 
     async def _fail(self, trigger: WaitingTrigger, match: Match, attempts: int, reason: str) -> None:
         about = {"trigger": trigger.id, "match": match.key, "host": trigger.webhook, "error": reason}

@@ -197,11 +197,11 @@ async def test_a_running_gateway_delivers(parts: Parts, connection: Connection, 
 
 
 def test_a_delivery_does_not_show_in_a_traceback() -> None:
-    shown = repr(module.Delivery("http://u", "secret"))
+    shown = repr(module.WebhookTarget("http://u", "secret"))
     assert "secret" not in shown
     assert (
         msgspec.json.decode(
-            msgspec.json.encode(module.Delivery("http://u", "s")), type=module.Delivery
+            msgspec.json.encode(module.WebhookTarget("http://u", "s")), type=module.WebhookTarget
         ).secret
         == "s"
     )

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import re
 import shutil
 import subprocess
@@ -13,35 +14,20 @@ import kubernetes_validate
 import pytest
 import yaml
 from cloudcoil.models.keda.v1alpha1 import ScaledObject
+from cloudcoil.models.prometheus_operator.v1 import PodMonitor
 
 from shared import keys
 from shared.settings import Settings, load
+from tests.deploy.manifests import DEPLOY, of_kind, rendered
 
-DEPLOY = Path(__file__).parents[2] / "deploy"
 BIN = Path(sys.executable).parent
 MODEL = "cosmos-embed1-448p"
 """The id of the model that MODEL_PATH names by default."""
 OVERLAYS = ["base", "cpu", "gpu", "keda", "s3", "search"]
 COMPOSE = ["compose.yaml", "compose.gpu.yaml"]
 VARIABLES = {field.metadata["variable"] for field in dataclasses.fields(Settings)}
-OF_THE_SDK = {"OTEL_RESOURCE_ATTRIBUTES"}
-
-
-@functools.cache
-def rendered(overlay: str) -> list[dict[str, Any]]:
-    kubectl = BIN / "kubectl"
-    done = subprocess.run(
-        [str(kubectl), "kustomize", str(DEPLOY / "k8s" / overlay)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return [document for document in yaml.safe_load_all(done.stdout) if document]
-
-
-def of_kind(documents: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
-    return [document for document in documents if document["kind"] == kind]
+OF_OTHERS = {"OTEL_RESOURCE_ATTRIBUTES", "GRAFANA_PASSWORD"}
+"""What the SDK of OpenTelemetry reads; what our services must not get."""
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -52,10 +38,41 @@ def test_every_resource_fits_its_schema(overlay: str) -> None:
         "NetworkPolicy", "PersistentVolumeClaim",
     }  # fmt: skip
     for document in documents:
-        if document["kind"] == "ScaledObject":
-            ScaledObject.model_validate(document)
-        else:
-            kubernetes_validate.validate(document, "1.37", strict=True)
+        validate(json.dumps(document))
+
+
+@functools.cache
+def validate(document: str) -> None:
+    """Compare a resource with its schema: most are the same in all overlays."""
+    resource = json.loads(document)
+    if resource["kind"] in {"ScaledObject", "PodMonitor"}:
+        {"ScaledObject": ScaledObject, "PodMonitor": PodMonitor}[resource["kind"]].model_validate(resource)
+    elif resource["kind"] != "ExternalSecret":  # whose schema no package has
+        kubernetes_validate.validate(resource, "1.37", strict=True)
+
+
+@pytest.mark.parametrize("path", sorted((DEPLOY / "k8s" / "examples").iterdir()), ids=lambda path: path.name)
+def test_examples_fit_their_schemas_and_name_what_there_is(path: Path) -> None:
+    pods = {
+        d["spec"]["template"]["metadata"]["labels"]["app"] for d in of_kind(rendered("search"), "Deployment")
+    }
+    for document in yaml.safe_load_all(path.read_text()):
+        validate(json.dumps(document))
+        spec = document["spec"]
+        if document["kind"] == "Ingress":
+            (rule,) = spec["rules"]
+            (service,) = (
+                d for d in of_kind(rendered("base"), "Service") if d["metadata"]["name"] == "rt-embed"
+            )
+            backend = rule["http"]["paths"][0]["backend"]["service"]
+            assert backend["name"] == service["metadata"]["name"]
+            assert backend["port"]["name"] in {port["name"] for port in service["spec"]["ports"]}
+            assert rule["host"] in spec["tls"][0]["hosts"]
+        elif document["kind"] == "PodMonitor":
+            assert spec["selector"]["matchLabels"]["app"] in pods
+            assert spec["podMetricsEndpoints"][0]["path"] == "/v1/metrics"
+        elif document["kind"] == "NetworkPolicy":
+            assert set(spec["podSelector"]["matchExpressions"][0]["values"]) == pods
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -139,7 +156,7 @@ def test_the_compose_files_fit_the_specification(name: str) -> None:
 def test_our_services_are_restricted_and_know_only_settings_that_exist(name: str) -> None:
     service = compose()["services"][name]
     assert (service["user"], service["read_only"], service["cap_drop"]) == ("1001:1001", True, ["ALL"])
-    assert service["environment"].keys() <= VARIABLES | OF_THE_SDK
+    assert service["environment"].keys() <= VARIABLES | OF_OTHERS
     assert not re.search(r"latest|:$", service["image"])
     assert service["build"]["target"] in (DEPLOY / "Dockerfile").read_text()
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from shared.errors import EngineError
 from shared.telemetry.instruments import batch_size, engine_busy
-from worker.engine.embedding_engine import Vectors
+from worker.models.embedding_engine import Vectors
 
 Item = TypeVar("Item")
 

@@ -15,18 +15,18 @@ from shared.fleet import ServedModel
 from shared.lifecycle.cores import cores
 from shared.settings import Settings
 from shared.telemetry.redaction import redact
-from worker.backend import CPU_PRECISION, Backend, choose_backend, implementation
+from worker.engine.backend import CPU_PRECISION, Backend, choose_backend, implementation
 from worker.engine.custom.inference_module import inference_file
 from worker.engine.custom.load_custom import load_python_model
 from worker.engine.custom.model_scripts import run_repository_script
-from worker.engine.device import device_errors
-from worker.engine.embedding_engine import Engine
 from worker.engine.remote_engine import FRAMES, RESOLUTION, RemoteEngine
 from worker.media.decoder.limits import MediaLimits
 from worker.media.decoder_pool import DecoderPool
 from worker.media.fetching import Buckets
+from worker.media.gpu.cuda_errors import device_errors
 from worker.media.gpu.gpu_media import Device, GpuMedia, open_device
 from worker.models.directory import ModelInfo
+from worker.models.embedding_engine import Engine
 from worker.models.preparation_progress import Progress
 from worker.models.prepare import obtain, obtain_files
 

@@ -16,11 +16,11 @@ from shared.redis.redis_clock import RedisClock
 from shared.requests import failed
 from shared.results import Facts, Result
 from worker.batcher import Batcher, Embedded, milliseconds
-from worker.engine.embedding_engine import Clips
 from worker.live.session import LiveSessions
 from worker.media.clip_source import Clip, LeftOut, Media, MediaFacts
 from worker.media.gpu.clip_slots import DeviceClip
 from worker.models.directory import ModelInfo
+from worker.models.embedding_engine import Clips
 from worker.publish.publisher import Publisher
 from worker.worker_metrics import observe_chunk, observe_text
 

@@ -29,13 +29,13 @@ from worker.claims import Claims
 from worker.compose import Loaded, clips_ahead, live_decoders, load, open_media
 from worker.engine.batches import Batches
 from worker.engine.custom.python_engine import PythonEngine
-from worker.engine.device import device_errors
-from worker.engine.embedding_engine import Engine, Vectors
 from worker.engine.gpu_sampling import sample_gpus
 from worker.engine.remote_engine import RemoteEngine
 from worker.job_tasks import Tasks, stack_clips
 from worker.live.session import LiveSessions
 from worker.media.clip_source import Clip, Media
+from worker.media.gpu.cuda_errors import device_errors
+from worker.models.embedding_engine import Engine, Vectors
 from worker.models.preparation_progress import describe, log_progress
 from worker.publish.forward import Forwarder
 from worker.publish.publisher import Publisher

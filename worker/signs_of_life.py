@@ -12,6 +12,7 @@ from shared.fleet import HEARTBEAT, Worker
 from shared.redis.connection import Redis, RedisError
 from shared.redis.redis_clock import RedisClock
 from shared.settings import Settings
+from shared.telemetry.instruments import redis_round_trip
 from worker.claim_loop import ClaimLoop
 from worker.claims import Claims
 from worker.publish.publisher import Publisher
@@ -78,7 +79,7 @@ class SignsOfLife:
 
         Claims come first: Redis that is full renews them, though it may take no record.
         """
-        await self._clock.measure(self._redis)
+        redis_round_trip.record(await self._clock.measure(self._redis))
         self.change(jobs_running=len(self._jobs.running), jobs_done=self._jobs.jobs_done)
         ready = self.record.state == "ready"
         if problem := self._watch.problem or (self._trouble() if ready else ""):

@@ -1,7 +1,6 @@
 """What one worker measures: per chunk and text, and between two heartbeats."""
 
 import asyncio
-import time
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Sequence
 
@@ -12,7 +11,7 @@ from opentelemetry.util.types import AttributeValue
 from shared.fleet import HEARTBEAT
 from shared.keys import LANES, Lane
 from shared.telemetry import instruments
-from shared.telemetry.export import continued, record_span
+from shared.telemetry.export import record_span
 from shared.telemetry.fleet_metrics import Figures
 from shared.telemetry.instruments import decode_slots
 from worker.batcher import Embedded
@@ -109,16 +108,6 @@ def observe_gpu(host: str, gpu: Gpu, condition: Condition) -> None:
         instruments.gpu_memory.set(
             condition.memory_total - condition.memory_used, {**labels, "state": "free"}
         )
-
-
-def observe_sent(answer: asyncio.Future[None], began: float, topic: str, parent: bytes) -> None:
-    """What Kafka answered to a message that was sent at `began`, for the request of the span `parent`."""
-    if answer.cancelled() or answer.exception():
-        return
-    now = time.monotonic()
-    instruments.kafka_acknowledgement.record(now - began)
-    with continued(parent.decode()):
-        record_span("Kafka Publish", began, now, {"messaging.destination.name": topic})
 
 
 def observe_text(embedded: Embedded, model: ModelInfo) -> None:

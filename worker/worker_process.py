@@ -12,7 +12,7 @@ from shared.errors import ModelError, RtEmbedError, SettingsError
 from shared.lifecycle.watchdog import STUCK
 from shared.settings import Settings
 from shared.telemetry import export, logs
-from worker.backend import choose_backend
+from worker.engine.backend import choose_backend
 from worker.engine.gpus import Gpu
 from worker.service import Service
 from worker.supervisor import ALONE, supervise

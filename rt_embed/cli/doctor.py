@@ -36,7 +36,7 @@ from shared.settings import Settings
 from shared.settings.names import without_effect
 from shared.telemetry.start_summary import redis_facts
 
-WORKER_CHECKS = "worker.models.self_check"
+WORKER_CHECKS = "worker.engine.self_check"
 OLDEST_REDIS = (6, 2)
 LITTLE_SPACE = 5 << 30
 FEW_FILES = 4096

@@ -66,7 +66,7 @@ PANELS = {
         "restore": "rt_embed.cli.backup",
         "camera": "worker.live.camera_command",
         "inspect": "rt_embed.cli.inspect",
-        "model": "worker.models.model_command",
+        "model": "worker.model_command",
     },
 }
 """The sub-commands, as `rt-embed --help` groups them, and the modules whose `app` holds them."""

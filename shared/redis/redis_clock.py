@@ -3,7 +3,6 @@
 import time
 
 from shared.redis.connection import Redis
-from shared.telemetry.instruments import redis_round_trip
 
 
 class RedisClock:
@@ -12,13 +11,13 @@ class RedisClock:
     def __init__(self) -> None:
         self._offset = 0.0
 
-    async def measure(self, redis: Redis) -> None:
-        """Measure the offset; off by at most half a round trip."""
+    async def measure(self, redis: Redis) -> float:
+        """Measure the offset; off by at most half a round trip, of which it returns the seconds."""
         before = time.monotonic()
         seconds, microseconds = await redis.time()
         after = time.monotonic()
-        redis_round_trip.record(after - before)
         self._offset = seconds + microseconds / 1e6 - (before + after) / 2
+        return after - before
 
     def at(self, monotonic: float) -> float:
         """The moment in seconds since 1970 by Redis's clock."""

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 from shared.settings import load
-from worker.backend import check_driver, find_gpus
+from worker.engine.backend import check_driver, find_gpus
 from worker.engine.nvml import GpuMeter
 
 PACKAGES = ("torch", "cupy-cuda13x", "PyNvVideoCodec", "numpy", "onnx", "onnxruntime", "av", "protobuf")

@@ -10,7 +10,7 @@ import pytest
 from shared.errors import EngineError
 from tests.support import until
 from worker.batcher import Batcher, Embedded
-from worker.engine.embedding_engine import Vectors
+from worker.models.embedding_engine import Vectors
 
 
 class Engine:

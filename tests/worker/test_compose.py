@@ -14,8 +14,8 @@ from shared.errors import ModelError
 from shared.lifecycle.cores import cores
 from shared.settings import Settings, load
 from worker import compose
-from worker.backend import BUNDLED_IMPLEMENTATION, Backend
 from worker.compose import decode_slots
+from worker.engine.backend import BUNDLED_IMPLEMENTATION, Backend
 from worker.engine.gpus import Gpu
 from worker.media.decoder_pool import DecoderPool
 from worker.media.gpu.clip_slots import Slots

@@ -24,7 +24,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 TYPINGS = ROOT / "typings"
 MODULES = [
-    "worker/backend.py",
+    "worker/engine/backend.py",
     "worker/engine/build.py",
     "worker/engine/cache.py",
     "worker/engine/nvml.py",

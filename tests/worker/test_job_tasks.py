@@ -27,10 +27,10 @@ from shared.results import End, Entry, Facts, Result, from_fields
 from shared.settings import Settings
 from tests.support import stream_entries, until
 from worker.batcher import Batcher
-from worker.engine.embedding_engine import Clips, Vectors
 from worker.job_tasks import Tasks, stack_clips
 from worker.media.clip_source import Clip, LeftOut, MediaFacts
 from worker.models.directory import ModelInfo
+from worker.models.embedding_engine import Clips, Vectors
 from worker.publish.publisher import Publisher
 
 MODEL = ModelInfo(id="m", architecture="test", dimension=2, frames=4, resolution=2, max_text_tokens=0)

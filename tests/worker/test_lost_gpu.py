@@ -23,8 +23,8 @@ from shared.settings import Settings, load
 from tests.e2e.media import colour_film
 from tests.support import until
 from worker.compose import Loaded
-from worker.engine.embedding_engine import Clips, Vectors
 from worker.models.directory import ModelInfo
+from worker.models.embedding_engine import Clips, Vectors
 from worker.service import Service
 
 DELIVERIES = 2

@@ -25,8 +25,8 @@ from tests.e2e.media import colour_film
 from tests.support import RedisServer, stream_entries, until, valkey_binary
 from worker.claims import Claims
 from worker.compose import Loaded
-from worker.engine.embedding_engine import Clips, Vectors
 from worker.models.directory import ModelInfo
+from worker.models.embedding_engine import Clips, Vectors
 from worker.service import Service
 
 Start = Callable[..., AbstractAsyncContextManager[Service]]

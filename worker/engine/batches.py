@@ -5,7 +5,7 @@ from collections.abc import Callable
 import structlog
 
 from shared.errors import EngineError
-from worker.engine.embedding_engine import Vectors
+from worker.models.embedding_engine import Vectors
 
 log = structlog.get_logger(__name__)
 

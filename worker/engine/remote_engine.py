@@ -17,7 +17,7 @@ from shared.errors import EngineError, ModelError, NotSupported, Unavailable
 from shared.telemetry.instruments import remote_calls, remote_latency
 from shared.telemetry.redaction import redact
 from worker.engine.custom.jpeg import jpeg_frames
-from worker.engine.embedding_engine import Clips, Vectors
+from worker.models.embedding_engine import Clips, Vectors
 
 log = structlog.get_logger(__name__)
 

@@ -20,12 +20,12 @@ from worker.engine.arguments import parse_arguments
 from worker.engine.batches import Batches
 from worker.engine.build import Log, Tower, text_tower, video_tower
 from worker.engine.cache import EngineCache
-from worker.engine.device import device_errors
 from worker.engine.elements import batch_within_limit
-from worker.engine.embedding_engine import Clips, Vectors
 from worker.engine.gpus import Gpu
 from worker.engine.text_runs import text_runs
+from worker.media.gpu.cuda_errors import device_errors
 from worker.models.directory import ModelDirectory
+from worker.models.embedding_engine import Clips, Vectors
 from worker.models.preparation_progress import Progress
 from worker.models.reference_vectors import check_engine
 from worker.models.tokenizer import TextTokenizer

@@ -11,7 +11,6 @@ import structlog
 
 from shared.errors import ModelError
 from shared.settings import Settings
-from worker.backend import choose_backend
 from worker.models.cosmos_embed1.checkpoint import Checkpoint, open_checkpoint, weight_files
 from worker.models.cosmos_embed1.convert import (
     ARCHITECTURE,
@@ -66,11 +65,6 @@ def obtain_files(settings: Settings, progress: Progress = silent) -> str:
     if isinstance(source, Path):
         return settings.model_path
     return str(fetch(source, settings.model_cache, progress).path)
-
-
-def default_precision(settings: Settings) -> str:
-    """What a worker on this machine would take. Raises ModelError if it would not start."""
-    return choose_backend(settings).precision(settings)
 
 
 def prepare(

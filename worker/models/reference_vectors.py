@@ -7,9 +7,9 @@ import msgspec
 import numpy as np
 
 from shared.errors import ModelError
-from worker.engine.embedding_engine import Engine, Vectors
 from worker.models.cosmos_embed1.verification_samples import SENTENCES, fixed_clips, lowest_cosine
 from worker.models.directory import ModelDirectory
+from worker.models.embedding_engine import Engine, Vectors
 
 if TYPE_CHECKING:
     from worker.models.cosmos_embed1.verify import Reference

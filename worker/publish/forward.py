@@ -21,7 +21,7 @@ from shared.redis.connection import Redis, RedisError, single_connection
 from shared.redis.ending import cancelled, uninterrupted
 from shared.settings import Settings
 from worker.publish.outbox import Message, Outbox
-from worker.worker_metrics import observe_sent
+from worker.publish.publish_metrics import observe_sent
 
 log = structlog.get_logger(__name__)
 

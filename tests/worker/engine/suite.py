@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from shared.errors import EngineError
-from worker.engine.embedding_engine import Clips, Engine, Vectors
 from worker.models.directory import ModelDirectory, ModelInfo, load_model_directory, write_model_json
+from worker.models.embedding_engine import Clips, Engine, Vectors
 from worker.models.tokenizer import TextTokenizer, write_tokenizer
 
 WORDS = ["a", "cat", "dog", "sat", "on", "the", "mat", "##s"]

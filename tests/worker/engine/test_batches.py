@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from shared.errors import DeviceLost, DeviceMemoryShort, EngineError
 from worker.engine.batches import PATIENCE, Batches
-from worker.engine.embedding_engine import Vectors
+from worker.models.embedding_engine import Vectors
 
 
 class Device:

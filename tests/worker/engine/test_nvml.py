@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[3]
 LIST = """
 import json, msgspec, sys
 from shared import settings
-from worker.backend import find_gpus
+from worker.engine.backend import find_gpus
 from shared.errors import RtEmbedError
 try:
     found = find_gpus(settings.load())
@@ -28,7 +28,7 @@ except RtEmbedError as error:
 METER = """
 import json, msgspec, sys
 from shared import settings
-from worker.backend import find_gpus
+from worker.engine.backend import find_gpus
 from worker.engine.nvml import GpuMeter
 meters = [GpuMeter(gpu) for gpu in find_gpus(settings.load())]
 for line in sys.stdin:

@@ -20,9 +20,9 @@ from tests.worker.engine.suite import (
     video_graph,
     write_tiny_model,
 )
-from worker.engine.embedding_engine import Engine
 from worker.engine.onnx import OnnxEngine
 from worker.models.directory import ModelDirectory, load_model_directory, write_model_json
+from worker.models.embedding_engine import Engine
 
 
 class TestOnnxEngine(EngineSuite):

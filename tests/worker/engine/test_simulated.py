@@ -16,9 +16,9 @@ from shared.errors import DeviceLost, EngineError, ModelError
 from shared.settings import load
 from tests.worker.engine.simulated import Device, make_cupy, make_cupyx, make_tensorrt
 from tests.worker.engine.suite import EngineSuite, random_clips, reference_video, write_tiny_model
-from worker.engine.embedding_engine import Engine
 from worker.engine.gpus import Gpu
 from worker.models.directory import ModelDirectory, load_model_directory, write_model_json
+from worker.models.embedding_engine import Engine
 from worker.models.reference_vectors import ReferenceVectors, write_reference_vectors
 
 L40S = Gpu(0, "GPU-1", "NVIDIA L40S", 48 << 30, (8, 9), "580")

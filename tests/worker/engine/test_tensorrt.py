@@ -9,11 +9,11 @@ import pytest
 from shared.errors import ModelError, NotSupported
 from shared.settings import Settings, load
 from tests.worker.engine.suite import EngineSuite, random_clips, write_tiny_model
-from worker.backend import choose_backend
-from worker.engine.embedding_engine import Engine
+from worker.engine.backend import choose_backend
 from worker.engine.gpus import Gpu
 from worker.engine.onnx import OnnxEngine
 from worker.models.directory import ModelDirectory
+from worker.models.embedding_engine import Engine
 from worker.models.preparation_progress import silent
 
 

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from shared.errors import ModelError
-from worker.engine.embedding_engine import Clips
 from worker.engine.onnx import OnnxEngine
 from worker.models.conse import conse_recipe
 from worker.models.conse.minilm import text_graph
 from worker.models.conse.torch_checkpoint import Weights, read_checkpoint
 from worker.models.conse.wheels import wheel_file
 from worker.models.directory import ModelDirectory, load_model_directory, write_model_json
+from worker.models.embedding_engine import Clips
 from worker.models.prepare import prepare
 from worker.models.sources import Hubs
 from worker.models.tokenizer import TextTokenizer

@@ -16,9 +16,9 @@ from shared.errors import EngineError, ModelError, NotSupported, RtEmbedError, S
 from worker.engine.custom.inference_module import size_of
 from worker.engine.custom.jpeg import jpeg_frames
 from worker.engine.custom.original_modules import BaseVlmModel, VlmGenerationConfig
-from worker.engine.embedding_engine import Clips, Vectors
 from worker.media.clip_source import Clip
 from worker.models.base import EmbeddingModel, InputConfig, ModelChunk
+from worker.models.embedding_engine import Clips, Vectors
 
 log = structlog.get_logger(__name__)
 

@@ -5,7 +5,7 @@ import functools
 import cupy
 import PyNvVideoCodec as nvc  # noqa: N813 - NVIDIA's own abbreviation
 
-from worker.engine.device import device_errors
+from worker.media.gpu.cuda_errors import device_errors
 from worker.media.gpu.nvdec_sessions import CODECS, PIXELS, NvdecSession, SessionKind
 
 ROOM = (1920, 1088)

@@ -9,7 +9,7 @@ import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
 from shared.errors import ModelError
-from worker.engine.embedding_engine import Vectors
+from worker.models.embedding_engine import Vectors
 from worker.models.tokenizer import TextTokenizer
 
 DIMENSION = 384

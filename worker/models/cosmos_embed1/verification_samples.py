@@ -3,7 +3,7 @@
 import numpy as np
 
 from shared.errors import ModelError
-from worker.engine.embedding_engine import Clips, Vectors
+from worker.models.embedding_engine import Clips, Vectors
 
 CLIPS = 2
 SENTENCES = (

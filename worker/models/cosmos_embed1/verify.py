@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 from shared.errors import ModelError
 from worker.children import child_environment
-from worker.engine.embedding_engine import Clips, Vectors
 from worker.models.cosmos_embed1.checkpoint import Checkpoint
 from worker.models.cosmos_embed1.convert import encode_recipe, recipe_of
 from worker.models.cosmos_embed1.environment import missing_in
@@ -28,6 +27,7 @@ from worker.models.cosmos_embed1.network import VideoNetwork
 from worker.models.cosmos_embed1.recipe import Recipe, pixel_constants, tails
 from worker.models.cosmos_embed1.verification_samples import CLIPS, SENTENCES, fixed_clips, lowest_cosine
 from worker.models.directory import ModelDirectory
+from worker.models.embedding_engine import Clips, Vectors
 from worker.models.preparation_progress import Progress, silent
 from worker.models.tokenizer import TextTokenizer
 

@@ -10,10 +10,10 @@ import pytest
 from numpy.typing import NDArray
 
 from shared.errors import ModelError
-from worker.engine.embedding_engine import Clips
 from worker.engine.onnx import OnnxEngine
 from worker.models.conse import film
 from worker.models.conse.film import FRAME_RATE, SCENES, make_film
+from worker.models.embedding_engine import Clips
 
 SECONDS = 2
 

@@ -16,8 +16,8 @@ from shared.errors import ModelError, SettingsError
 from shared.settings import Settings, load
 from tests.worker.models.conftest import FakeHub
 from tests.worker.models.cosmos_embed1.conftest import REFERENCE_PYTHON, MakeCheckpoint, Miniature
+from worker import model_command
 from worker.engine.onnx import OnnxEngine
-from worker.models import model_command
 from worker.models.cosmos_embed1.convert import recipe_of
 from worker.models.cosmos_embed1.graph import Precision
 from worker.models.cosmos_embed1.recipe import Recipe

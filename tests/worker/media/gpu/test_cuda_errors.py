@@ -8,10 +8,10 @@ from shared.chunks import Chunk
 from shared.errors import DeviceLost, DeviceMemoryShort, EngineError
 from shared.fleet import ServedModel
 from worker.compose import Loaded
-from worker.engine.device import device_errors
-from worker.engine.embedding_engine import Clips, Vectors
 from worker.media.clip_source import Clip
+from worker.media.gpu.cuda_errors import device_errors
 from worker.models.directory import ModelInfo
+from worker.models.embedding_engine import Clips, Vectors
 from worker.service import clip_engine
 
 

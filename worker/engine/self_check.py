@@ -6,7 +6,7 @@ from pathlib import Path
 from shared.errors import RtEmbedError
 from shared.findings import Finding
 from shared.settings import Settings
-from worker.backend import choose_backend, implementation
+from worker.engine.backend import choose_backend, implementation
 from worker.models.conse.conse_recipe import EFFICIENTNET, MINILM, TOKENIZER
 from worker.models.conse.wheels import wheel_file
 from worker.models.directory import MODEL_JSON, load_model_directory

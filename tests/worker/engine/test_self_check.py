@@ -8,11 +8,11 @@ import pytest
 from shared.findings import Finding
 from shared.settings import load
 from tests.worker.models.cosmos_embed1.conftest import write_checkpoint
+from worker.engine.self_check import examine
 from worker.models.conse import conse_recipe
 from worker.models.directory import ModelInfo, write_model_json
-from worker.models.self_check import examine
 
-NULL_MODEL = Path(__file__).parents[2] / "models" / "null"
+NULL_MODEL = Path(__file__).parents[3] / "models" / "null"
 
 
 def model_finding(**environment: str) -> Finding:
@@ -30,7 +30,7 @@ def test_the_backend() -> None:
 def test_the_demonstration_model(monkeypatch: pytest.MonkeyPatch) -> None:
     assert model_finding(MODEL_PATH="demo").state == "ok"
     gone = msgspec.structs.replace(conse_recipe.MINILM, package="no_such_package")
-    monkeypatch.setattr("worker.models.self_check.MINILM", gone)
+    monkeypatch.setattr("worker.engine.self_check.MINILM", gone)
     finding = model_finding(MODEL_PATH="demo")
     assert finding.state == "wrong"
     assert "pip install 'rt-embed[demo]'" in finding.found

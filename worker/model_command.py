@@ -12,6 +12,7 @@ import typer
 from shared.errors import ModelError
 from shared.settings import Settings, load
 from shared.telemetry import logs
+from worker.engine.backend import choose_backend
 from worker.models.cosmos_embed1.checkpoint import open_checkpoint
 from worker.models.cosmos_embed1.convert import recipe_of
 from worker.models.cosmos_embed1.environment import (
@@ -27,7 +28,7 @@ from worker.models.directory import MODEL_JSON, ModelDirectory, load_model_direc
 from worker.models.exports import read_export
 from worker.models.locks import host_lock
 from worker.models.preparation_progress import folder_size, paced
-from worker.models.prepare import checkpoint_of, default_precision, lock_file, prepare, prove, settle
+from worker.models.prepare import checkpoint_of, lock_file, prepare, prove, settle
 from worker.models.sources import access_by, find_model
 
 UNVERIFIED = 3
@@ -80,7 +81,7 @@ def run_prepare(  # noqa: PLR0917 - the options of a command
     model = prepare(
         model_path or settings.model_path,
         folder,
-        precision or default_precision(settings),
+        precision or choose_backend(settings).precision(settings),
         access_by(settings),
         python=lambda: _interpreter(python, folder, index),
         progress=paced(_tell),

@@ -10,7 +10,7 @@ import pytest
 from shared.errors import ModelError, SettingsError
 from shared.settings import Settings, load
 from tests.worker.conftest import Driver
-from worker.backend import (
+from worker.engine.backend import (
     PACKAGES,
     Backend,
     batch_size_of,
@@ -20,9 +20,8 @@ from worker.backend import (
     limited,
 )
 from worker.engine.gpus import Gpu
-from worker.models.prepare import default_precision
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 GIB = 1 << 30
 GPUS = [Gpu(i, f"GPU-{i}", "NVIDIA L40S", 48 * GIB, (8, 9), "580") for i in range(3)]
 
@@ -34,7 +33,7 @@ def settings(**environment: object) -> Settings:
 def choose(driver: Driver, **environment: str) -> str:
     """What a process on a machine with this driver chooses."""
     program = (
-        "from worker.backend import choose_backend; from shared.settings import load\n"
+        "from worker.engine.backend import choose_backend; from shared.settings import load\n"
         "from shared.errors import RtEmbedError\n"
         "try: b = choose_backend(load()); print(b.wanted, b.active, len(b.gpus), b.reason)\n"
         "except RtEmbedError as error: print(type(error).__name__, error.message)"
@@ -62,10 +61,10 @@ def test_a_gpu_without_its_packages_is_not_used_and_that_is_said(driver: Driver)
 
 
 def test_a_library_of_the_driver_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.backend.DRIVER_LIBRARIES", ("libc.so.6", "libnvcuvid.so.0"))
+    monkeypatch.setattr("worker.engine.backend.DRIVER_LIBRARIES", ("libc.so.6", "libnvcuvid.so.0"))
     with pytest.raises(ModelError, match=r"libnvcuvid\.so\.0 cannot be loaded .*must hold compute and video"):
         check_driver()
-    monkeypatch.setattr("worker.backend.DRIVER_LIBRARIES", ("libc.so.6",))
+    monkeypatch.setattr("worker.engine.backend.DRIVER_LIBRARIES", ("libc.so.6",))
     check_driver()
 
 
@@ -128,9 +127,9 @@ def test_precision_and_batch_on_a_gpu() -> None:
 
 def test_models_are_prepared_in_the_precision_that_this_machine_takes() -> None:
     wanted = settings(RTEMBED_BACKEND="cpu", COSMOS_EMBED1_TRT_PRECISION="bf16")
-    assert default_precision(wanted) == "fp32"
+    assert choose_backend(wanted).precision(wanted) == "fp32"
     with pytest.raises(ModelError, match="RTEMBED_BACKEND=cuda, but"):
-        default_precision(settings(RTEMBED_BACKEND="cuda", CUDA_VISIBLE_DEVICES=""))
+        choose_backend(settings(RTEMBED_BACKEND="cuda", CUDA_VISIBLE_DEVICES=""))
 
 
 def test_the_built_in_model_of_rt_embeds_compose_file(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ class FleetView:
         except (RedisError, TimeoutError) as error:
             if not self._failure:
                 log.error("redis is away", error=str(error) or "no answer in time")
-            self._failure = str(error) or "no answer in time"
+            self._failure = f"it does not answer: {error}" if str(error) else "no answer in time"
             return
         if self._failure and self._seen > 0:
             log.info("redis is back")

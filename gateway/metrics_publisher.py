@@ -21,6 +21,8 @@ from shared.telemetry.fleet_metrics import Figures, exposition, is_fact, read_fi
 log = structlog.get_logger(__name__)
 
 INTERVAL = 2.0
+PATIENCE = 3.5
+"""Seconds that a page waits for Redis: more than until it counts as away, less than scrapers wait."""
 STATES = ("starting", "ready", "stopping", "unhealthy")
 SWITCHED_OFF = b"# telemetry is switched off by OTEL_TRACES_EXPORTER\n"
 
@@ -49,10 +51,16 @@ class MetricsPublisher:
                 await self._figures.publish()
 
     async def page(self) -> bytes:
-        """Return the fleet's metrics as they are now, in Prometheus's text format."""
+        """Return the fleet's metrics as they are now, or were before Redis stood still, in Prometheus's text
+        format."""
         if self._registry is None:
             return SWITCHED_OFF
-        await self._refresh()
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await self._refresh()
+        except TimeoutError:  # scrapers do not wait, and would take this gateway for one that is away
+            if self._view.redis_problem:
+                instruments.redis_up.set(0)
         known = {family.name for family in self._fleet}
         own = [f for f in self._registry.collect() if is_fact(f) or f.name not in known]
         return exposition([*own, *self._fleet])

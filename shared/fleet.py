@@ -88,11 +88,11 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True):
         return sorted(served.values(), key=lambda model: (model.created, model.id))
 
 
-async def announce(redis: Redis, worker: Worker) -> None:
-    """Write the worker's record; it expires RECORD_TTL seconds later."""
+async def announce(redis: Redis, worker: Worker, ttl: int = RECORD_TTL) -> None:
+    """Write the worker's record; it expires `ttl` seconds later."""
     await script(redis, "heartbeat")(
         keys=[keys.WORKERS, keys.worker(worker.name)],
-        args=[worker.name, RECORD_TTL, *_workers.fields(worker)],
+        args=[worker.name, ttl, *_workers.fields(worker)],
     )
     if worker.model and worker.state == "ready":
         await redis.set(keys.MODEL, msgspec.json.encode(worker.model))

@@ -162,6 +162,8 @@ class Service:
                     await asyncio.wait_for(self._stopping.wait(), LOAD_INTERVAL)
             except Exception as error:
                 self.errors.emit(f"Failed to initialize Inference pipeline: {error}", "critical")
+                with suppress(RedisError):
+                    await self.alive.cannot_start(str(error))
                 raise
         return None
 

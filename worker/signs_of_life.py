@@ -22,6 +22,9 @@ from worker.worker_metrics import WorkerMetrics
 log = structlog.get_logger(__name__)
 
 FORGET_INTERVAL = 60.0
+LAST_WORDS_TTL = 60
+"""Seconds for which a worker that could not start is still seen."""
+LONGEST_REASON = 500
 
 
 class SignsOfLife:
@@ -98,6 +101,11 @@ class SignsOfLife:
                 log.info("job dropped, its request has ended", request_id=claim.job.request, job=claim.id)
                 task.cancel()
                 await self._claims.complete(claim)
+
+    async def cannot_start(self, reason: str) -> None:
+        """Leave behind why this worker ends, for those who ask why none is ready. Raises RedisError."""
+        self.change(detail=f"unable to start: {reason[:LONGEST_REASON]}")
+        await fleet.announce(self._redis, self.record, LAST_WORDS_TTL)
 
     async def withdraw(self) -> None:
         """Publish the last metrics and remove the record. Raises RedisError."""

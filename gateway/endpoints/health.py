@@ -1,5 +1,6 @@
 """Health: whether a request sent now would be served, and whether this process runs."""
 
+import asyncio
 import time
 
 import msgspec
@@ -11,9 +12,16 @@ from gateway.api.responses import json_response
 from gateway.api.schemas import Health, HealthCheck, HealthQuery
 from gateway.api.validation import validate_query
 from gateway.context import Context, context
+from shared import keys
 from shared.fleet import Worker
+from shared.records import added_ms
+from shared.redis.connection import RedisError
 
 STARTED = time.time()
+BUS_PATIENCE = 1.0
+"""Seconds that Redis has to say what waits."""
+LATE = 15
+"""Seconds after which a message has waited for too long."""
 
 HEALTHY, UNHEALTHY = "Service is healthy", "Service is not healthy"
 _CHECK = HealthCheck(healthy=True, message="running", component="redis", timestamp=1767000000.12)
@@ -49,11 +57,13 @@ _ANSWERS = (
 async def ready(request: HttpRequest) -> Response:
     """Return whether Redis answers, a worker is ready, and the asset store was writable at least once.
 
-    A store that fails later is reported but does not make the service unready: texts are still served, and
-    requests that need files are refused with the reason.
+    A store that fails later, and a bus that takes no messages, are reported but do not make the service
+    unready: texts are still served, requests that need files are refused with the reason, and messages wait.
     """
     ctx = context(request)
     checks = [_redis_check(ctx), _check("asset store", ctx.assets.problem), *_worker_checks(ctx)]
+    if validate_query(request.query_params, HealthQuery).detailed and not ctx.view.redis_problem:
+        checks += await _bus_checks(ctx)
     return _answer(request, checks, healthy=not _problem(ctx))
 
 
@@ -111,6 +121,23 @@ def _problem(ctx: Context) -> str:
 
 def _redis_check(ctx: Context) -> HealthCheck:
     return _check("redis", ctx.view.redis_problem)
+
+
+async def _bus_checks(ctx: Context) -> list[HealthCheck]:
+    """Return whether messages get to their bus; nothing if Redis does not say so at once."""
+    try:
+        async with asyncio.timeout(BUS_PATIENCE), ctx.redis.pipeline(transaction=False) as pipe:
+            pipe.xrange(keys.OUTBOX, count=1)
+            pipe.xlen(keys.OUTBOX)
+            pipe.time()
+            oldest, count, (now, _) = await pipe.execute()
+    except (RedisError, TimeoutError):
+        return []
+    waited = now - added_ms(oldest[0][0]) // 1000 if oldest else 0
+    if waited < LATE:
+        return [_check("message bus", "", "no message waits for long")]
+    problem = f"{count} messages wait for their bus, the oldest for {waited} s: it does not take them"
+    return [_check("message bus", problem)]
 
 
 def _worker_checks(ctx: Context) -> list[HealthCheck]:

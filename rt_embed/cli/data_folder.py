@@ -101,6 +101,9 @@ def with_redis_found(configuration: Settings) -> Settings:
 
 def redis_address(configuration: Settings) -> str:
     """Return where settings say that Redis is, without its password."""
+    if configuration.redis_sentinels:
+        sentinels = ", ".join(configuration.redis_sentinels)
+        return f"{configuration.redis_sentinel_master} of the Sentinels {sentinels}"
     if not configuration.redis_url:
         return f"{configuration.redis_host}:{configuration.redis_port}"
     return re.sub(r"//[^@/]*@", "//", configuration.redis_url)

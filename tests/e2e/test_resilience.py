@@ -234,6 +234,12 @@ def test_ready_follows_redis_and_work_goes_on_afterwards(tmp_path: Path) -> None
     stack = Stack(tmp_path, server.url)
     try:
         stack.start()
+        assert server.process
+        server.process.send_signal(signal.SIGSTOP)
+        wait_for(lambda: stack.client.get("/ready").status_code == 503, 10)
+        metrics = stack.client.get("/metrics", timeout=10)  # as long as Prometheus waits
+        assert "\nrtembed_redis_up 0.0\n" in metrics.text
+        server.process.send_signal(signal.SIGCONT)
         server.stop()
         wait_for(lambda: stack.client.get("/ready").status_code == 503, 5)
         assert stack.client.get("/live").status_code == 200

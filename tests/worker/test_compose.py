@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from redis import Redis
 
+from shared import keys
 from shared.errors import ModelError
 from shared.lifecycle.cores import cores
 from shared.settings import Settings, load
@@ -134,6 +135,10 @@ def test_a_worker_that_cannot_load_its_model_says_so_and_ends_with_status_4(
         )  # fmt: skip
         operators.get_message(timeout=5)
         told = json.loads(operators.get_message(timeout=5)["data"])
+        (name,) = redis.zrange(keys.WORKERS, 0, -1)
+        left = redis.hget(keys.worker(name.decode()), "detail")
+    assert b"nothing-here" in left, "nothing tells others why no worker is ready"
+    assert left.startswith(b"unable to start: ")
     assert told["type"] == "critical"
     assert told["event"].startswith("Failed to initialize Inference pipeline: ")
     assert done.returncode == 4, done.stderr

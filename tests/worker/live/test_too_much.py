@@ -13,7 +13,7 @@ from shared.chunks import SECOND
 from tests.camera import Picture, ScriptedCamera, encode
 from tests.support import until
 from worker.live.backlog import IN_FLIGHT, LARGEST_BACKLOG, Backlog
-from worker.live.camera_messages import FromCameras, Open, Opened, Taken, Told
+from worker.live.camera_messages import Ended, FromCameras, Open, Opened, Taken, Told
 from worker.live.chunker import Chunker, Cut
 from worker.live.played_camera import PlayedCamera
 from worker.live.rtp.access_units import AccessUnit, Assembler
@@ -257,6 +257,11 @@ class Collected:
 
     def __call__(self, message: FromCameras) -> None:
         self.all.append(message)
+
+    @property
+    def error(self) -> str:
+        """Why the stream has ended."""
+        return next(message.error for message in self.all if isinstance(message, Ended))
 
     @property
     def taken(self) -> list[Taken]:

@@ -21,7 +21,7 @@ from worker.live.rtp.excess import Excess
 from worker.live.rtp.nal_payload import MOST_DISORDER
 from worker.live.rtp.rtp_packets import REORDERED, Reorder, RtpPacket
 from worker.live.rtsp.camera_description import CameraOptions
-from worker.live.rtsp.reading_budget import BURST, SHARE, TOO_MUCH, ReadingBudget
+from worker.live.rtsp.reading_budget import BURST, LEAST, SHARED, TOO_MUCH, ReadingBudget
 from worker.live.rtsp.rtsp_connection import Connection
 from worker.live.rtsp.session_description import START_CODE, Track
 from worker.live.sei import read_time
@@ -309,19 +309,26 @@ async def test_a_camera_that_has_to_wait(pictures: list[Picture], transport: str
 # Time ------------------------------------------------------------------------------------------------------
 
 
-def test_a_budget_is_exceeded_after_a_burst_and_fills_up_again() -> None:
+def test_a_budget_is_exceeded_after_a_burst_and_fills_up_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ReadingBudget, "open", set())
     budget = ReadingBudget(0)
     assert budget.spend(BURST, 0) == 0
-    assert budget.spend(0.01, 0) == pytest.approx(0.01 / SHARE)
-    assert budget.spend(0, 0.01 / SHARE) == pytest.approx(0)
+    assert budget.spend(0.01, 0) == pytest.approx(0.01 / SHARED)
+    assert budget.spend(0, 0.01 / SHARED) == pytest.approx(0)
     assert budget.spend(BURST, 1000) == 0
+    others = [ReadingBudget(0) for _ in range(31)]
+    assert budget.spend(0.01, 1000) == pytest.approx(0.01 / LEAST)
+    for other in others:
+        other.close()
+    assert budget.open == {budget}
 
 
 @pytest.mark.parametrize("transport", ["udp", "tcp"])
 async def test_a_camera_that_costs_too_much_time_has_to_wait(
     pictures: list[Picture], transport: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.live.rtsp.reading_budget.SHARE", 0.01)
+    monkeypatch.setattr("worker.live.rtsp.reading_budget.SHARED", 0.01)
+    monkeypatch.setattr("worker.live.rtsp.reading_budget.LEAST", 0.01)
     monkeypatch.setattr("worker.live.rtsp.reading_budget.BURST", 0.001)
     collected = Collected()
     with ScriptedCamera(pictures[:40], ends=True, speed=4) as camera:

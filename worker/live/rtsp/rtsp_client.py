@@ -144,6 +144,7 @@ class Player:
 
     async def close(self) -> None:
         """Say goodbye and end everything."""
+        self._budget.close()
         if self._conversation:
             connection = self._conversation.connection
             if self._conversation.session and not connection.closed.done():

@@ -76,14 +76,14 @@ class Watcher(threading.Thread):
         ):
             self.status = answer.status_code
             for line in answer.iter_lines():
-                if self.leave.is_set():
-                    return
                 if line == "data: [DONE]":
                     self.done = True
                 elif line.startswith("data: "):
                     event = json.loads(line.removeprefix("data: "))
                     self.request = event["id"]
                     self.events.append(event)
+                if self.leave.is_set():  # what has been read counts as seen
+                    return
 
     @property
     def chunks(self) -> list[Any]:
@@ -93,6 +93,19 @@ class Watcher(threading.Thread):
     def starts(self) -> list[int]:
         """Start times of the chunks that were embedded, ns."""
         return [parse_timestamp(c["start_time"]) for c in self.chunks if c["embeddings"]]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the tests of one kind of service one after the other, so that each is started once."""
+    here = [index for index, item in enumerate(items) if item.path.parent == Path(__file__).parent]
+    ordered = sorted((items[index] for index in here), key=lambda item: (item.path, _kind(item)))
+    for index, item in zip(here, ordered, strict=True):
+        items[index] = item
+
+
+def _kind(item: pytest.Item) -> str:
+    call = getattr(item, "callspec", None)
+    return repr(call.params.get("live_stack", "")) if call else ""
 
 
 LIVE = {

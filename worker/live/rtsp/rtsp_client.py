@@ -39,6 +39,8 @@ WATCH_INTERVAL = 0.25
 GOODBYE_GRACE = 0.1
 """Seconds in which the last packets may arrive after the goodbye, which over UDP goes to another port."""
 SESSION_TIMEOUT = 60
+SHORTEST_RENEWAL = 1.0
+"""Seconds between two renewals of a session, however short its timeout is."""
 INVALID_RANGE = 457
 LEAVE_TIMEOUT = 0.5
 LONGEST_SESSION = 256
@@ -251,7 +253,7 @@ class Player:
         if name.strip():
             self._talk.session = {"Session": name.strip()[:LONGEST_SESSION]}
         if timeout := _TIMEOUT.search(parameters):
-            self._interval = max(1.0, int(timeout[1]) / 2)
+            self._interval = max(SHORTEST_RENEWAL, int(timeout[1]) / 2)
 
     async def _take_transport(self, text: str) -> None:
         """Read where media will come from (RFC 2326, 12.39)."""

@@ -22,7 +22,7 @@ _CANDIDATES = """
     CROSS JOIN LATERAL (SELECT CASE WHEN vector_dims(triggers.embedding) = models.dimension
         THEN 1 - (chunks.embedding <=> triggers.embedding) END AS score) AS compared
     WHERE chunks.key = ANY(%s) AND score >= threshold AND (files OR assets.kind = 'stream')
-        AND (cameras IS NULL OR assets.sensor = ANY(cameras))
+        AND (cameras IS NULL OR assets.sensor = ANY(cameras) OR assets.id = ANY(cameras))
     ORDER BY triggers.key, chunks.asset, start_ns, chunks.key"""
 # Another indexer may have matches of the same trigger, which cool-down counts once they are committed.
 _LOCK = "SELECT key FROM triggers WHERE key = ANY(%s) ORDER BY key FOR NO KEY UPDATE"

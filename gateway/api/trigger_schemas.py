@@ -17,7 +17,7 @@ TriggerName = Annotated[str, Meta(min_length=1, max_length=200, examples=["Forkl
 Camera = Annotated[str, Meta(min_length=1, max_length=256)]
 Cameras = Annotated[
     Annotated[list[Camera], Meta(min_length=1, max_length=1000)] | None,
-    Meta(description="Only these, by camera id, else sensor name, else asset id; all if absent."),
+    Meta(description="Only these, by camera id, sensor name or asset id; all if absent."),
 ]
 Threshold = Annotated[float, Meta(ge=-1, le=1, description="Least score of a match.", examples=[0.3])]
 Cooldown = Annotated[

@@ -1,14 +1,16 @@
 """Serving the console: it uses the public API, loads nothing from elsewhere, and runs no inline script."""
 
-from collections.abc import MutableMapping
+import gzip
+import hashlib
+import mimetypes
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request as HttpRequest
-from starlette.responses import FileResponse, Response
-from starlette.routing import BaseRoute, Mount, Route
-from starlette.staticfiles import StaticFiles
-from starlette.types import Scope
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
 
 ASSETS = Path(__file__).parent / "assets"
 HEADERS = {
@@ -20,22 +22,51 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",  # asks each time, and gets 304: an upgrade is seen at once
+    "Vary": "Accept-Encoding",
 }
 FOLDER = "/console/"
 """What the page loads; it needs no API key, as it holds no data."""
 
 
+class ConsoleFile(NamedTuple):
+    """A file as it is sent, read once: what the page waits for must not wait for a thread and a disk."""
+
+    content: bytes
+    compressed: bytes
+    media_type: str
+    etag: str
+
+
 def routes() -> list[BaseRoute]:
     """Return the routes of the page and of what it loads."""
-    return [Route("/", _page), Mount(FOLDER.rstrip("/"), _ConsoleFiles(directory=ASSETS))]
+    files = {path.name: _read(path) for path in ASSETS.iterdir()}
+    return [Route("/", _sending(files, "index.html")), Route(f"{FOLDER}{{name}}", _sending(files))]
 
 
-async def _page(_: HttpRequest) -> Response:
-    return FileResponse(ASSETS / "index.html", headers=HEADERS)
+def _read(path: Path) -> ConsoleFile:
+    content = path.read_bytes()
+    media_type = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+    digest = hashlib.sha256(content).hexdigest()[:32]
+    return ConsoleFile(content, gzip.compress(content, mtime=0), media_type, digest)
 
 
-class _ConsoleFiles(StaticFiles):
-    async def get_response(self, path: str, scope: MutableMapping[str, Any] | Scope) -> Response:
-        response = await super().get_response(path, scope)
-        response.headers.update(HEADERS)
-        return response
+def _sending(
+    files: dict[str, ConsoleFile], only: str | None = None
+) -> Callable[[HttpRequest], Awaitable[Response]]:
+    """The handler that sends the file which the path names, or the `only` one."""
+
+    async def send(request: HttpRequest) -> Response:
+        found = files.get(only or request.path_params["name"])
+        if found is None:
+            raise HTTPException(404)
+        packed = "gzip" in request.headers.get("accept-encoding", "")
+        etag = f'"{found.etag}{"-gzip" if packed else ""}"'
+        headers = {**HEADERS, "ETag": etag}
+        if etag in request.headers.get("if-none-match", ""):
+            return Response(status_code=304, headers=headers)
+        if packed:
+            headers["Content-Encoding"] = "gzip"
+        body = found.compressed if packed else found.content
+        return Response(body, headers=headers, media_type=found.media_type)
+
+    return send

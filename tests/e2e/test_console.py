@@ -139,6 +139,12 @@ def test_more_like_this_and_a_picture(page: Page, tmp_path: Path) -> None:
 
 def test_a_camera_that_cannot_be_used_says_why_and_one_that_can_be_is_watched(page: Page) -> None:
     open_view(page, "Cameras")
+    page.click("text=Add a trigger")
+    for name, value in {"text": "a cat", "name": HOSTILE, "threshold": "-1", "cooldown": "0"}.items():
+        page.fill(f"dialog [name={name}]", value)
+    page.locator("dialog").get_by_text("Add", exact=True).click()
+    trigger = page.locator("[data-trigger]")
+    expect(trigger).to_contain_text(HOSTILE, timeout=PATIENCE)
     with ScriptedCamera(encode(seconds=4), login=("me", "right")) as camera:
         for password in ("wrong", "right"):
             page.click("text=Add a camera")
@@ -157,10 +163,17 @@ def test_a_camera_that_cannot_be_used_says_why_and_one_that_can_be_is_watched(pa
         shot = card.locator(".shot img")
         expect(shot).to_be_visible(timeout=PATIENCE)
         expect(shot).to_have_attribute("src", THUMBNAIL)
+        trigger.get_by_text("Show matches").click()
+        match = trigger.locator("[data-event]").first
+        expect(match).to_contain_text("Dock 4", timeout=PATIENCE)
+        expect(match.locator("img")).to_have_attribute("src", THUMBNAIL)
         looked_at(page, "cameras")
         card.get_by_text("Remove").click()
         page.locator("dialog").get_by_text("Remove", exact=True).click()
         expect(page.locator(".cameras")).to_contain_text("No cameras", timeout=PATIENCE)
+    trigger.get_by_text("Delete").click()
+    page.locator("dialog").get_by_text("Delete", exact=True).click()
+    expect(trigger).to_have_count(0, timeout=PATIENCE)
 
 
 def test_a_dead_letter_is_put_back_and_hostile_text_stays_text(page: Page, service: Up, folder: Path) -> None:

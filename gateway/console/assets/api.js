@@ -58,9 +58,9 @@ export const get = async (path, signal) => (await send("GET", path, { signal }))
 export const post = async (path, body, signal) => (await send("POST", path, { body, signal })).json();
 export const remove = async (path) => { await send("DELETE", path); };
 
-// The server-sent events of a request, each decoded; ends at [DONE].
+// The server-sent events of a request (POST with a body, else GET), each decoded; ends at [DONE].
 export async function* events(path, body, signal) {
-  const response = await send("POST", path, { body, signal });
+  const response = await send(body === undefined ? "GET" : "POST", path, { body, signal });
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   try {

@@ -2,6 +2,7 @@
 import { events, get, model, post, remove, send } from "./api.js";
 import { ago, ask, dot, every, facts, failed, field, fill, h, note } from "./dom.js";
 import { stored, thumbnail } from "./frames.js";
+import { triggers } from "./triggers.js";
 
 const KINDS = { running: "good", ended: "", idle: "", waiting: "warn", connecting: "warn", reconnecting: "bad" };
 const MARKS = 40;
@@ -9,11 +10,15 @@ const MARKS = 40;
 export async function cameras(view, _, signal) {
   const grid = h("ul", { class: "grid cameras", "aria-label": "Cameras" });
   fill(view, h("div", { class: "head" }, h("h1", {}, "Cameras"), h("button", { type: "button", class: "main", onclick: () => addCamera().then((added) => added && load(), failed) }, "Add a camera")), grid);
+  const saved = h("section", { "aria-label": "Triggers" });
+  view.append(saved);
+  let streams = [];
   async function load() {
-    const streams = await get("v1/streams/get-stream-info", signal);
+    streams = await get("v1/streams/get-stream-info", signal);
     fill(grid, streams.length ? streams.map((stream) => card(stream, signal, load)) : h("li", { class: "empty" }, h("p", {}, "No cameras. Add one by its RTSP address; a worker connects to it first and says so if that fails.")));
   }
   await load();
+  await triggers(saved, () => streams, signal);
 }
 
 async function addCamera() {

@@ -50,6 +50,14 @@ async def test_a_page_that_is_kept_is_asked_for_again_and_not_sent_again(gateway
     first = await gateway.client.get(f"{gateway.url}/console/main.js")
     seen = {"If-None-Match": first.headers["etag"]}
     assert (await gateway.client.get(f"{gateway.url}/console/main.js", headers=seen)).status_code == 304
+    plain = await gateway.client.get(
+        f"{gateway.url}/console/main.js", headers={**seen, "Accept-Encoding": "identity"}
+    )
+    assert (
+        (plain.status_code, plain.content) == (200, (ASSETS / "main.js").read_bytes()) == (200, first.content)
+    )
+    assert first.headers["content-encoding"] == "gzip"
+    assert int(first.headers["content-length"]) < len(plain.content) / 2
 
 
 def test_it_is_small() -> None:

@@ -17,6 +17,7 @@ from gateway.access.admission import AccessMiddleware
 from gateway.access.exposure import warn_of_exposure
 from gateway.access.origins import OriginMiddleware
 from gateway.access.request_log import REQUEST_ID, RequestLog
+from gateway.access.root_path import RootPath
 from gateway.api.responses import error_response, json_response
 from gateway.api.schemas import Error
 from gateway.console import page
@@ -80,6 +81,7 @@ def _middleware(settings: Settings) -> list[Middleware]:
         expose_headers=["Location", "Retry-After", "Preference-Applied", "Content-Range", REQUEST_ID],
     )
     return [
+        *([Middleware(RootPath, prefix=settings.root_path)] if settings.root_path else []),
         Middleware(RequestLog),
         Middleware(OriginMiddleware, settings=settings, free=unkeyed),
         *([cors] if settings.cors_origins else []),

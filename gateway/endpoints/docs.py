@@ -71,6 +71,8 @@ def routes(endpoints: Sequence[Endpoint]) -> list[BaseRoute]:
     async def serve_document(request: HttpRequest) -> Response:
         models = context(request).view.models
         served = document.replace(MODEL, json.dumps(models[0].id)[1:-1]) if models else document
+        if prefix := context(request).settings.root_path:
+            served = served.replace('"servers":[{"url":"/"}]', f'"servers":[{{"url":"{prefix}"}}]', 1)
         return Response(served, media_type="application/json")
 
     return [

@@ -13,6 +13,7 @@ from shared.settings.setting_types import (
     SettingType,
     at_least_one,
     listed,
+    matching,
     networks,
     number,
     setting,
@@ -26,6 +27,13 @@ class ServingSettings:
 
     port: int = setting("BACKEND_PORT", whole(0, 65535), 8000, "Port of the gateway; 0 takes a free one")
     host: str = setting("RTEMBED_HOST", TEXT, "0.0.0.0", "Address that the gateway binds to")  # noqa: S104 - a container's default
+    root_path: str = setting(
+        "RTEMBED_ROOT_PATH",
+        SettingType(matching(r"(/[A-Za-z0-9._~-]+)*"), "a path such as /rt-embed"),
+        "",
+        "Path below which a proxy shows the service, whether or not it takes the path off before it passes a "
+        "request on",
+    )
     gateway_processes: int = setting(
         "RTEMBED_GATEWAY_PROCESSES", whole(1, 64), 1, "Gateway processes that share the port, on one machine"
     )

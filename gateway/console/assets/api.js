@@ -2,6 +2,7 @@
 import { ask, field } from "./dom.js";
 
 const KEY = "rt-embed-key";
+const KEY_ATTEMPTS = 5;
 let asking = null;
 
 export const apiKey = () => sessionStorage.getItem(KEY) || "";
@@ -35,7 +36,8 @@ async function problem(response) {
 }
 
 export async function send(method, path, { body, signal, headers } = {}) {
-  for (let attempt = 0; ; attempt++) {
+  for (let attempt = 1; ; attempt++) {
+    const key = apiKey();
     let response;
     try {
       response = await fetch(address(path), {
@@ -50,7 +52,8 @@ export async function send(method, path, { body, signal, headers } = {}) {
     if (response.ok) return response;
     const error = await problem(response);
     const needsKey = response.status === 401 || (response.status === 403 && path.startsWith("v1/fleet/"));
-    if (!needsKey || attempt || !(await askForKey(error.message))) throw error;
+    if (!needsKey || attempt === KEY_ATTEMPTS) throw error;
+    if (apiKey() === key && !(await askForKey(error.message))) throw error;  // else another request has just asked
   }
 }
 

@@ -12,7 +12,7 @@ from worker.engine.self_check import examine
 from worker.models.conse import conse_recipe
 from worker.models.directory import ModelInfo, write_model_json
 
-NULL_MODEL = Path(__file__).parents[3] / "models" / "null"
+NULL_MODEL = Path(__file__).parents[2] / "models" / "null"
 
 
 def model_finding(**environment: str) -> Finding:

@@ -61,7 +61,7 @@ Flow = Generator[Call | Wait, httpx.Response | None, T]
 
 @dataclass(frozen=True)
 class Retries:
-    """How often and how fast a call is tried again. `attempts` None: for ever."""
+    """How often and how fast a call is tried again. `attempts` None: without limit."""
 
     attempts: int | None = 5
     first: float = 0.2

@@ -131,9 +131,9 @@ class Client:
 
         Durations are seconds; 0 makes the film one chunk. `start` and `end` choose a part of it. With
         `thumbnails` a chunk has a small JPEG of the frame in its middle. `keep=False` deletes an uploaded
-        file afterwards. `progress` is told bytes sent and bytes in all. A broken connection is made again,
-        and no chunk comes twice. `resume_from` goes on after the `bookmark` of an earlier stream; its results
-        are kept for an hour, then NotFoundError is raised.
+        file afterwards. `progress` is called with the bytes sent and the total. A broken connection is made
+        again, and no chunk comes twice. `resume_from` goes on after the `bookmark` of an earlier stream; its
+        results are kept for an hour, then NotFoundError is raised.
         Raises ServiceError, ConnectionFailed or OSError.
         """
         options = EmbedOptions(
@@ -163,7 +163,7 @@ class Client:
     ) -> ChunkStream:
         """Embed a live stream: its id, or an rtsp:// URL, which is registered until the end.
 
-        Yields its chunks. Reconnects for ever, or gives up after `retries` attempts without a chunk.
+        Yields its chunks. Reconnects without limit, or gives up after `retries` attempts without a chunk.
         """
         options = EmbedOptions(
             chunk_duration=chunk_duration, chunk_overlap=chunk_overlap, thumbnails=thumbnails, live=True

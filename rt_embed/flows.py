@@ -132,7 +132,7 @@ def upload_file(
     file_id: str | None = None,
     progress: UploadProgress | None = None,
 ) -> Flow[StoredFile]:
-    """Upload a file under an id of its own, so that an upload whose answer was lost is not made twice."""
+    """Upload a file under a chosen id, so that a retry after a lost answer does not make it twice."""
     chosen = file_id or str(uuid.uuid4())
     fields = {
         "purpose": "vision",

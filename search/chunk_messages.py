@@ -24,7 +24,7 @@ JPEG = b"\xff\xd8\xff"
 
 
 class IndexedAsset(msgspec.Struct, frozen=True, kw_only=True):
-    """What the index knows of a file or stream. `base` is the time that offsets into a file count from, in
+    """A file or stream as the index records it. `base` is the time that offsets into a file count from, in
     nanoseconds since 1970; None where it is unknown, and for a stream. `created` is Redis's second of its
     registration, 0 where that is unknown."""
 
@@ -40,7 +40,7 @@ class IndexedAsset(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class IndexedChunk(msgspec.Struct, frozen=True, kw_only=True):
-    """One row to be. Times are nanoseconds since 1970; `asset` is what the message itself tells of it."""
+    """One future row. Times are nanoseconds since 1970; `asset` is what the message says of its asset."""
 
     asset: IndexedAsset
     model: str
@@ -53,7 +53,7 @@ class IndexedChunk(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def key(self) -> tuple[str, str, int, int]:
-        """What makes a row the same row."""
+        """The key of a row: messages with the same key are the same chunk."""
         return self.asset.id, self.model, self.start, self.end
 
 

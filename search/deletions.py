@@ -1,4 +1,4 @@
-"""Assets that were deleted: first marked, which ends their part in every answer, then removed row by row.
+"""Assets that were deleted: first marked, which removes them from every answer, then removed row by row.
 
 Gateways list deleted assets in Redis in the same step that deletes them (`shared/scripts/delete_asset.lua`).
 """
@@ -21,7 +21,7 @@ REMOVED_AT_ONCE = 5000
 REMEMBERED_DAYS = 30
 """How long messages about a deleted asset are ignored: as long as any bus should keep them."""
 
-# A deleted asset may be unknown here: its messages may be yet to come.
+# A deleted asset may be unknown here: its messages may still come.
 _MARK = """
     INSERT INTO assets (id, kind, media_type, name, sensor, description, url, created, deleted)
     SELECT id, 'file', 'video', id, id, '', '', 0, second

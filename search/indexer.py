@@ -1,4 +1,4 @@
-"""The indexer: takes messages from the bus, writes them, and only then tells the bus that they are done.
+"""The indexer: takes messages from the bus, writes them, and only then acknowledges them.
 
 What the database does not take waits: one batch in this process, all the rest on the bus. A message that
 arrives twice changes nothing.
@@ -49,7 +49,7 @@ LITTLE = 500
 
 
 class Indexer:
-    """One member of the group of indexers. `record` is what it tells of itself."""
+    """One member of the group of indexers. `record` describes it in Redis."""
 
     def __init__(self, settings: Settings, registry: CollectorRegistry | None = None) -> None:
         self._settings = settings
@@ -155,7 +155,7 @@ class Indexer:
         await source.finish(taken)
 
     def _read(self, values: list[bytes]) -> list[IndexedChunk]:
-        """The chunks in messages; those that cannot be used are told to operators."""
+        """The chunks in messages; those that cannot be used are reported as error events."""
         chunks = []
         for value in values:
             try:
@@ -180,7 +180,7 @@ class Indexer:
     # Database -------------------------------------------------------------------------------------------
 
     async def _persist(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Do what needs the database, again and again while it or Redis is away."""
+        """Do what needs the database, and try again while it or Redis is away."""
         pause = FIRST_PAUSE
         while True:
             try:
@@ -242,10 +242,10 @@ class Indexer:
             return False
         return True
 
-    # Telling --------------------------------------------------------------------------------------------
+    # Reporting ------------------------------------------------------------------------------------------
 
     async def _announce(self) -> None:
-        """Tell the fleet how this indexer is, until cancelled."""
+        """Write the record of this indexer regularly, until cancelled."""
         while True:
             with suppress(RedisError, BusError, TimeoutError):
                 async with asyncio.timeout(BEAT):

@@ -1,4 +1,4 @@
-"""What Redis knows of the assets that messages are about: more than the messages say."""
+"""Records of assets in Redis, which hold more than messages do."""
 
 from collections.abc import Iterable
 

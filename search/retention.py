@@ -1,4 +1,4 @@
-"""Bounds of the index: the age of a chunk, and how many chunks there are; the oldest go first."""
+"""Retention: limits on the age and the number of chunks. The oldest are removed first."""
 
 import structlog
 
@@ -29,7 +29,7 @@ async def count_chunks(connection: Connection) -> int:
 
 
 async def remove_expired(connection: Connection, settings: Settings) -> int:
-    """Remove the chunks that are beyond a bound; return how many those were. Raises DatabaseError."""
+    """Remove the chunks beyond a limit; return their number. Raises DatabaseError."""
     removed = 0
     if settings.search_max_age_hours:
         removed += await _remove_old(connection, settings.search_max_age_hours * HOUR)

@@ -46,7 +46,7 @@ _PRUNE = """
 
 
 class Candidate(NamedTuple):
-    """A new chunk that a trigger's question is near enough to. Times are nanoseconds since 1970."""
+    """A new chunk that is similar enough to the question of a trigger. Times are nanoseconds since 1970."""
 
     trigger: int
     cooldown: int

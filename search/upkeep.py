@@ -27,7 +27,7 @@ UPKEEP = 0x52544534
 
 
 class Upkeep:
-    """The upkeep of one indexer, over connections of its own. `chunks` is about how many the index holds.
+    """The upkeep of one indexer, over its own connections. `chunks` is about how many the index holds.
     HNSW indexes are built while `caught_up`, because they are made faster after a load than during it."""
 
     def __init__(self, settings: Settings, redis: Redis) -> None:
@@ -39,7 +39,7 @@ class Upkeep:
         self.caught_up = False
 
     async def run(self) -> None:
-        """Work until cancelled; what fails is tried again."""
+        """Run until cancelled; what fails is tried again."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._repeat(DELETION_INTERVAL, self.delete))
             group.create_task(self._repeat(INTERVAL, self.bound))
@@ -72,7 +72,7 @@ class Upkeep:
             log.info("matches of triggers handed to the message bus", matches=told)
 
     async def bound(self, connection: Connection) -> None:
-        """Remove what is beyond a bound, and build the HNSW indexes that are missing, unless another indexer
+        """Remove what is beyond a limit, and build the HNSW indexes that are missing, unless another indexer
         does. Raises DatabaseError."""
         self.chunks = await count_chunks(connection)
         found = await (await connection.execute("SELECT pg_try_advisory_lock(%s)", [UPKEEP])).fetchone()

@@ -16,7 +16,7 @@ def is_object(path: str) -> bool:
 
 
 class Asset(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of one asset. Times are nanoseconds, `created` is Redis's second of registration."""
+    """The record of one asset. Times are nanoseconds; `created` is the second of registration by Redis's clock."""
 
     id: str
     kind: Literal["file", "stream"] = "file"
@@ -24,8 +24,8 @@ class Asset(msgspec.Struct, frozen=True, kw_only=True):
     path: str = ""
     """Where the bytes are: a local file, or s3://bucket/key; the RTSP address for a stream."""
     directory: str = ""
-    """The asset's own folder in the store, or what its object's key begins with; empty when the file lies
-    elsewhere and is not ours."""
+    """The asset's own folder in the store, or what its object's key begins with; empty for a file that we
+    do not own."""
     filename: str = ""
     size: int = 0
     """Bytes."""
@@ -46,7 +46,7 @@ class Asset(msgspec.Struct, frozen=True, kw_only=True):
     last_frames: int = 0
     """How long (ns) the last two frames of a video are shown; 0 where unknown."""
     joined: bool = False
-    """Whether the file holds several recordings, each with a clock of its own, laid end to end."""
+    """Whether the file holds several recordings, each with its own clock, one after the other."""
     probed: bool = False
     """Whether a worker has opened the file."""
     temporary: bool = False
@@ -60,4 +60,4 @@ class Asset(msgspec.Struct, frozen=True, kw_only=True):
 ASSETS: RecordCodec[Asset] = RecordCodec(Asset)
 """Assets as Redis hashes."""
 NEW_ASSETS: RecordCodec[Asset] = RecordCodec(Asset, "created")
-"""The same without the second of registration, which Redis adds."""
+"""The fields of an asset without `created`, which Redis adds."""

@@ -114,13 +114,13 @@ class ForeignOrigin(RtEmbedError):
 
 
 class ForeignHost(RtEmbedError):
-    """The request names a host that is none of the service's."""
+    """The request names a host under which this service is not served."""
 
     code, status = "MisdirectedRequest", 421
 
 
 class NotFound(RtEmbedError):
-    """There is no such thing, or not any more."""
+    """What the request names does not exist, or no longer."""
 
     code, status = "NotFound", 404
 
@@ -212,7 +212,7 @@ class StoreUnusable(Unavailable):
 
 
 class RequestLost(Unavailable):
-    """A request that was accepted is not known any more: Redis lost it, or its keys were deleted."""
+    """An accepted request is no longer known: Redis lost it, or its keys were deleted."""
 
     def __init__(self, request_id: str) -> None:
         super().__init__(f"the request {request_id} is not known any more: Redis has lost it; send it again")
@@ -264,12 +264,12 @@ class EngineError(RtEmbedError):
 
 
 class DeviceMemoryShort(EngineError):
-    """A batch found too little memory on the GPU; a smaller one may find enough."""
+    """A batch did not fit into the memory of the GPU; a smaller one may fit."""
 
 
 class DeviceLost(Exception):
-    """The GPU of this worker is of no more use. No RtEmbedError: it answers no request, as the job goes to
-    another worker."""
+    """The GPU of this worker cannot be used any more. Not an RtEmbedError: it answers no request, as the job goes
+    to another worker."""
 
 
 class ModelError(RtEmbedError):

@@ -1,4 +1,4 @@
-"""Which workers there are, and the model they run: announced by each worker, read by gateways and people."""
+"""Records of workers and of the models they run: written by workers, read by gateways and operators."""
 
 import time
 from collections.abc import Mapping
@@ -12,15 +12,15 @@ from shared.records import RecordCodec
 from shared.redis.connection import Redis, script
 
 HEARTBEAT = 2.0
-"""Seconds between two announcements."""
+"""Seconds between two heartbeats."""
 RECORD_TTL = 8
 """Seconds after which a silent worker is no longer counted."""
 MODELS_KEPT = 100
-"""How many models are remembered that were announced once."""
+"""Largest number of models that are remembered."""
 
 
 class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
-    """What a client may know of the loaded model. `created` is the second at which it was loaded."""
+    """What clients learn about a loaded model. `created` is the second at which it was loaded."""
 
     id: str
     owned_by: str
@@ -36,7 +36,7 @@ class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Worker(msgspec.Struct, frozen=True, kw_only=True):
-    """One worker's record. `detail` says what it is doing while it starts, or why it is not well."""
+    """One worker's record. `detail` says what it does while it starts, or why it is unhealthy."""
 
     name: str
     state: Literal["starting", "ready", "stopping"]
@@ -55,7 +55,7 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True):
     host: str = ""
     pid: int = 0
     metrics_port: int = 0
-    """Where it serves /metrics, /live and /ready; 0: nowhere."""
+    """Port of /metrics, /live and /ready; 0 if they are off."""
     started: int = 0
     healthy: bool = True
     model: ServedModel | None = None
@@ -67,7 +67,7 @@ _workers: RecordCodec[Worker] = RecordCodec(Worker)
 
 
 class Fleet(msgspec.Struct, frozen=True, kw_only=True):
-    """All workers that are alive, and the last model known, which outlives them."""
+    """All living workers, and the last known model, which outlives them."""
 
     workers: list[Worker] = []
     model: ServedModel | None = None
@@ -128,7 +128,7 @@ async def withdraw(redis: Redis, name: str) -> None:
 
 
 async def read_fleet(redis: Redis) -> Fleet:
-    """The fleet as it is now, sorted by name."""
+    """Return the living workers, sorted by name, and the models."""
     names: list[Any] = sorted(await redis.zrange(keys.WORKERS, 0, -1))
     async with redis.pipeline(transaction=False) as pipe:
         pipe.get(keys.MODEL)

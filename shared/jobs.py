@@ -24,7 +24,7 @@ class TextJob(msgspec.Struct, frozen=True, kw_only=True, tag="text", tag_field="
     texts: list[str]
     model: str = ""
     query: bool = False
-    """Whether the vectors are for the caller alone, so that no messages are sent."""
+    """Whether no messages are sent, because only the caller wants the vectors."""
     version: int = VERSION
 
     lane: ClassVar[Lane] = "text"
@@ -39,7 +39,7 @@ class ProbeJob(msgspec.Struct, frozen=True, kw_only=True, tag="probe", tag_field
 
     lane: ClassVar[Lane] = "probe"
     model: ClassVar[str] = ""
-    """Any worker will do."""
+    """A probe may go to any worker."""
 
 
 class VideoJob(msgspec.Struct, frozen=True, kw_only=True, tag="video", tag_field="kind"):
@@ -95,8 +95,8 @@ LONGEST_ID = 64
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """A job that this worker holds: where it lies, how often it was delivered, and the span and the HTTP
-    request that asked for it."""
+    """A job that this worker holds: its stream and entry, its delivery count, its span and its HTTP
+    request."""
 
     lane: Lane
     id: str

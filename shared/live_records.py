@@ -1,8 +1,8 @@
-"""Live sessions: what is known of the embedding of one camera, and how it is started and stopped.
+"""Live sessions: the record of the embedding of one camera, and how it is started and stopped.
 
 The job on the lane `live` is the lease: the worker that holds it runs the session, and if it dies another
-takes the job over. The record beside it tells the successor where to go on, and everyone how the session
-fares.
+takes the job over. The record beside it tells the successor where to go on, and shows the state of the
+session to everyone.
 """
 
 from collections.abc import Mapping, Sequence
@@ -56,7 +56,7 @@ class CameraLogin(msgspec.Struct, frozen=True, kw_only=True):
     username: str = ""
     password: str = ""
     sealed: str = ""
-    """The password as it lies in Redis where there is a key to encrypt it with."""
+    """The encrypted password, where RTEMBED_SECRET_KEY is set."""
     place: str = "{}"
 
     def __repr__(self) -> str:
@@ -114,10 +114,11 @@ async def start(
     caller: str = "",
     thumbnails: bool = False,
 ) -> str:
-    """Start a session, or join the one that runs, which stays as it is; returns the request that embeds the
+    """Start a session, or join the running one, which does not change; returns the request that embeds the
     stream.
 
-    Raises ServerBusy when as many sessions run as may, DependencyError when the stream was deleted meanwhile.
+    Raises ServerBusy when the limit of sessions is reached, DependencyError when the stream
+    was deleted meanwhile.
     """
     request = Request(
         id=request_id,
@@ -168,7 +169,7 @@ async def note_read(redis: Redis, asset_id: str, request_id: str, entry_id: str)
 async def beat(
     redis: Redis, settings: Settings, claim: Claim, owner: str, fields: dict[str, Any]
 ) -> tuple[str, bool, str]:
-    """Write how the session fares; returns its request's state, whether it is to stop, and the token of the
+    """Write the state of the session; return its request's state, whether it is to stop, and the token of the
     move that another worker asks for, empty if none does.
 
     The state is `lost` where the worker `owner` holds the session's job no longer.

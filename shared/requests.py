@@ -174,7 +174,7 @@ async def _submit(
     try:
         outcome, value = await submitted
     except ReplicasBehind:
-        with suppress(RedisError):  # the caller is told that nothing was accepted
+        with suppress(RedisError):  # the caller gets the error: nothing was accepted
             await finish(redis, settings, request, CANCELLED)
         raise
     if outcome == b"busy" and request.lane == "live":
@@ -196,7 +196,7 @@ def _origin() -> list[bytes | str]:
 
 
 async def forget(redis: Redis, request_id: str, state: str) -> None:
-    """Forget a request and its results, if its state is still `state`, so that it can be accepted anew."""
+    """Forget a request and its results, if its state is still `state`, so that it can be accepted again."""
     await script(redis, "forget")(
         keys=[keys.request(request_id), keys.results(request_id), keys.done(request_id)], args=[state]
     )
@@ -226,8 +226,8 @@ async def publish(
 
     The request ends with `end` after its last chunk; at once if `end` is a failure, or if it is to. Messages
     are wanted if `configured` says so and nobody has switched them since; None, with nothing done, if that is
-    not what the caller `believed`. Where replicas must have it first, followers are told afterwards that
-    there is something to read. The one call that ends the request logs that it did.
+    not what the caller `believed`. Where replicas must have it first, followers are notified afterwards that there
+    is something to read. The one call that ends the request logs that it did.
     """
     packed, *end_fields = _end_parts(end)
     groups: list[bytes | str | int] = []

@@ -53,7 +53,7 @@ Entry = Result | End
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """The answer of a probe. `duration` in ns; `frame_rate` a fraction, empty where it is unknown;
     `last_frames`: how long (ns) the last two frames are shown, 0 where it is unknown; `joined`: whether the
-    file holds several recordings, each with a clock of its own."""
+    file holds several recordings, each with its own clock."""
 
     kind: Literal["video", "image"]
     codec: str

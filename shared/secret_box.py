@@ -1,4 +1,4 @@
-"""Encryption of what must not lie readable in Redis and its files: the passwords of cameras."""
+"""Encryption of the passwords of cameras in Redis."""
 
 import base64
 import hashlib

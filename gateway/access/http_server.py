@@ -19,7 +19,7 @@ def server_config(app: Any, settings: Settings) -> uvicorn.Config:
         ws="none",
         log_config=None,
         access_log=False,
-        proxy_headers=False,  # `gateway.access.client_address` decides whom to believe
+        proxy_headers=False,  # `gateway.access.client_address` decides which header to trust
         server_header=False,
         timeout_graceful_shutdown=int(settings.shutdown_timeout),
     )

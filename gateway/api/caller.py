@@ -3,4 +3,4 @@
 from contextvars import ContextVar
 
 caller: ContextVar[str] = ContextVar("caller", default="")
-"""Empty where no keys are set. Each request has a context of its own."""
+"""Empty where no keys are set. Each request has its own context."""

@@ -81,7 +81,7 @@ class Answer:
 class Endpoint:
     """One method of one path: `@Endpoint("GET", "/v1/version", ...)` above the handler declares it.
 
-    `errors` are the errors of its own that its description lists.
+    `errors` are its own errors that its description lists.
     """
 
     method: str

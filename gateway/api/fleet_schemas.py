@@ -130,7 +130,7 @@ class DeadLetters(ApiResponse):
 
 
 class ChosenLetters(ApiRequest):
-    """Dead letters to act upon."""
+    """Dead letters to put back or to delete."""
 
     ids: Annotated[list[LetterId], Meta(min_length=1, max_length=MOST_LETTERS)]
 

@@ -295,7 +295,7 @@ class ObjectWriter:
             if self._parts.empty():
                 self._parts.put_nowait(None)
             await uninterrupted(_ended(self._upload))
-        self._upload.exception()  # not raised: the caller aborts for a reason of its own
+        self._upload.exception()  # not raised: the caller aborts for another reason
 
     @property
     def _started(self) -> asyncio.Future[Any]:

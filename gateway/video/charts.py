@@ -2,7 +2,7 @@
 
     python -m gateway.video.charts NVDEC_CSV GPU_CSV PLOT_NVDEC PLOT_GPU PLOT_MEMORY
 
-It runs in a process of its own: matplotlib is large and slow to load, and the gateway does not need it.
+It runs in its own process: matplotlib is large and slow to load, and the gateway does not need it.
 """
 
 import csv

@@ -1,6 +1,6 @@
 """Profiles of video requests, written to files: how long each step took, and how busy the GPUs were.
 
-Names and contents of the files are RT-Embed's. One task writes them after the answer; a process of its own
+Names and contents of the files are RT-Embed's. One task writes them after the answer; another process
 draws the charts, which need matplotlib.
 """
 

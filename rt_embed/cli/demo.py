@@ -34,7 +34,7 @@ QUERIES = ("a person", "an animal", "a vehicle", "a building", "food on a table"
 
 
 async def demo(video: Path | None, queries: list[str], *, once: bool) -> int:
-    """Run the demonstration against a service of its own. Returns an exit status."""
+    """Run the demonstration against its own service. Returns an exit status."""
     configuration = settings.load()
     folder = configuration.data_dir.absolute()
     folder.mkdir(parents=True, exist_ok=True)

@@ -94,7 +94,7 @@ def _console(*, stderr: bool) -> Console:
 
 
 def command_group(**options: Any) -> typer.Typer:
-    """Return a Typer application without completion options of its own."""
+    """Return a Typer application without its own completion options."""
     return typer.Typer(
         add_completion=False,
         rich_markup_mode="rich",

@@ -1,4 +1,4 @@
-"""A Kafka producer over aiokafka that retries for ever, keeps each partition's order, and can be let go of.
+"""A Kafka producer over aiokafka that retries without limit, keeps each partition's order, and closes in bounded time.
 
 aiokafka never gives an idempotent batch up, so its sequence number, and with it the broker's protection from
 duplicates, lasts as long as the producer. A producer is therefore replaced only after an error that it cannot
@@ -45,7 +45,7 @@ LOG_INTERVAL = 30.0
 _REFUSALS = (
     MessageSizeTooLargeError, RecordListTooLargeError, InvalidTimestampError, PolicyViolationError,
 )  # fmt: skip
-"""Answers that concern the message, and would be the same for ever."""
+"""Answers that concern the message, and would not change with another try."""
 _NOT_IDEMPOTENT = (
     IncompatibleBrokerVersion, UnsupportedVersionError, ClusterAuthorizationFailedError, SecurityDisabled,
     UnknownError,
@@ -80,7 +80,7 @@ for _name in ("aiokafka", "aiokafka.conn", "aiokafka.cluster", "aiokafka.produce
 
 
 def trouble() -> str:
-    """The last thing that went wrong with a broker, in this process; empty if nothing ever did."""
+    """Return the last error of a broker in this process; empty if there was none."""
     return _seldom.last
 
 
@@ -218,7 +218,7 @@ class Producer:
             await self._producer.stop()
 
     async def _abandon(self) -> None:
-        """Close without brokers: aiokafka's `stop` would wait for them, for ever with idempotence."""
+        """Close without brokers: aiokafka's `stop` would wait for them, without limit with idempotence."""
         producer, client = self._producer, self._producer.client
         producer._closed = True  # noqa: SLF001 - else it complains when it is collected
         sending: asyncio.Task[None] = producer._sender.sender_task  # noqa: SLF001 - no public way

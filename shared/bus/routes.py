@@ -1,6 +1,6 @@
-"""Where embedding messages and error events go: as configured, until the whole fleet is switched at run time.
+"""Where embedding messages and error events go: as configured, or as the fleet was switched at run time.
 
-The switch is a hash in Redis, so it also outlives restarts. Nobody is told of it: each sender
+The switch is a hash in Redis, so it outlives restarts. It is not announced: each sender
 reads it first.
 """
 

@@ -1,1 +1,1 @@
-"""Looking at what a service is doing: what the command line and the gateway show of its queues."""
+"""What the command line and the gateway show of the queues in Redis."""

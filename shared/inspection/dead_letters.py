@@ -16,7 +16,7 @@ ADDED_TO_DEAD_JOBS = {"lane", "model", "deliveries", "error"}
 
 
 async def dead(redis: Redis, most: int | None = None) -> list[Row]:
-    """Jobs and messages that were given up, oldest first; of each kind the newest `most`, or all."""
+    """Return dead jobs and messages, oldest first: the newest `most` of each kind, or all."""
     found = []
     for kind, stream in DEAD.items():
         entries: Any = await redis.xrevrange(stream, count=most)
@@ -27,7 +27,7 @@ async def dead(redis: Redis, most: int | None = None) -> list[Row]:
 
 
 async def count_dead(redis: Redis) -> int:
-    """How many jobs and messages were given up and are kept."""
+    """Return the number of dead jobs and of dead messages."""
     return sum([await redis.xlen(stream) for stream in DEAD.values()])
 
 
@@ -42,9 +42,9 @@ async def drop(redis: Redis, letter: str) -> str:
 
 
 async def requeue(redis: Redis, configuration: Settings, letter: str) -> str:
-    """Put a dead letter back to where it came from; returns what happened.
+    """Put a dead letter back into its stream; returns what happened.
 
-    A job's request is open again, for as long as it is remembered and its files exist.
+    A job's request is open again, as long as it is remembered and its files exist.
     """
     kind, _, entry_id = letter.partition(":")
     try:

@@ -14,7 +14,7 @@ Row = dict[str, Any]
 RESULTS_SHOWN = 1000
 SCAN_PAGE = 500
 MOST_SCANNED = 100_000
-"""Requests that are looked at for a list: with more, the newest of some of them are shown."""
+"""Largest number of requests that a list reads; of more than that, it shows the newest of a sample."""
 
 
 async def lanes(redis: Redis) -> list[Row]:
@@ -53,21 +53,21 @@ async def _queue(redis: Redis, stream: str, group: str, holders: str) -> Row:
 
 
 async def live(redis: Redis) -> list[Row]:
-    """Every live session's record."""
+    """Return the record of every live session."""
     found = sorted([key async for key in redis.scan_iter(match=keys.live("*"), count=1000)])
     prefix = len(keys.live(""))
     return [{"stream": key.decode()[prefix:], **await read_hash(redis, key)} for key in found]
 
 
 async def workers(redis: Redis) -> list[Row]:
-    """The records of the workers that are alive."""
+    """Return the records of the living workers."""
     names: Any = sorted(await redis.zrange(keys.WORKERS, 0, -1))
     records = [await read_hash(redis, keys.worker(name.decode())) for name in names]
     return [record for record in records if record]
 
 
 async def routes(redis: Redis) -> Row:
-    """Where messages and events go, as far as it was switched at run time."""
+    """Return the routes of messages and events that were switched at run time."""
     return await read_hash(redis, keys.ROUTES)
 
 

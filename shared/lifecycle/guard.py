@@ -1,4 +1,4 @@
-"""What Linux does for a process that asks: keep others out of its memory, and end it with its parent."""
+"""Protections of a process by Linux: its memory is closed to others, and it ends with its parent."""
 
 import ctypes
 import os

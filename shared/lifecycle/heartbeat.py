@@ -1,4 +1,4 @@
-"""What a watched process says to its watchdog: how many seconds may pass until it speaks next."""
+"""The heartbeat of a watched process: how many seconds may pass until the next one."""
 
 import contextlib
 import os

@@ -21,7 +21,7 @@ STEADY = 30.0
 
 
 class SupervisedProcess:
-    """A process that is started again, ever more slowly, when it ends by itself."""
+    """A process that is restarted with growing delays when it ends by itself."""
 
     def __init__(
         self, name: str, command: Sequence[str], environment: Mapping[str, str], patience: float
@@ -51,7 +51,7 @@ class SupervisedProcess:
             await asyncio.sleep(pause)
 
     async def stop(self) -> None:
-        """End it: politely, then not."""
+        """End it by SIGTERM, then by SIGKILL."""
         if self._process is None or self._process.returncode is not None:
             return
         self._process.terminate()

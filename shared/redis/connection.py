@@ -54,7 +54,7 @@ AGREE_WITHIN = 2.0
 
 class Redis(redis.asyncio.Redis):
     """redis-py's client, and one more connection for what every request asks; a third for what replicas must
-    have before anybody is told, if any must."""
+    have before it is acknowledged, if any must."""
 
     multiplexed: Multiplexed
     durable: Multiplexed
@@ -80,7 +80,7 @@ def connect(settings: Settings) -> Redis:
 
 
 def single_connection(settings: Settings) -> Redis:
-    """A client of one connection of its own, for blocking reads or pub/sub.
+    """A client with its own connection, for blocking reads or pub/sub.
 
     Close it, rather than use it again, when the task that reads from it is cancelled: an answer may
     still be under way.
@@ -89,7 +89,7 @@ def single_connection(settings: Settings) -> Redis:
 
 
 def channels(settings: Settings, heard: Callable[[bytes, bytes, Any], None]) -> Channels:
-    """Pub/sub over a connection of its own, that tells `heard`."""
+    """Return pub/sub over its own connection, which calls `heard`."""
     return Channels(_pool(settings, 1, settings.redis_timeout).make_connection, settings.redis_timeout, heard)
 
 
@@ -114,7 +114,7 @@ def _pool(settings: Settings, connections: int, timeout: float) -> BlockingConne
     }
     if kind is not UnixDomainSocketConnection:
         # A Unix socket tells at once that its server is gone. There, redis-py's health check of a server that
-        # refuses the PING (no password) opens connection after connection inside of one another, for ever.
+        # refuses the PING (no password) opens connection after connection inside of one another, without end.
         options |= {"socket_keepalive": True, "health_check_interval": 15}
     return BlockingConnectionPool(
         max_connections=connections,

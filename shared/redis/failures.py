@@ -29,7 +29,7 @@ REFUSALS = {
 }
 ELSEWHERE = {"READONLY", "MOVED", "ASK", "CLUSTERDOWN", "MASTERDOWN", "UNBLOCKED"}
 """What a server answers that is not the primary, or cannot say now who is."""
-# Redis 6.2 puts a script's error into one of its own: ERR Error running script (...): ... -OOM command ...
+# Redis 6.2 puts a script's error into another one: ERR Error running script (...): ... -OOM command ...
 _IN_SCRIPT = re.compile(r"-([A-Z]+) ")
 
 
@@ -38,7 +38,7 @@ class WritesRefused(ResponseError):
 
 
 class ReplicasBehind(ResponseError):
-    """What was written has not reached enough replicas, so nobody may be told."""
+    """What was written has not reached enough replicas, so it must not be acknowledged."""
 
 
 class NotPrimary(ConnectionError):

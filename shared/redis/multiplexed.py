@@ -43,7 +43,7 @@ class Opener(Protocol):
         """Close it."""
 
     def hand_over(self) -> asyncio.StreamWriter:
-        """It is somebody else's now."""
+        """Detach it: another owner closes it."""
 
 
 class Multiplexed:
@@ -150,7 +150,7 @@ class Replies(asyncio.Protocol):
                 future.set_exception(error or ConnectionError("the connection to Redis was closed"))
 
     def data_received(self, data: bytes) -> None:
-        """Give answers to whom they belong."""
+        """Give each answer to the command that waits for it."""
         self._reader.feed(data)
         while (answer := self._reader.gets()) is not _NOTHING:
             if isinstance(answer, NotPrimary):
@@ -166,7 +166,7 @@ class Replies(asyncio.Protocol):
                 future.set_result(answer)
 
     def connection_lost(self, error: Exception | None) -> None:
-        """The server has gone."""
+        """The server has closed the connection."""
         self.close(_lost(error))
 
     def _look(self) -> None:
@@ -197,7 +197,7 @@ class Channels(asyncio.Protocol):
         self._silent = False
 
     async def listen(self, channels: Callable[[], Iterable[bytes]]) -> None:
-        """Connect, subscribe to what `channels` says then, and hear until cancelled.
+        """Connect, subscribe to what `channels` says then, and receive until cancelled.
 
         Raises ConnectionError, TimeoutError of redis-py.
         """
@@ -245,7 +245,7 @@ class Channels(asyncio.Protocol):
                 self.connection_lost(error)
 
     def data_received(self, data: bytes) -> None:
-        """Tell what has come."""
+        """Pass received messages on."""
         self._silent = False
         self._reader.feed(data)
         while (answer := self._reader.gets()) is not _NOTHING:

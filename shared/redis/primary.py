@@ -27,7 +27,7 @@ MOST_NODES = 64
 
 
 class FixedPrimary:
-    """A primary at one address, whose name is resolved anew for each connection."""
+    """A primary at one address, whose name is resolved for each connection."""
 
     def __init__(self, address: Address | None) -> None:
         """`address`: None for a Unix socket."""
@@ -137,6 +137,6 @@ def parse_address(text: str, port: int) -> Address:
 
 
 def _range(entry: Any, asked: Address) -> tuple[int, int, list[Address]]:
-    """Read one entry of CLUSTER SLOTS; a node that has no name of its own is the one that was asked."""
+    """Read one entry of CLUSTER SLOTS; a node without a name is the one that was asked."""
     first, last, *nodes = entry
     return first, last, [((host or asked[0].encode()).decode(), port) for host, port, *_ in nodes]

@@ -1,4 +1,4 @@
-"""Redis's clock, as this process sees it: times between processes are Redis's."""
+"""Redis's clock, by which processes compare times."""
 
 import time
 

@@ -1,6 +1,6 @@
-"""Commands whose answers are told once enough replicas have what was written: RTEMBED_REDIS_REPLICAS.
+"""Commands that are answered once enough replicas have what was written: RTEMBED_REDIS_REPLICAS.
 
-They have a connection of their own: while WAIT waits for replicas that are behind, what comes after it on its
+They have their own connection: while WAIT waits for replicas that are behind, what comes after it on its
 connection waits, too. All who wait share rounds of one WAIT each, so that slow replicas do not make a queue.
 """
 

@@ -27,7 +27,7 @@ _LENGTH = struct.Struct("<Q")
 
 
 class SnapshotEntry(msgspec.Struct, frozen=True, array_like=True):
-    """One key: its name, the ms that it had left to live (0: for ever), and its value as DUMP gives it."""
+    """One key: its name, the ms that it had left to live (0: no limit), and its value as DUMP gives it."""
 
     key: bytes
     ttl_ms: int

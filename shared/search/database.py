@@ -22,7 +22,7 @@ _EXTENSION_SCHEMA = """
 
 
 def connection_arguments() -> dict[str, Any]:
-    """psycopg's arguments beside the address: each statement is a transaction of its own unless it is in a
+    """psycopg's arguments beside the address: each statement is its own transaction unless it is in a
     `transaction()` block, and a server that has gone is noticed."""
     return {
         "autocommit": True,

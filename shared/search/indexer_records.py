@@ -1,4 +1,4 @@
-"""Which indexers there are and how far behind they are: announced by each, read by gateways and people."""
+"""Records of indexers and of their lag: written by each, read by gateways and the command line."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
@@ -31,7 +31,7 @@ class IndexerRecord(msgspec.Struct, frozen=True, kw_only=True):
     pid: int = 0
     started: int = 0
     metrics_port: int = 0
-    """Where it serves /metrics, /live and /ready; 0: nowhere."""
+    """Port of /metrics, /live and /ready; 0 if they are off."""
     bus: str = ""
     topic: str = ""
     lag_messages: int | None = None

@@ -1,4 +1,4 @@
-"""How busy GPUs are, five times a second: told by workers while requests are profiled, read by gateways."""
+"""How busy GPUs are, five times a second: written by workers while requests are profiled."""
 
 from collections.abc import Mapping, Sequence
 

@@ -1,4 +1,4 @@
-"""Metrics and health of one worker or indexer, on a port of its own."""
+"""Metrics and health of one worker or indexer, on its own port."""
 
 import threading
 from collections.abc import Callable
@@ -11,7 +11,7 @@ log = structlog.get_logger(__name__)
 
 
 class HealthPage:
-    """Answers /metrics, /live and /ready on a port of this process, from threads of its own.
+    """Answers /metrics, /live and /ready on a port of this process, from its own threads.
 
     `live` and `ready` return what is wrong, or an empty text.
     """

@@ -1,4 +1,4 @@
-"""Keeping credentials out of what leaves the service: messages, error events, addresses shown to people."""
+"""Removes credentials from what leaves the service: messages, error events, addresses."""
 
 import dataclasses
 import re

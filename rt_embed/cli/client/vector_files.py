@@ -132,7 +132,7 @@ class VectorFile:
             entry = decoder.decode(line)
             if entry.options and entry.options != options:
                 raise CommandFailed(
-                    f"{self._journal} was begun with {entry.options}, not {options}; --overwrite begins anew",
+                    f"{self._journal} began with {entry.options}, not {options}; --overwrite starts again",
                     ExitStatus.WRONG_USE,
                 )
             if entry.source:

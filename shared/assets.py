@@ -16,7 +16,7 @@ def is_object(path: str) -> bool:
 
 
 class Asset(msgspec.Struct, frozen=True, kw_only=True):
-    """The record of one asset. Times are nanoseconds; `created` is the second of registration by Redis's clock."""
+    """The record of one asset. Times are nanoseconds; `created` is a second of Redis's clock."""
 
     id: str
     kind: Literal["file", "stream"] = "file"

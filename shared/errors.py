@@ -268,8 +268,8 @@ class DeviceMemoryShort(EngineError):
 
 
 class DeviceLost(Exception):
-    """The GPU of this worker cannot be used any more. Not an RtEmbedError: it answers no request, as the job goes
-    to another worker."""
+    """The GPU of this worker cannot be used any more. Not an RtEmbedError, as it answers no request: the
+    job goes to another worker."""
 
 
 class ModelError(RtEmbedError):

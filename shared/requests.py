@@ -226,8 +226,8 @@ async def publish(
 
     The request ends with `end` after its last chunk; at once if `end` is a failure, or if it is to. Messages
     are wanted if `configured` says so and nobody has switched them since; None, with nothing done, if that is
-    not what the caller `believed`. Where replicas must have it first, followers are notified afterwards that there
-    is something to read. The one call that ends the request logs that it did.
+    not what the caller `believed`. Where replicas must have it first, followers are notified afterwards that
+    there is something to read. The one call that ends the request logs that it did.
     """
     packed, *end_fields = _end_parts(end)
     groups: list[bytes | str | int] = []

@@ -1,8 +1,8 @@
 """HTTP connections with bounds: on what a head may hold, on how long anything may take, and on their number.
 
 uvicorn and httptools take headers of any length and wait without limit. Here the head of a request is
-limited in bytes, headers and seconds, a body has a least rate, and a client that stops reading or has vanished
-is given up.
+limited in bytes, headers and seconds, a body has a least rate, and a client that stops reading or has
+vanished is given up.
 """
 
 import asyncio

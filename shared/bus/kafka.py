@@ -1,4 +1,4 @@
-"""A Kafka producer over aiokafka that retries without limit, keeps each partition's order, and closes in bounded time.
+"""A Kafka producer over aiokafka that retries without limit, keeps each partition's order, and can be closed.
 
 aiokafka never gives an idempotent batch up, so its sequence number, and with it the broker's protection from
 duplicates, lasts as long as the producer. A producer is therefore replaced only after an error that it cannot

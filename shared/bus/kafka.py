@@ -10,8 +10,9 @@ import logging
 import math
 import ssl
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 
 import structlog
 from aiokafka import AIOKafkaClient, AIOKafkaProducer
@@ -31,6 +32,8 @@ from aiokafka.errors import (
     UnsupportedVersionError,
     for_code,
 )
+from aiokafka.partitioner import DefaultPartitioner
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from shared.errors import BusError, MessageRefused
 from shared.settings import Settings
@@ -41,6 +44,26 @@ CONNECT_TIMEOUT = 20.0
 TOPIC_TIMEOUT = 10.0
 RETRY_BACKOFF_MS = 200
 LOG_INTERVAL = 30.0
+
+Answer = asyncio.Future[Any]
+"""Done when the brokers have acknowledged what was sent."""
+MANY = 16
+"""Records of one partition that make a batch without waiting for more."""
+_partition_of = DefaultPartitioner()
+
+
+class Record(Protocol):
+    """What is sent."""
+
+    @property
+    def key(self) -> bytes: ...
+    @property
+    def value(self) -> bytes: ...
+    @property
+    def headers(self) -> Mapping[str, bytes]: ...
+
+
+Sent = TypeVar("Sent", bound=Record)
 
 _REFUSALS = (
     MessageSizeTooLargeError, RecordListTooLargeError, InvalidTimestampError, PolicyViolationError,
@@ -154,7 +177,7 @@ class Producer:
         self.idempotent = idempotent
         self.worn_out = False
         self._producer = producer
-        self._open: set[asyncio.Future[Any]] = set()
+        self._largest: int = producer._max_request_size  # noqa: SLF001 - of which `send_batch` takes no notice
 
     @classmethod
     async def start(cls, settings: Settings, linger_ms: int | None, *, idempotent: bool) -> "Producer":
@@ -182,22 +205,61 @@ class Producer:
         return started
 
     async def send(
-        self, topic: str, value: bytes, key: bytes | None = None, headers: Mapping[str, bytes] | None = None
-    ) -> asyncio.Future[Any]:
+        self,
+        topic: str,
+        value: bytes,
+        key: bytes | None = None,
+        headers: Mapping[str, bytes] | None = None,
+        partition: int | None = None,
+    ) -> Answer:
         """Hand a record over. The future is done when the brokers acknowledged it; `failure` explains if not.
 
         Waits while the brokers are behind, or give no metadata; cancelled meanwhile, nothing is sent. Raises
         MessageRefused and BusError.
         """
         try:
-            future: asyncio.Future[Any] = await self._producer.send(
-                topic, value, key, headers=list((headers or {}).items())
+            future: Answer = await self._producer.send(
+                topic, value, key, partition, headers=list((headers or {}).items())
             )
         except KafkaError as error:
             raise _failure(error) from error
-        self._open.add(future)
-        future.add_done_callback(self._open.discard)
         return future
+
+    async def partitioned(self, topic: str, records: Iterable[Sent]) -> dict[int, deque[Sent]]:
+        """Return the records by the partition that their key leads to. Waits and raises as `send` does."""
+        try:
+            partitions = list(await self._producer.partitions_for(topic))
+        except KafkaError as error:
+            raise _failure(error) from error
+        found: dict[int, deque[Sent]] = {}
+        for record in records:
+            partition: int = _partition_of(record.key, partitions, ())
+            found.setdefault(partition, deque()).append(record)
+        return found
+
+    async def send_some(self, topic: str, partition: int, records: Sequence[Record]) -> tuple[int, Answer]:
+        """Hand over the first of `records`; return how many, and the future of them all.
+
+        If they are many, as many as one batch takes; else one, which waits for others. Waits and raises as
+        `send` does.
+        """
+        batch, count = self._producer.create_batch(), 0
+        for record in records if len(records) >= MANY else ():
+            headers = list(record.headers.items())
+            size = DefaultRecordBatchBuilder.estimate_size_in_bytes(record.key, record.value, headers)
+            if size > self._largest or not batch.append(
+                timestamp=None, key=record.key, value=record.value, headers=headers
+            ):
+                break
+            count += 1
+        if count < MANY:
+            first = records[0]
+            return 1, await self.send(topic, first.value, first.key, first.headers, partition)
+        batch.close()
+        try:
+            return count, await self._producer.send_batch(batch, topic, partition=partition)
+        except KafkaError as error:
+            raise _failure(error) from error
 
     def failure(self, answer: asyncio.Future[Any]) -> MessageRefused | BusError | None:
         """Why a record was not acknowledged; None if it was."""
@@ -210,9 +272,10 @@ class Producer:
 
     async def close(self, grace: float) -> None:
         """Wait up to `grace` seconds for what is under way, then let go of the rest: its futures fail."""
-        if self._open and grace > 0:
-            await asyncio.wait(self._open, timeout=grace)
-        if self._open:
+        try:
+            async with asyncio.timeout(grace):
+                await self._producer.flush()
+        except TimeoutError:
             await self._abandon()
         else:
             await self._producer.stop()
@@ -229,9 +292,8 @@ class Producer:
             if refresh and not refresh.done():
                 refresh.set_result(False)
             await asyncio.sleep(0.01)
-        for future in list(self._open):
-            if not future.done():
-                future.set_exception(KafkaError("the producer was closed"))
+        records = producer._message_accumulator  # noqa: SLF001 - it alone knows what was not acknowledged
+        records.fail_all(KafkaError("the producer was closed"))
 
 
 async def reachable(settings: Settings) -> bool:

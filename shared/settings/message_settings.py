@@ -92,7 +92,10 @@ class MessageSettings:
         "Compression of batches; vectors shrink hardly",
     )
     kafka_linger_ms: int = setting(
-        "KAFKA_LINGER_MS", whole(0, 60_000), 5, "Milliseconds that a batch waits for more messages"
+        "KAFKA_LINGER_MS",
+        whole(0, 60_000),
+        5,
+        "Milliseconds that a batch of fewer than 16 messages waits for more",
     )
     kafka_batch_size: int = setting(
         "KAFKA_BATCH_SIZE", whole(1, 100 * 2**20), 256 * 2**10, "Largest batch for one partition in bytes"

@@ -38,8 +38,6 @@ REPLACE_AFTER = 300.0
 does not look for brokers that it never heard of (Kafka's own clients do so after 300 s, KIP-899)."""
 ALARM_INTERVAL = 60.0
 CLOSE_GRACE = 5.0
-BURST = 32
-"""Messages sent before other tasks of the worker get a turn."""
 
 
 @dataclass
@@ -67,7 +65,7 @@ class Forwarder:
         self._routes = RouteReader(redis, settings)
         self._held: dict[str, Message] = {}
         """Claimed and not yet deleted from the outbox, oldest first."""
-        self._fresh: deque[Message] = deque()
+        self._fresh: dict[str, Message] = {}
         """Those of them that this session has not sent."""
         self._acknowledged: list[str] = []
         self._suspects: dict[str, Message] = {}
@@ -156,7 +154,7 @@ class Forwarder:
         new = [message for message in messages if message.id not in self._held]
         for message in new:
             self._held[message.id] = message
-            self._fresh.append(message)
+            self._fresh[message.id] = message
         return len(new)
 
     def _forget(self, ids: list[str]) -> None:
@@ -208,7 +206,7 @@ class Forwarder:
 
     async def _to_kafka(self, routes: Routes) -> None:
         producer = self._producer = await connect(self._settings)
-        self._fresh = deque(m for m in self._held.values() if m.id not in self._suspects)
+        self._fresh = {m.id: m for m in self._held.values() if m.id not in self._suspects}
         self._failure = None
         try:
             async with asyncio.TaskGroup() as session:
@@ -256,39 +254,53 @@ class Forwarder:
                 await self._settled.wait()
 
     async def _send_fresh(self, producer: Producer, topic: str) -> None:
-        for number in range(len(self._fresh)):
-            if self._suspects or not await self._send(producer, topic, self._fresh[0]):
-                return
-            self._fresh.popleft()
-            if number % BURST == BURST - 1:
-                await asyncio.sleep(0)
+        """Send what was claimed, in order within each partition, until the producer takes nothing for
+        LOOK_INTERVAL. Raises BusError."""
+        clock = asyncio.get_running_loop().time
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LOOK_INTERVAL) as patience:
+                waiting = await producer.partitioned(topic, self._fresh.values())
+                while waiting and not self._suspects:
+                    for partition in list(waiting):
+                        await self._send(producer, topic, partition, waiting[partition])
+                        if not waiting[partition]:
+                            del waiting[partition]
+                    patience.reschedule(clock() + LOOK_INTERVAL)
+                    await asyncio.sleep(0)
 
-    async def _send(self, producer: Producer, topic: str, message: Message, *, alone: bool = False) -> bool:
-        """Hand the message to the producer; False if it takes none for now. Raises BusError."""
-        headers = {"message_type": message.type}
-        if message.traceparent:
-            headers["traceparent"] = message.traceparent
+    async def _send(
+        self, producer: Producer, topic: str, partition: int, messages: deque[Message], *, alone: bool = False
+    ) -> None:
+        """Hand the first of `messages` to the producer when it takes some; cancelled before, nothing is sent.
+
+        Raises BusError.
+        """
         began = time.monotonic()
         try:
-            async with asyncio.timeout(LOOK_INTERVAL):
-                answer = await producer.send(topic, message.value, message.key, headers)
-        except TimeoutError:
-            return False
+            count, answer = await producer.send_some(topic, partition, messages)
         except MessageRefused as error:
-            self._refused.append((message, error))
+            refused = messages.popleft()
+            self._fresh.pop(refused.id, None)
+            self._refused.append((refused, error))
             self._answered.set()
-            return True
-        self._in_flight += 1
-        answer.add_done_callback(lambda done: observe_sent(done, began, topic, message.traceparent))
-        answer.add_done_callback(lambda done: self._on_answer(message, producer.failure(done), alone=alone))
-        return True
+            return
+        sent = [messages.popleft() for _ in range(count)]
+        for message in sent:
+            self._fresh.pop(message.id, None)
+        self._in_flight += count
+        answer.add_done_callback(lambda done: self._on_answers(sent, producer.failure(done), alone=alone))
+        answer.add_done_callback(lambda done: observe_sent(done, began, topic, [m.traceparent for m in sent]))
 
     async def _send_alone(self, producer: Producer, topic: str) -> None:
         """Send each suspect with nothing else under way, so that a refusal is its own."""
         await self._all_answered()
         while self._suspects:
             message = next(iter(self._suspects.values()))
-            if not await self._send(producer, topic, message, alone=True):
+            try:
+                async with asyncio.timeout(LOOK_INTERVAL):
+                    (partition,) = await producer.partitioned(topic, [message])
+                    await self._send(producer, topic, partition, deque([message]), alone=True)
+            except TimeoutError:
                 return
             del self._suspects[message.id]
             await self._all_answered()
@@ -298,18 +310,20 @@ class Forwarder:
             self._settled.clear()
             await self._settled.wait()
 
-    def _on_answer(self, message: Message, failure: MessageRefused | BusError | None, *, alone: bool) -> None:
-        self._in_flight -= 1
+    def _on_answers(
+        self, sent: list[Message], failure: MessageRefused | BusError | None, *, alone: bool
+    ) -> None:
+        self._in_flight -= len(sent)
         if failure is None:
             self._progress = time.monotonic()
-            self._acknowledged.append(message.id)
+            self._acknowledged += [message.id for message in sent]
             self._alarm.clear()
         elif isinstance(failure, BusError):
             self._failure = self._failure or failure
         elif alone:
-            self._refused.append((message, failure))
+            self._refused += [(message, failure) for message in sent]
         else:
-            self._suspects[message.id] = message
+            self._suspects |= {message.id: message for message in sent}
         self._answered.set()
 
     async def _settle(self, producer: Producer) -> None:

@@ -31,6 +31,14 @@ class Message(msgspec.Struct, frozen=True):
     stream: str = ""
     traceparent: bytes = b""
 
+    @property
+    def headers(self) -> dict[str, bytes]:
+        """The headers under which Kafka gets it."""
+        headers = {"message_type": self.type}
+        if self.traceparent:
+            headers["traceparent"] = self.traceparent
+        return headers
+
 
 class Outbox:
     """The claims of one publisher, under a name that no other process ever had."""

@@ -2,16 +2,19 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
 
 from shared.telemetry import instruments
 from shared.telemetry.export import continued, record_span
 
 
-def observe_sent(answer: asyncio.Future[None], began: float, topic: str, parent: bytes) -> None:
-    """Record what Kafka answered to a message sent at `began`, for the request of the span `parent`."""
+def observe_sent(answer: asyncio.Future[None], began: float, topic: str, parents: Sequence[bytes]) -> None:
+    """Record what Kafka answered to messages sent at `began`, for the requests of the spans `parents`."""
     if answer.cancelled() or answer.exception():
         return
     now = time.monotonic()
-    instruments.kafka_acknowledgement.record(now - began)
-    with continued(parent.decode()):
-        record_span("Kafka Publish", began, now, {"messaging.destination.name": topic})
+    for parent in parents:
+        instruments.kafka_acknowledgement.record(now - began)
+        if parent:
+            with continued(parent.decode()):
+                record_span("Kafka Publish", began, now, {"messaging.destination.name": topic})

@@ -88,9 +88,9 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True):
         return sorted(served.values(), key=lambda model: (model.created, model.id))
 
 
-async def announce(redis: Redis, worker: Worker, ttl: int = RECORD_TTL) -> None:
-    """Write the worker's record; it expires `ttl` seconds later."""
-    await script(redis, "heartbeat")(
+async def announce(redis: Redis, worker: Worker, ttl: int = RECORD_TTL) -> int:
+    """Write the worker's record, which expires after `ttl` seconds; return how many workers are alive."""
+    alive: int = await script(redis, "heartbeat")(
         keys=[keys.WORKERS, keys.worker(worker.name)],
         args=[worker.name, ttl, *_workers.fields(worker)],
     )
@@ -98,6 +98,7 @@ async def announce(redis: Redis, worker: Worker, ttl: int = RECORD_TTL) -> None:
         await redis.set(keys.MODEL, msgspec.json.encode(worker.model))
         await redis.zadd(keys.MODELS, {worker.model.id: int(time.time())})
         await redis.zremrangebyrank(keys.MODELS, 0, -1 - MODELS_KEPT)
+    return alive
 
 
 class ModelLane(msgspec.Struct, frozen=True):

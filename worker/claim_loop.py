@@ -31,6 +31,9 @@ TAKE_OVER_INTERVAL = 1.0
 LIVE_INTERVAL = 0.2
 """Seconds between looks at live sessions that wait for a worker."""
 BALANCE_INTERVAL = 1.0
+LOOKS = 10
+"""How often the whole fleet looks, in such an interval, for what the dead have left and for an even share:
+the time of a look grows with the number of workers and claims."""
 STAY = 300.0
 """Seconds for which a live session that could not be handed over is not asked for again."""
 RETRY_INTERVAL = 0.5
@@ -63,6 +66,8 @@ class ClaimLoop:
         """Live sessions that other workers are asked to hand over."""
         self._stayed: dict[str, float] = {}
         """Those that could not be, and when."""
+        self.workers = 1
+        """How many are alive."""
         self.jobs_done = 0
         self.device_lost = ""
         """Why the GPU is of no more use."""
@@ -99,7 +104,7 @@ class ClaimLoop:
                 try:
                     claims: list[Claim] = []
                     if time.monotonic() >= look_back:
-                        look_back = time.monotonic() + TAKE_OVER_INTERVAL
+                        look_back = time.monotonic() + self._shared(TAKE_OVER_INTERVAL)
                         claims = await self._claims.take_over(lane, free)
                     if len(claims) < free:
                         claims += await self._claims.take(reader, lane, free - len(claims))
@@ -114,12 +119,20 @@ class ClaimLoop:
         finally:
             await reader.aclose()
 
+    def _shared(self, interval: float) -> float:
+        """Return the seconds until this worker looks again: the fleet looks LOOKS times in `interval`."""
+        return interval * max(1.0, self.workers / LOOKS)
+
     async def _claim_live(self, tasks: Tasks, work: asyncio.TaskGroup) -> None:
         """Take live sessions one by one, so that they spread over the workers."""
+        next_sweep = 0.0
         while True:
             await self._free_slots("live")
+            if sweep := time.monotonic() >= next_sweep:
+                next_sweep = time.monotonic() + self._shared(LIVE_INTERVAL)
             try:
-                claims = await self._claims.take_live(self._last_chance if self._on_trial() else 0)
+                withheld = self._last_chance if self._on_trial() else 0
+                claims = await self._claims.take_live(withheld, sweep=sweep)
             except RedisError as error:
                 log.warning("cannot claim jobs", lane="live", error=str(error))
                 claims = []
@@ -132,10 +145,11 @@ class ClaimLoop:
 
     async def _balance(self, tasks: Tasks, work: asyncio.TaskGroup) -> None:
         """Ask for live sessions of workers that run more of them, as long as that is so."""
-        looks = 0
+        looks, pause = 0, BALANCE_INTERVAL
         async with asyncio.TaskGroup() as moves:
             while True:
-                await asyncio.sleep(BALANCE_INTERVAL)
+                await asyncio.sleep(pause)
+                pause = BALANCE_INTERVAL
                 if (
                     len(self._coming) >= self._settings.live_moves
                     or self._free("live") <= 0
@@ -148,6 +162,8 @@ class ClaimLoop:
                     log.warning("cannot look at other workers' live sessions", error=str(error))
                     continue
                 looks = looks + 1 if claim else 0
+                if not claim:
+                    pause = self._shared(BALANCE_INTERVAL)
                 if claim and looks > 1 and not (claim.id in self._coming or self._stayed_lately(claim)):
                     self._coming[claim.id] = moves.create_task(self._receive(claim, tasks, work))
 

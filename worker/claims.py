@@ -84,10 +84,12 @@ class Claims:
             )
         return claims
 
-    async def take_live(self, withheld: int = 0) -> list[Claim]:
+    async def take_live(self, withheld: int = 0, *, sweep: bool = True) -> list[Claim]:
         """Claim a live session, new or orphaned, if no other worker runs fewer than this one; none whose
-        delivery number `withheld` this would be."""
-        arguments: list[Argument] = [self.timeout_ms, LIVE_PATIENCE_MS, withheld, *self.held["live"]]
+        delivery number `withheld` this would be. Without `sweep`, look for orphans only if somebody has just
+        seen one."""
+        bounds: list[Argument] = [self.timeout_ms, LIVE_PATIENCE_MS, withheld, int(sweep)]
+        arguments = [*bounds, *self.held["live"]]
         return self._claims("live", await self._claim_by("take_live", "live", arguments))
 
     async def surplus(self, coming: int) -> Claim | None:

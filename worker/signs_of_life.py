@@ -94,7 +94,7 @@ class SignsOfLife:
                 claim, task = self._jobs.running[entry_id]
                 log.warning("claim lost to another worker", request_id=claim.job.request, job=entry_id)
                 task.cancel()
-        await fleet.announce(self._redis, self.record)
+        self._jobs.workers = await fleet.announce(self._redis, self.record)
         await self._jobs.forgive()
         for claim, task in list(self._jobs.running.values()):
             if claim.lane == "video" and await self._publisher.state(claim.job) != "running":

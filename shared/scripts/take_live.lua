@@ -1,21 +1,38 @@
 -- Claims one live session, if no other worker that is alive runs fewer: one whose worker is silent, or a new one.
 -- What nobody has taken for a while may be taken by anyone. Calling it is a sign of life.
+-- Orphans are looked for if asked to, and while somebody has just seen one: it takes as long as there are sessions.
 -- A session whose delivery would be number `withheld` stays where it is (0: none).
 -- Soon after an outage only new ones and those that were handed back are claimed.
 -- KEYS: lane, pulse.
--- ARGV: group, this worker, claim timeout (ms), patience (ms), withheld, ids that this worker works on...
+-- ARGV: group, this worker, claim timeout (ms), patience (ms), withheld, whether to look for orphans ('0' or '1'),
+-- ids that this worker works on...
 -- Returns {id, deliveries, fields} for at most one.
 -- @include steady
 local lane, group, me = KEYS[1], ARGV[1], ARGV[2]
 local timeout, patience, withheld = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local HANDED_BACK = 86400000 -- ms of silence that hand_back.lua pretends
+local SEEN = 1000 -- ms for which all look for orphans after one has seen some
 local held = {}
-for i = 6, #ARGV do
+for i = 7, #ARGV do
   held[ARGV[i]] = true
 end
 
 -- Reading one's own past from its end on finds nothing, and is seen even by Redis 6.2.
 redis.call('XREADGROUP', 'GROUP', group, me, 'STREAMS', lane, '18446744073709551615-0')
+local last
+for _, info in ipairs(redis.call('XINFO', 'GROUPS', lane)) do
+  for i = 1, #info, 2 do
+    last = info[i] == 'last-delivered-id' and info[i + 1] or last
+  end
+end
+local oldest = redis.call('XRANGE', lane, '(' .. last, '+', 'COUNT', 1)[1]
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local seen = tonumber(redis.call('HGET', KEYS[2], 'orphans') or 0)
+if not oldest and ARGV[6] == '0' and math.abs(now - seen) > SEEN then
+  return {}
+end
+
 local mine, fewest = 0, math.huge
 for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', lane, group)) do
   local fields = {}
@@ -36,6 +53,10 @@ for _, pending in ipairs(redis.call('XPENDING', lane, group, 'IDLE', oldest_sile
   -- An answer to this worker that got lost is no delivery.
   local deliveries = owner == me and pending[4] or pending[4] + 1
   local free = deliveries ~= withheld and not (owner == me and held[id])
+  if free and seen ~= now then
+    seen = now
+    redis.call('HSET', KEYS[2], 'orphans', now)
+  end
   if free and (is_my_turn or idle > timeout + patience) then
     local entry = redis.call('XCLAIM', lane, group, me, timeout, id, 'RETRYCOUNT', deliveries)[1]
     if entry then
@@ -45,18 +66,8 @@ for _, pending in ipairs(redis.call('XPENDING', lane, group, 'IDLE', oldest_sile
   end
 end
 
-if not is_my_turn then
-  local last
-  for _, info in ipairs(redis.call('XINFO', 'GROUPS', lane)) do
-    for i = 1, #info, 2 do
-      last = info[i] == 'last-delivered-id' and info[i + 1] or last
-    end
-  end
-  local oldest = redis.call('XRANGE', lane, '(' .. last, '+', 'COUNT', 1)[1]
-  local now = redis.call('TIME')
-  if not oldest or now[1] * 1000 + now[2] / 1000 - string.match(oldest[1], '^%d+') < patience then
-    return {}
-  end
+if not oldest or not is_my_turn and now - string.match(oldest[1], '^%d+') < patience then
+  return {}
 end
 local read = redis.call('XREADGROUP', 'GROUP', group, me, 'COUNT', 1, 'STREAMS', lane, '>')
 if not read or not read[1] or not read[1][2][1] then

@@ -143,6 +143,20 @@ async def test_sessions_of_a_dead_worker_are_taken_one_by_one(
     assert sorted(entry for _, entry in await one.renew()) == sorted([first.id, second.id])
 
 
+async def test_without_a_sweep_new_sessions_are_taken_and_orphans_only_while_somebody_has_seen_some(
+    redis: Redis, settings: Settings, workers: list[Claims]
+) -> None:
+    one, two = workers
+    for number in (1, 2):
+        await start(redis, settings, number)
+        assert len(await one.take_live(sweep=False)) == 1
+    await one.hand_back(["live"])
+    one.held["live"].clear()
+    assert await two.take_live(sweep=False) == []
+    assert len(await two.take_live()) == 1
+    assert len(await one.take_live(sweep=False)) == 1
+
+
 async def test_a_delivery_may_be_withheld(redis: Redis, settings: Settings, workers: list[Claims]) -> None:
     """The third of one session; another is not held up by it."""
     one, two = workers

@@ -23,9 +23,11 @@ END_GRACE = 2.0
 
 
 class ChildDied(Exception):
-    """A child process ended by itself; `signal` is what ended it, 0 if nothing did."""
+    """A child process ended by itself; `signal` is what ended it, 0 if nothing did; `status` is
+    its exit status."""
 
     def __init__(self, name: str, returncode: int) -> None:
+        self.status = returncode
         self.signal = -returncode if returncode < 0 else 0
         reason = signal.Signals(self.signal).name if self.signal else f"exit status {returncode}"
         super().__init__(f"the {name} process died ({reason})")

@@ -22,7 +22,7 @@ from shared.telemetry.instruments import jobs_done
 from worker.claims import Claims
 from worker.compose import decode_slots
 from worker.job_tasks import Tasks
-from worker.live.session import SessionMoved
+from worker.live.session import CameraBreaksWorkers, SessionMoved
 from worker.publish.publisher import Publisher
 
 log = structlog.get_logger(__name__)
@@ -259,7 +259,7 @@ class ClaimLoop:
             await self._refuse(claim, claim.job)
             return
         if claim.deliveries > self._last_chance:
-            await self._give_up(claim)
+            await self._give_up(claim, f"{self._last_chance} deliveries: every worker that had it died")
             return
         try:
             await tasks.run(claim)
@@ -267,6 +267,8 @@ class ClaimLoop:
             raise
         except (DeviceLost, SessionMoved):
             raise
+        except CameraBreaksWorkers as error:
+            await self._give_up(claim, str(error))
         except Exception:
             log.exception("job failed unexpectedly")
             await self._publisher.fail(claim.job, failed("An unknown error occurred"))
@@ -284,10 +286,10 @@ class ClaimLoop:
             await finish(redis, self._settings, request, failed(f"a job of this request is {reason}"))
         await self._claims.bury(claim, reason)
 
-    async def _give_up(self, claim: Claim) -> None:
+    async def _give_up(self, claim: Claim, why: str) -> None:
         """Move a job that no worker has survived to the dead letters, and end its request."""
-        reason = f"given up after {self._last_chance} deliveries: every worker that had it died"
-        log.error("job moved to the dead letters", lane=claim.lane, deliveries=claim.deliveries)
+        reason = f"given up after {why}"
+        log.error("job moved to the dead letters", lane=claim.lane, deliveries=claim.deliveries, reason=why)
         self._publisher.report(reason, claim.job)
         await self._publisher.fail(claim.job, failed(reason))
         if isinstance(claim.job, LiveJob):

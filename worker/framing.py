@@ -13,14 +13,17 @@ if TYPE_CHECKING:
 Message = TypeVar("Message")
 
 HEADER = struct.Struct("<I")
+LONGEST_FRACTION = 48
 LONGEST = 1 << 30
 """Bytes of one message; far more than the packets of the longest chunk of a camera."""
 
 
 class Framing(Generic[Message]):
-    """One direction of a connection: every message is one of the tagged structs in a union."""
+    """One direction of a connection: every message is one of the tagged structs in a union, and at most
+    `longest` bytes long."""
 
-    def __init__(self, union: Any) -> None:
+    def __init__(self, union: Any, longest: int = LONGEST) -> None:
+        self._longest = longest
         self._encoder = msgspec.msgpack.Encoder(enc_hook=_encode_fraction)
         self._decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(
             union, dec_hook=_decode_fraction
@@ -36,7 +39,7 @@ class Framing(Generic[Message]):
 
         Raises ConnectionError or IncompleteReadError at its end, and ConnectionError for what is no message.
         """
-        length = _length(await reader.readexactly(HEADER.size))
+        length = self._length(await reader.readexactly(HEADER.size))
         return self._decode(await reader.readexactly(length))
 
     def receive(self, connection: socket.socket) -> Message | None:
@@ -45,7 +48,7 @@ class Framing(Generic[Message]):
         head = connection.recv(HEADER.size, socket.MSG_WAITALL)
         if len(head) < HEADER.size:
             return None
-        return self._decode(connection.recv(_length(head), socket.MSG_WAITALL))
+        return self._decode(connection.recv(self._length(head), socket.MSG_WAITALL))
 
     def _decode(self, body: bytes) -> Message:
         try:
@@ -53,12 +56,11 @@ class Framing(Generic[Message]):
         except msgspec.MsgspecError as error:
             raise ConnectionError(f"unreadable message of {len(body)} bytes: {error}") from error
 
-
-def _length(head: bytes) -> int:
-    length: int = HEADER.unpack(head)[0]
-    if length > LONGEST:
-        raise ConnectionError(f"a message of {length} bytes is longer than {LONGEST}")
-    return length
+    def _length(self, head: bytes) -> int:
+        length: int = HEADER.unpack(head)[0]
+        if length > self._longest:
+            raise ConnectionError(f"a message of {length} bytes is longer than {self._longest}")
+        return length
 
 
 def _encode_fraction(value: Any) -> Any:
@@ -68,6 +70,7 @@ def _encode_fraction(value: Any) -> Any:
 
 
 def _decode_fraction(kind: type, value: Any) -> Any:
-    if kind is Fraction:
-        return Fraction(value)
+    if kind is Fraction and isinstance(value, str) and len(value) <= LONGEST_FRACTION:
+        numerator, _, denominator = value.partition("/")
+        return Fraction(int(numerator), int(denominator or 1) or 1)
     raise NotImplementedError(kind)

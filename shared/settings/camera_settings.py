@@ -62,6 +62,12 @@ class CameraSettings:
         86_400.0,
         "Seconds by which a camera's clock may differ from ours; beyond, chunks get their times on arrival",
     )
+    camera_memory_mb: int = setting(
+        "RTEMBED_CAMERA_MEMORY_MB",
+        whole(512, 1 << 20),
+        2048,
+        "Address space of a process that plays up to 32 cameras, in MiB; one that needs more is replaced",
+    )
     reconnection_interval: float = setting(
         "RTVI_RTSP_RECONNECTION_INTERVAL",
         number(0, 3600),

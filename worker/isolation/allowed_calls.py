@@ -15,8 +15,6 @@ PR_SET_NAME = 15
 CLONE_THREAD = 0x0001_0000
 CLONE_NEW = 0x7E02_0080
 """Namespaces: mount, cgroup, UTS, IPC, user, PID, network, time."""
-KIND = 0xF
-"""Of socket(2)'s type, less its flags."""
 
 
 def _threads() -> tuple[Rule, ...]:
@@ -54,19 +52,15 @@ def decoder_calls() -> tuple[Rule, ...]:
 
 
 def camera_calls() -> tuple[Rule, ...]:
-    """What a camera process needs: all that, and IP sockets over TCP and UDP that listen to nobody."""
-    plain = (
-        *("sendto", "sendmsg", "sendmmsg", "recvmmsg", "connect", "bind", "shutdown"),
-        *("setsockopt", "getsockopt", "getsockname", "getpeername"),
-        *("epoll_wait", "epoll_pwait", "epoll_ctl"),
-    )
+    """What a camera process needs: all that, and to wait for its sockets. It makes and connects none."""
+    plain = ("recvmmsg", "shutdown", "getsockopt", "getsockname", "getpeername")
     return (
-        *map(Rule, plain),
+        *map(Rule, (*plain, "epoll_wait", "epoll_pwait", "epoll_ctl")),
         Rule(
-            "socket",
+            "setsockopt",
             (
-                Only(0, (socket.AF_INET, socket.AF_INET6)),
-                Only(1, (socket.SOCK_STREAM, socket.SOCK_DGRAM), mask=KIND),
+                Only(1, (socket.SOL_SOCKET, socket.IPPROTO_TCP)),
+                Only(2, (socket.SO_REUSEADDR, socket.TCP_NODELAY)),
             ),
         ),
         Rule("ioctl", (Only(1, (FIONBIO,)),)),

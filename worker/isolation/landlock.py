@@ -18,17 +18,17 @@ def version() -> int:
     return max(0, int(libc.syscall(CREATE_RULESET, None, ctypes.c_size_t(0), VERSION_FLAG)))
 
 
-def restrict(*, network: bool) -> int:
-    """Take this thread's access to the file system, and to TCP unless `network`, for good.
+def restrict() -> int:
+    """Take this thread's access to the file system and to TCP for good.
 
-    Files that are open stay usable. Needs no_new_privs. Returns the interface's version, 0 where the kernel
-    has none and nothing is restricted.
+    Files and connections that are open stay usable. Needs no_new_privs. Returns the interface's version, 0
+    where the kernel has none and nothing is restricted.
     """
     found = version()
     if not found:
         return 0
     rights = (1 << FILE_SYSTEM[min(found, max(FILE_SYSTEM))]) - 1
-    ports = BIND_AND_CONNECT if found >= NETWORK_SINCE and not network else 0
+    ports = BIND_AND_CONNECT if found >= NETWORK_SINCE else 0
     scopes = SIGNALS_AND_ABSTRACT_SOCKETS if found >= SCOPES_SINCE else 0
     known = 1 + (found >= NETWORK_SINCE) + (found >= SCOPES_SINCE)
     attributes = struct.pack("QQQ", rights, ports, scopes)[: 8 * known]

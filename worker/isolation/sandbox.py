@@ -17,9 +17,7 @@ from worker.isolation.seccomp import PR_SET_NO_NEW_PRIVS, CannotFilter, Rule, in
 SECCOMP = "seccomp"
 
 
-def enter(
-    name: str, calls: Sequence[Rule], limits: Mapping[int, int], *, niceness: int = 0, network: bool = False
-) -> str:
+def enter(name: str, calls: Sequence[Rule], limits: Mapping[int, int], *, niceness: int = 0) -> str:
     """Isolate this process for good and say how. Its open files and sockets keep working.
 
     From now on it makes no system call but `calls`; it has no file system, no capabilities and no output, no
@@ -43,7 +41,7 @@ def enter(
     hide()
     die_with_parent(parent)
     ctypes.CDLL(None).prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    if version := landlock.restrict(network=network):
+    if version := landlock.restrict():
         done.append(f"landlock {version}")
     with contextlib.suppress(CannotFilter):
         install(calls)

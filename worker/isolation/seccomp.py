@@ -49,7 +49,19 @@ def install(rules: Iterable[Rule]) -> None:
     machine = this_machine()
     if machine is None:
         raise CannotFilter("no table of system calls for this processor")
-    program = assemble(rules, machine)
+    _load(assemble(rules, machine), machine)
+
+
+def leave_out(call: str) -> None:
+    """Let a call fail from now on as on a kernel that does not have it. Raises CannotFilter."""
+    machine = this_machine()
+    if machine is None:
+        raise CannotFilter("no table of system calls for this processor")
+    code = [*_of_machine(machine), *_returning(NUMBERS[call][machine.column], refusing(errno.ENOSYS))]
+    _load(b"".join([*code, _op(RETURN, ALLOW)]), machine)
+
+
+def _load(program: bytes, machine: Machine) -> None:
     code = ctypes.create_string_buffer(program, len(program))
     header = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(code)))
     libc = ctypes.CDLL(None, use_errno=True)
@@ -66,10 +78,7 @@ def assemble(rules: Iterable[Rule], machine: Machine) -> bytes:
     libraries take clone.
     """
     code = [
-        _op(LOAD, AUDIT_AT),
-        _op(JUMP_EQUAL, machine.audit, 1, 0),
-        _op(RETURN, KILL),
-        _op(LOAD, NUMBER_AT),
+        *_of_machine(machine),
         *_returning(NUMBERS["clone3"][machine.column], refusing(errno.ENOSYS)),
     ]
     for rule in rules:
@@ -79,6 +88,16 @@ def assemble(rules: Iterable[Rule], machine: Machine) -> bytes:
         block = [op for condition in rule.conditions for op in _check(condition)]
         code += [_op(JUMP_EQUAL, number, 0, len(block) + 1), *block, _op(RETURN, ALLOW)]
     return b"".join([*code, _op(RETURN, refusing(errno.EPERM))])
+
+
+def _of_machine(machine: Machine) -> list[bytes]:
+    """End a process that makes a call of another machine's kind; load the call's number."""
+    return [
+        _op(LOAD, AUDIT_AT),
+        _op(JUMP_EQUAL, machine.audit, 1, 0),
+        _op(RETURN, KILL),
+        _op(LOAD, NUMBER_AT),
+    ]
 
 
 def _returning(number: int | None, value: int) -> list[bytes]:

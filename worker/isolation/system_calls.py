@@ -17,7 +17,6 @@ class Machine(NamedTuple):
 MACHINES = {"x86_64": Machine(0xC000003E, 0), "aarch64": Machine(0xC00000B7, 1)}
 
 NUMBERS: dict[str, tuple[int | None, int | None]] = {
-    "bind": (49, 200),
     "brk": (12, 214),
     "clock_getres": (229, 114),
     "clock_gettime": (228, 113),
@@ -25,7 +24,6 @@ NUMBERS: dict[str, tuple[int | None, int | None]] = {
     "clone": (56, 220),
     "clone3": (435, 435),
     "close": (3, 57),
-    "connect": (42, 203),
     "epoll_ctl": (233, 21),
     "epoll_pwait": (281, 22),
     "epoll_wait": (232, None),
@@ -43,6 +41,7 @@ NUMBERS: dict[str, tuple[int | None, int | None]] = {
     "getsockopt": (55, 209),
     "gettid": (186, 178),
     "gettimeofday": (96, 169),
+    "io_uring_setup": (425, 425),
     "ioctl": (16, 29),
     "madvise": (28, 233),
     "mmap": (9, 222),
@@ -66,14 +65,11 @@ NUMBERS: dict[str, tuple[int | None, int | None]] = {
     "rt_sigreturn": (15, 139),
     "sched_getaffinity": (204, 123),
     "sched_yield": (24, 124),
-    "sendmmsg": (307, 269),
-    "sendmsg": (46, 211),
     "sendto": (44, 206),
     "set_robust_list": (273, 99),
     "setsockopt": (54, 208),
     "shutdown": (48, 210),
     "sigaltstack": (131, 132),
-    "socket": (41, 198),
     "sysinfo": (99, 179),
     "tgkill": (234, 131),
     "time": (201, None),

@@ -7,11 +7,17 @@ from worker.live.chunker import Cut
 from worker.live.rtsp.camera_description import CameraOptions, Habits
 from worker.live.stream_clock import WallSource
 
+OUT_OF_MEMORY = 12
+"""Exit status of a camera process whose memory is used up: ENOMEM."""
+LONGEST_FROM_CAMERAS = 128 << 20
+"""Bytes of one message: a chunk, whose packets the chunker bounds."""
+
 
 class Open(msgspec.Struct, tag=True, frozen=True, kw_only=True):
     """Play a camera and cut it into chunks of `duration` ns with up to `frames` frames. `habits` is what
     worked before. No chunk begins before `after` (ns since 1970), the end of the last one. With `begin`,
-    frames before that time are left out, and Primed says from when on chunks could begin."""
+    frames before that time are left out, and Primed says from when on chunks could begin. With `describe`,
+    only Described comes."""
 
     camera: int
     url: str
@@ -23,6 +29,7 @@ class Open(msgspec.Struct, tag=True, frozen=True, kw_only=True):
     habits: Habits = Habits()
     after: int = 0
     begin: int = 0
+    describe: bool = False
 
 
 class Close(msgspec.Struct, tag=True, frozen=True):
@@ -38,7 +45,15 @@ class Pause(msgspec.Struct, tag=True, frozen=True):
     on: bool
 
 
-ToCameras = Open | Close | Pause
+class Refused(msgspec.Struct, tag=True, frozen=True):
+    """The worker opens no socket for a request; `udp`: a request for UDP sockets."""
+
+    number: int
+    error: str
+    udp: bool = False
+
+
+ToCameras = Open | Close | Pause | Refused
 
 
 class Pulse(msgspec.Struct, tag=True, frozen=True):
@@ -82,7 +97,64 @@ class Ended(msgspec.Struct, tag=True, frozen=True):
     error: str = ""
 
 
-FromCameras = Pulse | Opened | Primed | Taken | Told | Ended
+class Described(msgspec.Struct, tag=True, frozen=True):
+    """What a camera's video is."""
+
+    camera: int
+    codec: str
+
+
+class Ready(msgspec.Struct, tag=True, frozen=True):
+    """The process can take cameras; `isolation` says what keeps it from anything else."""
+
+    isolation: str
+
+
+class Connect(msgspec.Struct, tag=True, frozen=True):
+    """A request, with a number of its own: connect a camera's socket to a host."""
+
+    camera: int
+    number: int
+    host: str
+    port: int
+
+
+class Bind(msgspec.Struct, tag=True, frozen=True):
+    """A request: open two UDP sockets for a camera."""
+
+    camera: int
+    number: int
+
+
+class Join(msgspec.Struct, tag=True, frozen=True):
+    """A request: open two UDP sockets that listen to a multicast group."""
+
+    camera: int
+    number: int
+    group: str
+    ports: tuple[int, int]
+    interface: str
+
+
+class Datagram(msgspec.Struct, tag=True, frozen=True):
+    """Send a datagram from a camera's first or second UDP socket."""
+
+    camera: int
+    channel: int
+    data: bytes
+    host: str
+    port: int
+
+
+class Release(msgspec.Struct, tag=True, frozen=True):
+    """A camera needs its UDP sockets no more."""
+
+    camera: int
+
+
+OfSockets = Connect | Bind | Join | Datagram | Release
+OfVideo = Opened | Primed | Taken | Told | Described | Ended
+FromCameras = Pulse | Ready | OfVideo | OfSockets
 
 TO_CAMERAS: Framing[ToCameras] = Framing(ToCameras)
-FROM_CAMERAS: Framing[FromCameras] = Framing(FromCameras)
+FROM_CAMERAS: Framing[FromCameras] = Framing(FromCameras, longest=LONGEST_FROM_CAMERAS)

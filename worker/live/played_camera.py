@@ -8,12 +8,13 @@ import msgspec
 
 from shared.addresses import CameraAddress
 from shared.chunks import SECOND
-from worker.live.camera_messages import Ended, FromCameras, Open, Opened, Primed, Taken, Told
+from worker.live.camera_messages import Described, Ended, FromCameras, Open, Opened, Primed, Taken, Told
 from worker.live.chunker import Chunker, Cut
 from worker.live.rtp.access_units import AccessUnit
 from worker.live.rtp.excess import Excess
 from worker.live.rtsp.camera_description import CameraError, Delivery, TransportRefused, address
-from worker.live.rtsp.rtsp_client import Player
+from worker.live.rtsp.camera_sockets import CameraSockets
+from worker.live.rtsp.rtsp_client import Player, probe_camera
 from worker.live.rtsp.rtsp_conversation import follow
 from worker.live.stream_clock import WallSource
 
@@ -35,8 +36,9 @@ class Send(Protocol):
 class PlayedCamera:
     """One camera that is being played."""
 
-    def __init__(self, order: Open, send: Send) -> None:
+    def __init__(self, order: Open, send: Send, sockets: CameraSockets) -> None:
         self._order = order
+        self._sockets = sockets
         self._send = send
         self._chunker: Chunker | None = None
         self._player: Player | None = None
@@ -51,9 +53,12 @@ class PlayedCamera:
         error = ""
         order = self._order
         try:
-            await follow(address(order.url, order.username, order.password), self._play_any)
+            where = address(order.url, order.username, order.password)
+            await (self._describe(where) if order.describe else follow(where, self._play_any))
         except CameraError as problem:
             error = str(problem)
+        except MemoryError:  # whose camera took it, nobody knows
+            raise
         except Exception as problem:  # whatever one camera provokes, the others go on
             error = f"{type(problem).__name__}: {problem}"
         self._finish(error)
@@ -76,6 +81,10 @@ class PlayedCamera:
         if self._unread_since is not None:
             self._skipped += (time.monotonic_ns() - self._unread_since) // self._order.duration
 
+    async def _describe(self, where: CameraAddress) -> None:
+        track = await probe_camera(where, self._order.options, self._sockets)
+        self._send(Described(self._order.camera, track.codec))
+
     async def _play_any(self, where: CameraAddress) -> None:
         """UDP first, then TCP, unless a transport is asked for or has worked before. TLS is for TCP only."""
         wanted = self._order.options.transport
@@ -90,7 +99,9 @@ class PlayedCamera:
 
     async def _play(self, where: CameraAddress, transport: Delivery) -> None:
         order = self._order
-        self._player = player = Player(where, order.options, transport, order.habits, note=self._excess.note)
+        self._player = player = Player(
+            where, order.options, transport, order.habits, note=self._excess.note, sockets=self._sockets
+        )
 
         def opened() -> None:
             self._finish("")  # what another address or transport gave

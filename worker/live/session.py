@@ -25,11 +25,10 @@ from shared.settings import Settings
 from worker.batcher import Batcher, milliseconds
 from worker.live.backlog import Backlog
 from worker.live.camera_messages import Open, Opened, Primed, Taken, Told
-from worker.live.camera_pool import Cameras, Feed
+from worker.live.camera_pool import ROOM, CameraProcessDied, Cameras, Feed
 from worker.live.chunker import Cut
 from worker.live.moves import Departure
-from worker.live.rtsp.camera_description import CameraError, CameraOptions, Habits, Transport, address
-from worker.live.rtsp.rtsp_client import probe_camera
+from worker.live.rtsp.camera_description import CameraError, CameraOptions, Habits, Transport
 from worker.live.tracing import LiveTrace
 from worker.media.clip_source import Clip, MediaFacts
 from worker.media.decoder_pool import DecoderPool
@@ -42,12 +41,18 @@ log = structlog.get_logger(__name__)
 BEAT_INTERVAL = 0.5
 Order = Literal["go on", "stop", "ended", "lost"]
 STAND_BY_INTERVAL = 0.2
+FORGIVEN_AFTER = 600.0
+"""Seconds of playing after which earlier deaths of a camera's processes do not count."""
 COMPLAINT_INTERVAL = 10.0
 """Seconds between two error events about chunks that one stream lost to overload."""
 
 
 class SessionMoved(Exception):
     """Another worker goes on with the session."""
+
+
+class CameraBreaksWorkers(Exception):
+    """Every process that played the camera died, the last one playing no other."""
 
 
 class LiveSessions:
@@ -74,7 +79,7 @@ class LiveSessions:
         self.owner = owner
         self.errors = errors
         self.options = camera_options(settings)
-        self.cameras = Cameras()
+        self.cameras = Cameras(settings.camera_memory_mb << 20)
         self._received: dict[str, tuple[LiveSession, asyncio.Task[None]]] = {}
         """Sessions that were handed over to this worker, by their jobs, with their cameras playing."""
 
@@ -133,11 +138,20 @@ class LiveSessions:
         """Ask a camera for its video. Raises InvalidFile naming what is wrong."""
         login = await self._login(asset.id)
         try:
-            where = address(asset.path, login.username, login.password)
-            track = await probe_camera(where, self.options)
+            codec = await self.cameras.describe(
+                Open(
+                    camera=0,
+                    url=asset.path,
+                    username=login.username,
+                    password=login.password,
+                    options=self.options,
+                    duration=SECOND,
+                    frames=1,
+                )
+            )
         except CameraError as error:
             raise InvalidFile(f"Cannot use the stream {asset.path}: {error}") from error
-        return MediaFacts(kind="video", codec=track.codec, width=0, height=0)
+        return MediaFacts(kind="video", codec=codec, width=0, height=0)
 
     async def aclose(self) -> None:
         """End the processes."""
@@ -226,6 +240,7 @@ class LiveSession:
         self._dropped = record.dropped
         self._failed = record.failed
         self._reconnections = record.reconnections
+        self._deaths = 0
         self._waiting = Backlog(shared.settings.live_backlog)
         self._changed = asyncio.Event()
         self._over = False
@@ -286,18 +301,27 @@ class LiveSession:
         while True:
             try:
                 self._feed = Feed(self._opened, self._taken, self._told, self._note_primed)
-                await self._shared.cameras.play(self._order(), self._feed)
+                began = time.monotonic()
+                await self._shared.cameras.play(self._order(), self._feed, self._deaths)
                 log.info("live stream ended by itself", stream=self._asset.id)
                 return
             except CameraError as error:
                 if self._standing_by:
                     log.warning("camera cannot be played twice", stream=self._asset.id, error=str(error))
                     return
+                if isinstance(error, CameraProcessDied):
+                    self._count_death(str(error), time.monotonic() - began)
                 if not self._outage.failed(str(error), time.monotonic()):
                     self._give_up()
                     return
                 self._retry()
             await asyncio.sleep(self._settings.reconnection_interval)
+
+    def _count_death(self, error: str, played: float) -> None:
+        """Count a process that died under the camera. Raises CameraBreaksWorkers for the last."""
+        self._deaths = self._deaths + 1 if played < FORGIVEN_AFTER else 1
+        if self._deaths >= len(ROOM):
+            raise CameraBreaksWorkers(f"{self._deaths} processes that played the camera died: {error}")
 
     def _order(self) -> Open:
         return Open(

@@ -1,11 +1,15 @@
 """Live streams of services with several workers, narrow limits, or a slow model."""
 
+import contextlib
+import os
 import signal
 import subprocess
 import time
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
+import psutil
 import pytest
 from redis import Redis
 
@@ -181,6 +185,53 @@ def test_a_camera_that_ends_every_worker_is_given_up(
         detail: Any = redis.hget(keys.live(stream), "detail")
         assert b"given up after 3 deliveries" in detail
         assert live_stack.client.delete(f"/streams/delete/{stream}").status_code == 200
+
+
+def test_a_camera_that_ends_every_camera_process_is_given_up(
+    live_stack: Stack, redis: Redis, pictures: list[Picture]
+) -> None:
+    """The worker and its other camera go on."""
+    listener = told(redis)
+    with ScriptedCamera(pictures) as camera, ScriptedCamera(pictures) as other:
+        broken, good = add(live_stack, camera.url, other.url)
+        watcher = Watcher(live_stack, broken)
+        ended: set[int] = set()
+        for number in range(3):
+            wait_for(partial(has_played, camera, number))
+            (process,) = camera_processes(live_stack) - ended
+            ended.add(process)
+            os.kill(process, signal.SIGSEGV)
+        watcher.join(10)
+        assert watcher.done
+        why = b"given up after 3 processes that played the camera died: "
+        wait_for(lambda: any(letter[b"error"].startswith(why) for letter in letters(redis)))
+        assert "SIGSEGV" in str(redis.hget(keys.live(broken), "detail"))
+        after = Watcher(live_stack, good)
+        wait_for(lambda: len(after.chunks) == 1)
+        said = [e["event"] for e in events_of(listener) if e["streamId"] == broken]
+    assert sum("Retrying" in event and "camera process died (SIGSEGV)" in event for event in said) == 2
+
+
+def letters(redis: Redis) -> list[Any]:
+    """The dead letters."""
+    found: Any = redis.xrange(keys.JOBS_DEAD)
+    return [fields for _, fields in found]
+
+
+def has_played(camera: ScriptedCamera, times: int) -> bool:
+    """Whether a camera was asked to play more often than that."""
+    return len(camera.plays) > times
+
+
+def camera_processes(stack: Stack) -> set[int]:
+    """The camera processes of a service's workers that run now."""
+    found = set()
+    for worker in stack.workers:
+        for child in psutil.Process(worker.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if "worker.live.camera_process" in child.cmdline():
+                    found.add(child.pid)
+    return found
 
 
 @like(MODEL_PATH="null?video=2")

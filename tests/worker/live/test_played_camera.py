@@ -13,6 +13,7 @@ from worker.live.camera_messages import Ended, FromCameras, Open, Opened, Taken,
 from worker.live.chunker import Cut
 from worker.live.played_camera import BACKLOG, PlayedCamera
 from worker.live.rtsp.camera_description import CameraOptions, Habits
+from worker.live.rtsp.camera_sockets import OwnSockets
 
 OPTIONS = CameraOptions(open_timeout=3, udp_timeout=0.4, read_timeout=0.7, latency=0.2)
 HOUR = 90_000 * 3600
@@ -51,7 +52,7 @@ async def play(
         duration=round(seconds * SECOND), frames=8, **order,
     )  # fmt: skip
     async with asyncio.timeout(limit):
-        await PlayedCamera(wanted, collected).run()
+        await PlayedCamera(wanted, collected, OwnSockets([])).run()
     return collected
 
 
@@ -221,7 +222,7 @@ async def test_chunks_are_skipped_while_the_worker_does_not_read(pictures: list[
         camera=1, url="", username="", password="", options=OPTIONS, duration=SECOND, frames=8,
     )  # fmt: skip
     with ScriptedCamera(pictures, ends=True, speed=2) as camera:
-        played = PlayedCamera(msgspec.structs.replace(order, url=camera.url), collected)
+        played = PlayedCamera(msgspec.structs.replace(order, url=camera.url), collected, OwnSockets([]))
         playing = asyncio.create_task(played.run())
         await asyncio.sleep(1.2)
         collected.backlog = 0

@@ -21,6 +21,7 @@ from worker.live.rtp.excess import Excess
 from worker.live.rtp.nal_payload import MOST_DISORDER
 from worker.live.rtp.rtp_packets import REORDERED, Reorder, RtpPacket
 from worker.live.rtsp.camera_description import CameraOptions
+from worker.live.rtsp.camera_sockets import OwnSockets
 from worker.live.rtsp.reading_budget import BURST, LEAST, SHARED, TOO_MUCH, ReadingBudget
 from worker.live.rtsp.rtsp_connection import Connection
 from worker.live.rtsp.session_description import START_CODE, Track
@@ -285,7 +286,7 @@ async def test_a_camera_that_has_to_wait(pictures: list[Picture], transport: str
     """Over TCP nothing is lost; over UDP what was sent meanwhile is, and counts as chunks skipped."""
     collected = Collected()
     with ScriptedCamera(pictures, ends=True, speed=4) as camera:
-        played = PlayedCamera(order(camera.url, transport), collected)
+        played = PlayedCamera(order(camera.url, transport), collected, OwnSockets([]))
         playing = asyncio.create_task(played.run())
         await until(lambda: len(collected.taken) >= 2)
         played.pause(on=True)
@@ -333,7 +334,7 @@ async def test_a_camera_that_costs_too_much_time_has_to_wait(
     collected = Collected()
     with ScriptedCamera(pictures[:40], ends=True, speed=4) as camera:
         async with asyncio.timeout(10):
-            await PlayedCamera(order(camera.url, transport), collected).run()
+            await PlayedCamera(order(camera.url, transport), collected, OwnSockets([])).run()
     assert [message.camera for message in collected.all if isinstance(message, Opened)] == [1]
     (told,) = [message.event for message in collected.all if isinstance(message, Told)]
     assert told == f"{TOO_MUCH} (1 so far)"

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from shared.addresses import CameraAddress
 from worker.live.rtsp.camera_description import CameraError, CameraOptions, shown
+from worker.live.rtsp.camera_sockets import CameraSockets
 from worker.live.rtsp.rtsp_connection import Connection
 from worker.live.rtsp.rtsp_conversation import connect
 from worker.live.rtsp.rtsp_login import RtspLogin
@@ -22,7 +23,7 @@ _HAS_PORT = re.compile(r"[a-z]+://(?:\[[^\]]*\]|[^/?#:\[]*):[0-9]", re.IGNORECAS
 
 
 async def open_tunnel(
-    where: CameraAddress, options: CameraOptions, make: Callable[[], Connection]
+    where: CameraAddress, options: CameraOptions, sockets: CameraSockets, make: Callable[[], Connection]
 ) -> Connection:
     """Connect to a camera through HTTP: at the port of its address, or else at 80, with TLS at 443. Raises
     CameraError."""
@@ -33,18 +34,18 @@ async def open_tunnel(
     login = RtspLogin(where.username, where.password)
     common = {"Host": where.host, "x-sessioncookie": secrets.token_hex(11)}
     common |= {"Pragma": "no-cache", "Cache-Control": "no-cache"}
-    taking = await connect(where, options, make)
+    taking = await connect(where, options, sockets, make)
     reply = await taking.request_http("GET", path, {**common, "Accept": TYPE})
     if reply.status == 401:
         taking.close()
         login.learn(reply)
-        taking = await connect(where, options, make)
+        taking = await connect(where, options, sockets, make)
         headers = {**common, "Accept": TYPE, **login.headers("GET", path)}
         reply = await taking.request_http("GET", path, headers)
     if reply.status != 200:
         taking.close()
         raise CameraError(f"the camera answers HTTP GET {shown(path)} with {reply.status} {reply.reason}")
-    sending = await connect(where, options, _ignoring)
+    sending = await connect(where, options, sockets, _ignoring)
     headers = {**common, "Content-Type": TYPE, "Content-Length": str(POSTED), **login.headers("POST", path)}
     sending.send_http("POST", path, headers)
     taking.send_through(sending)

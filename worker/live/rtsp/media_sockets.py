@@ -1,17 +1,11 @@
 """The UDP sockets of a session: media arrives at the first, RTCP at the second."""
 
 import asyncio
-import secrets
 import socket
 import time
 from collections.abc import Callable
-from ipaddress import ip_address
 
-from worker.live.rtsp.camera_description import TransportRefused
-
-RECEIVE_BUFFER = 2 << 20
-LOWEST_PORT, PORTS = 16_384, 16_000
-LOWEST_GROUP_PORT = 1024
+from worker.live.rtsp.camera_sockets import CameraSockets
 
 
 class Datagrams(asyncio.DatagramProtocol):
@@ -52,62 +46,35 @@ class MediaSockets:
         self,
         host: str,
         on_media: Callable[[int, bytes], None],
+        sockets: CameraSockets,
         on_spent: Callable[[float], None] = lambda seconds: None,
     ) -> None:
         self.hosts = {host}
         self._host = host
         self._on_media = on_media
         self._on_spent = on_spent
-        self._sockets: list[tuple[asyncio.DatagramTransport, Datagrams]] = []
+        self._sockets = sockets
+        self._open: list[tuple[asyncio.DatagramTransport, Datagrams]] = []
         self._ports: tuple[int, int] | None = None
 
     async def bind(self) -> int:
-        """Open two neighbouring ports, the first even (RFC 3550, 11); return that. Raises TransportRefused if
-        there are no two."""
-        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
-        for _ in range(50):
-            first = LOWEST_PORT + 2 * secrets.randbelow(PORTS // 2)
-            if pair := _bound(family, (first, first + 1)):
-                for channel, one in enumerate(pair):
-                    await self._listen(channel, one)
-                return first
-        raise TransportRefused("no two free UDP ports")
+        """Open two neighbouring ports; return the first. Raises TransportRefused if there are no two."""
+        pair = await self._sockets.bind()
+        await self._listen(pair)
+        return int(pair[0].getsockname()[1])
 
     async def join(self, group: str, ports: tuple[int, int], interface: str) -> None:
         """Listen to a group at the network interface with this address. Raises TransportRefused."""
-        try:
-            address = ip_address(group)
-        except ValueError as error:
-            raise TransportRefused("the camera names no multicast group") from error
-        if not address.is_multicast or min(ports) < LOWEST_GROUP_PORT:
-            raise TransportRefused(
-                f"the camera's multicast group is {group}, ports {ports[0]} and {ports[1]}"
-            )
-        family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
-        pair = _bound(family, ports, group)
-        if not pair:
-            raise TransportRefused(f"the ports {ports[0]} and {ports[1]} of the multicast group are taken")
-        for channel, one in enumerate(pair):
-            try:
-                if family == socket.AF_INET6:
-                    one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, address.packed + bytes(4))
-                else:
-                    member = address.packed + socket.inet_aton(interface)
-                    one.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, member)
-            except OSError as error:
-                for each in pair[channel:]:
-                    each.close()
-                raise TransportRefused(f"the multicast group {group} cannot be joined: {error}") from error
-            await self._listen(channel, one)
+        await self._listen(await self._sockets.join(group, ports, interface))
         self._host = group
         self._ports = 0, ports[1]
 
-    async def _listen(self, channel: int, one: socket.socket) -> None:
+    async def _listen(self, pair: list[socket.socket]) -> None:
         loop = asyncio.get_running_loop()
-        made = await loop.create_datagram_endpoint(
-            lambda: Datagrams(channel, self.hosts, self._on_media, self._on_spent), sock=one
-        )
-        self._sockets.append(made)
+        for channel, one in enumerate(pair):
+            protocol = Datagrams(channel, self.hosts, self._on_media, self._on_spent)
+            transport, _ = await loop.create_datagram_endpoint(lambda made=protocol: made, sock=one)  # type: ignore[misc]
+            self._open.append((transport, protocol))
 
     def aim(self, ports: tuple[int, int]) -> None:
         """Take the camera's ports, and open the way through a NAT by sending something to each."""
@@ -121,28 +88,12 @@ class MediaSockets:
 
     def _send(self, channel: int, data: bytes) -> None:
         if self._ports and self._ports[channel]:
-            self._sockets[channel][0].sendto(data, (self._host, self._ports[channel]))
+            self._sockets.send(channel, data, self._host, self._ports[channel])
 
     async def close(self) -> None:
         """Close the sockets."""
-        for transport, protocol in self._sockets:
+        self._sockets.close()
+        for transport, protocol in self._open:
             transport.abort()
             await protocol.gone.wait()
-        self._sockets.clear()
-
-
-def _bound(family: socket.AddressFamily, ports: tuple[int, int], group: str = "") -> list[socket.socket]:
-    """Return two sockets at these ports; none if one of them is taken. Those of a group may be shared."""
-    pair: list[socket.socket] = []
-    try:
-        for port in ports:
-            pair.append(socket.socket(family, socket.SOCK_DGRAM))
-            if group:
-                pair[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            pair[-1].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
-            pair[-1].bind((group, port))
-    except OSError:
-        for one in pair:
-            one.close()
-        return []
-    return pair
+        self._open.clear()

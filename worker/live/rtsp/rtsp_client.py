@@ -25,6 +25,7 @@ from worker.live.rtsp.camera_description import (
     RequestRefused,
     TransportRefused,
 )
+from worker.live.rtsp.camera_sockets import CameraSockets, OwnSockets
 from worker.live.rtsp.control_address import base_address, control_addresses
 from worker.live.rtsp.http_tunnel import open_tunnel
 from worker.live.rtsp.media_sockets import MediaSockets
@@ -59,7 +60,7 @@ class Player:
 
     `play` hands every access unit to `take`. Before, at the first packet, it calls `opened`, when `track` is
     known. `habits` says what to try first, and is what has worked once the camera plays. `log` gets what is
-    said, `note` what is too much.
+    said, `note` what is too much. `sockets` opens what it needs; by default, in this process.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Player:
         log: Callable[[Exchange], None] | None = None,
         *,
         note: Note = ignore,
+        sockets: CameraSockets | None = None,
     ) -> None:
         self.track: Track
         self.reception: Reception
@@ -81,6 +83,7 @@ class Player:
         self._kind = transport
         self._log = log
         self._note = note
+        self._opening = sockets or OwnSockets(options.networks)
         self._base = where.url
         self._control = where.url
         self._conversation: Conversation | None = None
@@ -220,6 +223,7 @@ class Player:
         connection = await reach(
             self._where,
             self._options,
+            self._opening,
             lambda: Connection(self._media, self._request, self._log, self._spent),
         )
         self._conversation = Conversation(self._where, connection)
@@ -236,7 +240,7 @@ class Player:
         if self._kind in ("tcp", "http"):
             wanted = "RTP/AVP/TCP;unicast;interleaved=0-1"
         else:
-            self._sockets = MediaSockets(self._talk.connection.peer, self._media, self._spent)
+            self._sockets = MediaSockets(self._talk.connection.peer, self._media, self._opening, self._spent)
             wanted = "RTP/AVP;multicast"
             if self._kind == "udp":
                 port = await self._sockets.bind()
@@ -400,11 +404,13 @@ def _pair(match: re.Match[str] | None, most: int) -> tuple[int, int] | None:
     return (first, second) if max(first, second) <= most else None
 
 
-async def probe_camera(where: CameraAddress, options: CameraOptions) -> Track:
+async def probe_camera(
+    where: CameraAddress, options: CameraOptions, sockets: CameraSockets | None = None
+) -> Track:
     """Return the camera's video track. Raises CameraError if it cannot be reached or has none."""
 
     async def attempt(there: CameraAddress) -> Track:
-        player = Player(there, options, "http" if options.transport == "http" else "tcp")
+        player = Player(there, options, "http" if options.transport == "http" else "tcp", sockets=sockets)
         try:
             return await player.describe()
         finally:

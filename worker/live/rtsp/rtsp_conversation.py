@@ -4,10 +4,9 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
-from ipaddress import ip_address, ip_network
 from typing import TypeVar
 
-from shared.addresses import CameraAddress, may_be_camera
+from shared.addresses import CameraAddress
 from worker.live.rtsp.camera_description import (
     CameraError,
     CameraOptions,
@@ -16,6 +15,7 @@ from worker.live.rtsp.camera_description import (
     address,
     shown,
 )
+from worker.live.rtsp.camera_sockets import CameraSockets
 from worker.live.rtsp.control_address import origin
 from worker.live.rtsp.rtsp_connection import Connection, Reply
 from worker.live.rtsp.rtsp_login import RtspLogin
@@ -25,33 +25,18 @@ REDIRECTED = {301, 302, 303, 305, 307, 308}
 MOST_REDIRECTIONS = 5
 ANOTHER_ADDRESS = {400, 403, 404, 405, 410, 451, 455, 459, 460}
 """Answers after which the next form of a track's address is tried."""
-MOST_ADDRESSES_TRIED = 4
-"""Addresses of one host that are tried before it counts as out of reach."""
 
 T = TypeVar("T")
 
 
-async def connect(where: CameraAddress, options: CameraOptions, make: Callable[[], Connection]) -> Connection:
-    """Connect to the first address of a camera's host that answers and that cameras may have. Raises
-    CameraError."""
-    loop = asyncio.get_running_loop()
+async def connect(
+    where: CameraAddress, options: CameraOptions, sockets: CameraSockets, make: Callable[[], Connection]
+) -> Connection:
+    """Connect to a camera. Raises CameraError."""
     tls = tls_context(options, where.host) if where.secure else None
+    opened = await sockets.connect(where.host, where.port)
     try:
-        found = await loop.getaddrinfo(where.host, where.port, type=socket.SOCK_STREAM)
-        networks = [ip_network(network) for network in options.networks]
-        hosts = [str(name[0]) for *_, name in found]
-        hosts = [host for host in hosts if may_be_camera(ip_address(host), networks)][:MOST_ADDRESSES_TRIED]
-        if not hosts:
-            raise CameraError("its address is in no network that cameras may be in")
-        for host in hosts:
-            try:
-                _, connection = await loop.create_connection(
-                    make, host, where.port, ssl=tls, server_hostname=where.host if tls else None
-                )
-                return connection
-            except OSError as error:
-                if isinstance(error, ssl.SSLError) or host == hosts[-1]:
-                    raise
+        return await _converse(opened, tls, where.host, make)
     except ssl.SSLCertVerificationError as error:
         raise CameraError(
             f"its certificate is not trusted: {error.verify_message}; see RTEMBED_RTSP_CA_FILE"
@@ -59,7 +44,20 @@ async def connect(where: CameraAddress, options: CameraOptions, make: Callable[[
     except (OSError, ValueError) as error:  # ValueError: no name of a host, after all
         reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
         raise CameraError(f"cannot connect: {reason}") from error
-    raise CameraError("cannot connect")
+
+
+async def _converse(
+    opened: socket.socket, tls: ssl.SSLContext | None, host: str, make: Callable[[], Connection]
+) -> Connection:
+    """Return the connection over a socket, which is closed if there is none."""
+    try:
+        _, connection = await asyncio.get_running_loop().create_connection(
+            make, sock=opened, ssl=tls, server_hostname=host if tls else None
+        )
+    except BaseException:
+        opened.close()
+        raise
+    return connection
 
 
 class Conversation:

@@ -10,6 +10,7 @@ from tests.camera import Picture, ScriptedCamera, encode
 from tests.support import until
 from worker.live.rtp.access_units import AccessUnit
 from worker.live.rtsp.camera_description import CameraOptions, address
+from worker.live.rtsp.camera_sockets import OwnSockets
 from worker.live.rtsp.media_sockets import MediaSockets
 from worker.live.rtsp.rtsp_client import Player
 
@@ -91,7 +92,7 @@ async def test_a_burst_of_loss_is_survived(pictures: list[Picture]) -> None:
 
 async def test_packets_of_strangers_are_ignored() -> None:
     got: list[tuple[int, bytes]] = []
-    sockets = MediaSockets("127.0.0.9", lambda channel, data: got.append((channel, data)))
+    sockets = MediaSockets("127.0.0.9", lambda channel, data: got.append((channel, data)), OwnSockets([]))
     port = await sockets.bind()
     for host, data in (("127.0.0.1", b"stranger"), ("127.0.0.9", b"camera")):
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:

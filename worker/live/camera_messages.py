@@ -45,7 +45,7 @@ class Pause(msgspec.Struct, tag=True, frozen=True):
     on: bool
 
 
-class Refused(msgspec.Struct, tag=True, frozen=True):
+class NoSocket(msgspec.Struct, tag=True, frozen=True):
     """The worker opens no socket for a request; `udp`: a request for UDP sockets."""
 
     number: int
@@ -53,7 +53,7 @@ class Refused(msgspec.Struct, tag=True, frozen=True):
     udp: bool = False
 
 
-ToCameras = Open | Close | Pause | Refused
+ToCameras = Open | Close | Pause | NoSocket
 
 
 class Pulse(msgspec.Struct, tag=True, frozen=True):

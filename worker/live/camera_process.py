@@ -25,11 +25,11 @@ from worker.live.camera_messages import (
     TO_CAMERAS,
     Close,
     FromCameras,
+    NoSocket,
     Open,
     Pause,
     Pulse,
     Ready,
-    Refused,
 )
 from worker.live.played_camera import BACKLOG, PlayedCamera
 from worker.live.rtsp.camera_description import CameraOptions
@@ -80,7 +80,7 @@ async def serve(connection: socket.socket, handed: socket.socket, memory: int) -
                         cameras.pop(number)[1].cancel()
                     case Pause(number, on) if number in cameras:
                         cameras[number][0].pause(on=on)
-                    case Refused() as refused:
+                    case NoSocket() as refused:
                         loans.refused(refused)
         for _, task in cameras.values():
             task.cancel()

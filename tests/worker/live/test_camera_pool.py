@@ -19,7 +19,7 @@ from shared.chunks import SECOND
 from tests.camera import Answer, Asked, Picture, ScriptedCamera, encode
 from tests.support import until
 from worker.isolation.system_calls import this_machine
-from worker.live.camera_messages import Bind, Connect, Datagram, Join, Open, Opened, Refused, Taken
+from worker.live.camera_messages import Bind, Connect, Datagram, Join, NoSocket, Open, Opened, Taken
 from worker.live.camera_pool import ROOM, CameraProcess, CameraProcessDied, Cameras, Feed
 from worker.live.rtsp.camera_description import CameraError, CameraOptions, Habits, Transport
 from worker.live.rtsp.lent_sockets import MOST_OPENED, Lender
@@ -171,7 +171,7 @@ async def test_cameras_whose_process_died_are_played_by_fewer(cameras: Cameras) 
 async def test_a_taken_over_process_gets_what_its_cameras_may_have() -> None:
     """Whatever it asks for."""
     handing, handed = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    refusals: list[Refused] = []
+    refusals: list[NoSocket] = []
     lender = Lender(handing, refusals.append)
     lender.add(1, [])
     asked: list[Any] = [

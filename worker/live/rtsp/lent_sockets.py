@@ -10,7 +10,7 @@ import socket
 import struct
 from collections.abc import Callable, Sequence
 
-from worker.live.camera_messages import Bind, Connect, Datagram, Join, OfSockets, Refused, Release
+from worker.live.camera_messages import Bind, Connect, Datagram, Join, NoSocket, OfSockets, Release
 from worker.live.rtsp.camera_description import CameraError, TransportRefused
 from worker.live.rtsp.camera_sockets import OwnSockets
 
@@ -27,7 +27,7 @@ class Lender:
     """Opens sockets for the cameras of one process, in the worker. `handing` leads to the process, as does
     `refuse`."""
 
-    def __init__(self, handing: socket.socket, refuse: Callable[[Refused], None]) -> None:
+    def __init__(self, handing: socket.socket, refuse: Callable[[NoSocket], None]) -> None:
         handing.setblocking(False)
         self._handing = handing
         self._refuse = refuse
@@ -56,7 +56,7 @@ class Lender:
             case Release():
                 borrower.sockets.close()
             case _ if borrower.opened >= MOST_OPENED:
-                self._refuse(Refused(message.number, f"asks for more than {MOST_OPENED} connections"))
+                self._refuse(NoSocket(message.number, f"asks for more than {MOST_OPENED} connections"))
             case _:
                 borrower.opened += 1
                 task = asyncio.create_task(self._open(borrower.sockets, message))
@@ -74,13 +74,13 @@ class Lender:
                     case Join():
                         opened = await sockets.join(wanted.group, wanted.ports, wanted.interface)
         except (CameraError, TimeoutError) as error:
-            self._refuse(Refused(wanted.number, str(error), udp=isinstance(error, TransportRefused)))
+            self._refuse(NoSocket(wanted.number, str(error), udp=isinstance(error, TransportRefused)))
             return
         try:
             number = _NUMBER.pack(wanted.number & 0xFFFFFFFF)
             socket.send_fds(self._handing, [number], [one.fileno() for one in opened])
         except OSError:
-            self._refuse(Refused(wanted.number, _UNTOLD))
+            self._refuse(NoSocket(wanted.number, _UNTOLD))
         finally:
             for one in opened:
                 one.close()
@@ -128,7 +128,7 @@ class Loans:
         finally:
             self._waiting.pop(number, None)
 
-    def refused(self, refused: Refused) -> None:
+    def refused(self, refused: NoSocket) -> None:
         """The worker opens none."""
         answer = self._waiting.get(refused.number)
         if answer and not answer.done():

@@ -104,7 +104,7 @@ class Described(msgspec.Struct, tag=True, frozen=True):
     codec: str
 
 
-class Ready(msgspec.Struct, tag=True, frozen=True):
+class Confined(msgspec.Struct, tag=True, frozen=True):
     """The process can take cameras; `isolation` says what keeps it from anything else."""
 
     isolation: str
@@ -154,7 +154,7 @@ class Release(msgspec.Struct, tag=True, frozen=True):
 
 OfSockets = Connect | Bind | Join | Datagram | Release
 OfVideo = Opened | Primed | Taken | Told | Described | Ended
-FromCameras = Pulse | Ready | OfVideo | OfSockets
+FromCameras = Pulse | Confined | OfVideo | OfSockets
 
 TO_CAMERAS: Framing[ToCameras] = Framing(ToCameras)
 FROM_CAMERAS: Framing[FromCameras] = Framing(FromCameras, longest=LONGEST_FROM_CAMERAS)

@@ -19,6 +19,7 @@ from worker.live.camera_messages import (
     OUT_OF_MEMORY,
     TO_CAMERAS,
     Close,
+    Confined,
     Described,
     Ended,
     FromCameras,
@@ -28,7 +29,6 @@ from worker.live.camera_messages import (
     Pause,
     Primed,
     Pulse,
-    Ready,
     Taken,
     ToCameras,
     Told,
@@ -157,7 +157,7 @@ class CameraProcess(ChildProcess[ToCameras, FromCameras]):
     def _dispatch(self, message: FromCameras) -> None:
         self._pulse = max(self._pulse, time.monotonic())
         match message:
-            case Ready(isolation):
+            case Confined(isolation):
                 self._note_isolation(isolation)
             case Pulse():
                 pass

@@ -24,12 +24,12 @@ from worker.live.camera_messages import (
     OUT_OF_MEMORY,
     TO_CAMERAS,
     Close,
+    Confined,
     FromCameras,
     NoSocket,
     Open,
     Pause,
     Pulse,
-    Ready,
 )
 from worker.live.played_camera import BACKLOG, PlayedCamera
 from worker.live.rtsp.camera_description import CameraOptions
@@ -67,7 +67,7 @@ async def serve(connection: socket.socket, handed: socket.socket, memory: int) -
     send = Sender(writer)
     loans = Loans(handed, send)
     cameras: dict[int, tuple[PlayedCamera, asyncio.Task[None]]] = {}
-    send(Ready(isolation))
+    send(Confined(isolation))
     async with asyncio.TaskGroup() as group:
         pulse = group.create_task(_pulse(send))
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):

@@ -36,7 +36,7 @@ class Send(Protocol):
 class PlayedCamera:
     """One camera that is being played."""
 
-    def __init__(self, order: Open, send: Send, sockets: CameraSockets) -> None:
+    def __init__(self, order: Open, send: Send, sockets: CameraSockets | None = None) -> None:
         self._order = order
         self._sockets = sockets
         self._send = send

@@ -15,7 +15,7 @@ from typing import Literal
 import msgspec
 import structlog
 
-from shared.bus.kafka import Producer, connect, trouble
+from shared.bus.kafka import Producer, connect, told_trouble
 from shared.bus.routes import RouteReader, Routes
 from shared.errors import BusError, MessageRefused
 from shared.redis.connection import Redis, RedisError
@@ -144,7 +144,7 @@ class ErrorBus:
                 await asyncio.wait([answer])
         except TimeoutError as error:
             await self._close()
-            raise BusError(f"no acknowledgement within {SEND_TIMEOUT:g} s: {trouble()}") from error
+            raise BusError(f"no acknowledgement within {SEND_TIMEOUT:g} s{told_trouble()}") from error
         except BusError:
             await self._close()
             raise

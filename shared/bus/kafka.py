@@ -44,6 +44,8 @@ CONNECT_TIMEOUT = 20.0
 TOPIC_TIMEOUT = 10.0
 RETRY_BACKOFF_MS = 200
 LOG_INTERVAL = 30.0
+RECENT = 60.0
+"""Seconds for which what went wrong with a broker may explain what goes wrong now."""
 
 Answer = asyncio.Future[Any]
 """Done when the brokers have acknowledged what was sent."""
@@ -82,14 +84,14 @@ class _Seldom(logging.Filter):
 
     def __init__(self) -> None:
         super().__init__()
-        self.last = ""
+        self.last, self.when = "", 0.0
         self._silent_until: dict[object, float] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.levelno < logging.WARNING:
             return True
-        self.last = record.getMessage()
         now = time.monotonic()
+        self.last, self.when = record.getMessage(), now
         if now < self._silent_until.get(record.msg, 0.0):
             return False
         self._silent_until[record.msg] = now + LOG_INTERVAL
@@ -103,8 +105,13 @@ for _name in ("aiokafka", "aiokafka.conn", "aiokafka.cluster", "aiokafka.produce
 
 
 def trouble() -> str:
-    """Return the last error of a broker in this process; empty if there was none."""
-    return _seldom.last
+    """Return the last thing that went wrong with a broker, in this process; empty if nothing did lately."""
+    return _seldom.last if time.monotonic() - _seldom.when < RECENT else ""
+
+
+def told_trouble() -> str:
+    """Return `trouble` as the end of a sentence."""
+    return f": {found}" if (found := trouble()) else "; the brokers say nothing"
 
 
 def connection(settings: Settings) -> dict[str, Any]:
@@ -158,9 +165,9 @@ async def connect(settings: Settings, linger_ms: int | None = None) -> "Producer
     except BusError:
         raise
     except KafkaConnectionError as error:
-        raise BusError(f"no broker of {settings.kafka_servers} answers: {trouble()}") from error
+        raise BusError(f"no broker of {settings.kafka_servers} answers{told_trouble()}") from error
     except TimeoutError as error:
-        raise BusError(f"Kafka does not answer within {CONNECT_TIMEOUT:g} s: {trouble()}") from error
+        raise BusError(f"Kafka does not answer within {CONNECT_TIMEOUT:g} s{told_trouble()}") from error
     except Exception as error:  # aiokafka raises what it trips over: a KeyError for a refused SCRAM login
         reason = "the login was refused" if isinstance(error, KeyError) else _text(error)
         raise BusError(f"Kafka cannot be used: {reason}") from error

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import structlog
 
 from shared.bus.errorbus import ErrorBus
-from shared.bus.kafka import Producer, connect, reachable, trouble
+from shared.bus.kafka import Producer, connect, reachable, told_trouble
 from shared.bus.routes import RouteReader, Routes, warn_of_unusable_routes
 from shared.errors import BusError, MessageRefused
 from shared.redis.connection import Redis, RedisError, single_connection
@@ -139,7 +139,7 @@ class Forwarder:
             silence = time.monotonic() - self._progress
             if not (self._held and self._producer) or silence < STALL:
                 continue
-            self._alarm.sound(f"no acknowledgement for {silence:.0f} s: {trouble()}", len(self._held))
+            self._alarm.sound(f"no acknowledgement for {silence:.0f} s{told_trouble()}", len(self._held))
             if silence > REPLACE_AFTER and await reachable(self._settings):
                 progress = self._progress
                 await asyncio.sleep(STALL)

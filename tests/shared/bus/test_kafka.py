@@ -11,7 +11,16 @@ from typing import Any
 
 import pytest
 
-from shared.bus.kafka import Producer, _seldom, connect, connection, create_topic, reachable, trouble
+from shared.bus.kafka import (
+    Producer,
+    _seldom,
+    connect,
+    connection,
+    create_topic,
+    reachable,
+    told_trouble,
+    trouble,
+)
 from shared.errors import BusError, MessageRefused
 from shared.settings import Settings, load
 from tests.brokers import INIT_PRODUCER_ID, PRODUCE, MockCluster, Reader, Record, Tansu
@@ -119,13 +128,18 @@ async def test_a_topic_that_is_forbidden_is_told_before_anything_is_sent(cluster
     await producer.close(0)
 
 
-async def test_sending_to_a_topic_without_metadata_waits_and_can_be_cancelled(cluster: MockCluster) -> None:
+async def test_sending_to_a_topic_without_metadata_waits_and_can_be_cancelled(
+    cluster: MockCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cluster.fail_topic("topic", UNKNOWN_TOPIC)
     producer = await connect(settings_for(cluster.servers))
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.5):
             await producer.send("topic", b"never")
     assert trouble() == "Topic topic not found in cluster metadata"
+    with monkeypatch.context() as later:
+        later.setattr("shared.bus.kafka.RECENT", 0.0)
+        assert told_trouble() == "; the brokers say nothing", "an old line explains nothing"
     cluster.fail_topic("topic", 0)
     assert await outcome(producer, "topic", b"value") is None
     await producer.close(0)

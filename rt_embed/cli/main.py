@@ -37,6 +37,7 @@ PANELS = {
         "text": "rt_embed.cli.client.search",
         "search": "rt_embed.cli.client.search",
         "watch": "rt_embed.cli.client.watch_command",
+        "trigger": "rt_embed.cli.client.trigger_commands",
     },
     "Use a service, as RT-Embed's own client does": {
         "add-file": FILES,

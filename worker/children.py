@@ -40,6 +40,21 @@ def child_environment() -> dict[str, str]:
     return {**kept, "MALLOC_ARENA_MAX": "2", "OPENBLAS_NUM_THREADS": "1", "UV_USE_IO_URING": "0"}
 
 
+_FOR_NETWORK = (
+    *("HOME", "USER", "TMPDIR", "LC_ALL", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"),
+    *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSH_AUTH_SOCK"),
+    *("http_proxy", "https_proxy", "all_proxy", "no_proxy"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"),
+)
+
+
+def network_environment(*prefixes: str) -> dict[str, str]:
+    """Return the environment of a program that fetches something, such as pip: how it reaches the network,
+    and what is its own, which begins with one of `prefixes`. None of our keys, tokens and passwords."""
+    names = {*_ENVIRONMENT, *_FOR_NETWORK} - {"PYTHONPATH", "PYTHONHOME"}
+    return {name: os.environ[name] for name in os.environ if name in names or name.startswith(prefixes)}
+
+
 class Spawned(msgspec.Struct, frozen=True):
     """A child that has been started, and this end of its socket."""
 

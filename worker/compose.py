@@ -226,6 +226,7 @@ def media_limits(settings: Settings) -> MediaLimits:
         duration=settings.max_duration,
         memory=settings.decoder_memory_mb << 20,
         seconds=settings.decode_timeout,
+        probe_seconds=settings.probe_timeout,
     )
 
 
@@ -262,6 +263,7 @@ async def open_media(settings: Settings, loaded: Loaded) -> AsyncIterator[Decode
     """The media reader of this worker, with its decoders running."""
     options: dict[str, Any] = {
         "limits": media_limits(settings),
+        "probers": settings.probe_slots,
         "attempts": settings.decode_attempts,
         "sparse": settings.sparse_decoding,
         "reuse": not settings.decoder_reuse_disabled,

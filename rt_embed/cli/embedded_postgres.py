@@ -52,7 +52,8 @@ def prepare(folder: Path) -> None:
             *_as_other_user(), str(initdb), "-D", str(folder), "-U", USER, "--auth=trust", "--encoding=UTF8",
             "--locale=C.UTF-8",
         ],
-        check=False, capture_output=True, text=True, errors="replace", timeout=INITDB_TIMEOUT,
+        env={"PATH": os.environ.get("PATH", os.defpath)}, check=False, capture_output=True, text=True,
+        errors="replace", timeout=INITDB_TIMEOUT,
     )  # fmt: skip
     if done.returncode:
         raise SettingsError(f"PostgreSQL's data folder {folder} cannot be made: {done.stderr.strip()[-500:]}")

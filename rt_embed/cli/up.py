@@ -54,6 +54,7 @@ async def up(configuration: Settings, workers: int, *, search: bool = False) -> 
     environment = _environment(configuration, folder, search=search)
     python = [sys.executable, "-P", "-m"]
     start = partial(SupervisedProcess, environment=environment, patience=PATIENCE + 5)
+    bare = {"PATH": os.environ.get("PATH", os.defpath)}  # none of our secrets: nothing hides them there
     children = [start("gateway", [*python, "gateway"])]
     children += [start(f"worker {i + 1}", [*python, "worker"]) for i in range(workers)]
     if environment.get("RTEMBED_SEARCH_URL"):
@@ -61,9 +62,8 @@ async def up(configuration: Settings, workers: int, *, search: bool = False) -> 
     if search and configuration.search_url is None:
         data = postgres_folder(folder)
         await asyncio.to_thread(embedded_postgres.prepare, data)
-        children.insert(0, start("postgres", embedded_postgres.server_command(data)))
+        children.insert(0, start("postgres", embedded_postgres.server_command(data), environment=bare))
     if not names_redis(os.environ):
-        bare = {"PATH": os.environ.get("PATH", os.defpath)}  # none of our secrets: nothing hides them there
         children.insert(0, start("valkey", _valkey(folder), environment=bare))
     with announced(folder, LocalService(_address(environment), environment.get("REDIS_URL", ""))):
         return await _run(children, environment)

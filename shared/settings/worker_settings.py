@@ -28,7 +28,7 @@ class WorkerSettings:
         "RTEMBED_TEXT_SLOTS", whole(1, 1024), 32, "Text jobs that one worker holds at a time"
     )
     probe_slots: int = setting(
-        "RTEMBED_PROBE_SLOTS", whole(1, 64), 2, "Probe jobs that one worker holds at a time"
+        "RTEMBED_PROBE_SLOTS", whole(1, 64), 2, "Files that one worker probes at a time, each in a process"
     )
     live_slots: int = setting(
         "RTEMBED_LIVE_SLOTS", whole(0, 10_000), 64, "Live streams that one worker holds at a time; 0: none"
@@ -70,7 +70,13 @@ class WorkerSettings:
         "RTEMBED_DECODE_TIMEOUT",
         number(1, 86_400),
         30.0,
-        "Seconds that a probe, a set of images or the next clip may take; a clip 4 more per second of video",
+        "Seconds that a set of images or the next clip may take; a clip 4 more per second of video",
+    )
+    probe_timeout: float = setting(
+        "RTEMBED_PROBE_TIMEOUT",
+        number(1, 86_400),
+        15.0,
+        "Seconds in which a worker must find out what a file is; one that takes longer is refused",
     )
     batch_size: int | None = setting(
         "VLM_BATCH_SIZE",

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from tests.worker.echo_child import FROM_ECHO, TO_ECHO, Die, Garbage, Say, Seen
-from worker.children import ChildDied, ChildProcess, spawn
+from worker.children import ChildDied, ChildProcess, network_environment, spawn
 from worker.framing import HEADER, LONGEST
 
 Echo = ChildProcess[Say | Die | Garbage, Seen]
@@ -43,6 +43,24 @@ async def test_a_child_gets_no_secret_of_the_environment(echo: Echo) -> None:
     assert environment["PATH"] == os.environ["PATH"]
     assert environment["MALLOC_ARENA_MAX"] == "2"
     assert "AWS_SECRET_ACCESS_KEY" not in environment
+
+
+def test_what_fetches_for_us_gets_no_secret_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {
+        "NGC_API_KEY": "secret",
+        "REDIS_PASSWORD": "secret",
+        "HF_TOKEN": "secret",
+        "PYTHONPATH": "/tmp",
+        "https_proxy": "http://p:1",
+        "PIP_INDEX_URL": "https://i",
+        "GIT_SSL_CAINFO": "/ca",
+    }
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    environment = network_environment("PIP_")
+    assert environment["PATH"] == os.environ["PATH"]
+    assert given.keys() & environment.keys() == {"https_proxy", "PIP_INDEX_URL"}
+    assert given.keys() & network_environment().keys() == {"https_proxy"}
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ async def test_decoders_that_cannot_be_started_are_a_problem(
         assert pool.trouble == ""
         with monkeypatch.context() as broken:
             broken.setattr(sys, "executable", "/nowhere/python")
-            for slot in (*pool._slots, pool._prober):
+            for slot in (*pool._slots, *pool._probers):
                 await slot.drop()
             with pytest.raises(DecodeError):
                 await pool.probe(tmp_path / "film.mp4")

@@ -42,7 +42,8 @@ MOST_HANGS = 2
 
 
 class DecoderPool:
-    """Reads media in `slots` decoder processes, and probes in one more.
+    """Reads media in `slots` decoder processes, and probes in up to `probers` more, which are started when
+    they are needed, the first at once.
 
     A chunk that cannot be decoded is tried `attempts` times, by a rebuilt decoder. `sparse` decodes only what
     the wanted frames need; `reuse` keeps a file and its decoders open for the next job. `lanes` threads (0:
@@ -56,6 +57,7 @@ class DecoderPool:
         self,
         slots: int = 2,
         *,
+        probers: int = 1,
         limits: MediaLimits | None = None,
         attempts: int = 2,
         sparse: bool = True,
@@ -77,8 +79,9 @@ class DecoderPool:
         self._room = asyncio.Semaphore(slots)
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._jobs = 0
-        self._prober = Slot(setup, 0, self.counts, fetching)
-        self._probing = asyncio.Lock()
+        self._probers = [Slot(setup, 0, self.counts, fetching) for _ in range(probers)]
+        self._idle_probers = self._probers[::-1]
+        self._probing = asyncio.Semaphore(probers)
         self._closed = False
 
     @property
@@ -94,18 +97,19 @@ class DecoderPool:
     @property
     def trouble(self) -> str:
         """Why a decoder process could not be started; empty while all could."""
-        return next((slot.trouble for slot in (*self._slots, self._prober) if slot.trouble), "")
+        return next((slot.trouble for slot in (*self._slots, *self._probers) if slot.trouble), "")
 
     async def start(self) -> None:
         """Start the processes. Raises DecodeError."""
         try:
             async with asyncio.TaskGroup() as group:
-                for slot in (*self._slots, self._prober):
+                for slot in (*self._slots, self._probers[0]):
                     group.create_task(slot.ready())
         except* DecodeError as errors:
             await self.close()
             raise errors.exceptions[0] from None
-        isolation = self._prober.process.sandbox if self._prober.process else ""
+        prober = self._probers[0].process
+        isolation = prober.sandbox if prober else ""
         log.info("decoders started", slots=len(self._slots), isolation=isolation)
         if SECCOMP not in isolation:
             log.warning(
@@ -117,19 +121,20 @@ class DecoderPool:
     async def close(self) -> None:
         """End every process."""
         self._closed = True
-        for slot in (*self._slots, self._prober):
+        for slot in (*self._slots, *self._probers):
             await slot.drop()
 
     async def probe(self, path: str | Path) -> MediaFacts:
         """Return what the file is. Raises InvalidFile naming what is wrong with it, and Unavailable if its
         bucket cannot be reached."""
+        limit = self._limits.probe_seconds
         try:
-            async with self._probing, self._job(self._prober, (0,), self._limits.seconds) as job:
+            async with self._free_prober() as slot, self._job(slot, (0,), limit) as job:
                 message = await job.ask(Probe(str(path)))
         except ChildDied as error:
             raise InvalidFile(f"the file cannot be read: {error}") from error
         except TimeoutError as error:
-            raise InvalidFile(f"the file could not be read within {self._limits.seconds:g} s") from error
+            raise InvalidFile(f"the file could not be read within {limit:g} s") from error
         except JobFailed as failed:
             if failed.kind == "away":
                 raise Unavailable(failed.detail) from failed
@@ -272,6 +277,16 @@ class DecoderPool:
                 yield slot
             finally:
                 self._idle.append(slot)
+
+    @asynccontextmanager
+    async def _free_prober(self) -> AsyncIterator[Slot]:
+        """A slot for a probe, if possible one whose process runs."""
+        async with self._probing:
+            slot = self._idle_probers.pop()
+            try:
+                yield slot
+            finally:
+                self._idle_probers.append(slot)
 
     @asynccontextmanager
     async def _job(self, slot: Slot, shape: tuple[int, ...], limit: float) -> AsyncIterator[Job]:

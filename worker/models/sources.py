@@ -11,6 +11,7 @@ import structlog
 
 from shared.errors import ModelError
 from shared.settings import Settings
+from worker.children import network_environment
 from worker.models.cosmos_embed1.checkpoint import is_checkpoint
 from worker.models.directory import MODEL_JSON
 from worker.models.hub import Repository, download_repository
@@ -241,7 +242,10 @@ def git(folder: Path, *arguments: str) -> str:
         *arguments,
     ]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - no shell
+        # A repository's filters and hooks may be anybody's: they see no key, token or password of ours.
+        done = subprocess.run(  # noqa: S603 - no shell
+            command, env=network_environment("GIT_", "SSH_"), capture_output=True, text=True, check=False
+        )
     except FileNotFoundError as error:
         raise ModelError(
             "git: in MODEL_PATH needs git for servers other than the hub: install git"

@@ -10,6 +10,7 @@ from pathlib import Path
 import structlog
 
 from shared.errors import ModelError
+from worker.children import network_environment
 from worker.models.preparation_progress import Progress, silent
 
 log = structlog.get_logger(__name__)
@@ -48,7 +49,9 @@ def interpreter(given: str) -> str:
 def missing_in(python: str) -> str:
     """Why the interpreter cannot run a checkpoint's own code; empty if it can."""
     try:
-        done = subprocess.run([python, "-c", CHECK], capture_output=True, text=True, check=False)  # noqa: S603 - the operator's choice
+        done = subprocess.run(  # noqa: S603 - the operator's choice
+            [python, "-c", CHECK], env=network_environment(), capture_output=True, text=True, check=False
+        )
     except OSError as error:
         return str(error)
     return done.stderr.strip().split("\n")[-1] if done.returncode else ""
@@ -93,7 +96,10 @@ def answers(index: str) -> bool:
 
 
 def _run(command: Sequence[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own
+    # What pip installs may run code of its own: it sees no key, token or password of ours.
+    done = subprocess.run(  # noqa: S603 - our own
+        command, env=network_environment("PIP_"), capture_output=True, text=True, check=False
+    )
     if done.returncode:
         last = "\n  ".join((done.stderr or done.stdout).strip().splitlines()[-LAST_LINES:])
         raise ModelError(f"{' '.join(command[:4])} ... ended with code {done.returncode}:\n  {last}")

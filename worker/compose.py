@@ -226,7 +226,7 @@ def media_limits(settings: Settings) -> MediaLimits:
         duration=settings.max_duration,
         memory=settings.decoder_memory_mb << 20,
         seconds=settings.decode_timeout,
-        probe_seconds=settings.probe_timeout,
+        probe_seconds=settings.probe_seconds,
     )
 
 

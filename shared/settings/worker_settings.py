@@ -72,8 +72,8 @@ class WorkerSettings:
         30.0,
         "Seconds that a set of images or the next clip may take; a clip 4 more per second of video",
     )
-    probe_timeout: float = setting(
-        "RTEMBED_PROBE_TIMEOUT",
+    probe_seconds: float = setting(
+        "RTEMBED_PROBE_SECONDS",
         number(1, 86_400),
         15.0,
         "Seconds in which a worker must find out what a file is; one that takes longer is refused",

@@ -13,8 +13,6 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
-from cloudcoil.models.keda.v1alpha1 import ScaledObject
-from cloudcoil.models.prometheus_operator.v1 import PodMonitor
 
 from shared import keys
 from shared.settings import Settings, load
@@ -44,6 +42,10 @@ def test_every_resource_fits_its_schema(overlay: str) -> None:
 @functools.cache
 def validate(document: str) -> None:
     """Compare a resource with its schema: most are the same in all overlays."""
+    # Hundreds of classes, which take seconds: not for every process that collects tests.
+    from cloudcoil.models.keda.v1alpha1 import ScaledObject  # noqa: PLC0415
+    from cloudcoil.models.prometheus_operator.v1 import PodMonitor  # noqa: PLC0415
+
     resource = json.loads(document)
     if resource["kind"] == "ScaledObject":
         ScaledObject.model_validate(resource)

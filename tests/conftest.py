@@ -4,6 +4,7 @@ import functools
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import hypothesis
 import pytest
@@ -14,6 +15,8 @@ from shared.settings import Settings, load
 from tests.buckets import Buckets
 from tests.redis_servers import Cluster, SentinelPair, ask
 from tests.support import PostgresServer, RedisServer, redis62_binary, valkey_binary
+
+Server = TypeVar("Server", RedisServer, SentinelPair, Cluster, PostgresServer)
 
 hypothesis.settings.register_profile("no deadline", deadline=None)  # no test asserts a time
 hypothesis.settings.load_profile("no deadline")
@@ -58,40 +61,34 @@ def _no_gpu() -> str:
         return f"there is no NVIDIA GPU: {error}"
 
 
-@pytest.fixture(scope="session")
-def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """A Valkey shared by the tests of one run."""
-    server = RedisServer(valkey_binary(), tmp_path_factory.mktemp("valkey"))
+def _started(server: Server) -> Iterator[Server]:
     server.start()
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A Valkey shared by the tests of one run."""
+    yield from _started(RedisServer(valkey_binary(), tmp_path_factory.mktemp("valkey")))
 
 
 @pytest.fixture(scope="session")
 def redis62(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     """A Redis 6.2 shared by the tests of one run."""
-    server = RedisServer(redis62_binary(), tmp_path_factory.mktemp("redis62"))
-    server.start()
-    yield server
-    server.stop()
+    yield from _started(RedisServer(redis62_binary(), tmp_path_factory.mktemp("redis62")))
 
 
 @pytest.fixture(scope="session")
 def sentinel_pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SentinelPair]:
     """A primary, a replica and three Sentinels shared by the tests of one run."""
-    servers = SentinelPair(tmp_path_factory.mktemp("sentinel"))
-    servers.start()
-    yield servers
-    servers.stop()
+    yield from _started(SentinelPair(tmp_path_factory.mktemp("sentinel")))
 
 
 @pytest.fixture(scope="session")
 def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Servers in cluster mode shared by the tests of one run."""
-    servers = Cluster(tmp_path_factory.mktemp("cluster"))
-    servers.start()
-    yield servers
-    servers.stop()
+    yield from _started(Cluster(tmp_path_factory.mktemp("cluster")))
 
 
 @pytest.fixture(params=["valkey", "redis62", "sentinel_pair", "redis_cluster"])
@@ -113,10 +110,7 @@ def every_redis(request: pytest.FixtureRequest) -> dict[str, str]:
 def postgres() -> Iterator[PostgresServer]:
     """A PostgreSQL with pgvector shared by the tests of one run."""
     with tempfile.TemporaryDirectory(prefix="rt-embed-") as folder:
-        server = PostgresServer(Path(folder) / "postgres")
-        server.start()
-        yield server
-        server.stop()
+        yield from _started(PostgresServer(Path(folder) / "postgres"))
 
 
 @pytest.fixture

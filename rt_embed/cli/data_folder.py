@@ -13,6 +13,7 @@ from pathlib import Path
 
 from rt_embed.cli import embedded_postgres
 from shared import settings
+from shared.bus.routes import configured_routes
 from shared.errors import SettingsError
 from shared.settings import Settings
 
@@ -80,12 +81,9 @@ def configuration_here(environment: Mapping[str, str]) -> Settings:
     if names_redis(environment) or not running_service(folder):
         return configuration
     given = {name: value for name, value in environment.items() if value}
-    data = postgres_folder(folder)
-    index = (
-        {"RTEMBED_SEARCH_URL": embedded_postgres.database_url(data)}
-        if (data / "postmaster.pid").exists()
-        else {}
-    )
+    index = {}
+    if (postgres_folder(folder) / "postmaster.pid").exists():
+        index = search_defaults(folder, configuration)
     return settings.load({**local_defaults(folder), **index, **given})
 
 
@@ -119,9 +117,18 @@ def local_defaults(folder: Path) -> dict[str, str]:
     }
 
 
+def search_defaults(folder: Path, configuration: Settings) -> dict[str, str]:
+    """Return the variables that `rt-embed up --search` adds: its PostgreSQL, and a message bus that the
+    indexer reads if none is configured."""
+    url = {"RTEMBED_SEARCH_URL": embedded_postgres.database_url(postgres_folder(folder))}
+    off = configured_routes(configuration).message_bus == "off"
+    return {**url, "MESSAGE_BUS": "redis"} if off else url
+
+
 def postgres_folder(folder: Path) -> Path:
-    """Return the folder of the PostgreSQL of `rt-embed up --search`."""
-    return folder / "postgres"
+    """Return the folder of the PostgreSQL of `rt-embed up --search`: absolute, as its clients tell a socket
+    from a host name by the first character."""
+    return folder.absolute() / "postgres"
 
 
 def names_redis(environment: Mapping[str, str]) -> bool:

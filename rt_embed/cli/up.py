@@ -26,13 +26,13 @@ from rt_embed.cli.data_folder import (
     local_defaults,
     names_redis,
     postgres_folder,
+    search_defaults,
     used_alone,
     valkey_socket,
 )
 from rt_embed.cli.terminal import command_group, terminal
 from shared import settings
 from shared.addresses import is_loopback
-from shared.bus.routes import configured_routes
 from shared.errors import SettingsError
 from shared.lifecycle.guard import hide
 from shared.lifecycle.supervised import SupervisedProcess
@@ -97,10 +97,8 @@ def _environment(configuration: Settings, folder: Path, *, search: bool) -> dict
         del defaults["REDIS_URL"]
     if is_loopback(os.environ.get("RTEMBED_HOST") or defaults["RTEMBED_HOST"]):
         defaults["RTEMBED_ALLOWED_HOSTS"] = "localhost,127.0.0.1,::1"
-    if search:
-        defaults["RTEMBED_SEARCH_URL"] = embedded_postgres.database_url(postgres_folder(folder))
-    if (search or configuration.search_url) and configured_routes(configuration).message_bus == "off":
-        defaults["MESSAGE_BUS"] = "redis"  # which the indexer reads
+    if search or configuration.search_url:
+        defaults |= search_defaults(folder, configuration)
     port = configuration.port or _free_port()
     given = {name: value for name, value in os.environ.items() if value or name not in defaults}
     return {**defaults, **given, "BACKEND_PORT": str(port)}

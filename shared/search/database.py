@@ -38,7 +38,10 @@ def connection_arguments() -> dict[str, Any]:
 async def connect(settings: Settings) -> Connection:
     """A connection that reads our tables and knows pgvector's types. Raises DatabaseError."""
     assert settings.search_url  # noqa: S101 - for the type checker; who has no index does not call this
-    connection: Connection = await AsyncConnection.connect(settings.search_url, **connection_arguments())
+    try:
+        connection: Connection = await AsyncConnection.connect(settings.search_url, **connection_arguments())
+    except UnicodeError as error:
+        raise psycopg.OperationalError(f"the host is no name: {error}") from error
     try:
         await configure(connection)
     except BaseException:

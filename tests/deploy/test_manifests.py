@@ -43,8 +43,8 @@ def test_every_resource_fits_its_schema(overlay: str) -> None:
 def validate(document: str) -> None:
     """Compare a resource with its schema: most are the same in all overlays."""
     # Hundreds of classes, which take seconds: not for every process that collects tests.
-    from cloudcoil.models.keda.v1alpha1 import ScaledObject  # noqa: PLC0415
-    from cloudcoil.models.prometheus_operator.v1 import PodMonitor  # noqa: PLC0415
+    from cloudcoil.models.keda.v1alpha1 import ScaledObject
+    from cloudcoil.models.prometheus_operator.v1 import PodMonitor
 
     resource = json.loads(document)
     if resource["kind"] == "ScaledObject":

@@ -164,6 +164,8 @@ async def test_the_search_index(environment: dict[str, str], search_url: str) ->
     nobody = f"postgresql://127.0.0.1:{free_port()}/x"
     look = await found({**environment, "RTEMBED_SEARCH_URL": nobody})
     assert (look["search"].state, look["search"].advice) == ("wrong", "check RTEMBED_SEARCH_URL")
+    look = await found({**environment, "RTEMBED_SEARCH_URL": f"postgresql://{'a' * 64}.example/x"})
+    assert (look["search"].state, look["search"].advice) == ("wrong", "check RTEMBED_SEARCH_URL")
 
 
 async def test_a_gateway(environment: dict[str, str], service: Stack) -> None:

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -11,6 +12,7 @@ from rt_embed.cli.data_folder import (
     REDIS_VARIABLES,
     LocalService,
     announced,
+    configuration_here,
     running_service,
     used_alone,
     with_redis_found,
@@ -306,3 +308,17 @@ def test_a_record_that_a_killed_service_left_is_ignored(tmp_path: Path) -> None:
         pass
     (tmp_path / "service.json").write_text('{"url": "http://localhost:1", "redis": ""}')
     assert running_service(tmp_path) is None
+
+
+def test_the_index_of_a_service_in_this_folder_is_found_by_its_socket(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = Path("data")
+    (folder / "postgres").mkdir(parents=True)
+    (folder / "postgres" / "postmaster.pid").touch()
+    with used_alone(folder), announced(folder, LocalService("http://127.0.0.1:1", "")):
+        found = configuration_here({"RTEMBED_DATA_DIR": str(folder)})
+    sockets = quote(str(tmp_path / "data" / "postgres"), safe="")
+    assert found.search_url == f"postgresql://postgres@/postgres?host={sockets}"
+    assert found.message_bus == "redis"

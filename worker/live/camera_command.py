@@ -1,4 +1,4 @@
-"""`rt-embed camera`: whether a camera plays, what its stream is like, and if not, why."""
+"""`rt-embed camera`: shows whether a camera plays, the properties of its stream, and if not, why."""
 
 import asyncio
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a worker and its camera processes say to each other."""
+"""Messages between a worker and its camera processes."""
 
 import msgspec
 
@@ -33,7 +33,7 @@ class Open(msgspec.Struct, tag=True, frozen=True, kw_only=True):
 
 
 class Close(msgspec.Struct, tag=True, frozen=True):
-    """Stop playing a camera; nothing is said of it any more."""
+    """Stop playing a camera; no message about it follows."""
 
     camera: int
 
@@ -84,7 +84,7 @@ class Taken(msgspec.Struct, tag=True, frozen=True):
 
 
 class Told(msgspec.Struct, tag=True, frozen=True):
-    """Something that people should know of a camera."""
+    """An event about a camera, for people."""
 
     camera: int
     event: str

@@ -1,4 +1,4 @@
-"""The camera processes of one worker: which camera is in which, and what becomes of one that hangs."""
+"""The camera processes of one worker: places cameras in them, and replaces one that hangs."""
 
 import asyncio
 import contextvars
@@ -52,7 +52,7 @@ class CameraProcessDied(CameraError):
 
 
 class Feed:
-    """What comes from one camera. `opened`, `primed`, `taken` and `told` are called as it comes, in the
+    """Takes the messages of one camera. `opened`, `primed`, `taken` and `told` are called as it comes, in the
     context of the session that made the feed: its request's id is on their log lines."""
 
     def __init__(

@@ -74,7 +74,7 @@ class Held(Splitter[LivePacket]):
         return not self._tail and len(self._own) > 1 and is_leading(coded, self._own[0])
 
     def so_far(self) -> Unit[LivePacket]:
-        """What is there of a GOP whose end is not."""
+        """Return what has come of a GOP that is not complete."""
         return Unit(self._own, self._tail)
 
 
@@ -138,12 +138,12 @@ class Chunker:
 
     @property
     def primed(self) -> WallSource | None:
-        """What the time of day comes from, once there is a key frame from which on chunks can begin."""
+        """The source of the time of day, once there is a key frame, so that chunks can begin."""
         return self._wall.best()[1] if self._splitter.started else None
 
     @property
     def events(self) -> list[str]:
-        """What people should know of the stream, once each; the reader clears it."""
+        """Events about the stream, for people, once each; the reader clears the list."""
         return self._entries.events
 
     def _take(self, picture: LivePicture) -> None:
@@ -161,7 +161,7 @@ class Chunker:
         self._add(Coded(time, picture.coding, packet, packet.size))
 
     def finish(self) -> list[Cut]:
-        """The stream has ended: the chunk that is under way, if it has a frame."""
+        """Return the chunk under way, if it has a frame, now that the stream has ended."""
         try:
             for picture in self._pairs.flush():
                 self._take(picture)

@@ -1,4 +1,4 @@
-"""One look at a camera, for people: the conversation, what its stream is like, its first chunk."""
+"""Diagnosis of a camera: the conversation, the properties of its stream, the first chunk."""
 
 import asyncio
 import statistics
@@ -41,7 +41,7 @@ MOST_EXCHANGES = 200
 
 @dataclass
 class Diagnosis:
-    """What was seen of a camera in a while. `error` says why it does not play; empty if it does."""
+    """What was seen of a camera. `error` says why it does not play; empty if it does."""
 
     said: list[Exchange] = field(default_factory=list)
     error: str = ""
@@ -171,7 +171,7 @@ class _Seen:
         self.enough = late and self._found.cut is not None
 
     def conclude(self, kind: Delivery) -> None:
-        """Write down what there is to say."""
+        """Fill in the diagnosis."""
         found = self._found
         if self._chunker is None:
             return

@@ -7,9 +7,9 @@ from shared.chunks import SECOND
 from worker.live.pictures import LivePicture, PictureReader
 
 INTRA_PATIENCE = 3 * SECOND
-"""After so long without a key frame or recovery point a plain intra picture serves."""
+"""After this time without a key frame or recovery point a plain intra picture is used."""
 USELESS_PATIENCE = 10 * SECOND
-"""After so long without anything to begin with people are told what is missing."""
+"""After this time without a usable picture an event says what is missing."""
 
 
 class LivePacket(NamedTuple):
@@ -47,7 +47,7 @@ class Entries:
         self._size = 0
 
     def lost(self) -> None:
-        """What has begun cannot go on: something to begin with is needed again."""
+        """Decoding cannot continue: an entry is needed again."""
         self._begun, self._since, self._told = False, None, False
         self._stop_refresh()
 
@@ -95,10 +95,10 @@ class Entries:
     def _stop_refresh(self) -> None:
         self._refresh, self._refreshing, self._size = [], False, 0
 
-    # For want of anything better -------------------------------------------------------------------------
+    # Without entries ---------------------------------------------------------------------------------------
 
     def _is_makeshift(self, picture: LivePicture, waited: int) -> bool:
-        """Whether an intra picture must serve as a beginning."""
+        """Return whether an intra picture is used as an entry."""
         if not self._makeshift and (self._begun or self._refreshing or waited < INTRA_PATIENCE):
             return False
         if self._reader.missing or not (picture.recovery == 0 or self._reader.is_intra(picture)):

@@ -1,4 +1,4 @@
-"""The pictures of a live stream as selection sees them: what each says of itself, and when one is whole."""
+"""Reads the pictures of a live stream for selection: how each is coded, and which two fields are a frame."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, cast
@@ -28,8 +28,8 @@ _LARGEST_HEADER = 4096
 
 class LivePicture(NamedTuple):
     """One picture. `recovery`: after how many frames everything comes out right when decoding begins here, -1
-    if nothing says so. `head`: of a picture that is a single field, the head of its slice. `said`: what the
-    camera wrote beside it about its time."""
+    if the camera does not say. `head`: the slice head of a picture that is a single field. `said`: the time
+    that the camera wrote beside the picture."""
 
     unit: AccessUnit
     coding: Coding
@@ -45,7 +45,7 @@ class PictureReader(Protocol):
 
     @property
     def missing(self) -> str:
-        """What a decoder would need, and has not come yet; nothing if all is there."""
+        """The parameter sets that a decoder needs and that have not come yet; empty if it has all."""
 
     def read(self, unit: AccessUnit) -> LivePicture:
         """Return the picture."""
@@ -189,7 +189,7 @@ class Mpeg4Pictures:
 
 
 class JpegPictures:
-    """Motion JPEG: every picture stands for itself."""
+    """Motion JPEG: every picture is coded without any other."""
 
     missing = ""
     parameters = b""

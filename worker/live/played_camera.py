@@ -1,4 +1,4 @@
-"""One camera in a camera process: played over whatever transport works, and cut into chunks."""
+"""One camera in a camera process: played over the transport that works, and cut into chunks."""
 
 import contextlib
 import time
@@ -49,7 +49,7 @@ class PlayedCamera:
         self._unread_since: int | None = None
 
     async def run(self) -> None:
-        """Play until the stream ends, by itself or not, and say so."""
+        """Play until the stream ends, by itself or by an error, and send Ended."""
         error = ""
         order = self._order
         try:

@@ -1,4 +1,4 @@
-"""What cameras write beside their pictures: supplemental enhancement information (SEI).
+"""Supplemental enhancement information (SEI) that cameras write beside their pictures.
 
 Recovery points, and times as JSON in user data: `timestamp` is the time of day in ns since 1970, `sim_time` a
 time in seconds that replaces the picture's own.
@@ -22,7 +22,7 @@ LATEST = 1 << 62
 
 
 class SaidTime(NamedTuple):
-    """What a picture says of its time: `wall` in ns since 1970, `time` in ns on the stream's clock."""
+    """The time that a picture holds: `wall` in ns since 1970, `time` in ns on the stream's clock."""
 
     wall: int | None
     time: int | None
@@ -58,7 +58,7 @@ def read_time(nals: Sequence[bytes], codec: str) -> SaidTime | None:
 
 def recovery_count(nals: Sequence[bytes], codec: str) -> int:
     """Return after how many frames everything comes out right when decoding begins at a picture with these
-    SEI NAL units (ITU-T H.264, D.2.8; H.265, D.3.8); -1 where they promise nothing."""
+    SEI NAL units (ITU-T H.264, D.2.8; H.265, D.3.8); -1 where they do not say."""
     for kind, payload in _messages(nals, codec):
         if kind == RECOVERY_POINT:
             count = Bits(payload[:8]).exp_golomb()

@@ -1,4 +1,4 @@
-"""One live session: a camera is played, lost and found again; its chunks are embedded and published."""
+"""One live session: plays a camera, reconnects to it, embeds and publishes its chunks."""
 
 import asyncio
 import secrets
@@ -56,7 +56,7 @@ class CameraBreaksWorkers(Exception):
 
 
 class LiveSessions:
-    """What the live sessions of one worker share."""
+    """The live sessions of one worker, and what they share."""
 
     def __init__(
         self,
@@ -197,7 +197,7 @@ class Outage:
         return self._since is not None
 
     def failed(self, error: str, now: float) -> bool:
-        """Note an error at `now` (s); whether to try again."""
+        """Note an error at `now` (s); return whether to try again."""
         self.error = error
         if self._since is None:
             self._since = now
@@ -207,7 +207,7 @@ class Outage:
         return within and self.attempts < self._settings.reconnection_attempts
 
     def over(self) -> None:
-        """The camera is there again."""
+        """The camera plays again."""
         self._since, self.attempts = None, 0
 
 
@@ -375,7 +375,7 @@ class LiveSession:
     # Chunks -------------------------------------------------------------------------------------------
 
     def _taken(self, taken: Taken) -> None:
-        """A chunk is there. When too many wait, the oldest is dropped, or the camera is held up."""
+        """Queue a chunk. When too many wait, drop the oldest, or stop reading the camera."""
         self.trace.taken()
         self._note_clock(taken.cut)
         self._departure.taken(taken.cut)
@@ -392,7 +392,7 @@ class LiveSession:
         self._changed.set()
 
     def _note_clock(self, cut: Cut) -> None:
-        """Say once, and when it changes, what the times of day of the chunks come from."""
+        """Log where the times of day of the chunks come from, at first and when that changes."""
         self._last_wall = max(self._last_wall, cut.wall_end)
         if cut.clock != self._clock:
             self._clock = cut.clock
@@ -473,7 +473,7 @@ class LiveSession:
     # The lease ----------------------------------------------------------------------------------------
 
     async def _beat_until_stopped(self) -> Order:
-        """Tell how the session fares, until that is all there is to do."""
+        """Write the session's state regularly; return what to do once it must not go on."""
         while True:
             order = await self._beat()
             if order != "go on":

@@ -6,9 +6,9 @@ from typing import Literal, TypeAlias
 from shared.chunks import SECOND
 
 WallSource: TypeAlias = Literal["picture", "camera", "arrival"]
-"""What tells the time of day: the camera within its pictures, its sender reports, or our clock on arrival."""
+"""Source of the time of day: the camera's pictures, its sender reports, or our clock on arrival."""
 TOLERANCE = 24 * 3600 * SECOND
-"""A camera whose clock differs by more from ours does not know the time."""
+"""A camera's clock that differs from ours by more is not believed."""
 DRIFT = SECOND
 """A larger step of the reported time of day is a jump, and believed when a second report confirms it."""
 

@@ -1,4 +1,4 @@
-"""RTP packets put together to coded pictures, whatever the payload format."""
+"""Puts RTP packets of any payload format together to coded pictures."""
 
 from collections.abc import Callable
 from typing import NamedTuple, Protocol, TypeAlias
@@ -37,7 +37,7 @@ class PayloadDecoder(Protocol):
         """Add the next packet; `lost` says that some before it are missing."""
 
     def flush(self) -> None:
-        """Hand on what can be, and forget the rest: the source changes or ends."""
+        """Hand on what is complete and forget the rest: the source changes or ends."""
 
 
 class PlainPayload:
@@ -84,7 +84,7 @@ class Assembler:
         self._payload.push(packet, lost=lost)
 
     def flush(self) -> None:
-        """Hand on the picture that is there."""
+        """Hand on the picture under way."""
         self._payload.flush()
         self._complete()
 

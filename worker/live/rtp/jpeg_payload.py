@@ -1,4 +1,4 @@
-"""Motion JPEG in RTP packets (RFC 2435): each picture comes without its headers, which are made anew here."""
+"""Motion JPEG in RTP packets (RFC 2435): pictures come without headers, which are made here."""
 
 import struct
 from collections.abc import Callable
@@ -44,8 +44,8 @@ _AC_CHROMA = bytes.fromhex(
 class JpegPayload:
     """Puts the fragments of a picture together, and its headers before them.
 
-    A picture that lacks a fragment is dropped: what comes after a gap could not be read. `size` is used where
-    the packets cannot tell it."""
+    A picture that lacks a fragment is dropped: the data after a gap cannot be read. `size` is used where the
+    packets do not tell it."""
 
     def __init__(
         self, emit: Callable[[int, bytes], None], size: tuple[int, int] = (0, 0), note: Note = ignore
@@ -86,7 +86,7 @@ class JpegPayload:
             self.flush()
 
     def flush(self) -> None:
-        """Hand on the picture that is there."""
+        """Hand on the picture under way."""
         if self._head and self._data:
             end = b"" if self._data.endswith(b"\xff\xd9") else b"\xff\xd9"
             self._emit(self._timestamp, self._head + bytes(self._data) + end)
@@ -98,7 +98,7 @@ class JpegPayload:
 
     def _read_tables(self, payload: bytes, at: int, quality: int) -> tuple[bytes, int]:
         """Return the DQT segments of a picture, and where its data begins (3.1.4 and 3.1.8). Tables that were
-        sent once under a quality of 128 to 254 serve for all later pictures with it."""
+        sent once with a quality of 128 to 254 are used for all later pictures of that quality."""
         if quality < 128:
             return (_scaled(quality) if 0 < quality < 100 else b""), at
         precision, length = payload[at + 1 : at + 2], int.from_bytes(payload[at + 2 : at + 4], "big")

@@ -59,7 +59,7 @@ class DecodingOrder:
         self._emit(first.timestamp, first.nal)
 
     def flush(self) -> None:
-        """Hand on what waits."""
+        """Hand on the NAL units that wait."""
         while self._waiting:
             self._hand_on()
 
@@ -85,7 +85,7 @@ class NalPayload(ABC):
         self._read(packet.payload)
 
     def flush(self) -> None:
-        """Hand on what can be, and forget a NAL unit that is not whole."""
+        """Hand on the NAL units that wait, and forget one that is not complete."""
         self._fragments.clear()
         self._order.flush()
 

@@ -1,4 +1,4 @@
-"""RTCP: what sender reports say about the time, and what receiver reports say of loss (RFC 3550, 6.4)."""
+"""RTCP: the time of day from sender reports, and our receiver reports (RFC 3550, 6.4)."""
 
 import struct
 from typing import NamedTuple
@@ -24,7 +24,7 @@ class SenderReport(NamedTuple):
 
 
 class Rtcp(NamedTuple):
-    """What is used of a compound RTCP packet: a sender report, and the sources that say goodbye."""
+    """The used parts of a compound RTCP packet: a sender report, and the sources that say goodbye."""
 
     report: SenderReport | None
     bye: frozenset[int]
@@ -48,7 +48,7 @@ def parse_rtcp(data: bytes) -> Rtcp:
 
 
 class SenderClock:
-    """What the camera's sender reports say about the time of day. `reports` counts the usable ones."""
+    """The time of day by the camera's sender reports. `reports` counts the usable ones."""
 
     def __init__(self, clock_rate: int) -> None:
         self.reports = 0

@@ -10,11 +10,11 @@ REORDERED = 1024
 REORDERED_BYTES = 4 << 20
 """Bytes that may wait for a packet that is late."""
 RESTARTED = 4096
-"""A larger step ahead in the sequence numbers is a new beginning."""
+"""A larger step ahead in the sequence numbers means that the camera counts anew."""
 
 
 class RtpPacket(NamedTuple):
-    """What is used of an RTP packet. `extension` is the header extension: its kind, then its data."""
+    """The used fields of an RTP packet. `extension` is the header extension: its kind, then its data."""
 
     sequence: int
     timestamp: int
@@ -25,7 +25,7 @@ class RtpPacket(NamedTuple):
 
 
 def parse_rtp(data: bytes, payload_type: int) -> RtpPacket | None:
-    """Return the packet, or None if it is none of this payload type (RFC 3550, 5.1)."""
+    """Return the packet, or None if it has another payload type or is none (RFC 3550, 5.1)."""
     if len(data) < 12 or data[0] >> 6 != 2 or data[1] & 0x7F != payload_type:
         return None
     sequence, timestamp, source = struct.unpack_from(">HII", data, 2)
@@ -110,7 +110,7 @@ class Reorder:
         return number, packet
 
     def flush(self) -> None:
-        """Hand on what waits."""
+        """Hand on the packets that wait."""
         while self._waiting:
             number, packet = self._pop()
             self._take(packet, True)

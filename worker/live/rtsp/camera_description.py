@@ -1,4 +1,4 @@
-"""A camera as a client knows it: where it is, how to talk to it, and what can go wrong."""
+"""What the RTSP client knows of a camera: its address, options, what worked before, and errors."""
 
 from typing import Literal, TypeAlias
 from urllib.parse import quote
@@ -28,7 +28,7 @@ class CameraError(Exception):
 
 
 class TransportRefused(CameraError):
-    """The camera does not send over this transport; another one may do."""
+    """The camera does not send over this transport; another may work."""
 
 
 class RequestRefused(CameraError):
@@ -40,7 +40,7 @@ class RequestRefused(CameraError):
 
 
 class Redirected(CameraError):
-    """The camera's video is at another address; `settled` tells whether it has played here for a while."""
+    """The camera's video is at another address; `settled`: it has played here for a while."""
 
     def __init__(self, location: str, *, settled: bool = False) -> None:
         super().__init__(f"the camera redirects to {shown(location)}")

@@ -18,7 +18,7 @@ def base_address(url: str, *given: str) -> str:
 
 
 def control_addresses(base: str, url: str, control: str) -> list[str]:
-    """Return the addresses under which a track or the session may be controlled, the likeliest first.
+    """Return the addresses under which a track or the session may be controlled, the most likely one first.
 
     An address with a query has two: the control name after all of it, as most clients send it, and after the
     path. `base` may have lost the query of the `url` that was asked for.

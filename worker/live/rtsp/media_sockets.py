@@ -77,7 +77,7 @@ class MediaSockets:
             self._open.append((transport, protocol))
 
     def aim(self, ports: tuple[int, int]) -> None:
-        """Take the camera's ports, and open the way through a NAT by sending something to each."""
+        """Set the camera's ports, and open a NAT by sending a packet to each."""
         self._ports = ports
         self._send(0, b"\x80\x00\x00\x00" + bytes(8))
         self._send(1, b"")

@@ -18,7 +18,7 @@ LONGEST_VALUE = 2048
 SLICE = 0.02
 """Seconds of cutting up what has arrived after which other cameras have their turn."""
 LARGEST_UNSENT = 64 << 10
-"""Bytes that may wait for a camera that does not read what it has asked for."""
+"""Bytes that may wait for a camera that does not read what is sent to it."""
 _MESSAGE = re.compile(rb"(?:RTSP|HTTP)/\d|[A-Z][A-Z_]{2,30} ")
 _STATUS = re.compile(r"(?:RTSP|HTTP)/\d(?:\.\d)? {1,8}(\d{3})(?: (.*))?", re.ASCII)
 _RESUMES = re.compile(rb"RTSP/\d|\$")
@@ -82,7 +82,7 @@ class Connection(asyncio.Protocol):
         self._through: Connection | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The connection stands."""
+        """The connection is open."""
         self._transport = cast("asyncio.Transport", transport)
 
     @property
@@ -192,7 +192,7 @@ class Connection(asyncio.Protocol):
         return stop
 
     def _take_reply(self, reply: Reply) -> None:
-        """Hand a reply to who waits for it. A camera that does not repeat the number answers the last one."""
+        """Hand a reply to its request: to the last one if the camera does not repeat the number."""
         given = reply.header("cseq")
         number = int(given) if given.isascii() and given.isdigit() and len(given) < 10 else 0
         if number not in self._replies and len(self._replies) == 1:
@@ -216,7 +216,7 @@ class Connection(asyncio.Protocol):
     # The end ------------------------------------------------------------------------------------------
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The camera, or the way to it, has gone."""
+        """The connection has ended."""
         self._lost(f"the connection broke: {exc}" if exc else "the camera closed the connection")
         self.gone.set()
 
@@ -255,7 +255,7 @@ class Connection(asyncio.Protocol):
                 self._transport.pause_reading()
 
     def write(self, data: bytes) -> None:
-        """Send bytes; a camera that does not read them is left."""
+        """Send bytes; the connection to a camera that does not read them is closed."""
         if self._through:
             self._through.write(base64.b64encode(data))
         elif self._transport and not self._transport.is_closing():

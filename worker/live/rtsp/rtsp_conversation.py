@@ -1,4 +1,4 @@
-"""What is said to a camera over one connection: finding it, logging in, and naming what it refuses."""
+"""Requests to a camera over one connection: connecting, logging in, and an error for each refusal."""
 
 import asyncio
 import socket
@@ -61,8 +61,8 @@ async def _converse(
 
 
 class Conversation:
-    """Asks one camera. `session` is the header of the session, once there is one; `asking` is what waits for
-    an answer now."""
+    """Sends requests to one camera. `session` is the session's header, once there is one; `asking` is the
+    request that waits for an answer."""
 
     def __init__(self, where: CameraAddress, connection: Connection) -> None:
         self.connection = connection

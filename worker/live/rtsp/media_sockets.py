@@ -27,9 +27,9 @@ class Datagrams(asyncio.DatagramProtocol):
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         """A packet."""
         if addr[0] in self._hosts:
-            began = time.thread_time()
+            began = time.monotonic()
             self._on_media(self._channel, data)
-            self._on_spent(time.thread_time() - began)
+            self._on_spent(time.monotonic() - began)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is closed."""
@@ -39,7 +39,7 @@ class Datagrams(asyncio.DatagramProtocol):
 class MediaSockets:
     """Two UDP sockets, for media and for RTCP. Media may come from any of the `hosts`, IP addresses.
 
-    `on_media` gets channel and data of each packet, `on_spent` the processor time in seconds that this took.
+    `on_media` gets channel and data of each packet, `on_spent` the seconds that this took.
     """
 
     def __init__(

@@ -1,10 +1,10 @@
-"""The processor time that reading one camera may take: many cameras share a process."""
+"""The time that reading one camera may take: many cameras share a process."""
 
 from typing import ClassVar
 
 SHARED, LEAST = 0.5, 0.1
-"""Parts of a core: what the cameras of a process share, and what each may take all the same."""
-BURST = 0.1
+"""Parts of the time: what the cameras of a process share, and what each may take all the same."""
+BURST = 0.2
 """Seconds that one camera may take at once."""
 TOO_MUCH = (
     "reading it takes more than its share of the processor: it has to wait, and over UDP packets are lost"
@@ -23,7 +23,7 @@ class ReadingBudget:
         self.open.add(self)
 
     def spend(self, seconds: float, now: float) -> float:
-        """Note processor time that was taken; return for how long nothing may be read now."""
+        """Note time that was taken; return for how long nothing may be read now."""
         share = max(LEAST, SHARED / max(1, len(self.open)))
         self._left = min(BURST, self._left + (now - self._at) * share) - seconds
         self._at = now

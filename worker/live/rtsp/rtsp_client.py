@@ -185,7 +185,7 @@ class Player:
             self._interrupted()
 
     def _spent(self, seconds: float) -> None:
-        """Reading took so much processor time; let the camera rest if that is more than its share."""
+        """Reading took so long; let the camera rest if that is more than its share."""
         now = time.monotonic()
         if (rest := self._budget.spend(seconds, now)) and not self._resting:
             self._resting = True
@@ -312,6 +312,7 @@ class Player:
         """Wait for the end; stay alive for the camera meanwhile."""
         next_report = time.monotonic()
         renewing = asyncio.create_task(self._renew())
+        ending = asyncio.create_task(self._ended.wait())
         try:
             while not self._ended.is_set():
                 now = time.monotonic()
@@ -328,12 +329,11 @@ class Player:
                 if now >= next_report:
                     next_report = now + REPORT_INTERVAL
                     self._report(now)
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(WATCH_INTERVAL):
-                        await self._ended.wait()
+                await asyncio.wait({ending}, timeout=WATCH_INTERVAL)
         finally:
             renewing.cancel()
-            await asyncio.gather(renewing, return_exceptions=True)
+            ending.cancel()
+            await asyncio.gather(renewing, ending, return_exceptions=True)
 
     async def _renew(self) -> None:
         """Renew the session at half its timeout. A camera that does not answer may play on."""

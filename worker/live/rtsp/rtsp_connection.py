@@ -54,7 +54,7 @@ class Connection(asyncio.Protocol):
 
     `on_media` gets channel and data of each interleaved packet (RFC 2326, 10.12), `on_request` what the
     camera asks of its own accord: method and headers. `log`, where there is one, gets every exchange;
-    `on_spent` the processor time in seconds that handling what arrived took.
+    `on_spent` the seconds that handling what arrived took.
     """
 
     def __init__(
@@ -107,9 +107,9 @@ class Connection(asyncio.Protocol):
 
     def _cut(self) -> None:
         """Cut what has arrived into packets and messages: as much as others can wait for, then the rest."""
-        began = time.thread_time()
-        self._behind = self._cut_until(time.monotonic() + SLICE)
-        self._on_spent(time.thread_time() - began)
+        began = time.monotonic()
+        self._behind = self._cut_until(began + SLICE)
+        self._on_spent(time.monotonic() - began)
         if self._behind:
             asyncio.get_running_loop().call_soon(self._go_on)
         elif len(self._buffer) > LARGEST_BUFFER or self._junk > LARGEST_BUFFER:

@@ -259,7 +259,7 @@ def main() -> None:
     parser.add_argument("--cameras", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=30)
     parser.add_argument("--chunk-duration", type=float, default=5)
-    parser.add_argument("--size", type=int, default=340, help="pixels of a side")
+    parser.add_argument("--size", type=int, default=368, help="pixels of a side")
     parser.add_argument(
         "--cores", type=int, nargs=2, default=[0, 1], help="of the camera processes; of the rest"
     )

@@ -35,6 +35,10 @@ class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
     by `digest`, its code being known."""
 
 
+UNABLE = "unable to start: "
+"""How the detail of a worker begins that ended at its start."""
+
+
 class Worker(msgspec.Struct, frozen=True, kw_only=True):
     """One worker's record. `detail` says what it does while it starts, or why it is unhealthy."""
 
@@ -61,6 +65,11 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True):
     model: ServedModel | None = None
     jobs_running: int = 0
     jobs_done: int = 0
+
+    @property
+    def gave_up(self) -> bool:
+        """Whether it ended because it could not start: only its record is left."""
+        return self.detail.startswith(UNABLE)
 
 
 _workers: RecordCodec[Worker] = RecordCodec(Worker)

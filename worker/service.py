@@ -93,6 +93,7 @@ class Service:
         self.alive = self._signs_of_life()
         self._tell = log_progress()
         self._stopping = asyncio.Event()
+        self._unable = ""
 
     def _metrics(self) -> WorkerMetrics:
         metrics = WorkerMetrics(Figures(self.redis, self.registry, self.claims.consumer))
@@ -146,6 +147,9 @@ class Service:
                         await asyncio.to_thread(loaded.engine.close)
             finally:
                 await end(keepers)
+                if self._unable:
+                    with suppress(RedisError):
+                        await self.alive.cannot_start(self._unable)
         with suppress(RedisError):
             await self.alive.withdraw()
         await self.redis.aclose()
@@ -162,8 +166,7 @@ class Service:
                     await asyncio.wait_for(self._stopping.wait(), LOAD_INTERVAL)
             except Exception as error:
                 self.errors.emit(f"Failed to initialize Inference pipeline: {error}", "critical")
-                with suppress(RedisError):
-                    await self.alive.cannot_start(str(error))
+                self._unable = str(error)
                 raise
         return None
 

@@ -8,7 +8,7 @@ import msgspec
 import structlog
 
 from shared import fleet
-from shared.fleet import HEARTBEAT, Worker
+from shared.fleet import HEARTBEAT, UNABLE, Worker
 from shared.redis.connection import Redis, RedisError
 from shared.redis.redis_clock import RedisClock
 from shared.settings import Settings
@@ -104,7 +104,7 @@ class SignsOfLife:
 
     async def cannot_start(self, reason: str) -> None:
         """Leave behind why this worker ends, for those who ask why none is ready. Raises RedisError."""
-        self.change(detail=f"unable to start: {reason[:LONGEST_REASON]}")
+        self.change(detail=UNABLE + reason[:LONGEST_REASON])
         await fleet.announce(self._redis, self.record, LAST_WORDS_TTL)
 
     async def withdraw(self) -> None:

@@ -160,7 +160,7 @@ def _listed(folder: Path) -> list[Asset]:
 async def _put(
     configuration: Settings, redis: Redis, folder: Path, manifest: BackupManifest, *, replace: bool
 ) -> None:
-    if running := [worker.name for worker in (await read_fleet(redis)).workers]:
+    if running := [worker.name for worker in (await read_fleet(redis)).workers if not worker.gave_up]:
         raise CommandFailed(f"{running[0]} is running: stop workers, gateways and indexers first")
     if replace:
         await snapshot.clear(redis)

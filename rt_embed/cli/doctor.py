@@ -188,7 +188,7 @@ async def _fleet(redis: Redis) -> Findings:
     if not fleet.workers:
         yield Finding("workers", "warning", "none is running", "start one: rt-embed worker")
     for worker in fleet.workers:
-        well = worker.healthy and worker.state != "stopping"
+        well = worker.healthy and worker.state != "stopping" and not worker.gave_up
         found = f"{worker.state}{': ' if worker.detail else ''}{worker.detail}"
         model = f", model {worker.model.id}" if worker.model else ""
         advice = "" if well else f"see its log; a record lives {RECORD_TTL} s longer than its worker"

@@ -116,7 +116,7 @@ async def test_a_service_goes_on_in_an_empty_place(
     assert (status, err) == (0, "")
     told = json.loads(out)
     assert (told["assets"], told["asset_bytes"], told["files"]) == (1, 4, True)
-    assert told["index"] == {"assets": 1, "chunks": 100, "deletions": 0, "models": 1}
+    assert told["index"].items() >= {"assets": 1, "chunks": 100, "deletions": 0, "models": 1}.items()
     assert backup.stat().st_mode & 0o77 == 0
 
     status, out, err = await call("restore", backup, "--json", **there, RTEMBED_LOG_FORMAT="json")

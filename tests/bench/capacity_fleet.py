@@ -17,7 +17,7 @@ import uvloop
 
 from shared import live_records
 from shared.fleet import ServedModel, Worker
-from shared.jobs import Claim, LiveJob, TextJob
+from shared.jobs import Claim, LiveJob, TextJob, VideoJob
 from shared.redis.connection import Redis, connect
 from shared.redis.redis_clock import RedisClock
 from shared.results import Result
@@ -64,6 +64,13 @@ class SimulatedTasks:
             await asyncio.sleep(IMMEDIATELY)
             results = [Result(chunk=n, vector=VECTOR) for n in range(len(claim.job.texts))]
             await self._publisher.publish(claim.job, results)
+        elif isinstance(claim.job, VideoJob):
+            for chunk in claim.job.chunks:
+                times = [chunk.start + n * 10**9 for n in range(8)]
+                result = Result(
+                    chunk=chunk.index, start=chunk.start, end=chunk.end, vector=VECTOR, frame_times=times
+                )
+                await self._publisher.publish(claim.job, [result])
 
     async def stand_by(self, claim: Claim) -> bool:
         """Take no session from a worker that lives."""

@@ -1,6 +1,6 @@
 """Reading what Redis holds, for people and scripts: lanes, requests, sessions, messages, workers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from redis.exceptions import ResponseError
@@ -56,13 +56,14 @@ async def live(redis: Redis) -> list[Row]:
     """Return the record of every live session."""
     found = sorted([key async for key in redis.scan_iter(match=keys.live("*"), count=1000)])
     prefix = len(keys.live(""))
-    return [{"stream": key.decode()[prefix:], **await read_hash(redis, key)} for key in found]
+    records = await _read_hashes(redis, found)
+    return [{"stream": key.decode()[prefix:], **row} for key, row in zip(found, records, strict=True)]
 
 
 async def workers(redis: Redis) -> list[Row]:
     """Return the records of the living workers."""
     names: Any = sorted(await redis.zrange(keys.WORKERS, 0, -1))
-    records = [await read_hash(redis, keys.worker(name.decode())) for name in names]
+    records = await _read_hashes(redis, [keys.worker(name.decode()) for name in names])
     return [record for record in records if record]
 
 
@@ -144,6 +145,16 @@ async def read_hash(redis: Redis, key: str | bytes) -> dict[str, str]:
     """A hash as texts; empty if there is none."""
     fields: Any = await redis.hgetall(key)
     return _texts(fields)
+
+
+async def _read_hashes(redis: Redis, wanted: Sequence[str | bytes]) -> list[dict[str, str]]:
+    found: list[dict[str, str]] = []
+    for at in range(0, len(wanted), SCAN_PAGE):
+        async with redis.pipeline(transaction=False) as pipe:
+            for key in wanted[at : at + SCAN_PAGE]:
+                pipe.hgetall(key)
+            found += map(_texts, await pipe.execute())
+    return found
 
 
 def _texts(fields: Mapping[bytes, bytes]) -> dict[str, str]:

@@ -167,10 +167,10 @@ async def note_read(redis: Redis, asset_id: str, request_id: str, entry_id: str)
 
 
 async def beat(
-    redis: Redis, settings: Settings, claim: Claim, owner: str, fields: dict[str, Any]
+    redis: Redis, settings: Settings, claim: Claim, owner: str, fields: dict[str, Any], *, lease: bool = True
 ) -> tuple[str, bool, str]:
-    """Write the state of the session; return its request's state, whether it is to stop, and the token of the
-    move that another worker asks for, empty if none does.
+    """Write the state of the session, and with `lease` keep it from expiring; return its request's state,
+    whether it is to stop, and the token of the move that another worker asks for, empty if none does.
 
     The state is `lost` where the worker `owner` holds the session's job no longer.
     """
@@ -187,7 +187,7 @@ async def beat(
             keys.asset_users(asset),
             keys.jobs("live", job.model),
         ],
-        args=[job.request, settings.request_ttl, keys.GROUP, owner, claim.id, *told],
+        args=[job.request, settings.request_ttl, keys.GROUP, owner, claim.id, int(lease), *told],
     )
     return answer[0].decode(), bool(answer[1]), answer[2].decode()
 

@@ -32,7 +32,7 @@ LIVE_INTERVAL = 0.2
 """Seconds between looks at live sessions that wait for a worker."""
 BALANCE_INTERVAL = 1.0
 LOOKS = 10
-"""How often the whole fleet looks, in such an interval, for what the dead have left and for an even share:
+"""How often a second the whole fleet looks, in each lane, for what the dead have left and for an even share:
 the time of a look grows with the number of workers and claims."""
 STAY = 300.0
 """Seconds for which a live session that could not be handed over is not asked for again."""
@@ -120,8 +120,8 @@ class ClaimLoop:
             await reader.aclose()
 
     def _shared(self, interval: float) -> float:
-        """Return the seconds until this worker looks again: the fleet looks LOOKS times in `interval`."""
-        return interval * max(1.0, self.workers / LOOKS)
+        """Return the seconds until this worker looks again: `interval`, or longer in a large fleet."""
+        return max(interval, self.workers / LOOKS)
 
     async def _claim_live(self, tasks: Tasks, work: asyncio.TaskGroup) -> None:
         """Take live sessions one by one, so that they spread over the workers."""

@@ -11,6 +11,7 @@ import random
 import signal
 import time
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import uvloop
@@ -27,7 +28,7 @@ from shared.telemetry.fleet_metrics import Figures
 from shared.telemetry.instruments import embedded_items
 from worker.claim_loop import ClaimLoop
 from worker.claims import Claims
-from worker.live.session import BEAT_INTERVAL
+from worker.live.session import BEAT_INTERVAL, LEASE_INTERVAL
 from worker.publish.publisher import Publisher
 from worker.signs_of_life import SignsOfLife
 from worker.watch import Watch
@@ -88,12 +89,22 @@ class SimulatedTasks:
             number, moment = number + 1, moment + self._chunk
 
     async def _beat(self, claim: Claim) -> None:
-        fields = {"state": "running", "detail": "", "transport": "tcp", "clock": "picture", "next": 1}
+        fields: dict[str, Any] = {
+            "state": "running",
+            "detail": "",
+            "transport": "tcp",
+            "clock": "picture",
+            "next": 1,
+        }
         await asyncio.sleep(random.uniform(0, BEAT_INTERVAL))
+        lease_due = chunk_due = 0.0
         while True:
             began = time.monotonic()
+            lease, cut = began >= lease_due, began >= chunk_due
+            lease_due = began + LEASE_INTERVAL if lease else lease_due
+            chunk_due = began + self._chunk if cut else chunk_due
             state, stop, _ = await live_records.beat(
-                self._redis, self._settings, claim, self._owner, dict(fields)
+                self._redis, self._settings, claim, self._owner, fields if lease or cut else {}, lease=lease
             )
             if state != "running" or stop:
                 return

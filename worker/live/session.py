@@ -39,6 +39,9 @@ from worker.worker_metrics import observe_chunk
 log = structlog.get_logger(__name__)
 
 BEAT_INTERVAL = 0.5
+LEASE_INTERVAL = 10.0
+"""Seconds between beats that keep the session from expiring, well below the shortest RTEMBED_REQUEST_TTL; the
+others write only what has changed."""
 Order = Literal["go on", "stop", "ended", "lost"]
 STAND_BY_INTERVAL = 0.2
 FORGIVEN_AFTER = 600.0
@@ -244,6 +247,9 @@ class LiveSession:
         self._waiting = Backlog(shared.settings.live_backlog)
         self._changed = asyncio.Event()
         self._over = False
+        self._written: dict[str, str | int] = {}
+        """What the session's record says."""
+        self._lease_due = 0.0
         self._departure = Departure(job.chunk_duration * SECOND)
         self._moved = False
         self._standing_by = False
@@ -481,12 +487,18 @@ class LiveSession:
             await asyncio.sleep(BEAT_INTERVAL)
 
     async def _beat(self) -> Order:
+        now, fields = time.monotonic(), self._fields()
+        lease = now >= self._lease_due
+        news = fields if lease or fields != self._written else {}
         try:
             state, stop, token = await live_records.beat(
-                self._shared.redis, self._settings, self._claim, self._shared.owner, self._fields()
+                self._shared.redis, self._settings, self._claim, self._shared.owner, news, lease=lease
             )
         except RedisError:
             return "go on"
+        self._written = fields
+        if lease:
+            self._lease_due = now + LEASE_INTERVAL
         self._departure.asked(token)
         if state == "lost":
             return "lost"

@@ -42,8 +42,7 @@ MOST_HANGS = 2
 
 
 class DecoderPool:
-    """Reads media in `slots` decoder processes, and probes in up to `probers` more, which are started when
-    they are needed, the first at once.
+    """Reads media in `slots` decoder processes, and probes in `probers` more.
 
     A chunk that cannot be decoded is tried `attempts` times, by a rebuilt decoder. `sparse` decodes only what
     the wanted frames need; `reuse` keeps a file and its decoders open for the next job. `lanes` threads (0:
@@ -103,7 +102,7 @@ class DecoderPool:
         """Start the processes. Raises DecodeError."""
         try:
             async with asyncio.TaskGroup() as group:
-                for slot in (*self._slots, self._probers[0]):
+                for slot in (*self._slots, *self._probers):
                     group.create_task(slot.ready())
         except* DecodeError as errors:
             await self.close()

@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import pytest
 
@@ -17,6 +16,7 @@ from rt_embed.cli.data_folder import (
     used_alone,
     with_redis_found,
 )
+from rt_embed.cli.embedded_postgres import database_url
 from rt_embed.cli.main import run
 from rt_embed.cli.terminal import ExitStatus
 from shared import keys
@@ -319,6 +319,6 @@ def test_the_index_of_a_service_in_this_folder_is_found_by_its_socket(
     (folder / "postgres" / "postmaster.pid").touch()
     with used_alone(folder), announced(folder, LocalService("http://127.0.0.1:1", "")):
         found = configuration_here({"RTEMBED_DATA_DIR": str(folder)})
-    sockets = quote(str(tmp_path / "data" / "postgres"), safe="")
-    assert found.search_url == f"postgresql://postgres@/postgres?host={sockets}"
+    assert found.search_url == database_url(tmp_path / "data" / "postgres")
+    assert "host=%2F" in found.search_url
     assert found.message_bus == "redis"

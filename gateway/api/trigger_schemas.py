@@ -57,7 +57,7 @@ class TriggerRequest(Question):
         Meta(
             extra={"check": _check_webhook},
             description="URL to which each event is sent by POST, as JSON.",
-            examples=["https://alerts.example.com/rt-embed"],
+            examples=["https://203.0.113.7/rt-embed"],
         ),
     ] = None
     webhook_secret: Annotated[

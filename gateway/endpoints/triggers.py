@@ -103,11 +103,11 @@ async def add_trigger(request: HttpRequest) -> Response:
     ctx = context(request)
     store = ctx.triggers
     body = validate_json(await read_body(request), TriggerRequest)
-    if body.webhook is not None:
-        await _check_webhook(ctx, body.webhook)
     model = ctx.view.named_model(body.model) if body.model else ctx.view.model().id
     vector, _ = await vector_of_question(ctx, request, body, model)
     await _check_length(ctx, model, vector)
+    if body.webhook is not None:
+        await _check_webhook(ctx, body.webhook)
     new = _new_trigger(ctx, body, model, vector)
     await store.create(new, ctx.settings.max_triggers)
     return json_response(_shown(await store.find(new.id)), 201)

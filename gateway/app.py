@@ -27,6 +27,7 @@ from gateway.endpoints import docs
 from gateway.intake.uploads import TooManyFields
 from gateway.routing import ENDPOINTS, routes
 from shared.errors import RtEmbedError, Unavailable
+from shared.lifecycle.garbage import settle
 from shared.lifecycle.heartbeat import beating
 from shared.redis.connection import RedisError
 from shared.redis.failures import ReplicasBehind, WritesRefused
@@ -50,6 +51,7 @@ def create_app(settings: Settings, telemetry: Telemetry = SWITCHED_OFF) -> Starl
             app.state.context = ctx
             await log_start(settings, ctx.redis)
             log.info("gateway listening", host=settings.host, port=settings.port)
+            settle()
             yield
         # Not after uvicorn.run: by then uvicorn has sent itself the signal that stopped it.
         await asyncio.to_thread(telemetry.close)

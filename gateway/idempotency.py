@@ -47,7 +47,7 @@ class IdempotencyKey:
             )
         self._key = key
         self._part = ""
-        self._digest = sha256(request.url.path.encode())
+        self._digest = sha256(request.url.path.encode() if key else b"")
 
     def __bool__(self) -> bool:
         return bool(self._key)

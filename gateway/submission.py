@@ -44,13 +44,10 @@ class Submitter:
         `detached`. Raises as `shared.requests.submit`.
         """
         async with self._listener.subscribe(request.id) as follower:
-            accepting = asyncio.create_task(
-                requests.submit(self._redis, self._settings, request, jobs, traceparent)
-            )
             try:
-                created = await asyncio.shield(accepting)
+                created = await requests.submit(self._redis, self._settings, request, jobs, traceparent)
             except asyncio.CancelledError:
-                self._cancel_soon(request, accepting)
+                self._cancel_soon(request)  # Redis may have got it; what cancels it comes after it
                 raise
             try:
                 yield created, follower
@@ -66,15 +63,13 @@ class Submitter:
         if self._cancellations:
             await asyncio.wait(self._cancellations, timeout=self._settings.redis_timeout)
 
-    def _cancel_soon(self, request: Request, accepting: asyncio.Task[int] | None = None) -> None:
-        task = asyncio.create_task(self._cancel(request, accepting))
+    def _cancel_soon(self, request: Request) -> None:
+        task = asyncio.create_task(self._cancel(request))
         self._cancellations.add(task)
         task.add_done_callback(self._cancellations.discard)
 
-    async def _cancel(self, request: Request, accepting: asyncio.Task[int] | None) -> None:
+    async def _cancel(self, request: Request) -> None:
         try:
-            if accepting:
-                await accepting
             state = await requests.finish(self._redis, self._settings, request, requests.CANCELLED)
             log.debug("request cancelled: its client disconnected", request_id=request.id, state=state)
         except (RedisError, RtEmbedError) as error:

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
@@ -246,7 +247,6 @@ class ClaimLoop:
         finally:
             if done:
                 self.jobs_done += 1
-                jobs_done.add(1, {"lane": claim.lane})
                 self._finished.append(claim)
                 self._finishing.set()
             else:
@@ -318,6 +318,8 @@ class ClaimLoop:
         del self._finished[: len(claims)]
         for claim in claims:
             self._claims.release(claim)
+        for lane, count in Counter(claim.lane for claim in claims).items():
+            jobs_done.add(count, {"lane": lane})
 
     async def _hand_over_live(self) -> None:
         """Let other workers go on with the live sessions at once: a camera does not wait."""

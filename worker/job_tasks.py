@@ -22,7 +22,7 @@ from worker.media.gpu.clip_slots import DeviceClip
 from worker.models.directory import ModelInfo
 from worker.models.embedding_engine import Clips
 from worker.publish.publisher import Publisher
-from worker.worker_metrics import observe_chunk, observe_text
+from worker.worker_metrics import observe_chunk, observe_texts
 
 log = structlog.get_logger(__name__)
 
@@ -91,8 +91,7 @@ class Tasks:
             for index, item in enumerate(embedded)
         ]
         await self._publisher.publish(job, results)
-        for item in embedded:
-            observe_text(item, self._model)
+        observe_texts(embedded, self._model)
 
     async def probe(self, job: ProbeJob) -> None:
         """Open a file and answer what it is, or with the error that says why it is none."""

@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 from shared.bus.errorbus import ErrorBus
 from shared.errors import Unavailable
 from shared.fleet import Worker
+from shared.lifecycle.garbage import settle
 from shared.redis.connection import RedisError, connect
 from shared.redis.ending import end, uninterrupted
 from shared.redis.redis_clock import RedisClock
@@ -204,6 +205,7 @@ class Service:
                 self.alive.change(batch_size=loaded.batch_size)
                 self.watch.loaded()  # before anyone hears that it is ready
                 await self._first_contact()
+                settle()
                 log.info("worker ready", model=info.id, backend=loaded.backend, slots=self.jobs.slots)
                 await self._work(tasks)
                 for task in background:

@@ -1,11 +1,10 @@
 """What one worker measures: per chunk and text, and between two heartbeats."""
 
 import asyncio
-from collections import Counter as Tally
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
-from opentelemetry.metrics import Counter
 from opentelemetry.util.types import AttributeValue
 
 from shared.fleet import HEARTBEAT
@@ -13,7 +12,7 @@ from shared.keys import LANES, Lane
 from shared.telemetry import instruments
 from shared.telemetry.export import record_span
 from shared.telemetry.fleet_metrics import Figures
-from shared.telemetry.instruments import decode_slots
+from shared.telemetry.instruments import Total, decode_slots
 from worker.batcher import Embedded
 from worker.engine.gpus import Condition, Gpu
 from worker.media.clip_source import Clip
@@ -27,7 +26,7 @@ class _Followed(msgspec.Struct):
     """A count that somebody else keeps, as a counter."""
 
     read: Callable[[], int]
-    counter: Counter
+    counter: Total
     labels: dict[str, str]
     seen: int = 0
 
@@ -45,7 +44,7 @@ class WorkerMetrics:
         self._followed: list[_Followed] = []
         self._decoders: DecoderPool | None = None
 
-    def follow(self, read: Callable[[], int], counter: Counter, **labels: str) -> None:
+    def follow(self, read: Callable[[], int], counter: Total, **labels: str) -> None:
         """Count what `read` counts, from now on."""
         self._followed.append(_Followed(read, counter, labels, read()))
 
@@ -70,7 +69,7 @@ class WorkerMetrics:
         """Measure what is now, with the lanes of the running jobs, and publish it. Raises RedisError."""
         for followed in self._followed:
             followed.catch_up()
-        jobs = Tally(running)
+        jobs = Counter(running)
         for lane in LANES:
             instruments.jobs_running.set(jobs[lane], {"lane": lane})
         if self._decoders:
@@ -110,12 +109,13 @@ def observe_gpu(host: str, gpu: Gpu, condition: Condition) -> None:
         )
 
 
-def observe_text(embedded: Embedded, model: ModelInfo) -> None:
-    """One embedded text."""
-    seconds = embedded.end - embedded.start
-    instruments.embedded_items.add(1, {"model": model.id, "modality": "text"})
-    instruments.inference_latency.record(seconds)
-    instruments.inference_latency_latest.set(seconds)
+def observe_texts(embedded: Sequence[Embedded], model: ModelInfo) -> None:
+    """The embedded texts of one request."""
+    instruments.embedded_items.add(len(embedded), {"model": model.id, "modality": "text"})
+    for text in embedded:
+        seconds = text.end - text.start
+        instruments.inference_latency.record(seconds)
+        instruments.inference_latency_latest.set(seconds)
 
 
 def observe_chunk(

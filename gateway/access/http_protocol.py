@@ -10,13 +10,14 @@ import socket
 import uuid
 from collections import Counter
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import msgspec
 import structlog
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from gateway.access.client_address import is_within
+from gateway.access.joined_writes import JoinedWrites
 from gateway.api.schemas import Error
 from shared.settings import Settings
 from shared.settings.setting_types import IPNetwork
@@ -71,7 +72,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """The connection stands; its first request is awaited."""
-        super().connection_made(transport)
+        joined: Any = JoinedWrites(transport, self.loop)
+        super().connection_made(joined)
         self._refusal = 0
         self._refused = False
         self._barren = 0

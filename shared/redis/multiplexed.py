@@ -110,6 +110,7 @@ class Replies(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._timeout = timeout
         self._waiting: deque[tuple[float, asyncio.Future[Any]]] = deque()
+        self._unsent: list[bytes] = []
         self._watch: asyncio.TimerHandle | None = None
         self._reader = hiredis.Reader(replyError=error_of, notEnoughData=_NOTHING)
         self._writer = connection.hand_over()  # which would close the transport if it went
@@ -126,15 +127,23 @@ class Replies(asyncio.Protocol):
         if self.closed:
             raise _lost(None)
         future: asyncio.Future[Any] = self._loop.create_future()
-        try:
-            self._transport.write(hiredis.pack_command(command))
-        except RuntimeError as error:  # uvloop, when the server has just reset the connection
-            self.close(_lost(error))
-            raise _lost(error) from error
+        if not self._unsent:
+            self._loop.call_soon(self._send)
+        self._unsent.append(hiredis.pack_command(command))
         self._waiting.append((self._loop.time(), future))
         if self._watch is None:
             self._watch = self._loop.call_later(self._timeout, self._look)
         return future
+
+    def _send(self) -> None:
+        """Write the commands of one turn of the event loop together: a write costs more than a command."""
+        unsent, self._unsent = self._unsent, []
+        if self.closed:
+            return
+        try:
+            self._transport.write(b"".join(unsent))
+        except RuntimeError as error:  # uvloop, when the server has just reset the connection
+            self.close(_lost(error))
 
     def close(self, error: Exception | None = None) -> None:
         """Close the connection. Commands that wait raise `error`, or ConnectionError."""

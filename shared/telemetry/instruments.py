@@ -5,11 +5,12 @@ Those without the prefix `rtembed_` have the names, units and buckets of RT-Embe
 which names and types Prometheus sees them all.
 """
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
-from opentelemetry.metrics import Counter, Histogram, get_meter
+from opentelemetry.metrics import CallbackOptions, Histogram, Observation, get_meter
 from opentelemetry.metrics import _Gauge as Gauge
 
 Whole = Literal["sum", "latest", "fact"]
@@ -26,6 +27,7 @@ class Exposed(msgspec.Struct, frozen=True):
 
 EXPOSED: dict[str, Exposed] = {}
 _meter = get_meter("rtvi-embed")
+_NO_LABELS: Mapping[str, str] = {}
 _SUFFIXES = {"s": "_seconds", "tokens": "_tokens", "fps": "_fps", "By": "_bytes", "1": ""}
 SEEDED: list[tuple[Any, dict[str, str]]] = []
 """Counters and gauges with the labels under which they are 0 from the start."""
@@ -39,6 +41,28 @@ def _expose(name: str, unit: str, kind: str, description: str, whole: Whole = "s
     EXPOSED[exposed] = Exposed(kind, description, whole)
 
 
+class Total:
+    """A counter that adds up here and is read when metrics are: OpenTelemetry's own takes 20 times as long
+    to add, several times per request."""
+
+    def __init__(self, name: str, unit: str, description: str) -> None:
+        self._sums: dict[frozenset[tuple[str, str]], float] = {}
+        self._lock = threading.Lock()
+        _meter.create_observable_counter(name, [self.observe], unit, description)
+
+    def add(self, amount: float, labels: Mapping[str, str] = _NO_LABELS) -> None:
+        """Add to the sum of what has these labels. Threads may do so at the same time."""
+        key = frozenset(labels.items())
+        with self._lock:
+            self._sums[key] = self._sums.get(key, 0) + amount
+
+    def observe(self, _: CallbackOptions) -> Iterator[Observation]:
+        """Yield the sums so far."""
+        with self._lock:
+            sums = list(self._sums.items())
+        yield from (Observation(total, dict(labels)) for labels, total in sums)
+
+
 def _counter(
     name: str,
     description: str,
@@ -46,10 +70,10 @@ def _counter(
     *,
     whole: Whole = "sum",
     seeds: Sequence[dict[str, str]] = (),
-) -> Counter:
+) -> Total:
     _expose(name, unit, "counter", description, whole)
     # The exporter takes the unit 1 for a ratio and would say so in the name.
-    counter = _meter.create_counter(name, "" if unit == "1" else unit, description)
+    counter = Total(name, "" if unit == "1" else unit, description)
     SEEDED.extend((counter.add, seed) for seed in seeds)
     return counter
 

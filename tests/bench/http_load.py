@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from typing import cast
 
 import msgspec
 import uvloop
@@ -25,8 +26,7 @@ class _Connection(asyncio.Protocol):
         self._missing = -1
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by its bases
         self._send()
 
     def data_received(self, data: bytes) -> None:

@@ -4,13 +4,14 @@ from typing import Any
 
 import pytest
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
+from opentelemetry.metrics import CallbackOptions
 from opentelemetry.sdk.metrics import MeterProvider
 from prometheus_client import CollectorRegistry
 
 from shared import keys
 from shared.redis.connection import Redis, RedisError
 from shared.telemetry.fleet_metrics import Figures, exposition, read_figures
-from shared.telemetry.instruments import EXPOSED
+from shared.telemetry.instruments import EXPOSED, Total
 
 
 class Process:
@@ -140,3 +141,13 @@ def test_names_are_ours_or_those_of_rt_embed() -> None:
     for name, exposed in EXPOSED.items():
         assert name.endswith("_total") == (exposed.kind == "counter"), name
         assert exposed.description
+
+
+def test_totals_of_labels_are_what_was_added_to_each() -> None:
+    total = Total("rtembed_test_total", "", "For this test")
+    total.add(0, {"lane": "text"})
+    total.add(2, {"lane": "video", "state": "done"})
+    total.add(3, {"state": "done", "lane": "video"})
+    total.add(1.5)
+    found = [(seen.value, dict(seen.attributes or {})) for seen in total.observe(CallbackOptions())]
+    assert found == [(0, {"lane": "text"}), (5, {"lane": "video", "state": "done"}), (1.5, {})]

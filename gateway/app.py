@@ -24,7 +24,7 @@ from gateway.console import page
 from gateway.context import Context
 from gateway.disconnect import ClientGone
 from gateway.endpoints import docs
-from gateway.intake.uploads import TooManyFields
+from gateway.handling.uploads import TooManyFields
 from gateway.routing import ENDPOINTS, routes
 from shared.errors import RtEmbedError, Unavailable
 from shared.lifecycle.garbage import settle

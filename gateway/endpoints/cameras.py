@@ -28,10 +28,10 @@ from gateway.api.stream_schemas import (
 from gateway.api.validation import as_stream_id, as_uuid, problem, require_few_values, validate, validate_json
 from gateway.context import Context, context
 from gateway.endpoints.streams import register_stream, remove_stream, split_login, streams
-from gateway.intake.body import read_body
+from gateway.handling.body import read_body
+from gateway.handling.live_streams import start_session
+from gateway.handling.probing import verified
 from gateway.intake.downloads import FETCH_ERRORS
-from gateway.intake.probing import verified
-from gateway.video.live_streams import start_session
 from shared import keys
 from shared.addresses import RTSP_PORTS
 from shared.assets import Asset

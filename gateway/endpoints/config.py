@@ -8,7 +8,7 @@ from gateway.api.responses import json_response
 from gateway.api.stream_schemas import Configuration, Configured, Routing, RoutingEvent
 from gateway.api.validation import validate_json
 from gateway.context import context
-from gateway.intake.body import read_body
+from gateway.handling.body import read_body
 from shared.bus.routes import Switch, switch_routes
 from shared.errors import BadRequest, FileTooLarge, Unavailable
 

@@ -27,11 +27,11 @@ from gateway.context import Context, context
 from gateway.disconnect import ClientGone, until_gone
 from gateway.endpoints.text import embed_texts
 from gateway.endpoints.video import plan_request
-from gateway.idempotency import DESCRIPTION, HEADER, IdempotencyKey, results_of
-from gateway.intake.body import read_body
+from gateway.handling.body import read_body
+from gateway.handling.idempotency import DESCRIPTION, HEADER, IdempotencyKey, results_of
+from gateway.handling.ingestion import ingested
+from gateway.handling.probing import opened
 from gateway.intake.downloads import FETCH_ERRORS
-from gateway.intake.ingestion import ingested
-from gateway.intake.probing import opened
 from gateway.results.vectors import encoded, require_dimensions
 from gateway.submission import collect
 from gateway.video.planning import Plan, plan_video

@@ -13,9 +13,9 @@ from gateway.api.responses import json_response
 from gateway.api.schemas import DeletedFile, File, FileList, FileMedia, FilesQuery, TypedFile, UploadForm
 from gateway.api.validation import validate_form, validate_query, validate_uuid
 from gateway.context import Context, context
-from gateway.intake.probing import opened, verified
+from gateway.handling.probing import opened, verified
+from gateway.handling.uploads import read_form
 from gateway.intake.server_files import find_server_file
-from gateway.intake.uploads import read_form
 from shared.assets import Asset
 from shared.chunks import SECOND
 from shared.errors import (

@@ -30,7 +30,7 @@ from gateway.api.fleet_schemas import (
 from gateway.api.responses import json_response
 from gateway.api.validation import validate_json, validate_query
 from gateway.context import context
-from gateway.intake.body import read_body
+from gateway.handling.body import read_body
 from shared.errors import FileTooLarge, Unavailable
 from shared.fleet import Worker
 from shared.inspection import dead_letters, queues

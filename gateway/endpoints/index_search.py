@@ -32,7 +32,7 @@ from gateway.context import Context, context
 from gateway.disconnect import until_gone
 from gateway.endpoints.text import embed_texts
 from gateway.endpoints.video import plan_request
-from gateway.intake.body import read_body
+from gateway.handling.body import read_body
 from gateway.intake.downloads import FETCH_ERRORS
 from gateway.results.vectors import encoded, floats
 from gateway.search.hits import Hit, merged

@@ -26,9 +26,9 @@ from gateway.api.stream_schemas import (
 )
 from gateway.api.validation import validate_json, validate_stream_id
 from gateway.context import Context, context
-from gateway.intake.body import read_body
-from gateway.intake.probing import probe
-from gateway.video.live_streams import stop_session
+from gateway.handling.body import read_body
+from gateway.handling.live_streams import stop_session
+from gateway.handling.probing import probe
 from shared import keys, live_records
 from shared.addresses import read_camera_address
 from shared.assets import Asset

@@ -14,8 +14,8 @@ from gateway.api.validation import validate_json
 from gateway.context import Context, context
 from gateway.disconnect import until_gone
 from gateway.endpoints.deferred import accept, accepted, prefers_async
-from gateway.idempotency import DESCRIPTION, HEADER, IdempotencyKey, answer_again
-from gateway.intake.body import read_body
+from gateway.handling.body import read_body
+from gateway.handling.idempotency import DESCRIPTION, HEADER, IdempotencyKey, answer_again
 from gateway.results.answers import TextOptions, text_response
 from gateway.results.vectors import require_dimensions
 from gateway.submission import collect

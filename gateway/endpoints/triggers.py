@@ -21,7 +21,7 @@ from gateway.api.trigger_schemas import (
 from gateway.api.validation import problem, validate_json, validate_query, validate_uuid
 from gateway.context import Context, context
 from gateway.endpoints.index_search import vector_of_question
-from gateway.intake.body import read_body
+from gateway.handling.body import read_body
 from gateway.intake.downloads import FETCH_ERRORS
 from gateway.results.sse import EventStream
 from gateway.triggers.trigger_events import read_event_id, trigger_events

@@ -22,20 +22,20 @@ from gateway.api.validation import problem
 from gateway.context import Context, context
 from gateway.disconnect import until_gone
 from gateway.endpoints.deferred import accept, accepted, prefers_async
-from gateway.idempotency import DESCRIPTION, HEADER, IdempotencyKey, answer_again
+from gateway.handling.events import BEGINNING, EventWriter, client_of, resume
+from gateway.handling.idempotency import DESCRIPTION, HEADER, IdempotencyKey, answer_again
+from gateway.handling.ingestion import ingested
+from gateway.handling.inline_media import Inline, read_video_request
+from gateway.handling.live_streams import find_live, live_events, stored_position
+from gateway.handling.probing import opened
+from gateway.handling.request_progress import Progress
 from gateway.intake.downloads import FETCH_ERRORS
-from gateway.intake.ingestion import ingested
-from gateway.intake.inline_media import Inline, read_video_request
-from gateway.intake.probing import opened
 from gateway.results.answers import video_response
-from gateway.results.events import BEGINNING, EventWriter, client_of, resume
 from gateway.results.reader_lease import reading, start_reading
 from gateway.results.request_records import KnownRequest
 from gateway.results.sse import EventStream
 from gateway.submission import collect
-from gateway.video.live_streams import find_live, live_events, stored_position
 from gateway.video.planning import Plan, plan_video
-from gateway.video.request_progress import Progress
 from shared.assets import Asset
 from shared.chunks import SECOND
 from shared.errors import (

@@ -1,1 +1,1 @@
-"""Results going out: following a request, JSON answers, server-sent events, vectors."""
+"""Results going out: following a request, JSON answers, the form of events, vectors."""

@@ -1,18 +1,12 @@
-"""Chunks of the index, and matches of triggers, as clients see them."""
+"""Chunks of the index, as clients see them."""
 
 import base64
 from typing import Any
 
-import msgspec
-
 from gateway.api.search_schemas import IndexHit
-from gateway.api.trigger_schemas import TriggerEvent
 from gateway.search.hits import Hit
-from gateway.triggers.trigger_records import Match
 from shared.chunks import SECOND
 from shared.timestamps import format_timestamp
-
-MILLISECOND = SECOND // 1000
 
 
 def index_hit(hit: Hit) -> IndexHit:
@@ -26,17 +20,6 @@ def index_hit(hit: Hit) -> IndexHit:
         camera=hit.camera,
         chunks=hit.numbers,
         score=hit.score,
-    )
-
-
-def trigger_event(match: Match) -> TriggerEvent:
-    """The match as an event."""
-    return TriggerEvent(
-        **msgspec.structs.asdict(index_hit(match.hit)),
-        id=str(match.key),
-        trigger=match.trigger,
-        trigger_name=match.trigger_name,
-        matched_at=format_timestamp(match.at * MILLISECOND),
     )
 
 

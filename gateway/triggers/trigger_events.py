@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from gateway.results.sse import DONE, event
-from gateway.search.shown_hits import trigger_event
+from gateway.triggers.shown_matches import trigger_event
 from shared.errors import InvalidParameters, Unavailable
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ import structlog
 
 from gateway.intake.http_source import HttpNetwork, HttpSource
 from gateway.search.search_index import SearchIndex
-from gateway.search.shown_hits import trigger_event
+from gateway.triggers.shown_matches import trigger_event
 from gateway.triggers.trigger_records import Match
 from gateway.triggers.trigger_store import TriggerStore
 from shared.bus.errorbus import ErrorBus

@@ -1,1 +1,1 @@
-"""Video requests between intake and results: planning, live streams, progress, profiles."""
+"""Video requests: planning of chunks, profiles."""

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from starlette.requests import ClientDisconnect, Request
 
-from gateway.intake.uploads import MAX_FIELD_BYTES, MAX_FIELDS, WRITE_BYTES, Form, TooManyFields, read_form
+from gateway.handling.uploads import MAX_FIELD_BYTES, MAX_FIELDS, WRITE_BYTES, Form, TooManyFields, read_form
 from gateway.store.asset_store import AssetStore
 from shared.errors import BadParameters, FileTooLarge, InvalidParameters
 from shared.redis.connection import connect

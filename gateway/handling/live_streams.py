@@ -11,8 +11,8 @@ import structlog
 from gateway.api.caller import caller
 from gateway.api.embedding_schemas import VideoRequest
 from gateway.context import Context
+from gateway.handling.events import BEGINNING, EventWriter, client_of
 from gateway.results.answers import Outline
-from gateway.results.events import BEGINNING, EventWriter, client_of
 from gateway.results.reader_lease import reading, start_reading, stop_reading
 from gateway.results.sse import EventStream
 from gateway.results.vectors import require_dimensions

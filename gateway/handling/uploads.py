@@ -11,7 +11,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.exceptions import HTTPException
 from starlette.requests import Request as HttpRequest
 
-from gateway.intake.body import read_up_to
+from gateway.handling.body import read_up_to
 from gateway.store.asset_store import AssetStore
 from gateway.store.storage import Writer
 from shared.errors import BadParameters, FileTooLarge, InvalidParameters

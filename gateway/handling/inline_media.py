@@ -13,7 +13,7 @@ from starlette.requests import Request as HttpRequest
 from gateway.api.embedding_schemas import VideoRequest
 from gateway.api.validation import problem, validate_json
 from gateway.context import Context
-from gateway.intake.body import require_json
+from gateway.handling.body import require_json
 from gateway.intake.data_source import DataPayload, is_base64
 from gateway.store.storage import Writer
 from shared.errors import FileTooLarge

@@ -16,7 +16,7 @@ from urllib.parse import quote_from_bytes
 import pytest
 
 from gateway.context import Context
-from gateway.intake.inline_media import THRESHOLD, read_video_request
+from gateway.handling.inline_media import THRESHOLD, read_video_request
 from shared.errors import FileTooLarge, InvalidDataUrl, InvalidParameters, RtEmbedError
 from shared.settings import Settings
 

@@ -101,8 +101,8 @@ _EVENT = (
 async def add_trigger(request: HttpRequest) -> Response:
     """Create a trigger."""
     ctx = context(request)
-    store = ctx.triggers
     body = validate_json(await read_body(request), TriggerRequest)
+    store = ctx.triggers
     model = ctx.view.named_model(body.model) if body.model else ctx.view.model().id
     vector, _ = await vector_of_question(ctx, request, body, model)
     await _check_length(ctx, model, vector)

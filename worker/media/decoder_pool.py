@@ -172,6 +172,8 @@ class DecoderPool:
                         yield clip
                 return
             except (ChildDied, JobFailed, TimeoutError) as error:
+                if not left:  # it died after its last clip
+                    return
                 left_out = attempts.failed_chunk(error, left, skip=skip)
                 what = "chunks left out" if left_out else "decoding again"
                 log.warning(what, file=PurePosixPath(path).name, chunk=left[0].index, reason=str(error))

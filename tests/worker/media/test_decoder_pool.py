@@ -27,10 +27,13 @@ from shared.errors import DecodeError, InvalidFile
 from tests.support import until
 from tests.worker.media.films import BROKEN, Film, make, picture, rewritten, x264
 from tests.worker.media.reading import SIZE, Frames, decode_everything, pick, same, whole
+from worker.children import ChildDied
 from worker.isolation.system_calls import this_machine
 from worker.media.clip_source import Clip, LeftOut
+from worker.media.decoder.decoder_messages import Finished, FromDecoder
 from worker.media.decoder.limits import MediaLimits
 from worker.media.decoder_client import SharedMemory
+from worker.media.decoder_job import Job
 from worker.media.decoder_pool import DecoderPool
 
 FindFilm = Callable[[str], Path]
@@ -463,6 +466,23 @@ async def test_a_killed_process_loses_nothing(film: FindFilm, expected: list[Fra
                 clip.release()
         assert same(clips, expected)
         assert (pool.counts.retries, pool.counts.restarts) == (2, 2)
+
+
+async def test_a_process_that_is_killed_after_its_last_clip_loses_nothing(
+    film: FindFilm, expected: list[Frames], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receive = Job.receive
+
+    async def dies(job: Job) -> FromDecoder:
+        message = await receive(job)
+        if isinstance(message, Finished):
+            raise ChildDied("decoder", -signal.SIGKILL)
+        return message
+
+    monkeypatch.setattr(Job, "receive", dies)
+    async with running() as pool:
+        assert same(await collect(pool, film("h264-open"), CHUNKS), expected)
+        assert pool.counts.retries == 0
 
 
 async def test_a_process_that_always_crashes_fails_its_chunk_and_no_other(

@@ -38,6 +38,13 @@ class IndexState(NamedTuple):
     removed: list[tuple[int, int]]
 
 
+async def _check(connection: Connection) -> None:
+    """Raise what is wrong with a connection, and tell one that is older than the index what types it has."""
+    await AsyncConnectionPool.check_connection(connection)
+    if connection.adapters.types.get("halfvec") is None:
+        await configure(connection)
+
+
 class SearchIndex:
     """Answers from the index. Every method raises Unavailable while the database is away."""
 
@@ -50,7 +57,7 @@ class SearchIndex:
             settings.search_url,
             kwargs=connection_arguments(),
             configure=self._configure,
-            check=AsyncConnectionPool.check_connection,
+            check=_check,
             min_size=0,
             max_size=settings.search_connections,
             max_waiting=WAITING_LIMIT,

@@ -8,6 +8,7 @@ import shutil
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from importlib import import_module
 from importlib.metadata import version
@@ -57,14 +58,24 @@ def doctor(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = F
     Looks at what `rt-embed up` started in this folder, or at what the environment's settings name. Exit
     status 1 if something is wrong.
     """
-    if not terminal.verbose:
-        logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what it says is a finding
-    found = list(asyncio.run(examine(os.environ)))
+    with nullcontext() if terminal.verbose else _silent("aiokafka"):  # what it says is a finding
+        found = list(asyncio.run(examine(os.environ)))
     if json:
         terminal.json([asdict(finding) for finding in found])
     else:
         terminal.out.print(Group(*(_line(finding) for finding in found)))
     return ExitStatus.FAILED if any(finding.state == "wrong" for finding in found) else ExitStatus.DONE
+
+
+@contextmanager
+def _silent(library: str) -> Iterator[None]:
+    logger = logging.getLogger(library)
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _line(finding: Finding) -> Text:

@@ -59,7 +59,12 @@ def test_health_and_description(shared_stack: Stack) -> None:
     assert requests.get(f"{base}/ready?detailed=false", timeout=30).status_code == 200
     detailed = requests.get(f"{base}/ready?detailed=true", timeout=30).json()
     assert detailed["healthy"]
-    assert {c["component"].split()[0] for c in detailed["checks"]} == {"asset", "redis", "worker"}
+    assert {c["component"].split()[0] for c in detailed["checks"]} == {
+        "asset",
+        "message",
+        "redis",
+        "worker",
+    }
     assert requests.get(f"{base}/metadata", timeout=30).json() == {"version": "3.2.0"}
     assert requests.get(f"{base}/version", timeout=30).json() == {"release": "3.2.0", "api": "3.1.0"}
     assert requests.get(f"{base}/manifest", timeout=30).json() == {"version": "3.2.0", "model": "null"}

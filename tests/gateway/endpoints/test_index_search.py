@@ -287,6 +287,19 @@ async def test_an_index_that_no_indexer_has_made_is_away(serve: Serve, searched:
     assert answer["message"] == "the search index is empty: no indexer has started yet"
 
 
+async def test_an_index_that_is_made_later_is_searched_at_once(serve: Serve, searched: Settings) -> None:
+    async with serve(searched) as gateway:
+        await find(gateway, 503, vector=[1.0, 0, 0, 0])
+        connection = await database.connect(searched)
+        await migrate(connection)
+        await connection.close()
+        connection = await database.connect(searched)  # which knows the types that there are now
+        await write(connection, chunk(film(1), 0, VECTORS[0]))
+        await connection.close()
+        (hit,) = (await find(gateway, vector=VECTORS[0].tolist()))["hits"]
+    assert hit["asset"] == film(1).id
+
+
 @pytest.mark.usefixtures("filled")
 async def test_a_deleted_file_is_in_no_answer_at_once(
     serve: Serve, searched: Settings, redis: Redis, filled: Connection

@@ -126,7 +126,7 @@ def test_options_of_a_run_that_goes_on_must_be_the_same(
     (folder / "media" / "broken.mp4").write_bytes(b"no film")
     assert run(["embed", "media", "--chunk-duration", "5", "-o", "vectors.jsonl"]) == 1
     assert run(["embed", "media", "--chunk-duration", "6", "-o", "vectors.jsonl"]) == 2
-    assert "vectors.jsonl.partial was begun with {'chunk_duration': 5," in capsys.readouterr().err
+    assert "vectors.jsonl.partial began with {'chunk_duration': 5," in capsys.readouterr().err
 
 
 def test_a_connection_that_breaks_costs_nothing(folder: Path, wire: Wire) -> None:

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -211,6 +212,13 @@ async def finish(redis: Redis, settings: Settings, request: Request, end: End) -
     return outcome.state if outcome else "gone"
 
 
+def _delivery_arguments(delivery: Delivery) -> list[bytes | str | int]:
+    fields = results.to_fields(delivery.result)
+    failed = int(bool(delivery.result.error))
+    head: list[bytes | str | int] = [delivery.result.chunk, results.pack(fields), failed, len(fields)]
+    return [*head, *fields, len(delivery.message), *delivery.message]
+
+
 async def publish(
     redis: Redis,
     settings: Settings,
@@ -230,17 +238,6 @@ async def publish(
     there is something to read. The one call that ends the request logs that it did.
     """
     packed, *end_fields = _end_parts(end)
-    groups: list[bytes | str | int] = []
-    for each in deliveries:
-        fields = results.to_fields(each.result)
-        groups += [
-            each.result.chunk,
-            results.pack(fields),
-            int(bool(each.result.error)),
-            len(fields),
-            *fields,
-        ]
-        groups += [len(each.message), *each.message]
     channel = keys.notify(request.id)
     answer: Any = await script(redis, "publish").durably(
         keys=[
@@ -264,7 +261,7 @@ async def publish(
                 int(configured),
                 int(believed),
                 len(deliveries),
-                *groups,
+                *chain.from_iterable(map(_delivery_arguments, deliveries)),
             ),
         ],
     )

@@ -103,7 +103,7 @@ class Clients:
         return answer
 
 
-class Watch:
+class AlertLog:
     """Asks for health and alerts twice a second, and notes what changes."""
 
     def __init__(self) -> None:
@@ -151,7 +151,7 @@ class Day:
 
     def __init__(self, site: Site) -> None:
         self.site = site
-        self.watch = Watch()
+        self.watch = AlertLog()
         self.client = httpx.Client(base_url=f"{URL}/v1", timeout=60)
         self.film, self.model = "", ""
         self.clients: Clients

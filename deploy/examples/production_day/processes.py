@@ -30,7 +30,7 @@ FASTER = 10
 """How much shorter the rules' times are, so that the day takes minutes."""
 
 
-class Service:
+class SitePart:
     """One process, and what it has started."""
 
     def __init__(self, name: str, command: list[str], folder: Path, **environment: str) -> None:
@@ -82,7 +82,7 @@ class Site:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.absolute()
-        self.parts: dict[str, Service] = {}
+        self.parts: dict[str, SitePart] = {}
         self._postgres = self.folder / "postgres"
         shutil.copy(HERE / "prometheus.yaml", self.folder)
         (self.folder / "rules.yaml").write_text(faster(RULES.read_text()))
@@ -129,7 +129,7 @@ class Site:
         self.settings = ours
 
     def _add(self, name: str, *command: str, **environment: str) -> None:
-        self.parts[name] = Service(name, list(command), self.folder, **environment)
+        self.parts[name] = SitePart(name, list(command), self.folder, **environment)
 
     def start(self) -> None:
         """Start what the others need first."""

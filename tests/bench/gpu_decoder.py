@@ -20,7 +20,7 @@ import av
 import numpy as np
 
 from tests.worker.media.films import make, x264
-from worker.media.decoder.orientation import UPRIGHT
+from worker.media.decoder.pictures.orientation import UPRIGHT
 from worker.media.decoder.runs import FrameLook, Run
 from worker.media.decoder.selection.bitstream import annex_b, header
 from worker.media.gpu.nvdec_sessions import NvdecSession, SessionKind

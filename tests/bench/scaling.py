@@ -18,7 +18,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
-from worker.media.decoder.swscale import Scaler
+from worker.media.decoder.pictures.swscale import Scaler
 
 Pixels = NDArray[np.uint8]
 Scale = Callable[[VideoFrame, Pixels], None]

@@ -27,10 +27,10 @@ from shared.lifecycle.cores import cores
 from tests.bench.decode import FRAMES, RATE, SIZE, make_film
 from tests.bench.scaling import SHAPES, frames_of
 from worker.media.clip_source import Clip
-from worker.media.decoder.orientation import UPRIGHT
-from worker.media.decoder.swscale import Scaler
+from worker.media.decoder.pictures.orientation import UPRIGHT
+from worker.media.decoder.pictures.swscale import Scaler
+from worker.media.decoder.pictures.thumbnail import Thumbnails
 from worker.media.decoder_pool import DecoderPool
-from worker.media.thumbnail import Thumbnails
 
 CHUNK_SECONDS = (2, 10)
 

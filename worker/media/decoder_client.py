@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from shared.redis.ending import end
 from worker.children import ChildProcess, Spawned, spawn
-from worker.media.decoder.byte_sources import OpenedFile, hand_over
+from worker.media.decoder.container.byte_sources import OpenedFile, hand_over
 from worker.media.decoder.decoder_messages import (
     FROM_DECODER,
     TO_DECODER,

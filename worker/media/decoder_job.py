@@ -13,7 +13,7 @@ from shared.chunks import Chunk
 from shared.errors import InvalidFile
 from worker.children import ChildDied
 from worker.media.clip_source import Clip
-from worker.media.decoder.byte_sources import OpenedFile, open_file
+from worker.media.decoder.container.byte_sources import OpenedFile, open_file
 from worker.media.decoder.decoder_messages import (
     Cancel,
     ClipDone,

@@ -13,7 +13,7 @@ from obstore.store import S3Store
 
 from shared import s3
 from shared.settings import Settings
-from worker.media.decoder.byte_sources import ANSWER, AWAY, BLOCK, MISSING, REQUEST, BlockRequest
+from worker.media.decoder.container.byte_sources import ANSWER, AWAY, BLOCK, MISSING, REQUEST, BlockRequest
 from worker.media.decoder.decoder_messages import DecodeCounts
 
 log = structlog.get_logger(__name__)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from worker.media.decoder.orientation import UPRIGHT, Turn
+from worker.media.decoder.pictures.orientation import UPRIGHT, Turn
 from worker.media.decoder.runs import FrameLook
 from worker.media.gpu.clip_slots import Slots
 from worker.media.gpu.surface import Coefficients, Picture

@@ -8,8 +8,8 @@ python -m tests.worker.media.matrix > deploy/media.md
 from collections.abc import Iterable, Sequence
 
 from tests.worker.media.films import FILMS
-from worker.media.decoder.demux import CONTAINERS
-from worker.media.decoder.probing.file_kinds import PICTURES
+from worker.media.decoder.container.demux import CONTAINERS
+from worker.media.decoder.container.file_kinds import PICTURES
 from worker.media.decoder.selection.picture_types import PICTURE_TYPES
 
 WITHOUT_ORDER = {"h264-b-avi"}
@@ -83,19 +83,19 @@ SITUATIONS = [
     ("another size, range or codec parameters within the film", "followed", "decoder/test_reader.py::test_frames_that_change_their_size"),
     ("pauses: screen recordings, slide shows, recorders with gaps", "the frame that stands still", "test_pauses.py::test_any_pauses_give_the_frames_of_full_decoding"),
     ("video that begins after its sound", "chunks before it are left out, and reported", "test_pauses.py::test_video_that_begins_after_the_sound"),
-    ("sound that outlasts the video", "the film ends with its last frame", "decoder/test_demux.py::test_sound_that_outlasts_the_video_does_not_count"),
-    ("a header that states too little or too much, or nothing", "the film ends with its last frame", "decoder/probing/test_film_facts.py::test_a_header_that_says_too_little_or_too_much"),
-    ("a file that is cut off", "read as far as it goes", "decoder/test_demux.py::test_a_file_that_is_cut_off_ends_where_its_packets_do"),
+    ("sound that outlasts the video", "the film ends with its last frame", "decoder/container/test_demux.py::test_sound_that_outlasts_the_video_does_not_count"),
+    ("a header that states too little or too much, or nothing", "the film ends with its last frame", "decoder/test_film_facts.py::test_a_header_that_says_too_little_or_too_much"),
+    ("a file that is cut off", "read as far as it goes", "decoder/container/test_demux.py::test_a_file_that_is_cut_off_ends_where_its_packets_do"),
     ("edit lists", "followed", "test_equality.py::test_frames_hidden_by_an_edit_list_are_not_there"),
-    ("rotation and mirroring that a phone notes beside its video", "followed", "decoder/test_orientation.py::test_a_rotated_video_stands_upright"),
+    ("rotation and mirroring that a phone notes beside its video", "followed", "decoder/pictures/test_orientation.py::test_a_rotated_video_stands_upright"),
     ("BT.601, BT.709, BT.2020, limited and full range", "as the bit stream states", "test_colours.py::test_stated_colours"),
-    ("no stated matrix", "by primaries or transfer function, else BT.709 for HD, BT.601 below", "decoder/test_swscale.py::test_an_unstated_matrix_goes_by_primaries_then_by_the_size"),
-    ("4:2:0, 4:2:2, 4:4:4, 4:1:0, 8 to 12 bits, grey, RGB, palettes", "read; alpha is dropped", "decoder/test_swscale.py::test_subsampled_chroma"),
-    ("HDR (PQ, HLG)", "by matrix and range; not tone-mapped", "decoder/test_swscale.py::test_an_unstated_matrix_goes_by_primaries_then_by_the_size"),
+    ("no stated matrix", "by primaries or transfer function, else BT.709 for HD, BT.601 below", "decoder/pictures/test_swscale.py::test_an_unstated_matrix_goes_by_primaries_then_by_the_size"),
+    ("4:2:0, 4:2:2, 4:4:4, 4:1:0, 8 to 12 bits, grey, RGB, palettes", "read; alpha is dropped", "decoder/pictures/test_swscale.py::test_subsampled_chroma"),
+    ("HDR (PQ, HLG)", "by matrix and range; not tone-mapped", "decoder/pictures/test_swscale.py::test_an_unstated_matrix_goes_by_primaries_then_by_the_size"),
     ("parameter sets that change", "followed; within a GOP, it is decoded whole", "decoder/test_reader.py::test_parameter_sets_that_change_inside_a_gop"),
     ("a GOP of more than 128 MiB", "decoded whole", "decoder/test_reader.py::test_a_gop_that_is_too_long_to_hold"),
     ("a damaged part", "its chunks fail the request, or are skipped with `\"on_error\": \"skip\"`", "decoder/test_reader.py::test_a_chunk_whose_pictures_are_all_damaged_fails"),
-    ("several video tracks, cover pictures", "the default track, else the first; cover pictures do not count", "decoder/test_demux.py::test_sound_with_a_cover_picture"),
+    ("several video tracks, cover pictures", "the default track, else the first; cover pictures do not count", "decoder/container/test_demux.py::test_sound_with_a_cover_picture"),
 ]  # fmt: skip
 
 IMAGES = [
@@ -197,7 +197,7 @@ def document() -> str:
         "\n## What films do\n",
         table(["film", "what happens", "test"], [(a, b, f"`{c}`") for a, b, c in SITUATIONS]),
         "\n## Pictures\n",
-        "Tests: `decoder/test_images.py`. A picture is decoded before it is accepted.\n",
+        "Tests: `decoder/pictures/test_images.py`. A picture is decoded before it is accepted.\n",
         table(["picture", "what happens", "test"], [(a, b, f"`{c}`") for a, b, c in IMAGES]),
         REFUSED_TEXT,
         table(["file", "message"], [(what, f"`{message}`") for what, message in REFUSED.items()]),

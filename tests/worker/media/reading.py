@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from shared.chunks import SECOND, Chunk
 from worker.media.clip_source import Clip, LeftOut, MediaFacts
+from worker.media.decoder.container.demux import VideoSource
 from worker.media.decoder.decoder_messages import (
     ClipDone,
     Decode,
@@ -21,13 +22,12 @@ from worker.media.decoder.decoder_messages import (
     Setup,
     Spare,
 )
-from worker.media.decoder.demux import VideoSource
+from worker.media.decoder.film_facts import video_facts
 from worker.media.decoder.limits import MediaLimits
 from worker.media.decoder.memory import Arena, ClipMemory
-from worker.media.decoder.orientation import orientation, turn
-from worker.media.decoder.probing.film_facts import video_facts
+from worker.media.decoder.pictures.orientation import orientation, turn
+from worker.media.decoder.pictures.swscale import Scaler
 from worker.media.decoder.reader import Reader
-from worker.media.decoder.swscale import Scaler
 
 SIZE = 128
 Picture = NDArray[np.uint8]

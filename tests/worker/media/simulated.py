@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tests.worker.media.kernel import Kernel
 from tests.worker.media.recorder import EVERYTHING, Event, Packet, RecordingDecoder
-from worker.media.decoder.orientation import Turn
+from worker.media.decoder.pictures.orientation import Turn
 from worker.media.gpu.nvdec_sessions import CODECS, SessionKind
 from worker.media.gpu.surface import Coefficients, Picture
 

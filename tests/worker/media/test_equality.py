@@ -117,8 +117,8 @@ JUMPING = [
 def test_jumping_over_every_gap_changes_nothing(
     name: str, film: FindFilm, sparse: Reader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.media.decoder.selection.units.SKIP_BYTES", 0)
-    monkeypatch.setattr("worker.media.decoder.demux.SEARCH_BYTES", 0)
+    monkeypatch.setattr("worker.media.decoder.units.SKIP_BYTES", 0)
+    monkeypatch.setattr("worker.media.decoder.container.demux.SEARCH_BYTES", 0)
     path = film(name)
     for count in (1, 2, 3, 5):
         assert_same(sparse, path, [Chunk(0, SECOND // 3, duration(path) * 3 // 4)], count)
@@ -131,7 +131,7 @@ def test_a_gap_is_not_read(
     path = film(name)
     chunks = [Chunk(0, 0, 4 * SECOND)]
     _, read_through = read(sparse, path, chunks, 2)
-    monkeypatch.setattr("worker.media.decoder.selection.units.SKIP_BYTES", 0)
+    monkeypatch.setattr("worker.media.decoder.units.SKIP_BYTES", 0)
     _, jumped = read(sparse, path, chunks, 2)
     assert jumped.packets < read_through.packets * 4 // 5
 

@@ -22,7 +22,7 @@ from shared.settings import Settings, load
 from tests.buckets import Bucket, Buckets
 from tests.worker.media.films import picture
 from tests.worker.media.reading import SIZE, whole
-from worker.media.decoder.byte_sources import BLOCK, REQUEST, Blocks, ObjectFile, StoreAway
+from worker.media.decoder.container.byte_sources import BLOCK, REQUEST, Blocks, ObjectFile, StoreAway
 from worker.media.decoder.decoder_messages import DecodeCounts
 from worker.media.decoder_pool import DecoderPool
 from worker.media.fetching import Buckets as Clients

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from shared.chunks import SECOND, Chunk, plan_chunks
 from tests.worker.media.numbered import film, full_decode, numbers
 from tests.worker.media.reading import facts_of, read, setup
-from worker.media.decoder.probing import film_facts
+from worker.media.decoder import film_facts
 from worker.media.decoder.reader import Reader
 
 RATE = 30

@@ -8,8 +8,8 @@ from shared.chunks import Chunk
 from worker.framing import Framing
 from worker.media.clip_source import MediaFacts
 from worker.media.decoder.limits import MediaLimits
+from worker.media.decoder.pictures.thumbnail import LARGEST_JPEG
 from worker.media.decoder.runs import FrameLook, Run
-from worker.media.thumbnail import LARGEST_JPEG
 
 
 class DecodeCounts(msgspec.Struct):

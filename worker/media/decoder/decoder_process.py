@@ -29,7 +29,8 @@ from shared.errors import DecodeError, InvalidFile
 from worker.isolation.allowed_calls import decoder_calls
 from worker.isolation.sandbox import enter
 from worker.media.clip_source import MediaFacts
-from worker.media.decoder.byte_sources import Blocks, ByteSources, StoreAway
+from worker.media.decoder.container.byte_sources import Blocks, ByteSources, StoreAway
+from worker.media.decoder.container.demux import Refused, VideoSource
 from worker.media.decoder.decoder_messages import (
     FROM_DECODER,
     TO_DECODER,
@@ -54,15 +55,14 @@ from worker.media.decoder.decoder_messages import (
     ToDecoder,
     paths,
 )
-from worker.media.decoder.demux import Refused, VideoSource
-from worker.media.decoder.images import IMAGE_HEAD, image_facts, image_format, read_image
+from worker.media.decoder.film_facts import video_facts
 from worker.media.decoder.memory import Arena, Cancelled, ClipMemory
-from worker.media.decoder.probing.film_facts import video_facts
+from worker.media.decoder.pictures.images import IMAGE_HEAD, image_facts, image_format, read_image
+from worker.media.decoder.pictures.swscale import Scaler
+from worker.media.decoder.pictures.thumbnail import Thumbnails, load_jpeg
 from worker.media.decoder.reader import Reader
 from worker.media.decoder.runs import decode_runs, look_at
 from worker.media.decoder.selection.select import Irregular
-from worker.media.decoder.swscale import Scaler
-from worker.media.thumbnail import Thumbnails, load_jpeg
 
 IDLE_SECONDS = 5.0  # then the file is closed and the memory of its decoders freed
 

@@ -16,8 +16,8 @@ from worker.media.decoder.selection.continuity import missing_reference
 from worker.media.decoder.selection.copies import shown_copy
 from worker.media.decoder.selection.h264_headers import SET_BYTES
 from worker.media.decoder.selection.select import Irregular, Unit
-from worker.media.decoder.selection.units import ParsedFile, Selection
 from worker.media.decoder.software import SoftwareDecoder
+from worker.media.decoder.units import ParsedFile, Selection
 
 CODECS = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4")
 VOP = b"\0\0\1\xb6"  # ISO/IEC 14496-2, 6.2.1

@@ -13,8 +13,9 @@ import numpy as np
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
-from worker.media.decoder.byte_sources import LOCAL, ByteSources
 from worker.media.decoder.collector import BeganLate, Collector, Wanted
+from worker.media.decoder.container.byte_sources import LOCAL, ByteSources
+from worker.media.decoder.container.demux import VideoSource, decoding_context
 from worker.media.decoder.decoder_messages import (
     Choose,
     Chosen,
@@ -26,18 +27,17 @@ from worker.media.decoder.decoder_messages import (
     Setup,
     Spare,
 )
-from worker.media.decoder.demux import VideoSource, decoding_context
 from worker.media.decoder.handover import Handover
 from worker.media.decoder.limits import MediaLimits
 from worker.media.decoder.memory import ClipMemory
-from worker.media.decoder.orientation import orientation, turn
+from worker.media.decoder.pictures.orientation import orientation, turn
+from worker.media.decoder.pictures.swscale import Scaler
+from worker.media.decoder.pictures.thumbnail import Thumbnails
 from worker.media.decoder.runs import FrameLook
 from worker.media.decoder.selection.bitstream import VideoPacket, parse_keys, parser
 from worker.media.decoder.selection.select import Irregular
-from worker.media.decoder.selection.units import Selection
 from worker.media.decoder.software import LostFrames, SoftwareDecoder
-from worker.media.decoder.swscale import Scaler
-from worker.media.thumbnail import Thumbnails
+from worker.media.decoder.units import Selection
 
 BYTES_PER_PIXEL, FRAMES_PER_DECODER = 3, 20  # about the most that a decoder keeps of reference frames
 LONG_UNIT = 60  # packets from which several threads pay for one unit

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from shared.chunks import SECOND
 from shared.errors import DecodeError
 from worker.media.decoder.limits import MediaLimits
-from worker.media.decoder.orientation import Turn, orientation, turn
+from worker.media.decoder.pictures.orientation import Turn, orientation, turn
+from worker.media.decoder.pictures.swscale import Scaler, is_full_range, matrix_of
+from worker.media.decoder.pictures.thumbnail import Thumbnails
 from worker.media.decoder.selection.copies import padded
 from worker.media.decoder.software import SoftwareDecoder
-from worker.media.decoder.swscale import Scaler, is_full_range, matrix_of
-from worker.media.thumbnail import Thumbnails
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

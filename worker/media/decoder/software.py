@@ -12,7 +12,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from worker.media.decoder.demux import Refused
+from worker.media.decoder.container.demux import Refused
 from worker.media.decoder.limits import MediaLimits
 
 

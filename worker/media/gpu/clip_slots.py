@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from shared.chunks import Chunk
 from worker.media.clip_source import Clip
+from worker.media.decoder.pictures.thumbnail import thumbnail_of, thumbnail_size
 from worker.media.decoder.runs import FrameLook
 from worker.media.gpu.surface import Coefficients, Picture, Surface, coefficients, picture
-from worker.media.thumbnail import thumbnail_of, thumbnail_size
 
 Event = TypeVar("Event")
 

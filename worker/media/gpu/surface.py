@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+from worker.media.decoder.pictures.swscale import BT601, BT709, BT2020, FCC, SMPTE240M
 from worker.media.decoder.runs import FrameLook
-from worker.media.decoder.swscale import BT601, BT709, BT2020, FCC, SMPTE240M
 
 
 class PixelFormat(Protocol):

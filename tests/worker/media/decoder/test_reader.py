@@ -13,7 +13,7 @@ from shared.chunks import SECOND, Chunk, plan_chunks
 from shared.errors import DecodeError
 from tests.worker.media.films import BROKEN, Film, VideoPacket, make, rewritten
 from tests.worker.media.reading import decode_everything, end_of, pick, read, same, setup, shown
-from worker.media.decoder.byte_sources import LOCAL
+from worker.media.decoder.container.byte_sources import LOCAL
 from worker.media.decoder.decoder_messages import DecodeCounts
 from worker.media.decoder.reader import OpenFile, Reader
 from worker.media.decoder.selection.bitstream import parameter_sets

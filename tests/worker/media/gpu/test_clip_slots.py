@@ -13,7 +13,7 @@ from shared.chunks import Chunk
 from tests.worker.media.kernel import HostSlots, HostSurface, Kernel
 from worker.job_tasks import stack_clips
 from worker.media.clip_source import Clip
-from worker.media.decoder.orientation import Turn
+from worker.media.decoder.pictures.orientation import Turn
 from worker.media.decoder.runs import FrameLook
 from worker.media.gpu.clip_slots import DeviceClip, Stock
 

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from tests.worker.media.kernel import HostSurface, Kernel
 from tests.worker.media.recorder import planes_of
-from worker.media.decoder.orientation import EXIF, Turn, turn
+from worker.media.decoder.pictures.orientation import EXIF, Turn, turn
+from worker.media.decoder.pictures.swscale import Scaler, _library
 from worker.media.decoder.runs import FrameLook, frame_look
-from worker.media.decoder.swscale import Scaler, _library
 from worker.media.gpu.surface import LAYOUTS, PRIMARIES, Coefficients, Picture, coefficients, picture
 
 FORMATS = {

@@ -7,7 +7,7 @@ import pytest
 from shared.chunks import SECOND, plan_chunks
 from tests.worker.media.numbered import film, full_decode, numbers
 from tests.worker.media.reading import facts_of, read, setup
-from worker.media.decoder.demux import VideoSource
+from worker.media.decoder.container.demux import VideoSource
 from worker.media.decoder.limits import MediaLimits
 from worker.media.decoder.reader import Reader
 from worker.media.decoder.selection.packed import is_packed

@@ -17,12 +17,12 @@ from pillow_heif.as_plugin import HeifImageFile
 
 from shared.errors import DecodeError, InvalidFile
 from worker.media.clip_source import MediaFacts
-from worker.media.decoder.byte_sources import LOCAL, ByteSources
-from worker.media.decoder.demux import Refused
+from worker.media.decoder.container.byte_sources import LOCAL, ByteSources
+from worker.media.decoder.container.demux import Refused
 from worker.media.decoder.limits import MediaLimits
-from worker.media.decoder.orientation import Turn, exif_orientation, tiff_orientation, turn
-from worker.media.decoder.swscale import Scaler
-from worker.media.thumbnail import Thumbnails
+from worker.media.decoder.pictures.orientation import Turn, exif_orientation, tiff_orientation, turn
+from worker.media.decoder.pictures.swscale import Scaler
+from worker.media.decoder.pictures.thumbnail import Thumbnails
 
 IMAGE_HEAD = 64
 """Bytes at the front of a file that tell whether it is an image."""

@@ -11,8 +11,8 @@ from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 from PIL import Image
 
-from worker.media.decoder.orientation import Turn, turned
-from worker.media.decoder.swscale import Scaler
+from worker.media.decoder.pictures.orientation import Turn, turned
+from worker.media.decoder.pictures.swscale import Scaler
 
 LONGEST_SIDE = 320
 """Pixels."""

@@ -12,8 +12,8 @@ from pillow_heif import from_pillow
 
 from shared.errors import InvalidFile
 from tests.worker.media.reading import facts_of
-from worker.media.decoder.probing.boxes import boxes, find
-from worker.media.decoder.probing.file_kinds import foreign_kind, missing_part
+from worker.media.decoder.container.boxes import boxes, find
+from worker.media.decoder.container.file_kinds import foreign_kind, missing_part
 
 FindFilm = Callable[[str], Path]
 

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from worker.media.decoder.collector import Collector, Wanted
+from worker.media.decoder.container.demux import VideoSource
 from worker.media.decoder.decoder_messages import DecodeCounts
-from worker.media.decoder.demux import VideoSource
 from worker.media.decoder.limits import MediaLimits
+from worker.media.decoder.packets import PacketReader
 from worker.media.decoder.selection.bitstream import Parser, VideoPacket
-from worker.media.decoder.selection.packets import PacketReader
 from worker.media.decoder.selection.select import Coded, Irregular, Splitter, Unit
 
 SKIP_BYTES = 512 << 10  # less than this is read faster than it is jumped over

@@ -13,11 +13,11 @@ from pillow_heif import HeifFile, from_pillow, register_heif_opener
 
 from shared.errors import DecodeError, InvalidFile
 from tests.worker.media.films import picture
-from worker.media.decoder.demux import Refused
-from worker.media.decoder.images import IMAGE_HEAD, image_facts, image_format, image_size, read_image
+from worker.media.decoder.container.demux import Refused
 from worker.media.decoder.limits import MediaLimits
-from worker.media.decoder.orientation import EXIF, UPRIGHT, exif_orientation
-from worker.media.decoder.swscale import Scaler
+from worker.media.decoder.pictures.images import IMAGE_HEAD, image_facts, image_format, image_size, read_image
+from worker.media.decoder.pictures.orientation import EXIF, UPRIGHT, exif_orientation
+from worker.media.decoder.pictures.swscale import Scaler
 
 SIZE = 64
 LIMITS = MediaLimits()

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from shared.chunks import SECOND, Chunk
 from tests.worker.media.films import copy
 from tests.worker.media.reading import Picture, read, setup
-from worker.media.decoder.orientation import Turn, turn
+from worker.media.decoder.pictures.orientation import Turn, turn
 from worker.media.decoder.reader import Reader
 
 FindFilm = Callable[[str], Path]

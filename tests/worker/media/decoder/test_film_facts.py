@@ -12,8 +12,8 @@ from tests.worker.media.films import BROKEN, Film, make, rewritten, x264
 from tests.worker.media.numbered import film as numbered_film
 from tests.worker.media.numbered import numbers
 from tests.worker.media.reading import facts_of, read, setup
+from worker.media.decoder import film_facts
 from worker.media.decoder.limits import MediaLimits
-from worker.media.decoder.probing import film_facts
 from worker.media.decoder.reader import Reader
 
 FindFilm = Callable[[str], Path]

@@ -14,7 +14,7 @@ from shared.chunks import SECOND
 from shared.errors import InvalidFile
 from tests.worker.media.films import FILMS, copy, picture
 from tests.worker.media.reading import facts_of as facts
-from worker.media.decoder.demux import VideoSource
+from worker.media.decoder.container.demux import VideoSource
 from worker.media.decoder.limits import MediaLimits
 
 FindFilm = Callable[[str], Path]

@@ -16,20 +16,20 @@ from av.video.stream import VideoStream
 
 from shared.chunks import SECOND
 from shared.errors import DecodeError, InvalidFile
-from worker.media.decoder.byte_sources import LOCAL, ByteSources
-from worker.media.decoder.limits import MediaLimits
-from worker.media.decoder.probing.boxes import ByteFile
-from worker.media.decoder.probing.encryption import ENCRYPTED, is_encrypted
-from worker.media.decoder.probing.file_kinds import (
+from worker.media.decoder.container.boxes import ByteFile
+from worker.media.decoder.container.byte_sources import LOCAL, ByteSources
+from worker.media.decoder.container.encryption import ENCRYPTED, is_encrypted
+from worker.media.decoder.container.file_kinds import (
     PICTURES,
     foreign_kind,
     head_of,
     missing_part,
     unknown_picture,
 )
+from worker.media.decoder.container.timeline import LastFrame, Timeline
+from worker.media.decoder.limits import MediaLimits
 from worker.media.decoder.selection.copies import shown_copy
 from worker.media.decoder.selection.packed import is_packed, unpacked
-from worker.media.decoder.timeline import LastFrame, Timeline
 
 # Containers that hold their media themselves. No playlists (hls, dash, concat), no device, no network, no
 # format that names other files, and no raw streams without times.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from worker.media.decoder.probing.boxes import ByteFile, boxes, find, read_at, size_of
+from worker.media.decoder.container.boxes import ByteFile, boxes, find, read_at, size_of
 
 HEADER = 256 << 10
 """Bytes at the front of Matroska and ASF files that hold what is looked for."""

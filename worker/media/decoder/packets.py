@@ -8,8 +8,8 @@ from itertools import chain
 from av.packet import PacketSideData
 
 from shared.chunks import SECOND
+from worker.media.decoder.container.demux import VideoSource
 from worker.media.decoder.decoder_messages import DecodeCounts
-from worker.media.decoder.demux import VideoSource
 from worker.media.decoder.selection.bitstream import Coding, Parser, VideoPacket, parameter_sets
 from worker.media.decoder.selection.select import Coded, Irregular
 

@@ -12,7 +12,7 @@ from shared.errors import InvalidFile
 from tests.worker.media.films import Film, make
 from tests.worker.media.numbered import film as numbered_film
 from tests.worker.media.reading import facts_of
-from worker.media.decoder.probing.encryption import (
+from worker.media.decoder.container.encryption import (
     ASF_OBJECTS,
     _is_matroska_encrypted,
     _is_scrambled,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from shared.errors import InvalidFile
-from worker.media.decoder.byte_sources import ByteSources, hand_over, open_file, receive_files
+from worker.media.decoder.container.byte_sources import ByteSources, hand_over, open_file, receive_files
 
 Pair = tuple[socket.socket, socket.socket]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from worker.media.decoder.probing.boxes import ByteFile, boxes, read_at, size_of
+from worker.media.decoder.container.boxes import ByteFile, boxes, read_at, size_of
 
 HEAD = 4096
 PICTURES = "JPEG, PNG, WebP, GIF, BMP, HEIC and AVIF"

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from worker.media.decoder.pictures.swscale import Scaler
 from worker.media.decoder.runs import frame_look
-from worker.media.decoder.swscale import Scaler
 from worker.media.gpu.surface import coefficients
 
 Matrix = tuple[float, float]  # Kr, Kb

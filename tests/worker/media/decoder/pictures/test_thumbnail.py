@@ -21,10 +21,10 @@ from tests.worker.media.kernel import Kernel
 from tests.worker.media.reading import SIZE, setup
 from tests.worker.media.recorder import Recorder
 from worker.media.clip_source import Clip
-from worker.media.decoder.orientation import CLOCKWISE
+from worker.media.decoder.pictures.orientation import CLOCKWISE
+from worker.media.decoder.pictures.thumbnail import LARGEST_JPEG, thumbnail_size
 from worker.media.decoder.reader import Reader
 from worker.media.decoder_pool import DecoderPool
-from worker.media.thumbnail import LARGEST_JPEG, thumbnail_size
 
 FindFilm = Callable[[str], Path]
 Pixels = NDArray[np.int64]

@@ -1,0 +1,1 @@
+"""Still pictures and frames: reading, turning and scaling them, and making thumbnails."""

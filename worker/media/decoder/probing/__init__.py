@@ -1,1 +1,0 @@
-"""What a probe finds out about a file."""

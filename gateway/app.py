@@ -18,6 +18,7 @@ from gateway.access.exposure import warn_of_exposure
 from gateway.access.origins import OriginMiddleware
 from gateway.access.request_log import REQUEST_ID, RequestLog
 from gateway.access.root_path import RootPath
+from gateway.all_endpoints import ENDPOINTS, routes
 from gateway.api.responses import error_response, json_response
 from gateway.api.schemas import Error
 from gateway.console import page
@@ -25,7 +26,6 @@ from gateway.context import Context
 from gateway.disconnect import ClientGone
 from gateway.endpoints import docs
 from gateway.handling.uploads import TooManyFields
-from gateway.routing import ENDPOINTS, routes
 from shared.errors import RtEmbedError, Unavailable
 from shared.lifecycle.garbage import settle
 from shared.lifecycle.heartbeat import beating

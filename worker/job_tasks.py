@@ -17,7 +17,8 @@ from shared.requests import failed
 from shared.results import Facts, Result
 from worker.batcher import Batcher, Embedded, milliseconds
 from worker.live.session import LiveSessions
-from worker.media.clip_source import Clip, LeftOut, Media, MediaFacts
+from worker.media.clip_source import Clip, LeftOut, Media
+from worker.media.decoder.media_facts import MediaFacts
 from worker.media.gpu.clip_slots import DeviceClip
 from worker.models.directory import ModelInfo
 from worker.models.embedding_engine import Clips

@@ -275,6 +275,6 @@ def _error(errors: list[type[RtEmbedError]], endpoint: Endpoint) -> Schema:
 
 
 if __name__ == "__main__":
-    from gateway.routing import ENDPOINTS
+    from gateway.all_endpoints import ENDPOINTS
 
     print(json.dumps(openapi_document(ENDPOINTS), indent=2, ensure_ascii=False))

@@ -16,8 +16,8 @@ import msgspec
 import psutil
 import pytest
 
+from gateway.all_endpoints import ENDPOINTS
 from gateway.api.endpoint import Endpoint
-from gateway.routing import ENDPOINTS
 from tests.e2e.conftest import Stack
 from tests.support import RedisServer
 

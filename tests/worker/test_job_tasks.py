@@ -28,7 +28,8 @@ from shared.settings import Settings
 from tests.support import stream_entries, until
 from worker.batcher import Batcher
 from worker.job_tasks import Tasks, stack_clips
-from worker.media.clip_source import Clip, LeftOut, MediaFacts
+from worker.media.clip_source import Clip, LeftOut
+from worker.media.decoder.media_facts import MediaFacts
 from worker.models.directory import ModelInfo
 from worker.models.embedding_engine import Clips, Vectors
 from worker.publish.publisher import Publisher

@@ -30,7 +30,8 @@ from worker.live.chunker import Cut
 from worker.live.moves import Departure
 from worker.live.rtsp.camera_description import CameraError, CameraOptions, Habits, Transport
 from worker.live.tracing import LiveTrace
-from worker.media.clip_source import Clip, MediaFacts
+from worker.media.clip_source import Clip
+from worker.media.decoder.media_facts import MediaFacts
 from worker.media.decoder_pool import DecoderPool
 from worker.models.directory import ModelInfo
 from worker.publish.publisher import DONE, Publisher

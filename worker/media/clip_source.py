@@ -1,35 +1,18 @@
 """The seam between the worker and what reads media: on the CPU, or on a GPU."""
 
 from collections.abc import AsyncGenerator, Sequence
-from fractions import Fraction
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from shared.chunks import Chunk
-
-MediaKind = Literal["video", "image"]
+from worker.media.decoder.media_facts import MediaFacts
 
 BEFORE_THE_VIDEO = "the chunk ends before the first frame of the video"
 """Why a chunk is left out that has nothing to show."""
-
-
-class MediaFacts(msgspec.Struct, frozen=True):
-    """What a probe finds. `duration` in ns (0 for an image); `frame_rate` None where it is unknown;
-    `last_frames`: how long (ns) the last two frames of a video are shown, 0 where it is unknown; `joined`:
-    whether the file holds several recordings, each with a clock of its own."""
-
-    kind: MediaKind
-    codec: str
-    width: int
-    height: int
-    duration: int = 0
-    frame_rate: Fraction | None = None
-    last_frames: int = 0
-    joined: bool = False
 
 
 class Clip:

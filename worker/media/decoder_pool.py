@@ -14,7 +14,7 @@ from shared.errors import DecodeError, InvalidFile, Unavailable
 from shared.lifecycle.cores import cores
 from worker.children import ChildDied
 from worker.isolation.sandbox import SECCOMP
-from worker.media.clip_source import BEFORE_THE_VIDEO, Clip, LeftOut, MediaFacts
+from worker.media.clip_source import BEFORE_THE_VIDEO, Clip, LeftOut
 from worker.media.decoder.decoder_messages import (
     ClipDone,
     Decode,
@@ -29,6 +29,7 @@ from worker.media.decoder.decoder_messages import (
     Spare,
 )
 from worker.media.decoder.limits import MediaLimits
+from worker.media.decoder.media_facts import MediaFacts
 from worker.media.decoder.runs import Run
 from worker.media.decoder_job import Job, JobFailed, SharedClip
 from worker.media.fetching import Buckets, Fetching

@@ -6,7 +6,7 @@ from hashlib import sha256
 import pytest
 
 from gateway.access.api_keys import MOST_ADDRESSES, WrongKeys
-from gateway.routing import routes
+from gateway.all_endpoints import routes
 from shared import keys
 from shared.errors import TooManyRequests
 from shared.fleet import Worker

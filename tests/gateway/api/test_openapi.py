@@ -12,12 +12,12 @@ from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 
 import gateway
+from gateway.all_endpoints import ENDPOINTS, routes
 from gateway.api import schemas, stream_schemas
 from gateway.api.endpoint import TAGS, Endpoint
 from gateway.api.examples import MODEL
 from gateway.api.openapi import openapi_document
 from gateway.api.validation import validate_json
-from gateway.routing import ENDPOINTS, routes
 from shared.errors import RtEmbedError
 
 DOCUMENT = openapi_document(ENDPOINTS)

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 import msgspec
 import pytest
 
+from gateway.all_endpoints import ENDPOINTS
 from gateway.api.examples import MODEL
 from gateway.api.openapi import openapi_document
-from gateway.routing import ENDPOINTS
 from shared.fleet import Worker, announce
 from shared.redis.connection import Redis
 from shared.settings import Settings

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.chunks import SECOND, Chunk
-from worker.media.clip_source import Clip, LeftOut, MediaFacts
+from worker.media.clip_source import Clip, LeftOut
 from worker.media.decoder.container.demux import VideoSource
 from worker.media.decoder.decoder_messages import (
     ClipDone,
@@ -24,6 +24,7 @@ from worker.media.decoder.decoder_messages import (
 )
 from worker.media.decoder.film_facts import video_facts
 from worker.media.decoder.limits import MediaLimits
+from worker.media.decoder.media_facts import MediaFacts
 from worker.media.decoder.memory import Arena, ClipMemory
 from worker.media.decoder.pictures.orientation import orientation, turn
 from worker.media.decoder.pictures.swscale import Scaler

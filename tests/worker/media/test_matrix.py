@@ -43,7 +43,9 @@ def test_every_film_is_described() -> None:
 
 
 def test_the_tests_that_the_page_names_are_there() -> None:
-    named = [test for *_, test in SITUATIONS] + [f"decoder/test_images.py::{test}" for *_, test in IMAGES]
+    named = [test for *_, test in SITUATIONS] + [
+        f"decoder/pictures/test_images.py::{test}" for *_, test in IMAGES
+    ]
     for name in named:
         path, _, function = name.partition("::")
         defined = re.findall(r"^(?:async )?def (\w+)", (HERE / path).read_text(), re.MULTILINE)

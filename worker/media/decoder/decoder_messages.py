@@ -6,8 +6,8 @@ import msgspec
 
 from shared.chunks import Chunk
 from worker.framing import Framing
-from worker.media.clip_source import MediaFacts
 from worker.media.decoder.limits import MediaLimits
+from worker.media.decoder.media_facts import MediaFacts
 from worker.media.decoder.pictures.thumbnail import LARGEST_JPEG
 from worker.media.decoder.runs import FrameLook, Run
 

@@ -28,7 +28,6 @@ from numpy.typing import NDArray
 from shared.errors import DecodeError, InvalidFile
 from worker.isolation.allowed_calls import decoder_calls
 from worker.isolation.sandbox import enter
-from worker.media.clip_source import MediaFacts
 from worker.media.decoder.container.byte_sources import Blocks, ByteSources, StoreAway
 from worker.media.decoder.container.demux import Refused, VideoSource
 from worker.media.decoder.decoder_messages import (
@@ -56,6 +55,7 @@ from worker.media.decoder.decoder_messages import (
     paths,
 )
 from worker.media.decoder.film_facts import video_facts
+from worker.media.decoder.media_facts import MediaFacts
 from worker.media.decoder.memory import Arena, Cancelled, ClipMemory
 from worker.media.decoder.pictures.images import IMAGE_HEAD, image_facts, image_format, read_image
 from worker.media.decoder.pictures.swscale import Scaler

@@ -13,12 +13,12 @@ import av
 from shared.assets import is_object
 from shared.chunks import SECOND
 from shared.errors import InvalidFile
-from worker.media.clip_source import MediaFacts
 from worker.media.decoder.container.boxes import boxes, find, size_of
 from worker.media.decoder.container.demux import Refused, VideoSource, decoding_context
 from worker.media.decoder.container.encryption import ENCRYPTED, is_encrypted
 from worker.media.decoder.container.timeline import BREAKING, Clock
 from worker.media.decoder.limits import MediaLimits
+from worker.media.decoder.media_facts import MediaFacts
 from worker.media.decoder.software import SoftwareDecoder
 
 MILLISECOND = 1_000_000

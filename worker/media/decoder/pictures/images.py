@@ -16,10 +16,10 @@ from PIL import AvifImagePlugin, Image, ImageFile, WebPImagePlugin
 from pillow_heif.as_plugin import HeifImageFile
 
 from shared.errors import DecodeError, InvalidFile
-from worker.media.clip_source import MediaFacts
 from worker.media.decoder.container.byte_sources import LOCAL, ByteSources
 from worker.media.decoder.container.demux import Refused
 from worker.media.decoder.limits import MediaLimits
+from worker.media.decoder.media_facts import MediaFacts
 from worker.media.decoder.pictures.orientation import Turn, exif_orientation, tiff_orientation, turn
 from worker.media.decoder.pictures.swscale import Scaler
 from worker.media.decoder.pictures.thumbnail import Thumbnails

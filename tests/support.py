@@ -19,8 +19,13 @@ from redis import Redis
 from redis import asyncio as asyncio_redis
 
 from rt_embed.cli import embedded_postgres
+from shared.fleet import ServedModel
 
 PORTS = 10_000, 32_768
+DEFAULT_MODEL: dict[str, Any] = {
+    "id": "m", "owned_by": "tests", "api_type": "custom", "dimension": 4, "frames": 8, "supports_text": True,
+    "verified": True, "created": 0,
+}  # fmt: skip
 random = SystemRandom()  # Hypothesis seeds the other in every test process alike
 
 
@@ -133,6 +138,11 @@ class PostgresServer:
             self.process.send_signal(signal.SIGINT)
             self.process.wait()
             self.process = None
+
+
+def served_model(**fields: Any) -> ServedModel:
+    """What a worker says of its model: one that embeds texts, with `fields` of its own."""
+    return ServedModel(**DEFAULT_MODEL | fields)
 
 
 async def stream_entries(redis: asyncio_redis.Redis, stream: str) -> list[tuple[bytes, dict[bytes, bytes]]]:

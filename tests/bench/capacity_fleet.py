@@ -17,7 +17,7 @@ import numpy as np
 import uvloop
 
 from shared import live_records
-from shared.fleet import ServedModel, Worker
+from shared.fleet import Worker
 from shared.jobs import Claim, LiveJob, TextJob, VideoJob
 from shared.redis.connection import Redis, connect
 from shared.redis.redis_clock import RedisClock
@@ -26,6 +26,7 @@ from shared.settings import Settings, load
 from shared.telemetry import export
 from shared.telemetry.fleet_metrics import Figures
 from shared.telemetry.instruments import embedded_items
+from tests.support import served_model
 from worker.claim_loop import ClaimLoop
 from worker.claims import Claims
 from worker.live.session import BEAT_INTERVAL, LEASE_INTERVAL
@@ -34,10 +35,7 @@ from worker.signs_of_life import SignsOfLife
 from worker.watch import Watch
 from worker.worker_metrics import WorkerMetrics
 
-MODEL = ServedModel(
-    id="null", owned_by="bench", api_type="null", dimension=768, frames=8, supports_text=True, verified=True,
-    created=1,
-)  # fmt: skip
+MODEL = served_model(id="null", dimension=768, created=1)
 VECTOR = np.random.default_rng(1).random(768, np.float32).tobytes()
 IMMEDIATELY = 0.001
 

@@ -21,7 +21,6 @@ import uvloop
 from shared.assets import Asset
 from shared.bus.errorbus import ErrorBus
 from shared.bus.kafka import connect as connect_to_kafka
-from shared.fleet import ServedModel
 from shared.jobs import VideoJob
 from shared.keys import OUTBOX
 from shared.redis.connection import Redis, connect
@@ -29,16 +28,13 @@ from shared.requests import Request, submit
 from shared.results import Result
 from shared.settings import Settings, load
 from tests.brokers import MockCluster
-from tests.support import RedisServer, until, valkey_binary
+from tests.support import RedisServer, served_model, until, valkey_binary
 from worker.publish.forward import Forwarder
 from worker.publish.messages import build_message
 from worker.publish.publisher import Publisher
 
 TOPIC, PARTITIONS, BARE_WINDOW = "mdx-embed", 6, 1000
-MODEL = ServedModel(
-    id="cosmos-embed1-448p", owned_by="nvidia", api_type="custom", dimension=768, frames=8,
-    supports_text=True, verified=True, created=0,
-)  # fmt: skip
+MODEL = served_model(id="cosmos-embed1-448p", owned_by="nvidia", dimension=768)
 JOB = VideoJob(request="bench", assets=[Asset(id="film", path="/films/film.mp4", frame_rate="30")], chunks=[])
 RESULT = Result(
     chunk=0, end=10**10, vector=np.random.default_rng(1).random(768, np.float32).tobytes(),

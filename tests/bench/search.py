@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from pgvector.psycopg import register_vector
 
 from gateway.search import search_queries
-from gateway.search.questions import SearchFilters
+from gateway.search.search_filters import SearchFilters
 from rt_embed.cli import embedded_postgres
 from search.neighbour_index import build_missing
 from search.schema import migrate

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -108,6 +109,10 @@ class Stack:
         identity: str = answer.json()["id"]
         return identity
 
+    def embed(self, **body: Any) -> httpx.Response:
+        """Ask for the vectors of a video or picture."""
+        return self.client.post("/generate_video_embeddings", json={"model": "null", **body})
+
     def stored(self) -> list[str]:
         """Every file in the asset store, uploads under way included."""
         if self.bucket:
@@ -155,6 +160,18 @@ def stack(tmp_path: Path, redis_url: str) -> Iterator[Stack]:
 def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """25 s of H.264 at 30 fps; each 5 s have a colour of their own."""
     return colour_film(tmp_path_factory.mktemp("film") / "film.mp4")
+
+
+@pytest.fixture(scope="session")
+def own_address() -> str:
+    """An address of this machine that is not its loopback: to the service, one of a private network."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # sends nothing
+        except OSError:
+            pytest.skip("this machine has no address but its loopback")
+        address: str = probe.getsockname()[0]
+        return address
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

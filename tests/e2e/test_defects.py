@@ -47,10 +47,6 @@ def redis(service: Stack) -> Iterator[Redis]:
         yield client
 
 
-def ask(service: Stack, **body: Any) -> Any:
-    return service.client.post(VIDEO, json={"model": "null", **body})
-
-
 def files(service: Stack) -> list[Any]:
     found: list[Any] = service.client.get("/files?purpose=vision").json()["data"]
     return found
@@ -66,7 +62,7 @@ def test_01_beyond_the_limit_of_live_streams_the_service_is_busy(service: Stack)
     embedded = camera(service, "first", model="null", chunk_duration=5).json()
     assert embedded["status"] == "processing"
     other = camera(service, "second").json()["asset_id"]
-    answer = ask(service, id=other, stream=True, chunk_duration=5)
+    answer = service.embed(id=other, stream=True, chunk_duration=5)
     assert (answer.status_code, answer.json()["code"]) == (503, "ServerBusy")
     assert "retry-after" in answer.headers
     for asset_id in (embedded["asset_id"], other):
@@ -75,7 +71,7 @@ def test_01_beyond_the_limit_of_live_streams_the_service_is_busy(service: Stack)
 
 def test_02_a_url_can_be_streamed(service: Stack, film: Path) -> None:
     """Its asset goes when the stream has ended, not before."""
-    answer = ask(service, id=str(uuid.uuid4()), url=f"file://{film}", stream=True, chunk_duration=5)
+    answer = service.embed(id=str(uuid.uuid4()), url=f"file://{film}", stream=True, chunk_duration=5)
     assert answer.text.count("chunk_responses") == 5
     assert answer.text.endswith("data: [DONE]\r\n\r\n")
     wait_for(lambda: not files(service))
@@ -106,7 +102,7 @@ def test_03_a_second_reader_is_refused_before_a_job_is_started(
 ) -> None:
     film_id = service.upload(film)
     with read_by_another(redis, film_id):
-        answer = ask(service, id=film_id, stream=True)
+        answer = service.embed(id=film_id, stream=True)
     assert (answer.status_code, answer.json()["code"]) == (409, "Conflict")
     assert redis.xlen(keys.jobs("video", "null")) == 0
     assert service.client.delete(f"/files/{film_id}").status_code == 200
@@ -115,7 +111,7 @@ def test_03_a_second_reader_is_refused_before_a_job_is_started(
 @pytest.mark.parametrize("stream", [False, True])
 def test_04_a_request_without_chunks_lets_go_of_its_asset(service: Stack, film: Path, stream: bool) -> None:
     film_id = service.upload(film)
-    answer = ask(service, id=film_id, stream=stream, media_info={"type": "offset", "start_offset": 500})
+    answer = service.embed(id=film_id, stream=stream, media_info={"type": "offset", "start_offset": 500})
     assert answer.status_code == 200
     assert service.client.delete(f"/files/{film_id}").status_code == 200
 
@@ -133,14 +129,14 @@ def test_05_a_film_beyond_the_longest_is_refused(service: Stack, tmp_path: Path)
         container.mux(stream.encode())
     film_id = service.upload(long)
     for streamed in (False, True):
-        answer = ask(service, id=film_id, stream=streamed)
+        answer = service.embed(id=film_id, stream=streamed)
         assert (answer.status_code, answer.json()["code"]) == (400, "BadParameter")
         assert "at most 60 s" in answer.json()["message"]
     assert service.client.delete(f"/files/{film_id}").status_code == 200
 
 
 def test_06_an_empty_list_of_ids_is_the_clients_mistake(service: Stack) -> None:
-    answer = ask(service, id=[])
+    answer = service.embed(id=[])
     assert (answer.status_code, answer.json()["code"]) == (422, "InvalidParameters")
 
 
@@ -164,9 +160,9 @@ def test_08_a_registered_path_replaces_no_asset(service: Stack, film: Path, tmp_
 def test_09_an_id_that_aged_out_can_be_used_again(service: Stack, redis: Redis, film: Path) -> None:
     aged = str(uuid.uuid4())
     redis.zadd(keys.AGED_OUT_ASSETS, {aged: 1})
-    assert "aged out" in ask(service, id=aged).json()["message"]
+    assert "aged out" in service.embed(id=aged).json()["message"]
     assert service.upload(film, id=aged) == aged
-    assert ask(service, id=aged).status_code == 200
+    assert service.embed(id=aged).status_code == 200
     assert service.client.delete(f"/files/{aged}").status_code == 200
 
 
@@ -202,7 +198,7 @@ def test_10_lists_can_hold_whatever_was_accepted(service: Stack, redis: Redis) -
 def test_11_a_start_that_fails_leaves_no_asset(
     service: Stack, film: Path, body: dict[str, Any], stream: bool
 ) -> None:
-    answer = ask(service, id=str(uuid.uuid4()), url=f"file://{film}", stream=stream, **body)
+    answer = service.embed(id=str(uuid.uuid4()), url=f"file://{film}", stream=stream, **body)
     assert 400 <= answer.status_code < 500
     wait_for(lambda: not files(service))
 
@@ -219,7 +215,7 @@ def test_12_texts_are_finished_when_their_results_can_be_read(service: Stack) ->
 
 def test_13_a_host_that_does_not_answer_is_not_our_error(service: Stack) -> None:
     """Not status 500. The address is one of those that are kept for documentation and lead nowhere."""
-    answer = ask(service, id=str(uuid.uuid4()), url="http://192.0.2.1/a.mp4")
+    answer = service.embed(id=str(uuid.uuid4()), url="http://192.0.2.1/a.mp4")
     assert (answer.status_code, answer.json()["code"]) == (502, "DownloadFailed")
 
 
@@ -228,7 +224,7 @@ def test_14_events_carry_milliseconds(service: Stack, redis: Redis) -> None:
     with redis.pubsub() as pubsub:
         pubsub.subscribe("mishaps")
         assert pubsub.get_message(timeout=5)
-        assert ask(service, id=missing).status_code == 400
+        assert service.embed(id=missing).status_code == 400
         event: dict[str, str] = {}
         while event.get("streamId") != missing:  # others may still come from what was asked before
             message = pubsub.get_message(timeout=10)

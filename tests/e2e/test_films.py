@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from tests.e2e.conftest import Stack
-from tests.e2e.test_video import ask, colours, events
+from tests.e2e.test_video import colours, events
 from tests.worker.media.films import BROKEN, make, rewritten, x264
 from tests.worker.media.test_pauses import late_video
 
@@ -27,7 +27,7 @@ def test_a_pause_does_not_fail_a_film(shared_stack: Stack, tmp_path: Path) -> No
     frames = [index * 33 for index in range(30)]
     film = x264("mp4", "keyint=30", frames=60, times=[*frames, *(21_000 + when for when in frames)])
     path = make(tmp_path / "pause.mp4", film)
-    answer = ask(shared_stack, id=shared_stack.upload(path), chunk_duration=5)
+    answer = shared_stack.embed(id=shared_stack.upload(path), chunk_duration=5)
     assert answer.status_code == 200, answer.text
     assert [start for start, _ in times(answer.json())] == ["0.0", "5.0", "10.0", "15.0", "20.0"]
     chunks = answer.json()["chunk_responses"]
@@ -40,7 +40,7 @@ def test_a_pause_does_not_fail_a_film(shared_stack: Stack, tmp_path: Path) -> No
 
 def test_chunks_before_the_video_are_left_out_and_reported(shared_stack: Stack, tmp_path: Path) -> None:
     late_id = shared_stack.upload(late_video(tmp_path / "late.mp4"))
-    answer = ask(shared_stack, id=late_id, chunk_duration=2)
+    answer = shared_stack.embed(id=late_id, chunk_duration=2)
     assert answer.status_code == 200, answer.text
     assert times(answer.json()) == [("4.0", "6.0"), ("6.0", "7.0")]
     assert answer.json()["usage"]["total_chunks_processed"] == 2
@@ -59,16 +59,16 @@ def test_a_damaged_part_fails_the_request_or_is_skipped(shared_stack: Stack, tmp
         whole, tmp_path / "hole.mp4", lambda i, packet: BROKEN if 60 <= i < 90 else bytes(packet)
     )
     broken_id = shared_stack.upload(path)
-    failed = ask(shared_stack, id=broken_id, chunk_duration=1)
+    failed = shared_stack.embed(id=broken_id, chunk_duration=1)
     assert failed.status_code == 500
     assert "chunk 2: Decode error: decoded 0 frame(s), required at least 1" in failed.json()["message"]
-    skipped = ask(shared_stack, id=broken_id, chunk_duration=1, on_error="skip")
+    skipped = shared_stack.embed(id=broken_id, chunk_duration=1, on_error="skip")
     assert skipped.status_code == 200, skipped.text
     assert [start for start, _ in times(skipped.json())] == ["0.0", "1.0", "3.0", "4.0"]
     assert list(skipped.json()) == ["id", "created", "model", "media_info", "usage", "chunk_responses"]
     *told, done = events(shared_stack, id=broken_id, chunk_duration=1, on_error="skip")
     assert (len(told), done) == (4, "[DONE]")
-    wrong = ask(shared_stack, id=broken_id, on_error="ignore")
+    wrong = shared_stack.embed(id=broken_id, on_error="ignore")
     assert (wrong.status_code, wrong.json()["code"]) == (422, "InvalidParameters")
 
 
@@ -88,6 +88,6 @@ def test_a_skipped_chunk_is_missing_from_an_answer_that_is_fetched_later(
 
 def test_the_last_part_of_a_slide_show_is_embedded(shared_stack: Stack, tmp_path: Path) -> None:
     film = x264("mp4", "keyint=1", frames=4, times=[0, 4000, 8000, 12_000])
-    answer = ask(shared_stack, id=shared_stack.upload(make(tmp_path / "s.mp4", film)), chunk_duration=10)
+    answer = shared_stack.embed(id=shared_stack.upload(make(tmp_path / "s.mp4", film)), chunk_duration=10)
     assert times(answer.json())[0] == ("0.0", "10.0")
     assert times(answer.json())[1][0] == "10.0"

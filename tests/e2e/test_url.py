@@ -3,7 +3,6 @@
 import base64
 import contextlib
 import json
-import socket
 import threading
 import time
 import uuid
@@ -48,14 +47,8 @@ def service(
 
 
 @pytest.fixture(scope="module")
-def site(film: Path) -> Iterator[str]:
+def site(film: Path, own_address: str) -> Iterator[str]:
     """A web site with the film, on an address of this machine that is not its loopback."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))  # sends nothing
-        except OSError:
-            pytest.skip("this machine has no address but its loopback")
-        address = probe.getsockname()[0]
 
     class Files(SimpleHTTPRequestHandler):
         def __init__(self, *args: Any) -> None:
@@ -76,9 +69,9 @@ def site(film: Path) -> Iterator[str]:
         def log_message(self, *_: Any) -> None:
             pass
 
-    server = ThreadingHTTPServer((address, 0), Files)
+    server = ThreadingHTTPServer((own_address, 0), Files)
     threading.Thread(target=server.serve_forever).start()
-    yield f"http://{address}:{server.server_port}"
+    yield f"http://{own_address}:{server.server_port}"
     server.shutdown()
     server.server_close()
 
@@ -89,8 +82,7 @@ def picture(folder: Path) -> str:
 
 
 def ask(service: Stack, **fields: Any) -> httpx.Response:
-    body = {"id": str(uuid.uuid4()), "model": "null", **fields}
-    return service.client.post("/generate_video_embeddings", json=body)
+    return service.embed(**{"id": str(uuid.uuid4()), **fields})
 
 
 def assets(service: Stack) -> list[str]:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import av
-import httpx
 import numpy as np
 import pytest
 
@@ -26,10 +25,6 @@ def colours(embedding: list[float]) -> np.ndarray[Any, Any]:
     return np.array(embedding[:24], np.float32).reshape(8, 3) * 255
 
 
-def ask(stack: Stack, **body: object) -> httpx.Response:
-    return stack.client.post(URL, json={"model": "null", **body})
-
-
 def events(stack: Stack, **body: object) -> list[Any]:
     """The data of every event, parsed, with the terminator as text."""
     found: list[Any] = []
@@ -43,7 +38,7 @@ def events(stack: Stack, **body: object) -> list[Any]:
 
 
 def test_each_chunk_is_embedded_from_its_own_frames(shared_stack: Stack, film_id: str) -> None:
-    answer = ask(shared_stack, id=film_id, chunk_duration=5).json()
+    answer = shared_stack.embed(id=film_id, chunk_duration=5).json()
     chunks = answer["chunk_responses"]
     assert [(c["start_time"], c["end_time"]) for c in chunks] == [
         ("0.0", "5.0"), ("5.0", "10.0"), ("10.0", "15.0"), ("15.0", "20.0"), ("20.0", "25.0")
@@ -55,7 +50,7 @@ def test_each_chunk_is_embedded_from_its_own_frames(shared_stack: Stack, film_id
 
 
 def test_the_answer_has_every_field(shared_stack: Stack, film_id: str) -> None:
-    answer = ask(shared_stack, id=[film_id], chunk_duration=10).json()
+    answer = shared_stack.embed(id=[film_id], chunk_duration=10).json()
     assert list(answer) == ["id", "created", "model", "media_info", "usage", "chunk_responses"]
     assert answer["media_info"] == {"type": "offset", "start_offset": 0, "end_offset": 25}
     assert answer["usage"]["total_chunks_processed"] == 3
@@ -71,7 +66,7 @@ def test_the_answer_has_every_field(shared_stack: Stack, film_id: str) -> None:
 
 def test_frames_are_taken_at_the_left_edges(shared_stack: Stack, film_id: str) -> None:
     """One chunk of the whole film: targets every 25/8 s, each in a scene that can be told."""
-    chunk = ask(shared_stack, id=film_id).json()["chunk_responses"][0]
+    chunk = shared_stack.embed(id=film_id).json()["chunk_responses"][0]
     expected = [COLOURS[int(i * 25 / 8 / 5)] for i in range(8)]
     np.testing.assert_allclose(colours(chunk["embeddings"]), expected, atol=6)
     assert (chunk["start_time"], chunk["end_time"]) == ("0.0", "25.0")
@@ -79,8 +74,8 @@ def test_frames_are_taken_at_the_left_edges(shared_stack: Stack, film_id: str) -
 
 def test_a_range_and_an_overlap(shared_stack: Stack, film_id: str) -> None:
     media_info = {"type": "offset", "start_offset": 5, "end_offset": 400}
-    answer = ask(
-        shared_stack, id=film_id, chunk_duration=10, chunk_overlap_duration=5, media_info=media_info
+    answer = shared_stack.embed(
+        id=film_id, chunk_duration=10, chunk_overlap_duration=5, media_info=media_info
     ).json()
     assert [c["start_time"] for c in answer["chunk_responses"]] == ["5.0", "10.0", "15.0"]
     assert answer["media_info"]["end_offset"] == 400
@@ -88,7 +83,7 @@ def test_a_range_and_an_overlap(shared_stack: Stack, film_id: str) -> None:
 
 def test_a_range_beyond_the_end_has_no_chunks(shared_stack: Stack, film_id: str) -> None:
     media_info = {"type": "offset", "start_offset": 100}
-    answer = ask(shared_stack, id=film_id, media_info=media_info)
+    answer = shared_stack.embed(id=film_id, media_info=media_info)
     assert answer.status_code == 200
     assert answer.json()["chunk_responses"] == []
     assert answer.json()["usage"]["total_chunks_processed"] == 0
@@ -97,7 +92,7 @@ def test_a_range_beyond_the_end_has_no_chunks(shared_stack: Stack, film_id: str)
 
 def test_a_creation_time_makes_times_absolute(shared_stack: Stack, film: Path) -> None:
     film_id = shared_stack.upload(film, creation_time="2024-06-09T18:32:11.123Z")
-    answer = ask(shared_stack, id=film_id, chunk_duration=10).json()
+    answer = shared_stack.embed(id=film_id, chunk_duration=10).json()
     assert answer["chunk_responses"][1]["start_time"] == "2024-06-09T18:32:21.123Z"
     assert answer["media_info"] == {
         "type": "timestamp",
@@ -141,7 +136,7 @@ def test_event_bytes(shared_stack: Stack, film_id: str) -> None:
 
 def test_images_make_one_clip(shared_stack: Stack, tmp_path: Path) -> None:
     ids = [shared_stack.upload(picture(tmp_path, colour), "image") for colour in COLOURS[:3]]
-    answer = ask(shared_stack, id=ids).json()
+    answer = shared_stack.embed(id=ids).json()
     (chunk,) = answer["chunk_responses"]
     assert (chunk["start_time"], chunk["end_time"], chunk["frame_count"]) == ("0.0", "0.0", 3)
     np.testing.assert_allclose(colours(chunk["embeddings"]), COLOURS[:3] + [COLOURS[2]] * 5, atol=2)
@@ -150,28 +145,28 @@ def test_images_make_one_clip(shared_stack: Stack, tmp_path: Path) -> None:
 
 def test_more_images_than_the_model_takes_are_refused(shared_stack: Stack, tmp_path: Path) -> None:
     ids = [shared_stack.upload(picture(tmp_path, (i, i, i)), "image") for i in range(9)]
-    answer = ask(shared_stack, id=ids)
+    answer = shared_stack.embed(id=ids)
     assert (answer.status_code, answer.json()["code"]) == (400, "BadParameters")
     assert "9 images given; the model takes at most 8" in answer.json()["message"]
 
 
 def test_several_ids_must_be_images(shared_stack: Stack, film_id: str) -> None:
-    answer = ask(shared_stack, id=[film_id, film_id])
+    answer = shared_stack.embed(id=[film_id, film_id])
     assert (answer.status_code, answer.json()["code"]) == (400, "BadParameters")
 
 
 def test_an_unknown_id_is_refused(shared_stack: Stack) -> None:
-    answer = ask(shared_stack, id="123e4567-e89b-12d3-a456-426614174000")
+    answer = shared_stack.embed(id="123e4567-e89b-12d3-a456-426614174000")
     assert (answer.status_code, answer.json()["code"]) == (400, "BadParameter")
 
 
 def test_no_ids_are_refused(shared_stack: Stack) -> None:
-    answer = ask(shared_stack, id=[])
+    answer = shared_stack.embed(id=[])
     assert (answer.status_code, answer.json()["code"]) == (422, "InvalidParameters")
 
 
 def test_an_overlap_as_long_as_the_chunk_is_refused(shared_stack: Stack, film_id: str) -> None:
-    answer = ask(shared_stack, id=film_id, chunk_duration=5, chunk_overlap_duration=5)
+    answer = shared_stack.embed(id=film_id, chunk_duration=5, chunk_overlap_duration=5)
     assert (answer.status_code, answer.json()["code"]) == (400, "BadParameter")
 
 
@@ -180,7 +175,7 @@ def test_a_file_that_breaks_fails_its_request_alone(shared_stack: Stack, film: P
     broken_id = shared_stack.upload(film)
     path = shared_stack.path_of(broken_id)
     shared_stack.overwrite(path, shared_stack.read_stored(path)[: film.stat().st_size * 2 // 3])
-    answer = ask(shared_stack, id=broken_id, chunk_duration=5)
+    answer = shared_stack.embed(id=broken_id, chunk_duration=5)
     assert (answer.status_code, answer.json()["code"]) == (500, "InternalServerError")
     assert "Decode error" in answer.json()["message"]
     *_, failure, done = events(shared_stack, id=broken_id, chunk_duration=5)
@@ -202,7 +197,7 @@ def test_a_film_that_was_cut_short_is_embedded_as_far_as_it_goes(
                 target.mux(packet)
     data = short.read_bytes()
     short.write_bytes(data[: len(data) - len(data) // 3])
-    answer = ask(shared_stack, id=shared_stack.upload(short), chunk_duration=5)
+    answer = shared_stack.embed(id=shared_stack.upload(short), chunk_duration=5)
     assert answer.status_code == 200, answer.text
     chunks = answer.json()["chunk_responses"]
     assert 1 <= len(chunks) < 5
@@ -211,8 +206,8 @@ def test_a_film_that_was_cut_short_is_embedded_as_far_as_it_goes(
 
 def test_the_file_of_a_finished_request_can_be_deleted(shared_stack: Stack, film: Path) -> None:
     film_id = shared_stack.upload(film)
-    assert ask(shared_stack, id=film_id, chunk_duration=5).status_code == 200
+    assert shared_stack.embed(id=film_id, chunk_duration=5).status_code == 200
     assert shared_stack.client.delete(f"/files/{film_id}").json() == {
         "id": film_id, "object": "file", "deleted": True
     }  # fmt: skip
-    assert ask(shared_stack, id=film_id).json()["code"] == "BadParameter"
+    assert shared_stack.embed(id=film_id).json()["code"] == "BadParameter"

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from struct import pack
@@ -10,7 +10,9 @@ from typing import Any
 
 import httpx
 import pytest
+import structlog
 import uvicorn
+from structlog.testing import LogCapture
 
 from gateway.access.http_server import server_config
 from gateway.app import create_app
@@ -19,19 +21,16 @@ from gateway.store.asset_store import AssetStore
 from shared import keys, requests
 from shared.assets import Asset
 from shared.chunks import SECOND
-from shared.fleet import ServedModel, Worker, announce
+from shared.fleet import Worker, announce
 from shared.jobs import from_fields
 from shared.keys import Lane
 from shared.redis.connection import Redis
 from shared.results import Result
 from shared.settings import Settings
-from tests.support import stream_entries
+from tests.support import served_model, stream_entries
 from worker.publish.publisher import Publisher
 
-MODEL = ServedModel(
-    id="null", owned_by="tests", api_type="custom", dimension=4, frames=8, supports_text=True, verified=True,
-    created=1767000000,
-)  # fmt: skip
+MODEL = served_model(id="null", created=1767000000)
 
 
 class Gateway:
@@ -67,6 +66,16 @@ async def _serve(settings: Settings) -> AsyncIterator[Gateway]:
         await gateway.client.aclose()
         server.should_exit = True
         await serving
+
+
+@pytest.fixture
+def lines() -> Iterator[list[Any]]:
+    """What is logged, with the context of the request."""
+    capture = LogCapture()
+    before = structlog.get_config()["processors"]
+    structlog.configure(processors=[structlog.contextvars.merge_contextvars, capture])
+    yield capture.entries
+    structlog.configure(processors=before)
 
 
 @pytest.fixture

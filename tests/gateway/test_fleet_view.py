@@ -9,21 +9,12 @@ from gateway import fleet_view as module
 from gateway.fleet_view import FleetView
 from shared import keys
 from shared.errors import BadParameters, Unavailable
-from shared.fleet import ServedModel, Worker, announce, withdraw
+from shared.fleet import Worker, announce, withdraw
 from shared.redis.connection import Redis, connect
 from shared.settings import Settings, load
-from tests.support import RedisServer, until, valkey_binary
+from tests.support import RedisServer, served_model, until, valkey_binary
 
-MODEL = ServedModel(
-    id="m",
-    owned_by="t",
-    api_type="custom",
-    dimension=3,
-    frames=8,
-    supports_text=True,
-    verified=True,
-    created=1,
-)
+MODEL = served_model(dimension=3, created=1)
 READY = Worker(name="w1", state="ready", model=MODEL)
 
 

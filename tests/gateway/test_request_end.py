@@ -1,7 +1,6 @@
 """One log line when a request ends, whoever ends it and however its client waits."""
 
 import asyncio
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from ipaddress import ip_network
@@ -9,8 +8,6 @@ from typing import Any
 
 import httpx
 import pytest
-import structlog
-from structlog.testing import LogCapture
 
 from shared.requests import Delivery, publish, request_of
 from shared.results import End, Result
@@ -20,16 +17,6 @@ from tests.support import until
 
 VIDEO = "/generate_video_embeddings"
 ASYNC = {"Prefer": "respond-async"}
-
-
-@pytest.fixture
-def lines() -> Iterator[list[Any]]:
-    """What is logged, with the context of the request."""
-    capture = LogCapture()
-    before = structlog.get_config()["processors"]
-    structlog.configure(processors=[structlog.contextvars.merge_contextvars, capture])
-    yield capture.entries
-    structlog.configure(processors=before)
 
 
 def ends(lines: list[Any]) -> list[Any]:

@@ -7,12 +7,10 @@ from shared.chunks import SECOND
 from shared.fleet import ServedModel
 from shared.jobs import VideoJob
 from shared.results import Result
+from tests.support import served_model
 from worker.publish.messages import build_message
 
-MODEL = ServedModel(
-    id="tiny", owned_by="us", api_type="custom", dimension=8, frames=8, supports_text=True, verified=True,
-    created=1_700_000_000,
-)  # fmt: skip
+MODEL = served_model(id="tiny", dimension=8, created=1700000000)
 
 
 def unit_vectors(count: int, dimension: int = 8, seed: int = 1) -> np.ndarray:

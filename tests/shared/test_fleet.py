@@ -5,19 +5,11 @@ import msgspec
 import pytest
 
 from shared import keys
-from shared.fleet import RECORD_TTL, Fleet, ServedModel, Worker, announce, read_fleet, withdraw
+from shared.fleet import RECORD_TTL, Fleet, Worker, announce, read_fleet, withdraw
 from shared.redis.connection import Redis
+from tests.support import served_model
 
-MODEL = ServedModel(
-    id="m",
-    owned_by="tests",
-    api_type="custom",
-    dimension=3,
-    frames=8,
-    supports_text=True,
-    verified=False,
-    created=7,
-)
+MODEL = served_model(dimension=3, verified=False, created=7)
 
 
 @pytest.fixture

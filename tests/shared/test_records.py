@@ -8,15 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.assets import ASSETS, Asset
-from shared.fleet import ServedModel, Worker
+from shared.fleet import Worker
 from shared.live_records import LiveRecord
 from shared.records import RecordCodec, added_ms, entry_position, pairs
 from shared.requests import RequestRecord
 from shared.results import End, Result
+from tests.support import served_model
 
-MODEL = ServedModel(
-    id="m", owned_by="o", api_type="t", dimension=4, frames=8, supports_text=True, verified=False, created=7
-)
+MODEL = served_model(verified=False, created=7)
 
 
 class Inner(msgspec.Struct, frozen=True):

@@ -10,23 +10,21 @@ import pytest
 from shared import keys
 from shared.assets import NEW_ASSETS, Asset
 from shared.chunks import Chunk
-from shared.fleet import ServedModel, Worker, announce
+from shared.fleet import Worker, announce
 from shared.jobs import LiveJob, TextJob, VideoJob
 from shared.live_records import LiveRecord, beat, start
 from shared.redis.connection import Redis, script, single_connection
 from shared.requests import CANCELLED, Request, finish, request_of, submit
 from shared.results import Result
 from shared.settings import Settings
-from tests.support import RedisServer
+from tests.support import RedisServer, served_model
 from worker.claims import Claims
 from worker.publish.outbox import Outbox
 from worker.publish.publisher import Publisher
 
 FILE, CAMERA = Asset(id="f", path="/f.mp4"), Asset(id="c", kind="stream", path="rtsp://c")
 CHUNKS = [Chunk(0, 0, 5), Chunk(1, 5, 9)]
-MODEL = ServedModel(
-    id="m", owned_by="o", api_type="t", dimension=1, frames=8, supports_text=True, verified=True, created=0
-)
+MODEL = served_model(dimension=1)
 KEY = re.compile(r'"(\{rtembed\}:[^"]*)"')
 
 

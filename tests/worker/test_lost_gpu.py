@@ -14,14 +14,13 @@ from shared import keys
 from shared.assets import Asset
 from shared.chunks import SECOND, Chunk
 from shared.errors import DeviceLost
-from shared.fleet import ServedModel
 from shared.jobs import Job, TextJob, VideoJob
 from shared.keys import Lane
 from shared.redis.connection import Redis
 from shared.requests import Request, submit
 from shared.settings import Settings, load
 from tests.e2e.media import colour_film
-from tests.support import until
+from tests.support import served_model, until
 from worker.compose import Loaded
 from worker.models.directory import ModelInfo
 from worker.models.embedding_engine import Clips, Vectors
@@ -30,10 +29,7 @@ from worker.service import Service
 DELIVERIES = 2
 LOST = "NVIDIA L40S (GPU-1) is lost to this process: cudaErrorIllegalAddress"
 INFO = ModelInfo(id="m", architecture="t", dimension=2, frames=4, resolution=16, max_text_tokens=0)
-MODEL = ServedModel(
-    id="m", owned_by="t", api_type="custom", dimension=2, frames=4, supports_text=True, verified=True,
-    created=1,
-)  # fmt: skip
+MODEL = served_model(dimension=2, frames=4, created=1)
 
 
 class Engine:

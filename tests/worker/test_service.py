@@ -14,7 +14,7 @@ import pytest
 from shared import keys
 from shared.assets import Asset
 from shared.chunks import SECOND, Chunk
-from shared.fleet import ServedModel, read_fleet
+from shared.fleet import read_fleet
 from shared.jobs import TextJob, VideoJob
 from shared.keys import Lane
 from shared.redis.connection import Redis, connect
@@ -22,7 +22,7 @@ from shared.requests import CANCELLED, Request, failed, finish, submit
 from shared.results import from_fields
 from shared.settings import Settings, load
 from tests.e2e.media import colour_film
-from tests.support import RedisServer, stream_entries, until, valkey_binary
+from tests.support import RedisServer, served_model, stream_entries, until, valkey_binary
 from worker.claims import Claims
 from worker.compose import Loaded
 from worker.models.directory import ModelInfo
@@ -73,16 +73,7 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Asset:
 def start(settings: Settings, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Start:
     """Run a worker with one decoder until the block ends."""
     info = ModelInfo(id="m", architecture="t", dimension=2, frames=4, resolution=16, max_text_tokens=0)
-    model = ServedModel(
-        id="m",
-        owned_by="t",
-        api_type="custom",
-        dimension=2,
-        frames=4,
-        supports_text=True,
-        verified=True,
-        created=1,
-    )
+    model = served_model(dimension=2, frames=4, created=1)
     monkeypatch.setattr("worker.service.load", lambda *_: Loaded(info, engine, "test", 1, model))
 
     @asynccontextmanager

@@ -2,7 +2,6 @@
 
 import re
 import uuid
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -12,7 +11,6 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from structlog.testing import LogCapture
 
 from gateway.app import create_app
 from shared.fleet import Worker
@@ -20,16 +18,6 @@ from shared.settings import Settings
 from tests.gateway.conftest import Serve
 
 UUID = re.compile(r"[0-9a-f-]{36}")
-
-
-@pytest.fixture
-def lines() -> Iterator[list[Any]]:
-    """What is logged, with the context of the request."""
-    capture = LogCapture()
-    before = structlog.get_config()["processors"]
-    structlog.configure(processors=[structlog.contextvars.merge_contextvars, capture])
-    yield capture.entries
-    structlog.configure(processors=before)
 
 
 @pytest.mark.usefixtures("worker")

@@ -6,19 +6,10 @@ import pytest
 
 from gateway.results.vectors import encoded, require_dimensions
 from shared.errors import BadParameters
-from shared.fleet import ServedModel
+from tests.support import served_model
 
 VALUES = [0.5, -0.25, 0.125, 0.0, -0.75, 0.0625, 1.0, -1.0, 0.25]
-MODEL = ServedModel(
-    id="m",
-    owned_by="me",
-    api_type="internal",
-    dimension=8,
-    frames=8,
-    supports_text=True,
-    verified=True,
-    created=0,
-)
+MODEL = served_model(dimension=8)
 
 
 def packed(values: list[float]) -> bytes:

@@ -10,19 +10,10 @@ from gateway.video.planning import plan_video
 from shared.assets import Asset
 from shared.chunks import SECOND, Chunk
 from shared.errors import BadParameter, BadParameters
-from shared.fleet import ServedModel
 from shared.jobs import VideoJob
+from tests.support import served_model
 
-MODEL = ServedModel(
-    id="m",
-    owned_by="t",
-    api_type="custom",
-    dimension=3,
-    frames=8,
-    supports_text=True,
-    verified=True,
-    created=1,
-)
+MODEL = served_model(dimension=3, created=1)
 FILM = Asset(id="a1", duration=25 * SECOND, frame_rate="30")
 
 

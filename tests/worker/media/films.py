@@ -189,3 +189,17 @@ def rewritten(source: Path, target: Path, rewrite: Rewrite) -> Path:
             changed.is_keyframe, changed.stream = packet.is_keyframe, copied
             writing.mux(changed)
     return target
+
+
+def rotated_film(source: Path, target: Path, degrees: int) -> Path:
+    """Copy the packets of a film, with a note that its frames are turned by so many `degrees`, which FFmpeg
+    counts against the clock."""
+    with av.open(str(source)) as reading, av.open(str(target), "w") as writing:
+        stream = reading.streams.video[0]
+        copied = writing.add_stream_from_template(stream)
+        copied.set_display_rotation(degrees)
+        for packet in reading.demux(stream):
+            if packet.size:
+                packet.stream = copied
+                writing.mux(packet)
+    return target

@@ -11,27 +11,18 @@ import pytest
 from shared.assets import Asset
 from shared.bus.errorbus import ErrorBus
 from shared.chunks import SECOND, Chunk
-from shared.fleet import ServedModel
 from shared.jobs import VideoJob
 from shared.redis.connection import Redis
 from shared.requests import Request, submit
 from shared.results import Result
 from shared.settings import Settings
 from tests.brokers import MockCluster, Tansu
+from tests.support import served_model
 from worker.publish.forward import Forwarder
 from worker.publish.publisher import Publisher
 
 TOPIC = "mdx-embed"
-MODEL = ServedModel(
-    id="cosmos-embed1-448p",
-    owned_by="nvidia",
-    api_type="custom",
-    dimension=4,
-    frames=8,
-    supports_text=True,
-    verified=True,
-    created=0,
-)
+MODEL = served_model(id="cosmos-embed1-448p", owned_by="nvidia")
 Forwarding = Callable[[Settings], AbstractAsyncContextManager[Forwarder]]
 Store = Callable[..., Awaitable[list[bytes]]]
 

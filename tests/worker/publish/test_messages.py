@@ -14,19 +14,11 @@ from shared.fleet import ServedModel
 from shared.jobs import TextJob, VideoJob
 from shared.results import Result
 from tests.proto import schema
+from tests.support import served_model
 from worker.publish.messages import build_message, frame_offset, message_key, timestamp
 
 VisionLLM: Any = schema.classes()["VisionLLM"]
-MODEL = ServedModel(
-    id="cosmos-embed1-448p",
-    owned_by="nvidia",
-    api_type="custom",
-    dimension=3,
-    frames=8,
-    supports_text=True,
-    verified=True,
-    created=0,
-)
+MODEL = served_model(id="cosmos-embed1-448p", owned_by="nvidia", dimension=3)
 REQUEST = "8d5c7f9e-0000-4000-8000-000000000001"
 ASSET_ID = "8d5c7f9e-0000-4000-8000-0000000000aa"
 VECTOR = struct.pack("<3f", 0.5, -0.25, 0.125)

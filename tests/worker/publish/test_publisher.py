@@ -14,7 +14,6 @@ from shared.assets import Asset
 from shared.bus.errorbus import ErrorBus
 from shared.bus.routes import Switch, switch_routes
 from shared.chunks import SECOND, Chunk
-from shared.fleet import ServedModel
 from shared.jobs import ProbeJob, TextJob, VideoJob
 from shared.keys import OUTBOX, OUTBOX_COUNTS
 from shared.redis.connection import Redis, connect
@@ -22,14 +21,11 @@ from shared.requests import Request, failed, submit
 from shared.results import Result
 from shared.settings import Settings, load
 from tests.proto import schema
-from tests.support import RedisServer, stream_entries, valkey_binary
+from tests.support import RedisServer, served_model, stream_entries, valkey_binary
 from worker.publish.publisher import Publisher
 
 VisionLLM: Any = schema.classes()["VisionLLM"]
-MODEL = ServedModel(
-    id="model", owned_by="nvidia", api_type="custom", dimension=2, frames=8,
-    supports_text=True, verified=True, created=0,
-)  # fmt: skip
+MODEL = served_model(id="model", owned_by="nvidia", dimension=2)
 ASSET = Asset(id="asset", path="/videos/a.mp4", frame_rate="25")
 VIDEO = VideoJob(request="r", assets=[ASSET], chunks=[Chunk(0, 0, SECOND)], model="asked")
 TEXT = TextJob(request="r", texts=["a dog", "a cat"])

@@ -6,7 +6,7 @@ import pytest
 
 from shared.chunks import Chunk
 from shared.errors import DeviceLost, DeviceMemoryShort, EngineError
-from shared.fleet import ServedModel
+from tests.support import served_model
 from worker.compose import Loaded
 from worker.media.clip_source import Clip
 from worker.media.gpu.cuda_errors import device_errors
@@ -72,16 +72,7 @@ class Short:
 
 def test_clips_are_put_together_in_smaller_batches_while_memory_is_short() -> None:
     info = ModelInfo(id="m", architecture="t", dimension=2, frames=4, resolution=2, max_text_tokens=0)
-    model: Any = ServedModel(
-        id="m",
-        owned_by="t",
-        api_type="t",
-        dimension=2,
-        frames=4,
-        supports_text=False,
-        verified=True,
-        created=0,
-    )
+    model: Any = served_model(dimension=2, frames=4, supports_text=False)
     engine = Short()
     embed = clip_engine(Loaded(info, engine, "test", 8, model))
     clips = [

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from shared.chunks import SECOND, Chunk
-from tests.worker.media.films import copy
+from tests.worker.media.films import copy, rotated_film
 from tests.worker.media.reading import Picture, read, setup
 from worker.media.decoder.pictures.orientation import Turn, turn
 from worker.media.decoder.reader import Reader
@@ -57,15 +57,8 @@ def test_a_rotated_video_stands_upright(
     suffix: str, degrees: int, turns: int, film: FindFilm, tmp_path: Path
 ) -> None:
     """FFmpeg counts degrees against the clock, as the frame must be turned to be seen."""
-    source, target = film("h264-gop1"), tmp_path / f"rotated.{suffix}"
-    with av.open(str(source)) as reading, av.open(str(target), "w") as writing:
-        stream = reading.streams.video[0]
-        copied = writing.add_stream_from_template(stream)
-        copied.set_display_rotation(degrees)
-        for packet in reading.demux(stream):
-            if packet.size:
-                packet.stream = copied
-                writing.mux(packet)
+    source = film("h264-gop1")
+    target = rotated_film(source, tmp_path / f"rotated.{suffix}", degrees)
     upright = np.rot90(first_frame(source), -turns, axes=(1, 2))
     assert np.array_equal(first_frame(target), upright)
 

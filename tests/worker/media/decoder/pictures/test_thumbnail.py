@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from shared.chunks import SECOND, Chunk, plan_chunks
-from tests.worker.media.films import FILMS, make, picture, x264
+from tests.worker.media.films import FILMS, make, picture, rotated_film, x264
 from tests.worker.media.gpu.conftest import live_runs, running
 from tests.worker.media.kernel import Kernel
 from tests.worker.media.reading import SIZE, setup
@@ -192,18 +192,6 @@ def anamorphic(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def rotated(source: Path, target: Path, degrees: int) -> Path:
-    with av.open(str(source)) as reading, av.open(str(target), "w") as writing:
-        stream = reading.streams.video[0]
-        copied = writing.add_stream_from_template(stream)
-        copied.set_display_rotation(degrees)
-        for packet in reading.demux(stream):
-            if packet.size:
-                packet.stream = copied
-                writing.mux(packet)
-    return target
-
-
 def corners_of(image: Image.Image) -> dict[str, str]:
     """Where red and blue are."""
     across, down = image.size
@@ -240,7 +228,7 @@ async def test_a_thumbnail_stands_upright_with_its_true_proportions(
     kernel: Kernel,
     tmp_path: Path,
 ) -> None:
-    path = rotated(anamorphic, tmp_path / "turned.mp4", degrees) if degrees else anamorphic
+    path = rotated_film(anamorphic, tmp_path / "turned.mp4", degrees) if degrees else anamorphic
     if where == "cpu":
         ((clip, _),) = await clips_of(pool, path, CHUNKS[:1])
     else:

@@ -36,7 +36,7 @@ from gateway.handling.body import read_body
 from gateway.intake.downloads import FETCH_ERRORS
 from gateway.results.vectors import encoded, floats
 from gateway.search.hits import Hit, merged
-from gateway.search.questions import ChunkPage, SearchFilters
+from gateway.search.search_filters import ChunkPage, SearchFilters
 from gateway.search.shown_hits import index_hit, stored_fields
 from gateway.submission import collect
 from shared.errors import (
@@ -69,6 +69,16 @@ _HIT = IndexHit(
     **_CHUNK, asset=ID, name="myfile.mp4", kind="file", media_type="video", camera=ID, chunks=[3], score=0.31
 )
 _ERRORS = (BadParameters, NotSupported, Unavailable)
+QUESTION_ERRORS = (
+    *_ERRORS,
+    *FETCH_ERRORS,
+    BadParameter,
+    NotFound,
+    FailedRequest,
+    EmbeddingFailed,
+    ServerBusy,
+)
+"""What an endpoint answers that asks for what is near to a text, a picture, a vector or another chunk."""
 
 
 @Endpoint(
@@ -90,15 +100,7 @@ _ERRORS = (BadParameters, NotSupported, Unavailable)
             example=SearchResponse(model=MODEL, hits=[_HIT]),
         ),
     ),
-    errors=(
-        *_ERRORS,
-        *FETCH_ERRORS,
-        BadParameter,
-        NotFound,
-        FailedRequest,
-        EmbeddingFailed,
-        ServerBusy,
-    ),
+    errors=QUESTION_ERRORS,
 )
 async def search(request: HttpRequest) -> Response:
     """The chunks that are nearest to what is asked for."""
@@ -106,7 +108,7 @@ async def search(request: HttpRequest) -> Response:
     body = validate_json(await read_body(request), SearchRequest)
     index = ctx.index
     model = ctx.view.named_model(body.model) if body.model else ctx.view.model().id
-    vector, own = await vector_of_question(ctx, request, body, model)
+    vector, own = await query_vector(ctx, request, body, model)
     filters = SearchFilters(
         assets=body.assets,
         cameras=body.cameras,
@@ -129,7 +131,7 @@ def _is_cheap(body: SearchRequest) -> bool:
     return body.assets is not None and len(body.assets) == 1
 
 
-async def vector_of_question(
+async def query_vector(
     ctx: Context, request: HttpRequest, body: Question, model: str
 ) -> tuple[list[float], int | None]:
     """The vector to look for, and the row that it is of, if it is one."""

@@ -20,23 +20,18 @@ from gateway.api.trigger_schemas import (
 )
 from gateway.api.validation import problem, validate_json, validate_query, validate_uuid
 from gateway.context import Context, context
-from gateway.endpoints.index_search import vector_of_question
+from gateway.endpoints.index_search import QUESTION_ERRORS, query_vector
 from gateway.handling.body import read_body
-from gateway.intake.downloads import FETCH_ERRORS
 from gateway.results.sse import EventStream
 from gateway.triggers.trigger_events import read_event_id, trigger_events
 from gateway.triggers.trigger_records import NewTrigger, StoredTrigger
 from shared.chunks import SECOND
 from shared.errors import (
-    BadParameter,
     BadParameters,
     Conflict,
-    EmbeddingFailed,
-    FailedRequest,
     InvalidParameters,
     NotFound,
     NotSupported,
-    ServerBusy,
     Unavailable,
 )
 from shared.timestamps import format_timestamp
@@ -87,16 +82,7 @@ _EVENT = (
     ),
     invalid_example="('body', 'text'): Give one of text, image, vector and like, not none",
     answers=(Answer(status=201, description="The trigger.", json=Trigger, example=_TRIGGER),),
-    errors=(
-        *_ERRORS,
-        *FETCH_ERRORS,
-        BadParameter,
-        BadParameters,
-        Conflict,
-        FailedRequest,
-        EmbeddingFailed,
-        ServerBusy,
-    ),
+    errors=(*QUESTION_ERRORS, Conflict),
 )
 async def add_trigger(request: HttpRequest) -> Response:
     """Create a trigger."""
@@ -104,7 +90,7 @@ async def add_trigger(request: HttpRequest) -> Response:
     body = validate_json(await read_body(request), TriggerRequest)
     store = ctx.triggers
     model = ctx.view.named_model(body.model) if body.model else ctx.view.model().id
-    vector, _ = await vector_of_question(ctx, request, body, model)
+    vector, _ = await query_vector(ctx, request, body, model)
     await _check_length(ctx, model, vector)
     if body.webhook is not None:
         await _check_webhook(ctx, body.webhook)

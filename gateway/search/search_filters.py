@@ -1,4 +1,4 @@
-"""What can be asked of the search index."""
+"""Which chunks of the search index count, and in what order pages of them are read."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

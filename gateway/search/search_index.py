@@ -14,7 +14,7 @@ from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRe
 
 from gateway.search import search_queries
 from gateway.search.hits import Hit, read_row
-from gateway.search.questions import ChunkPage, SearchFilters
+from gateway.search.search_filters import ChunkPage, SearchFilters
 from shared import keys
 from shared.errors import BadParameters, Unavailable
 from shared.redis.connection import Redis

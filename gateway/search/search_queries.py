@@ -6,7 +6,7 @@ from typing import Any
 from pgvector import HalfVector
 from psycopg import sql
 
-from gateway.search.questions import ChunkPage, SearchFilters
+from gateway.search.search_filters import ChunkPage, SearchFilters
 
 _COLUMNS = sql.SQL(
     "chunks.key, assets.id, assets.name, assets.kind, assets.media_type, assets.sensor, assets.base_ns, "

@@ -1,9 +1,9 @@
 """Search a running service for answers that its own description does not allow, with schemathesis.
 
-    python -m tests.bench.contract --max-examples 200 --url http://localhost:8000
+    scripts/bench contract --max-examples 200 [--url http://localhost:8000]
 
-Without --url a service of its own is started, with the model that costs nothing. Options that are not known
-here go to schemathesis.
+Without --url a service of its own is started, with the model that costs nothing and a search index. Options
+that are not known here go to schemathesis.
 """
 
 import argparse
@@ -47,18 +47,25 @@ def main() -> int:
 
 def _check_own(*options: str) -> subprocess.CompletedProcess[str]:
     from tests.e2e.conftest import Stack
-    from tests.support import RedisServer, valkey_binary
+    from tests.support import PostgresServer, RedisServer, valkey_binary
 
     with tempfile.TemporaryDirectory() as folder:
-        redis = RedisServer(valkey_binary(), Path(folder))
+        Path(folder).chmod(0o711)
+        redis, postgres = (
+            RedisServer(valkey_binary(), Path(folder)),
+            PostgresServer(Path(folder) / "postgres"),
+        )
         redis.start()
+        postgres.start()
         stack = Stack(Path(folder), redis.url)
         stack.environment["VSS_SKIP_INPUT_MEDIA_VERIFICATION"] = "1"
         try:
+            stack.start_indexer(postgres.url)
             stack.start()
             return check(stack.url, *options)
         finally:
             stack.stop()
+            postgres.stop()
             redis.stop()
 
 

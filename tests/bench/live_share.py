@@ -1,9 +1,10 @@
 """Which part of a camera's packets is decoded, by length of GOP and of chunk; eight frames per chunk.
 
-python -m tests.bench.live_share
+scripts/bench live_share
 """
 
 import json
+import time
 from typing import Any
 
 from shared.chunks import SECOND
@@ -21,12 +22,13 @@ STREAMS: dict[str, dict[str, Any]] = {
 def share(pictures: list[Picture], seconds: int) -> float:
     """The part that is decoded, over all complete chunks."""
     chunker = Chunker("h264", b"", seconds * SECOND, 8)
+    began = time.time_ns()
     cuts = []
     for number, picture in enumerate(pictures):
-        time = picture.pts * SECOND // CLOCK_RATE
-        unit = AccessUnit(time, None, START_CODE + START_CODE.join(picture.nals), tuple(picture.nals))
-        cuts += chunker.push(unit, number * SECOND // 30, 0)
-    return sum(cut.kept for cut in cuts) / max(1, sum(cut.arrived for cut in cuts))
+        shown, arrival = picture.pts * SECOND // CLOCK_RATE, number * SECOND // 30
+        unit = AccessUnit(shown, None, START_CODE + START_CODE.join(picture.nals), tuple(picture.nals), 1)
+        cuts += chunker.push(unit, arrival, began + arrival)
+    return sum(cut.kept for cut in cuts) / sum(cut.arrived for cut in cuts)
 
 
 def main() -> None:

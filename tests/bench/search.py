@@ -1,6 +1,6 @@
 """Search at scale: building the HNSW index, its memory, and searches' speed and recall.
 
-python -m tests.bench.search --rows 200000,1000000
+scripts/bench search --rows 200000,1000000
 
 The vectors are made in three levels: subjects are random directions; a film (of 200 chunks) is one of them
 plus noise, so that their cosine is about 0.8; a chunk is its film plus noise, again about 0.8. Questions are
@@ -43,6 +43,8 @@ TOP = 10
 BLOCK = 20_000
 CANDIDATES = (40, 100, 200, 400)
 CLIENTS = (1, 4, 8)
+LASTING = 10.0
+"""Seconds of each measurement of speed."""
 Vectors = NDArray[np.float32]
 SECOND = 1_000_000_000
 
@@ -216,7 +218,7 @@ def recall(url: str, candidates: int, wanted: Vectors, truth: list[set[int]]) ->
     return hits / (TOP * len(wanted)), seconds
 
 
-def throughput(url: str, candidates: int, wanted: Vectors, clients: int, lasting: float = 10.0) -> float:
+def throughput(url: str, candidates: int, wanted: Vectors, clients: int, lasting: float) -> float:
     """Searches per second of several clients at once."""
     done = [0] * clients
     began = time.monotonic()
@@ -236,8 +238,9 @@ def throughput(url: str, candidates: int, wanted: Vectors, clients: int, lasting
     return sum(done) / (time.monotonic() - began)
 
 
-def measure(url: str, rows: int) -> None:
+def measure(url: str, rows: int, *, quick: bool) -> None:
     """Print recall and speed for each number of candidates."""
+    lasting = LASTING / 10 if quick else LASTING
     wanted = questions(rows)
     truth = exact(wanted, rows)
     print(
@@ -245,7 +248,7 @@ def measure(url: str, rows: int) -> None:
     )
     for candidates in CANDIDATES:
         share, seconds = recall(url, candidates, wanted, truth)
-        speeds = "".join(f"{throughput(url, candidates, wanted, n):>13.0f}" for n in CLIENTS)
+        speeds = "".join(f"{throughput(url, candidates, wanted, n, lasting):>13.0f}" for n in CLIENTS)
         median, late = statistics.median(seconds) * 1000, sorted(seconds)[int(len(seconds) * 0.95)] * 1000
         print(f"{candidates:>9}  {share:>9.3f}  {median:>9.1f}  {late:>6.1f}{speeds}", flush=True)
 
@@ -265,7 +268,7 @@ def database_server(folder: str, cache_mb: int) -> Iterator[PostgresServer]:
         server.stop()
 
 
-async def run(server: PostgresServer, steps: list[int], build_mb: int) -> None:
+async def run(server: PostgresServer, steps: list[int], build_mb: int, *, quick: bool) -> None:
     """Fill the index step by step, build and measure at each."""
     assert server.process
     connection = await database.connect(replace(load({}), search_url=server.url))
@@ -281,13 +284,14 @@ async def run(server: PostgresServer, steps: list[int], build_mb: int) -> None:
         )
         table, index = (size / 2**30 for size in await sizes.fetchone())
         print(f"built in {took:.0f} s, at most {memory:.1f} GiB; table {table:.2f}, index {index:.2f} GiB")
-        measure(server.url, rows)
+        measure(server.url, rows, quick=quick)
     await connection.close()
 
 
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--quick", action="store_true", help=f"{BLOCK} rows and a second of each speed")
     parser.add_argument("--rows", default="200000,1000000", help=f"multiples of {BLOCK}, ascending")
     parser.add_argument("--cache-mb", type=int, default=4096, help="PostgreSQL's shared_buffers")
     parser.add_argument("--build-mb", type=int, default=4096, help="RTEMBED_SEARCH_BUILD_MEMORY_MB")
@@ -297,7 +301,8 @@ def main() -> None:
         tempfile.TemporaryDirectory(prefix="rt-embed-bench-", dir=arguments.folder) as folder,
         database_server(folder, arguments.cache_mb) as server,
     ):
-        asyncio.run(run(server, [int(rows) for rows in arguments.rows.split(",")], arguments.build_mb))
+        steps = [BLOCK] if arguments.quick else [int(rows) for rows in arguments.rows.split(",")]
+        asyncio.run(run(server, steps, arguments.build_mb, quick=arguments.quick))
 
 
 if __name__ == "__main__":

@@ -165,6 +165,13 @@ class ModelSettings:
         "Which TensorRT builds and runs engines; auto: tensorrt, or tensorrt_rtx (TensorRT for RTX) if that "
         "alone is installed",
     )
+    text_graphs: bool = setting(
+        "RTEMBED_TEXT_GRAPHS",
+        BOOLEAN,
+        True,
+        "On a GPU, run batches of up to 8 texts as CUDA graphs, which are captured and compared with a plain "
+        "run at the start; see deploy/gpu.md",
+    )
     builder_arguments: str = setting(
         "COSMOS_EMBED1_TRT_EXTRA_ARGS",
         TEXT,

@@ -208,6 +208,11 @@ decoder_restarts = _counter("rtembed_decoder_restarts_total", "Decoder processes
 gpu_fallbacks = _counter(
     "rtembed_gpu_fallbacks_total", "Jobs whose video the CPU decoded because the GPU could not", seeds=[{}]
 )
+text_graphs = _counter(
+    "rtembed_text_graphs_total",
+    "CUDA graphs of small batches of texts, by outcome: captured, failed (they run without) and replayed",
+    seeds=[{"outcome": "captured"}, {"outcome": "failed"}, {"outcome": "replayed"}],
+)
 embedded_items = _counter("rtembed_embedded_total", "Chunks and texts embedded, by model and modality")
 remote_calls = _counter(
     "rtembed_remote_calls_total",

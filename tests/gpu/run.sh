@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # On a machine with an NVIDIA GPU and no network: bash KIT/run [STEP ...], about 6 minutes for all.
-# Steps: base decode signatures decoder throughput engine model graphs. The report goes to $OUT (./gpu-report).
+# Steps: base decode signatures decoder throughput engine model texts graphs. The report goes to $OUT (./gpu-report).
 set -uo pipefail
 kit=$(cd "$(dirname "$0")" && pwd)
 export OUT=${OUT:-$PWD/gpu-report}; mkdir -p "$OUT/logs"
-steps=${*:-base decode signatures decoder throughput engine model graphs}
+steps=${*:-base decode signatures decoder throughput engine model texts graphs}
 export PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PYTEST_DISABLE_PLUGIN_AUTOLOAD=1
 pytest=(python3 -m pytest -p pytest_asyncio.plugin -p pytest_timeout -p no:cacheprovider -W default -q --no-header --tb=short -rs)
 site=/tmp/rt-embed-site films=/tmp/rt-embed-bench seconds=${FILM_SECONDS:-30}
@@ -47,7 +47,7 @@ main() {
   if [[ " $steps " =~ " decoder "|" throughput "|" model " ]]; then
     python3 -m tests.gpu.films "$site/films" "$films" "$seconds" > "$OUT/logs/films.log" 2>&1 & local making=$!
   fi
-  if [[ " $steps " =~ " graphs "|" model " ]]; then
+  if [[ " $steps " =~ " graphs "|" model "|" texts " ]]; then
     python3 -m tests.bench.gpu_model make /tmp/cosmos > "$OUT/logs/make.log" 2>&1 & local converting=$!
   fi
   step decode 150 "${pytest[@]}" -p xdist.plugin -n 8 tests/worker/media/gpu/test_gpu_device.py
@@ -60,6 +60,7 @@ main() {
   stand_in
   step engine 150 "${pytest[@]}" tests/worker/engine/test_tensorrt.py tests/e2e/test_gpu.py
   RTEMBED_ALLOW_UNVERIFIED_MODEL=true step model 120 python3 -m tests.bench.gpu_throughput --folder "$films" --seconds "$seconds" --model /tmp/cosmos/fp16-448p
+  RTEMBED_ALLOW_UNVERIFIED_MODEL=true step texts 60 python3 -m tests.gpu.text_graphs /tmp/cosmos/fp16-448p
   step graphs 150 python3 -m tests.bench.gpu_model check /tmp/cosmos --json "$OUT/graphs.json"
   printf '\nall steps: %s s; failed:%s\n' "$((SECONDS - began))" "${failed:- none}"
   [ -z "$failed" ]

@@ -29,6 +29,7 @@ MODULES = [
     "worker/engine/cache.py",
     "worker/engine/nvml.py",
     "worker/engine/tensorrt.py",
+    "worker/engine/tower_session.py",
     "worker/media/gpu/nvdec.py",
     "worker/media/gpu/pixels.py",
 ]
@@ -242,7 +243,7 @@ def test_every_module_that_uses_a_gpu_package_is_listed() -> None:
 
 def test_what_is_used_is_found() -> None:
     """The search itself, on a module that is known."""
-    uses = used(ROOT / "worker/engine/tensorrt.py")
+    uses = used(ROOT / "worker/engine/tower_session.py")
     assert {"cuda.Stream", "ascontiguousarray", "cuda.get_current_stream"} <= uses["cupy"]
     assert "ExecutionContextAllocationStrategy.USER_MANAGED" in uses["tensorrt"]
 

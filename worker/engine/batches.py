@@ -1,6 +1,7 @@
-"""Batches that shrink when they are too large for the GPU."""
+"""How work is cut into batches: texts of like length together, smaller ones where the GPU has no room."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from math import prod
 
 import structlog
 
@@ -11,6 +12,42 @@ log = structlog.get_logger(__name__)
 
 PATIENCE = 64
 """Batches that must fit, one after the other, before larger ones are tried again."""
+MOST_TOKENS = 4096
+"""Of one call, padding included: 32 texts of 128 tokens."""
+GRAPH_TEXTS = (1, 2, 4, 8)
+GRAPH_TOKENS = (8, 16, 32, 64, 128)
+MOST_GRAPH_TOKENS = 512
+"""Of a batch that has a graph, padding included. By PyTorch on an H200 64 texts of 128 tokens take no longer
+than one, which is all submission (tests/bench/results/gpu-h200): so little padding costs less than that."""
+
+Shape = tuple[int, int]
+"""Texts and tokens of a batch."""
+
+
+def text_runs(lengths: Sequence[int], most_texts: int, most_tokens: int = MOST_TOKENS) -> list[list[int]]:
+    """Cut texts of these `lengths` (tokens) into runs of at most `most_texts` texts and, padded to their
+    longest, `most_tokens` tokens; a text that is longer than that has a run of its own. Each run is the
+    indexes of its texts, and every index is in one run."""
+    runs: list[list[int]] = []
+    run: list[int] = []
+    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if run and (len(run) == most_texts or (len(run) + 1) * lengths[index] > most_tokens):
+            runs.append(run)
+            run = []
+        run.append(index)
+    return [*runs, run] if run else runs
+
+
+def graph_shapes(most_texts: int, most_tokens: int) -> list[Shape]:
+    """Return the batches that get a CUDA graph, the largest first: up to 8 texts of any length."""
+    lengths = {min(tokens, most_tokens) for tokens in GRAPH_TOKENS}
+    shapes = [(texts, tokens) for texts in GRAPH_TEXTS if texts <= most_texts for tokens in lengths]
+    return sorted((shape for shape in shapes if prod(shape) <= MOST_GRAPH_TOKENS), reverse=True)
+
+
+def smallest_holding(shapes: Iterable[Shape], texts: int, tokens: int) -> Shape | None:
+    """Return the smallest of `shapes` to which a batch can be padded; None if it exceeds them all."""
+    return min((s for s in shapes if s[0] >= texts and s[1] >= tokens), key=prod, default=None)
 
 
 class Batches:

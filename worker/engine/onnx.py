@@ -12,7 +12,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from shared.errors import EngineError, ModelError, NotSupported
-from worker.engine.text_runs import text_runs
+from worker.engine.batches import text_runs
 from worker.models.directory import ModelDirectory, ModelInfo
 from worker.models.embedding_engine import Clips, Vectors
 from worker.models.tokenizer import TextTokenizer

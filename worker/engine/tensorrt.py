@@ -3,12 +3,11 @@
 Import it after `worker.engine.library.provide_tensorrt`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, cast
+from itertools import cycle, islice
 
 import cupy
-import cupyx
 import numpy as np
 import structlog
 import tensorrt as trt
@@ -16,13 +15,14 @@ from numpy.typing import NDArray
 
 from shared.errors import DeviceLost, EngineError, ModelError, NotSupported
 from shared.settings import Settings
+from shared.telemetry.instruments import text_graphs
 from worker.engine.arguments import parse_arguments
-from worker.engine.batches import Batches
-from worker.engine.build import Log, Tower, text_tower, video_tower
+from worker.engine.batches import Shape, graph_shapes, text_runs
+from worker.engine.build import LIBRARY, Log, Tower, text_tower, video_tower
 from worker.engine.cache import EngineCache
 from worker.engine.elements import batch_within_limit
 from worker.engine.gpus import Gpu
-from worker.engine.text_runs import text_runs
+from worker.engine.tower_session import Array, TowerSession
 from worker.media.gpu.cuda_errors import device_errors
 from worker.models.directory import ModelDirectory
 from worker.models.embedding_engine import Clips, Vectors
@@ -34,8 +34,8 @@ log = structlog.get_logger(__name__)
 
 HIGH_PRIORITY = -5
 """CUDA clamps it to the highest that the GPU knows. A text's kernels go before those of a batch of clips."""
-ALIGNMENT = 256
-"""Bytes; of every tensor that TensorRT reads or writes."""
+SAMPLE = ("a", "man", "in", "a", "red", "coat", "walks", "past", "the", "parked", "cars", "at", "night")
+"""Words of the texts by which CUDA graphs are compared with plain runs."""
 
 
 def open_engine(
@@ -61,14 +61,13 @@ def open_engine(
         engine = TensorRtEngine(model, gpu, batch_size, cache, progress, text_batch_size=text_batch_size)
         progress("warming the engine up", 0, 0)
         engine.warm_up()
+        if settings.text_graphs:
+            engine.capture_graphs()
         if cosines := check_engine(model, engine):
             log.info("engine checked", video_cosine=cosines[0], text_cosine=cosines[1])
     except (EngineError, DeviceLost) as error:
         raise ModelError(f"the engine of {model.info.id} does not run on {gpu.name}: {error}") from error
     return engine
-
-
-Array = NDArray[Any] | cupy.ndarray
 
 
 class TensorRtEngine:
@@ -95,7 +94,7 @@ class TensorRtEngine:
         self._name = f"{gpu.name} ({gpu.uuid})"
         self._log = Log()
         self._runtime = trt.Runtime(self._log)
-        self._towers: dict[str, _Session] = {}
+        self._towers: dict[str, TowerSession] = {}
         with device_errors(self._name):
             clips = self._clips_at_once(model, batch_size)
             self._open(video_tower(model, clips), clips, 0, cache, progress)
@@ -132,7 +131,7 @@ class TensorRtEngine:
             vectors[run] = self._checked(self._batches(session, len(run), feed))
         return vectors
 
-    def _padded(self, rows: list[list[int]], start: int, end: int) -> dict[str, Array]:
+    def _padded(self, rows: list[list[int]], start: int, end: int) -> dict[str, NDArray[np.int64]]:
         input_ids, attention_mask = self._tokenizer.padded(rows[start:end])
         return {"input_ids": input_ids, "attention_mask": attention_mask}
 
@@ -145,6 +144,43 @@ class TensorRtEngine:
         for name, session in self._towers.items():
             zeros = partial(session.zeros, clip if name == "video" else text)
             self._batches(session, session.batches.limit, zeros)
+
+    @property
+    def captured(self) -> list[Shape]:
+        """The batches of texts that have a CUDA graph."""
+        return list(self._towers["text"].graphs) if "text" in self._towers else []
+
+    def capture_graphs(self) -> None:
+        """Make CUDA graphs of small batches of texts (`graph_shapes`). Batches whose graph cannot be made, or
+        gives other vectors than a plain run, go without. Raises DeviceLost.
+
+        TensorRT for RTX has none: it compiles kernels while it runs, which is no time for a capture.
+        """
+        if not self.supports_text or LIBRARY != "tensorrt":
+            return
+        session = self._session("text")
+        failed: dict[Shape, str] = {}
+        for shape in graph_shapes(session.batches.limit, self._info.max_text_tokens):
+            try:
+                with device_errors(self._name):
+                    session.capture(shape, self._sample(*shape))
+            except EngineError as error:
+                failed[shape] = error.message
+            except DeviceLost as error:
+                advice = "RTEMBED_TEXT_GRAPHS=false starts without them"
+                raise DeviceLost(f"{error}, while CUDA graphs were captured; {advice}") from error
+        text_graphs.add(len(session.graphs), {"outcome": "captured"})
+        text_graphs.add(len(failed), {"outcome": "failed"})
+        log.info("CUDA graphs captured", batches=_shown(session.graphs))
+        if failed:
+            reason = next(iter(failed.values()))
+            log.warning("batches of texts run without a CUDA graph", batches=_shown(failed), error=reason)
+
+    def _sample(self, texts: int, tokens: int) -> Mapping[str, NDArray[np.int64]]:
+        """Return a batch of exactly this shape, of texts that differ in words and length."""
+        words = [" ".join(islice(cycle(SAMPLE), i, i + tokens)) for i in range(texts)]
+        rows = self._tokenizer.tokens(words)
+        return self._padded([row[: tokens - i % tokens] for i, row in enumerate(rows)], 0, texts)
 
     def close(self) -> None:
         """Release both towers; harmless when called twice."""
@@ -166,10 +202,10 @@ class TensorRtEngine:
         if engine is None:
             raise ModelError(f"TensorRT cannot load {path}: {self._log.errors()}")
         self.files.append(path.name)
-        self._towers[tower.name] = _Session(engine, tower, batch_size, self._log, priority=priority)
+        self._towers[tower.name] = TowerSession(engine, tower, batch_size, self._log, priority=priority)
         log.info("engine loaded", engine=str(path))
 
-    def _session(self, tower: str) -> "_Session":
+    def _session(self, tower: str) -> TowerSession:
         if self._lost:
             raise DeviceLost(self._lost)
         try:
@@ -178,7 +214,7 @@ class TensorRtEngine:
             raise EngineError(f"the engine of {self._info.id} is closed") from None
 
     def _batches(
-        self, session: "_Session", count: int, inputs: Callable[[int, int], Mapping[str, Array]]
+        self, session: TowerSession, count: int, inputs: Callable[[int, int], Mapping[str, Array]]
     ) -> list[Vectors]:
         """Run `inputs(start, end)` for consecutive parts of 0 to `count`, and remember if the GPU is lost."""
 
@@ -199,69 +235,5 @@ class TensorRtEngine:
         return vectors
 
 
-class _Session:
-    """One tower on the GPU: an execution context with a stream and memory of its own. All its memory is
-    CuPy's."""
-
-    def __init__(
-        self, engine: trt.ICudaEngine, tower: Tower, batch_size: int, log: Log, *, priority: int
-    ) -> None:
-        self.batches = Batches(batch_size)
-        self._tower = tower
-        self._log = log
-        context = engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
-        if context is None:
-            raise ModelError(f"TensorRT makes no context for the {tower.name} engine: {log.errors()}")
-        self._engine = engine  # must outlive the context
-        self._context = context
-        self._stream = cupy.cuda.Stream(non_blocking=True, priority=priority)
-        self._vectors = cast("Vectors", cupyx.empty_pinned((batch_size, tower.output.shape[1]), np.float32))
-        self._scratch: cupy.cuda.MemoryPointer | None = None
-        self._scratch_size = 0
-
-    def run(self, inputs: Mapping[str, Array]) -> Vectors:
-        """One batch. Raises EngineError, or what CuPy raises."""
-        produced = cupy.cuda.get_current_stream().record()
-        with self._stream:
-            self._stream.wait_event(produced)
-            arrays = {name: _on_gpu(array) for name, array in inputs.items()}
-            count = len(next(iter(arrays.values())))
-            output = cupy.empty((count, self._tower.output.shape[1]), np.float32)
-            self._bind(arrays, output)
-            if not self._context.execute_async_v3(self._stream.ptr):
-                self._stream.synchronize()  # raises what CUDA knows of it
-                raise EngineError(
-                    f"TensorRT does not run the {self._tower.name} engine: {self._log.errors()}"
-                )
-            output.get(stream=self._stream, out=self._vectors[:count], blocking=False)
-            self._stream.synchronize()
-        return self._vectors[:count].copy()
-
-    def zeros(self, item: tuple[int, ...], start: int, end: int) -> dict[str, Array]:
-        """A batch from `start` to `end` of items of the shape `item`."""
-        dtypes = {"UINT8": np.uint8, "INT64": np.int64}
-        return {t.name: np.zeros((end - start, *item), dtypes[t.dtype]) for t in self._tower.inputs}
-
-    def _bind(self, inputs: Mapping[str, cupy.ndarray], output: cupy.ndarray) -> None:
-        context = self._context
-        for name, array in inputs.items():
-            if not context.set_input_shape(name, array.shape):
-                raise EngineError(f"the {self._tower.name} engine takes no {name} of the shape {array.shape}")
-            context.set_tensor_address(name, array.data.ptr)
-        context.set_tensor_address(self._tower.output.name, output.data.ptr)
-        scratch = self._enough(context.update_device_memory_size_for_shapes())
-        context.set_device_memory(scratch.ptr, self._scratch_size)
-
-    def _enough(self, size: int) -> cupy.cuda.MemoryPointer:
-        """Scratch memory of at least `size` bytes; the largest so far is kept."""
-        if self._scratch is None or size > self._scratch_size:
-            self._scratch, self._scratch_size = None, 0
-            self._scratch = cupy.cuda.alloc(max(size, 1))
-            self._scratch_size = size
-        return self._scratch
-
-
-def _on_gpu(array: Array) -> cupy.ndarray:
-    """Return the array in one piece in the GPU's memory, without a copy if it is there already."""
-    found = cupy.ascontiguousarray(cupy.asarray(array))  # CuPy's takes no array of numpy's
-    return found if found.data.ptr % ALIGNMENT == 0 else found.copy()
+def _shown(shapes: Iterable[Shape]) -> str:
+    return ", ".join(f"{texts}x{tokens}" for texts, tokens in shapes)

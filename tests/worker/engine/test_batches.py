@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.errors import DeviceLost, DeviceMemoryShort, EngineError
-from worker.engine.batches import PATIENCE, Batches
+from worker.engine.batches import PATIENCE, Batches, graph_shapes, smallest_holding, text_runs
 from worker.models.embedding_engine import Vectors
 
 
@@ -90,3 +90,46 @@ def test_what_is_no_error_of_the_engine_passes() -> None:
     with pytest.raises(DeviceLost):
         batches.run(9, fail)
     assert batches.limit == 4
+
+
+LENGTHS = st.lists(st.integers(1, 128), max_size=200)
+
+
+@given(LENGTHS, st.integers(1, 64), st.integers(1, 4096))
+def test_every_text_is_in_one_run_within_both_bounds(lengths: list[int], texts: int, tokens: int) -> None:
+    runs = text_runs(lengths, texts, tokens)
+    assert sorted(index for run in runs for index in run) == list(range(len(lengths)))
+    for run in runs:
+        assert len(run) <= texts
+        assert len(run) == 1 or len(run) * max(lengths[index] for index in run) <= tokens
+
+
+@given(LENGTHS, st.integers(1, 64))
+def test_texts_of_like_length_are_together(lengths: list[int], texts: int) -> None:
+    order = [lengths[index] for run in text_runs(lengths, texts) for index in run]
+    assert order == sorted(order)
+
+
+def test_one_long_text_does_not_pad_the_short_ones() -> None:
+    assert text_runs([5, 128, 6, 5], 32, 128) == [[0, 3, 2], [1]]
+
+
+def test_nothing_gives_nothing() -> None:
+    assert text_runs([], 32) == []
+
+
+def test_small_batches_of_texts_get_graphs() -> None:
+    shapes = graph_shapes(64, 128)
+    assert len(shapes) == 19
+    assert shapes[:6] == [(8, 64), (8, 32), (8, 16), (8, 8), (4, 128), (4, 64)]
+    assert graph_shapes(6, 12) == [(4, 12), (4, 8), (2, 12), (2, 8), (1, 12), (1, 8)]
+
+
+@pytest.mark.parametrize(
+    ("texts", "tokens", "shape"),
+    [(1, 3, (1, 8)), (3, 9, (4, 16)), (5, 64, (8, 64)), (8, 65, None), (9, 3, None), (1, 129, None)],
+)
+def test_a_batch_is_padded_to_the_smallest_graph(
+    texts: int, tokens: int, shape: tuple[int, int] | None
+) -> None:
+    assert smallest_holding(graph_shapes(64, 128), texts, tokens) == shape

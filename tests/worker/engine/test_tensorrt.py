@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -10,11 +11,15 @@ from shared.errors import ModelError, NotSupported
 from shared.settings import Settings, load
 from tests.worker.engine.suite import EngineSuite, random_clips, write_tiny_model
 from worker.engine.backend import choose_backend
+from worker.engine.batches import graph_shapes
 from worker.engine.gpus import Gpu
 from worker.engine.onnx import OnnxEngine
 from worker.models.directory import ModelDirectory
 from worker.models.embedding_engine import Engine
 from worker.models.preparation_progress import silent
+
+if TYPE_CHECKING:
+    from worker.engine.tensorrt import TensorRtEngine
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +56,19 @@ class TestTensorRtEngine(EngineSuite):
         np.testing.assert_allclose(engine.embed_video(clips), reference.embed_video(clips), atol=1e-5)
         np.testing.assert_allclose(engine.embed_text(texts), reference.embed_text(texts), atol=1e-5)
         reference.close()
+
+    def test_small_batches_of_texts_have_cuda_graphs(
+        self, engine: "TensorRtEngine", tiny_model: ModelDirectory, gpu: Gpu
+    ) -> None:
+        from worker.engine.tensorrt import open_engine
+
+        assert engine.captured == graph_shapes(8, tiny_model.info.max_text_tokens)
+        without = load({"NGC_MODEL_CACHE": str(tiny_model.path.parent), "RTEMBED_TEXT_GRAPHS": "false"})
+        plain = open_engine(tiny_model, gpu, 8, without, silent)
+        assert plain.captured == []
+        for texts in (["a cat"], ["the dogs sat on the mat", "mat", "a cat"], ["a cat sat"] * 8, ["a cat"]):
+            np.testing.assert_allclose(engine.embed_text(texts), plain.embed_text(texts), atol=1e-5)
+        plain.close()
 
     def test_clips_may_lie_on_the_gpu(self, engine: Engine) -> None:
         import cupy

@@ -32,6 +32,7 @@ class CUDARuntimeError(RuntimeError):
     [
         (OutOfMemoryError("512 bytes"), DeviceMemoryShort, "the GPU has no memory left: 512 bytes"),
         (CUDARuntimeError(2), DeviceMemoryShort, "the GPU has no memory left: status 2"),
+        (CUDARuntimeError(901), EngineError, "the GPU captures no CUDA graph of it: status 901"),
         (CUDARuntimeError(700), DeviceLost, "the GPU is lost to this process: status 700"),
         (EngineError("a batch"), EngineError, "a batch"),
         (ValueError("ours"), ValueError, "ours"),

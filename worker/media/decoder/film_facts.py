@@ -14,7 +14,7 @@ from shared.assets import is_object
 from shared.chunks import SECOND
 from shared.errors import InvalidFile
 from worker.media.decoder.container.boxes import boxes, find, size_of
-from worker.media.decoder.container.demux import Refused, VideoSource, decoding_context
+from worker.media.decoder.container.demux import Refused, VideoSource, decoding_context, demuxed
 from worker.media.decoder.container.encryption import ENCRYPTED, is_encrypted
 from worker.media.decoder.container.timeline import BREAKING, Clock
 from worker.media.decoder.limits import MediaLimits
@@ -175,12 +175,13 @@ def _clock_breaks(source: VideoSource) -> bool:
     clock, read, most = Clock(source.kind, source.time_base), 0, _most(source)
     with source.opened_again(fflags="+noparse+nofillin") as container:
         try:
-            for packet in container.demux(container.streams[source.stream.index]):
-                read += packet.size
-                if clock.breaks(packet.pts if packet.dts is None else packet.dts):
-                    return True
-                if read > most:
-                    return False
+            with demuxed(container, container.streams[source.stream.index]) as packets:
+                for packet in packets:
+                    read += packet.size
+                    if clock.breaks(packet.pts if packet.dts is None else packet.dts):
+                        return True
+                    if read > most:
+                        return False
         except (av.error.FFmpegError, IndexError):
             return False
     return False

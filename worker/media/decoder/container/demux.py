@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import cast
 
 import av
 from av.container import InputContainer
@@ -168,10 +169,11 @@ class VideoSource:
         with contextlib.suppress(av.error.FFmpegError):
             while True:
                 try:
-                    for packet in self.container.demux(self.stream):
-                        if packet.size and (self._timeline is None or self._timeline.place(packet)):
-                            # FFmpeg hides the first fragment of MP4 that comes after another recording
-                            yield shown_copy(packet) if packet.is_discard and self.parts > 1 else packet
+                    with demuxed(self.container, self.stream) as packets:
+                        for packet in packets:
+                            if packet.size and (self._timeline is None or self._timeline.place(packet)):
+                                # FFmpeg hides the first fragment of MP4 that comes after another recording
+                                yield shown_copy(packet) if packet.is_discard and self.parts > 1 else packet
                     return
                 except IndexError:  # PyAV's, at a packet of a stream that began after the file was opened
                     continue
@@ -216,6 +218,12 @@ class VideoSource:
     def opened_again(self, **options: str) -> InputContainer:
         """The file, opened once more with further options of FFmpeg. Close it."""
         return _open(self.path, self._limits, self.files, **options)
+
+
+def demuxed(container: InputContainer, stream: Stream) -> contextlib.closing[Generator[Packet[VideoStream]]]:
+    """The packets of a video stream, to be read within a `with`: PyAV frees what it holds for them, 150
+    bytes, only when the iterator comes to its end or is closed."""
+    return contextlib.closing(cast("Generator[Packet[VideoStream]]", container.demux(stream)))
 
 
 def _open(path: str, limits: MediaLimits, files: ByteSources, **options: str) -> InputContainer:

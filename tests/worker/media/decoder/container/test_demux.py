@@ -1,5 +1,7 @@
 """What a file is said to be, when its video starts and ends, and what is not opened at all."""
 
+import ctypes
+import gc
 import wave
 from collections.abc import Callable
 from fractions import Fraction
@@ -257,3 +259,34 @@ def test_a_file_with_an_odd_name_is_a_file(film: FindFilm, tmp_path: Path) -> No
     path = tmp_path / "http:%3A concat:a|b, ünï.mp4"
     path.write_bytes(film("h264-gop30").read_bytes())
     assert facts(path).codec == "h264"
+
+
+class Malloc(ctypes.Structure):
+    """glibc's `struct mallinfo2`."""
+
+    _fields_ = [("sizes", ctypes.c_size_t * 10)]
+
+
+def allocated() -> int:
+    """Bytes that C code and Python hold of malloc's."""
+    libc = ctypes.CDLL(None)
+    libc.mallinfo2.restype = Malloc
+    gc.collect()
+    return int(libc.mallinfo2().sizes[7])  # uordblks
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="needs glibc 2.33")
+def test_reading_that_is_given_up_leaves_nothing_behind(film: FindFilm) -> None:
+    """A job reads up to its last chunk and leaves the rest: PyAV kept 150 bytes each time."""
+    source = VideoSource(str(film("h264-gop30")), LIMITS)
+
+    def read(times: int) -> None:
+        for _ in range(times):
+            source.seek(0)
+            next(source.packets())
+
+    read(100)
+    before = allocated()
+    read(1000)
+    assert allocated() - before < 50_000
+    source.close()

@@ -6,6 +6,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Generic, TypeVar
 
 import msgspec
@@ -32,9 +34,22 @@ def milliseconds(start: float, end: float) -> float:
     return round(max(0.0, end - start) * 1000, 3)
 
 
+@dataclass(eq=False)
+class _Batch(Generic[Item]):
+    """What one engine call takes from the queue, and when it ran, in `time.monotonic()` seconds."""
+
+    queued: list[tuple[Item, "asyncio.Future[Embedded]"]] = field(default_factory=list)
+    start: float = 0.0
+    end: float = 0.0
+
+
 class Batcher(Generic[Item]):
-    """Feeds a blocking engine call with batches of at most `limit`; `at_once` of them run at a time, each on
-    a thread of `executor`."""
+    """Feeds a blocking engine call with batches of at most `limit`; `at_once` of them run at a time, on as
+    many threads of `executor`.
+
+    A thread that is free puts its batch together of what is queued then. The next call waits in the executor
+    meanwhile, so that the engine need not wait for the event loop between two batches.
+    """
 
     def __init__(
         self,
@@ -47,12 +62,15 @@ class Batcher(Generic[Item]):
     ) -> None:
         self._running: dict[int, float] = {}
         """When each batch that runs began, by its thread."""
-        self._seats = asyncio.Semaphore(at_once)
         self._labels = {"modality": modality}
         self._call = call
         self._limit = limit
         self._executor = executor
+        self._calls = 2 * at_once
         self._queue: deque[tuple[Item, asyncio.Future[Embedded]]] = deque()
+        self._waiting: set[_Batch[Item]] = set()
+        """Batches that no thread has begun to put together."""
+        self._taking = threading.Lock()
         self._wake = asyncio.Event()
 
     @property
@@ -71,53 +89,59 @@ class Batcher(Generic[Item]):
 
     async def run(self) -> None:
         """Run batches until cancelled."""
-        async with asyncio.TaskGroup() as batches:
+        seats = asyncio.Semaphore(self._calls)
+        async with asyncio.TaskGroup() as calls:
             while True:
-                await self._seats.acquire()
-                await self._wake.wait()
-                batch = self._next_batch()
-                if batch:
-                    batches.create_task(self._embed_batch(batch))
-                else:
-                    self._seats.release()
+                await seats.acquire()
+                while len(self._queue) <= len(self._waiting) * self._limit:
+                    self._wake.clear()
+                    await self._wake.wait()
+                batch: _Batch[Item] = _Batch()
+                self._waiting.add(batch)
+                task = calls.create_task(self._embed(batch))
+                task.add_done_callback(partial(self._done, batch, seats))
 
-    def _next_batch(self) -> list[tuple[Item, asyncio.Future[Embedded]]]:
-        batch: list[tuple[Item, asyncio.Future[Embedded]]] = []
-        while self._queue and len(batch) < self._limit:
-            item, future = self._queue.popleft()
-            if not future.done():
-                batch.append((item, future))
-        if not self._queue:
-            self._wake.clear()
-        return batch
+    def _done(self, batch: _Batch[Item], seats: asyncio.Semaphore, _: object) -> None:
+        self._waiting.discard(batch)
+        seats.release()
 
-    async def _embed_batch(self, batch: list[tuple[Item, asyncio.Future[Embedded]]]) -> None:
-        start = time.monotonic()
+    async def _embed(self, batch: _Batch[Item]) -> None:
+        loop = asyncio.get_running_loop()
         try:
-            running = asyncio.get_running_loop().run_in_executor(
-                self._executor, self._timed_call, [item for item, _ in batch]
-            )
-            batch_size.record(len(batch), self._labels)
-            vectors = await running
-            if len(vectors) != len(batch):
-                raise EngineError(f"the engine gave {len(vectors)} vectors for a batch of {len(batch)}")
+            vectors = await loop.run_in_executor(self._executor, self._timed_call, batch)
+            if len(vectors) != len(batch.queued):
+                raise EngineError(
+                    f"the engine gave {len(vectors)} vectors for a batch of {len(batch.queued)}"
+                )
         except Exception as error:  # it belongs to the callers, whatever it was
-            for _, future in batch:
+            for _, future in batch.queued:
                 if not future.done():
                     future.set_exception(error)
         else:
-            end = time.monotonic()
-            for (_, future), vector in zip(batch, vectors, strict=True):
+            for (_, future), vector in zip(batch.queued, vectors, strict=True):
                 if not future.done():
-                    future.set_result(Embedded(vector, start, end))
-        finally:
-            self._seats.release()
-            engine_busy.add(time.monotonic() - start, self._labels)
+                    future.set_result(Embedded(vector, batch.start, batch.end))
+        if batch.queued:
+            batch_size.record(len(batch.queued), self._labels)
+            engine_busy.add(batch.end - batch.start, self._labels)
 
-    def _timed_call(self, items: Sequence[Item]) -> Vectors:
+    def _take(self, batch: _Batch[Item]) -> None:
+        """Put the batch together. Futures are only read here: this is not their thread."""
+        with self._taking:
+            self._waiting.discard(batch)
+            while self._queue and len(batch.queued) < self._limit:
+                item, future = self._queue.popleft()
+                if not future.done():
+                    batch.queued.append((item, future))
+
+    def _timed_call(self, batch: _Batch[Item]) -> Vectors:
+        self._take(batch)
+        if not batch.queued:
+            return np.empty((0, 0), np.float32)
         thread = threading.get_ident()
-        self._running[thread] = time.monotonic()
+        self._running[thread] = batch.start = time.monotonic()
         try:
-            return self._call(items)
+            return self._call([item for item, _ in batch.queued])
         finally:
+            batch.end = time.monotonic()
             del self._running[thread]

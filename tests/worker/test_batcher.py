@@ -1,6 +1,5 @@
 import asyncio
 import threading
-import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -8,7 +7,7 @@ import numpy as np
 import pytest
 
 from shared.errors import EngineError
-from tests.support import until
+from tests.support import until, wait_for
 from worker.batcher import Batcher, Embedded
 from worker.models.embedding_engine import Vectors
 
@@ -187,24 +186,55 @@ async def test_a_run_may_be_cancelled_in_the_middle_of_a_batch(
     await asyncio.gather(*asked, return_exceptions=True)
 
 
-async def test_one_call_at_a_time(executor: ThreadPoolExecutor) -> None:
+@pytest.mark.parametrize("threads", [1, 3])
+async def test_as_many_calls_at_a_time_as_there_are_threads(threads: int) -> None:
     inside, most = 0, 0
+    full = threading.Barrier(threads)
 
     def call(items: Sequence[float]) -> Vectors:
         nonlocal inside, most
         inside += 1
         most = max(most, inside)
-        time.sleep(0.001)
+        full.wait(20)
         inside -= 1
         return np.zeros((len(items), 1), np.float32)
 
-    with ThreadPoolExecutor(4) as many:
-        batcher: Batcher[float] = Batcher(call, 2, many)
+    with ThreadPoolExecutor(threads) as many:
+        batcher: Batcher[float] = Batcher(call, 1, many, at_once=threads)
         running = asyncio.create_task(batcher.run())
-        await asyncio.gather(*(batcher.embed(float(i)) for i in range(50)))
+        await asyncio.gather(*(batcher.embed(float(i)) for i in range(12)))
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
-    assert most == 1
+    assert most == threads
+
+
+async def test_the_next_batch_does_not_wait_for_the_event_loop(
+    batcher: Batcher[float], engine: Engine
+) -> None:
+    engine.gate.clear()
+    asked = ask(batcher, 0)
+    await until(lambda: engine.batches == [[0]])
+    asked += ask(batcher, 1, 2)
+    await asyncio.sleep(0.02)
+    asked += ask(batcher, 3)  # it goes along, though the next call waits for its thread already
+    engine.gate.set()
+    wait_for(lambda: len(engine.batches) == 2)  # and blocks the loop
+    assert engine.batches == [[0], [1, 2, 3]]
+    await asyncio.gather(*asked)
+
+
+async def test_an_item_that_is_cancelled_while_its_call_waits_is_not_computed(
+    batcher: Batcher[float], engine: Engine
+) -> None:
+    engine.gate.clear()
+    first = ask(batcher, 0)
+    await until(lambda: engine.batches == [[0]])
+    later = ask(batcher, 1, 2)
+    await asyncio.sleep(0.02)
+    later[0].cancel()
+    engine.gate.set()
+    await asyncio.gather(*first, later[1])
+    assert engine.batches == [[0], [2]]
 
 
 async def test_a_batch_that_nobody_waits_for_is_still_under_way(

@@ -31,13 +31,16 @@ if TYPE_CHECKING:
     from rt_embed.types import Bookmark as Bookmark
     from rt_embed.types import CameraStream as CameraStream
     from rt_embed.types import EmbeddedImage as EmbeddedImage
+    from rt_embed.types import MatchedChunk as MatchedChunk
     from rt_embed.types import ModelEntry as ModelEntry
     from rt_embed.types import RequestState as RequestState
+    from rt_embed.types import SavedTrigger as SavedTrigger
     from rt_embed.types import SearchHit as SearchHit
     from rt_embed.types import StoredFile as StoredFile
     from rt_embed.types import StoredMedia as StoredMedia
     from rt_embed.types import Vector as Vector
     from rt_embed.types import VideoChunk as VideoChunk
+    from rt_embed.types import WebhookDelivery as WebhookDelivery
 
 _EXPORTS = {
     "rt_embed.async_client": ("AsyncChunkStream", "AsyncClient"),
@@ -48,8 +51,8 @@ _EXPORTS = {
         "ServiceError", "TooLargeError", "ValidationError",
     ),
     "rt_embed.types": (
-        "Bookmark", "CameraStream", "EmbeddedImage", "StoredMedia", "ModelEntry", "RequestState", "SearchHit",
-        "StoredFile", "Vector", "VideoChunk",
+        "Bookmark", "CameraStream", "EmbeddedImage", "MatchedChunk", "ModelEntry", "RequestState",
+        "SavedTrigger", "SearchHit", "StoredFile", "StoredMedia", "Vector", "VideoChunk", "WebhookDelivery",
     ),
 }  # fmt: skip
 _HOMES = {name: module for module, names in _EXPORTS.items() for name in names}

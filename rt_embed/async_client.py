@@ -4,22 +4,26 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, overload
 
 import httpx
 
-from rt_embed import flows
+from rt_embed import flows, trigger_calls
 from rt_embed.calls import Call, Flow, Retries, Wait, answered
 from rt_embed.flows import Source
-from rt_embed.following import EmbedOptions, Following
+from rt_embed.following import EmbedOptions, EventReader, Following
 from rt_embed.transport import connection_options, http_request
+from rt_embed.trigger_calls import Matches
 from rt_embed.types import (
     Bookmark,
     CameraStream,
     EmbeddedImage,
+    MatchedChunk,
     ModelEntry,
     RequestState,
+    SavedTrigger,
     SearchHit,
     StoredFile,
     StoredMedia,
@@ -28,6 +32,7 @@ from rt_embed.types import (
 )
 from rt_embed.upload_body import PIECE, UploadProgress
 
+E = TypeVar("E")
 T = TypeVar("T")
 
 
@@ -105,6 +110,7 @@ class AsyncClient:
         self._model = ""
         self.files = AsyncFiles(self, self._retries)
         self.streams = AsyncStreams(self, self._retries)
+        self.triggers = AsyncTriggers(self, self._retries)
 
     @property
     def url(self) -> str:
@@ -233,9 +239,8 @@ class AsyncClient:
         `filters` are those of `POST /v1/search`: assets, cameras, start_time, end_time,
         min_score, like, merge and so on.
         """
-        return await self.run(
-            flows.find_chunks(flows.search_query(text, image, vector, top_k, filters), self._retries)
-        )
+        query = flows.search_query(text, image, vector, {"top_k": top_k, **filters})
+        return await self.run(flows.find_chunks(query, self._retries))
 
     # The service
 
@@ -301,21 +306,29 @@ class AsyncClient:
         )
 
     async def _chunks(self, following: Following, model: str | None) -> AsyncGenerator[VideoChunk, None]:
-        wanted = await self._model_id(model)
-        while not following.ended:
+        opened = partial(following.open, await self._model_id(model))
+        async with aclosing(self.read_events(following, opened)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+        await self.run(following.finish())
+
+    async def read_events(
+        self, reader: EventReader[E], opened: Callable[[], Flow[httpx.Response]]
+    ) -> AsyncGenerator[E, None]:
+        """Yield what `reader` makes of the events, over as many connections as it opens."""
+        while not reader.ended:
             lost: httpx.TransportError | None = None
-            async with aclosing(await self.run(following.open(wanted))) as answer:
+            async with aclosing(await self.run(opened())) as answer:
                 try:
                     async for line in answer.aiter_lines():
-                        for chunk in following.feed(line):
-                            yield chunk
-                        if following.ended:
+                        for event in reader.feed(line):
+                            yield event
+                        if reader.ended:
                             break
                 except httpx.TransportError as error:
                     lost = error
-            if not following.ended:
-                await self.run(following.lost(lost))
-        await self.run(following.finish())
+            if not reader.ended:
+                await self.run(reader.lost(lost))
 
 
 class AsyncFiles:
@@ -400,3 +413,49 @@ class AsyncStreams:
     async def delete(self, stream_id: str) -> None:
         """Stop embedding a stream, and remove it."""
         await self._client.call("DELETE", f"/v1/streams/delete/{stream_id}")
+
+
+class AsyncTriggers:
+    """Questions that the service compares each new chunk with. They need an index."""
+
+    def __init__(self, client: AsyncClient, retries: Retries) -> None:
+        self._client = client
+        self._retries = retries
+
+    async def add(
+        self,
+        name: str,
+        *,
+        threshold: float,
+        text: str | None = None,
+        image: Source | None = None,
+        vector: Sequence[float] | None = None,
+        **fields: Any,
+    ) -> SavedTrigger:
+        """Save a text, a picture (path, URL or id) or a vector; return the trigger.
+
+        Chunks match whose score is `threshold` or more. `fields` are those of `POST /v1/triggers`: cameras,
+        files, cooldown, webhook, webhook_secret, model, like.
+        """
+        body = flows.search_query(text, image, vector, {"name": name, "threshold": threshold, **fields})
+        return await self._client.run(trigger_calls.add_trigger(body, self._retries))
+
+    async def list(self) -> "list[SavedTrigger]":
+        """Return every trigger, the oldest first."""
+        return await self._client.run(trigger_calls.list_triggers(self._retries))
+
+    async def get(self, trigger_id: str) -> SavedTrigger:
+        """Return one trigger: how often it matched, and how its webhook fares."""
+        return await self._client.run(trigger_calls.find_trigger(trigger_id, self._retries))
+
+    def matches(self, trigger_id: str, *, last: int = 0) -> AsyncGenerator[MatchedChunk, None]:
+        """Yield the `last` matches that have been, and those that come, until the trigger is deleted.
+
+        Reconnects without limit. Close the iterator to stop earlier.
+        """
+        reader = Matches(trigger_id, last, Retries(None))
+        return self._client.read_events(reader, reader.open)
+
+    async def delete(self, trigger_id: str) -> None:
+        """Delete a trigger and its matches."""
+        await self._client.call("DELETE", f"{trigger_calls.TRIGGERS_PATH}/{trigger_id}")

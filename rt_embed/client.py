@@ -5,22 +5,26 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, overload
 
 import httpx
 
-from rt_embed import flows
+from rt_embed import flows, trigger_calls
 from rt_embed.calls import Call, Flow, Retries, Wait, answered
 from rt_embed.flows import Source
-from rt_embed.following import EmbedOptions, Following
+from rt_embed.following import EmbedOptions, EventReader, Following
 from rt_embed.transport import connection_options, http_request
+from rt_embed.trigger_calls import Matches
 from rt_embed.types import (
     Bookmark,
     CameraStream,
     EmbeddedImage,
+    MatchedChunk,
     ModelEntry,
     RequestState,
+    SavedTrigger,
     SearchHit,
     StoredFile,
     StoredMedia,
@@ -29,6 +33,7 @@ from rt_embed.types import (
 )
 from rt_embed.upload_body import PIECE, UploadProgress
 
+E = TypeVar("E")
 T = TypeVar("T")
 
 
@@ -102,6 +107,7 @@ class Client:
         self._model = ""
         self.files = Files(self, self._retries)
         self.streams = Streams(self, self._retries)
+        self.triggers = Triggers(self, self._retries)
 
     @property
     def url(self) -> str:
@@ -227,9 +233,8 @@ class Client:
         `filters` are those of `POST /v1/search`: assets, cameras, start_time, end_time,
         min_score, like, merge and so on.
         """
-        return self.run(
-            flows.find_chunks(flows.search_query(text, image, vector, top_k, filters), self._retries)
-        )
+        query = flows.search_query(text, image, vector, {"top_k": top_k, **filters})
+        return self.run(flows.find_chunks(query, self._retries))
 
     # The service
 
@@ -293,20 +298,25 @@ class Client:
         return ChunkStream(following, self._chunks(following, model), lambda: self.run(following.forget()))
 
     def _chunks(self, following: Following, model: str | None) -> Generator[VideoChunk, None, None]:
-        wanted = self._model_id(model)
-        while not following.ended:
+        yield from self.read_events(following, partial(following.open, self._model_id(model)))
+        self.run(following.finish())
+
+    def read_events(
+        self, reader: EventReader[E], opened: Callable[[], Flow[httpx.Response]]
+    ) -> Generator[E, None, None]:
+        """Yield what `reader` makes of the events, over as many connections as it opens."""
+        while not reader.ended:
             lost: httpx.TransportError | None = None
-            with closing(self.run(following.open(wanted))) as answer:
+            with closing(self.run(opened())) as answer:
                 try:
                     for line in answer.iter_lines():
-                        yield from following.feed(line)
-                        if following.ended:
+                        yield from reader.feed(line)
+                        if reader.ended:
                             break
                 except httpx.TransportError as error:
                     lost = error
-            if not following.ended:
-                self.run(following.lost(lost))
-        self.run(following.finish())
+            if not reader.ended:
+                self.run(reader.lost(lost))
 
 
 class Files:
@@ -387,3 +397,49 @@ class Streams:
     def delete(self, stream_id: str) -> None:
         """Stop embedding a stream, and remove it."""
         self._client.call("DELETE", f"/v1/streams/delete/{stream_id}")
+
+
+class Triggers:
+    """Questions that the service compares each new chunk with. They need an index."""
+
+    def __init__(self, client: Client, retries: Retries) -> None:
+        self._client = client
+        self._retries = retries
+
+    def add(
+        self,
+        name: str,
+        *,
+        threshold: float,
+        text: str | None = None,
+        image: Source | None = None,
+        vector: Sequence[float] | None = None,
+        **fields: Any,
+    ) -> SavedTrigger:
+        """Save a text, a picture (path, URL or id) or a vector; return the trigger.
+
+        Chunks match whose score is `threshold` or more. `fields` are those of `POST /v1/triggers`: cameras,
+        files, cooldown, webhook, webhook_secret, model, like.
+        """
+        body = flows.search_query(text, image, vector, {"name": name, "threshold": threshold, **fields})
+        return self._client.run(trigger_calls.add_trigger(body, self._retries))
+
+    def list(self) -> "list[SavedTrigger]":
+        """Return every trigger, the oldest first."""
+        return self._client.run(trigger_calls.list_triggers(self._retries))
+
+    def get(self, trigger_id: str) -> SavedTrigger:
+        """Return one trigger: how often it matched, and how its webhook fares."""
+        return self._client.run(trigger_calls.find_trigger(trigger_id, self._retries))
+
+    def matches(self, trigger_id: str, *, last: int = 0) -> Generator[MatchedChunk, None, None]:
+        """Yield the `last` matches that have been, and those that come, until the trigger is deleted.
+
+        Reconnects without limit. Close the iterator to stop earlier.
+        """
+        reader = Matches(trigger_id, last, Retries(None))
+        return self._client.read_events(reader, reader.open)
+
+    def delete(self, trigger_id: str) -> None:
+        """Delete a trigger and its matches."""
+        self._client.call("DELETE", f"{trigger_calls.TRIGGERS_PATH}/{trigger_id}")

@@ -249,11 +249,10 @@ def search_query(
     text: str | None,
     image: Source | None,
     vector: Sequence[float] | None,
-    top_k: int,
-    filters: Mapping[str, Any],
+    fields: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Return the body of a search. A picture from the disk is sent inside of it."""
-    query: dict[str, Any] = {"top_k": top_k, **filters}
+    """Return a question to the index and these other `fields`. It holds a picture that is on the disk."""
+    query = dict(fields)
     if text is not None:
         query["text"] = text
     if image is not None:

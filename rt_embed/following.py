@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import httpx
 import msgspec
@@ -29,6 +29,7 @@ from rt_embed.upload_body import UploadProgress
 
 CONFLICT: frozenset[int] = frozenset({409})
 DONE = "[DONE]"
+E_co = TypeVar("E_co", covariant=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +94,46 @@ class _Event(msgspec.Struct):
     usage: dict[str, Any] | None = None
 
 
+class EventReader(Protocol[E_co]):
+    """What reads the lines of server-sent events, and goes on after a connection that broke."""
+
+    ended: bool
+
+    def feed(self, line: str) -> Iterator[E_co]:
+        """Take one line of the answer; yield what it completes."""
+
+    def lost(self, error: httpx.TransportError | None) -> Flow[None]:
+        """Wait before the next connection, or raise ConnectionFailed."""
+
+
+class EventLines:
+    """Puts the events of a stream together from its lines. `last_id` is the id of the last whole one."""
+
+    def __init__(self, last_id: str = "") -> None:
+        self.last_id = last_id
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget an event that a broken connection left unfinished."""
+        self._data: list[str] = []
+        self._id = ""
+
+    def feed(self, line: str) -> str | None:
+        """Take one line; return the data of the event that it completes."""
+        name, _, value = line.partition(":")
+        match name:
+            case "data":
+                self._data.append(value.removeprefix(" "))
+            case "id":
+                self._id = value.strip()
+            case "" if not line and self._data:
+                data = "\n".join(self._data)
+                self.last_id = self._id or self.last_id
+                self._data = []
+                return data
+        return None
+
+
 class Following:
     """One request whose events are read, over as many connections as it takes."""
 
@@ -108,53 +149,42 @@ class Following:
         self._idempotent = idempotent()
         self._body: dict[str, Any] = {}
         self._temporary = False
-        self._last_event = seen.event_id if seen else ""
+        self._lines = EventLines(seen.event_id if seen else "")
         self._failures = 0
         self._failed = False
-        self._data: list[str] = []
-        self._event_id = ""
 
     @property
     def bookmark(self) -> Bookmark | None:
         """How far the events were read; None before the first."""
-        return Bookmark(self.asset_id, self._last_event) if self._last_event else None
+        return Bookmark(self.asset_id, self._lines.last_id) if self._lines.last_id else None
 
     def open(self, model: str) -> Flow[httpx.Response]:
         """Return an open answer: the events after the last one that was seen."""
         if not self._body:
             self._body = (yield from self._prepare()) | self._options.body(model)
-        self._data, self._event_id = [], ""
+        self._lines.restart()
         try:
             return (yield from self._connect())
         except NotFoundError:
-            if not (self._options.live and self._last_event):
+            if not (self._options.live and self._lines.last_id):
                 raise
-            self._last_event = ""  # that session has ended: join or begin the next
+            self._lines.last_id = ""  # that session has ended: join or begin the next
             return (yield from self._connect())
 
     def _connect(self) -> Flow[httpx.Response]:
         headers = {**self._idempotent, "Accept": "text/event-stream"}
-        if self._last_event:
-            headers["Last-Event-ID"] = self._last_event
+        if self._lines.last_id:
+            headers["Last-Event-ID"] = self._lines.last_id
         call = Call("POST", VIDEO_PATH, json=self._body, headers=headers, stream=True)
         # Our own broken connection may count as a reader for a few seconds.
-        again = CONFLICT if self._failures or self._last_event else frozenset()
+        again = CONFLICT if self._failures or self._lines.last_id else frozenset()
         return (yield from answered(call, self._retries, again))
 
     def feed(self, line: str) -> Iterator[VideoChunk]:
         """Take one line of the answer; yield the chunks of an event that it completes."""
-        name, _, value = line.partition(":")
-        match name:
-            case "data":
-                self._data.append(value.removeprefix(" "))
-            case "id":
-                self._event_id = value.strip()
-            case "" if not line and self._data:
-                data, self._data = "\n".join(self._data), []
-                if self._event_id:
-                    self._last_event = self._event_id
-                self._failures = 0
-                yield from self._chunks(data)
+        if (data := self._lines.feed(line)) is not None:
+            self._failures = 0
+            yield from self._chunks(data)
 
     def lost(self, error: httpx.TransportError | None) -> Flow[None]:
         """Wait before the next connection. Raises ConnectionFailed after too many without an event."""

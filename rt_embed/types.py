@@ -142,10 +142,52 @@ class SearchHit(msgspec.Struct, frozen=True):
     start_time: str | None = None
     end_time: str | None = None
     name: str = ""
+    kind: str = ""
+    media_type: str = ""
+    request: str = ""
     camera: str = ""
     chunk: int | None = None
     chunks: list[int] = []
     thumbnail: str | None = None
+
+
+class MatchedChunk(SearchHit, frozen=True):
+    """A chunk that matched a trigger, at `matched_at` (UTC). `id` ascends for each trigger."""
+
+    id: str = ""
+    trigger: str = ""
+    trigger_name: str = ""
+    matched_at: str = ""
+
+
+class WebhookDelivery(msgspec.Struct, frozen=True):
+    """Where the matches of a trigger are sent: how many are `waiting` and `given_up`, and why the last
+    attempt failed, if it did."""
+
+    host: str
+    signed: bool = False
+    waiting: int = 0
+    given_up: int = 0
+    error: str = ""
+
+
+class SavedTrigger(msgspec.Struct, frozen=True):
+    """A question that each new chunk is compared with: `question` is text, image, vector or like. `cooldown`
+    is in seconds, `created` in seconds since 1970."""
+
+    id: str
+    name: str
+    threshold: float
+    question: str = ""
+    text: str | None = None
+    model: str = ""
+    cameras: list[str] | None = None
+    files: bool = False
+    cooldown: float = 60.0
+    created: int = 0
+    matches: int = 0
+    last_match: str | None = None
+    webhook: WebhookDelivery | None = None
 
 
 def to_vector(embeddings: str | Sequence[float]) -> Vector:

@@ -25,11 +25,11 @@ class Awaited:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._inner, "aclose" if name == "close" else name)
-        if name in {"embed_video", "live"}:
+        if name in {"embed_video", "live", "matches"}:
             return lambda *args, **kwargs: Awaited(self._portal, found(*args, **kwargs))
         if callable(found):
             return lambda *args, **kwargs: self._portal.call(lambda: found(*args, **kwargs))
-        return Awaited(self._portal, found) if name in {"files", "streams"} else found
+        return Awaited(self._portal, found) if name in {"files", "streams", "triggers"} else found
 
     def __iter__(self) -> Iterator[Any]:
         while True:

@@ -266,9 +266,13 @@ class Scripted(BaseHTTPRequestHandler):
 
     answers: ClassVar[list[tuple[int, dict[str, str], bytes]]] = []
     seen: ClassVar[list[tuple[str, dict[str, str]]]] = []
+    bodies: ClassVar[list[bytes]] = []
 
     def do_POST(self) -> None:
-        self.rfile.read(int(self.headers.get("content-length", 0)))
+        self.bodies.append(self.rfile.read(int(self.headers.get("content-length", 0))))
+        self.do_GET()
+
+    def do_DELETE(self) -> None:
         self.do_GET()
 
     def do_GET(self) -> None:
@@ -286,7 +290,7 @@ class Scripted(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def scripted() -> Any:
-    Scripted.answers, Scripted.seen = [], []
+    Scripted.answers, Scripted.seen, Scripted.bodies = [], [], []
     with serve(Scripted) as url:
         yield url
 
@@ -397,3 +401,56 @@ def test_a_search_of_the_service(connect: Connect, scripted: str) -> None:
         "a", "one.mp4", 2, 10.0, 15.0, 0.42,
     )  # fmt: skip
     assert Scripted.seen[0][0] == "/v1/search"
+
+
+TRIGGER = {
+    "id": "t1", "name": "Cup", "question": "text", "text": "a cup", "model": "m", "threshold": 0.4,
+    "cameras": ["a"], "files": False, "cooldown": 5.0, "created": 1, "matches": 0, "last_match": None,
+    "webhook": {"host": "https://h", "signed": False, "waiting": 1, "given_up": 2, "error": "status 500"},
+}  # fmt: skip
+
+
+def test_triggers_are_saved_and_listed(connect: Connect, scripted: str) -> None:
+    made = json.dumps(TRIGGER).encode()
+    Scripted.answers = [(201, {}, made), (200, {}, b'{"triggers": [%b]}' % made), (200, {}, made)]
+    triggers = connect(scripted).triggers
+    added = triggers.add("Cup", threshold=0.4, text="a cup", cameras=["a"], cooldown=5)
+    assert (added.id, added.cameras, added.webhook.given_up) == ("t1", ["a"], 2)
+    assert json.loads(Scripted.bodies[0]) == {
+        "name": "Cup", "threshold": 0.4, "text": "a cup", "cameras": ["a"], "cooldown": 5,
+    }  # fmt: skip
+    assert triggers.list() == [triggers.get("t1")] == [added]
+    assert [path for path, _ in Scripted.seen] == ["/v1/triggers", "/v1/triggers", "/v1/triggers/t1"]
+
+
+def test_a_trigger_is_not_saved_twice(connect: Connect, scripted: str) -> None:
+    """An answer that is lost does not tell whether the service has it."""
+    Scripted.answers = [(201, {"content-length": "500"}, b"{")]
+    with pytest.raises(ConnectionFailed):
+        connect(scripted).triggers.add("Cup", threshold=0.4, text="a cup")
+    assert len(Scripted.seen) == 1
+
+
+def test_matches_are_read_on_after_a_broken_connection(connect: Connect, scripted: str) -> None:
+    def event(number: int) -> bytes:
+        data = {"id": str(number), "asset": "a", "score": 0.5, "trigger": "t1", "matched_at": "now"}
+        return b"data: %b\r\nid: %d\r\n\r\n" % (json.dumps(data).encode(), number)
+
+    Scripted.answers = [
+        (200, {}, event(7) + event(8) + b"data: {"),
+        (200, {}, event(9) + b"data: [DONE]\n\n"),
+    ]
+    found = list(connect(scripted).triggers.matches("t1", last=2))
+    assert [(match.id, match.asset, match.score) for match in found] == [
+        (number, "a", 0.5) for number in ("7", "8", "9")
+    ]
+    assert [(path, headers.get("last-event-id")) for path, headers in Scripted.seen] == [
+        ("/v1/triggers/t1/events?last=2", None),
+        ("/v1/triggers/t1/events?last=2", "8"),
+    ]
+
+
+def test_a_trigger_is_deleted(connect: Connect, scripted: str) -> None:
+    Scripted.answers = [(200, {}, b'{"id": "t1", "deleted": true}')]
+    connect(scripted).triggers.delete("t1")
+    assert Scripted.seen[0][0] == "/v1/triggers/t1"

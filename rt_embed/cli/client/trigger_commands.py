@@ -1,24 +1,19 @@
 """`rt-embed trigger`: save sentences and pictures that new chunks are compared with; watch what matches."""
 
-import time
-from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing, suppress
-from typing import Annotated, Any
+from typing import Annotated
 
-import httpx
 import msgspec
 import typer
 from rich.text import Text
 
-from rt_embed import Client, flows
-from rt_embed.calls import Call, Retries, answered
+from rt_embed import flows
+from rt_embed.calls import Call
 from rt_embed.cli.client.service_options import ServiceCommand, service_commands, session
 from rt_embed.cli.terminal import CommandFailed, ExitStatus, facts, table, terminal
+from rt_embed.trigger_calls import TRIGGERS_PATH
 
-PATH = "/v1/triggers"
 COLUMNS = ("id", "name", "text", "threshold", "cooldown", "matches", "last_match")
-AGAIN = 1.0
-"""Seconds before a stream that broke off is opened again."""
 LONGEST_NAME = 200
 TriggerId = Annotated[str, typer.Argument(metavar="ID", help="The id of the trigger.")]
 
@@ -55,14 +50,14 @@ def add(
     """Tell when a camera sees what a sentence or picture describes."""
     if (text is None) == (image is None):
         raise CommandFailed("give a sentence or --image", ExitStatus.WRONG_USE)
-    question = flows.search_query(text, image, None, 1, {})
+    question = flows.search_query(text, image, None, {})
     body = {
         "name": (name or text or (image or "").rpartition("/")[2])[:LONGEST_NAME], "threshold": threshold,
         "files": files, "cooldown": cooldown, "cameras": camera or None, "webhook": webhook,
         "webhook_secret": webhook_secret,
-    } | {kind: question[kind] for kind in ("text", "image") if kind in question}  # fmt: skip
+    } | question  # fmt: skip
     here = session(context)
-    made = here.ask(Call("POST", PATH, json=body, repeatable=False))
+    made = here.ask(Call("POST", TRIGGERS_PATH, json=body, repeatable=False))
     here.show(made, lambda: made["id"])
 
 
@@ -70,7 +65,7 @@ def add(
 def list_all(context: typer.Context) -> None:
     """List the triggers."""
     here = session(context)
-    found = here.ask(Call("GET", PATH))["triggers"]
+    found = here.ask(Call("GET", TRIGGERS_PATH))["triggers"]
     here.show(found, lambda: table(found, COLUMNS))
 
 
@@ -78,7 +73,7 @@ def list_all(context: typer.Context) -> None:
 def show(context: typer.Context, trigger: TriggerId) -> None:
     """Show a trigger, and how its webhook fares."""
     here = session(context)
-    found = here.ask(Call("GET", f"{PATH}/{trigger}"))
+    found = here.ask(Call("GET", f"{TRIGGERS_PATH}/{trigger}"))
     here.show(found, lambda: facts(found))
 
 
@@ -86,7 +81,7 @@ def show(context: typer.Context, trigger: TriggerId) -> None:
 def delete(context: typer.Context, trigger: TriggerId) -> None:
     """Delete a trigger and its matches."""
     here = session(context)
-    gone = here.ask(Call("DELETE", f"{PATH}/{trigger}"))
+    gone = here.ask(Call("DELETE", f"{TRIGGERS_PATH}/{trigger}"))
     here.show(gone, lambda: f"deleted {gone['id']}")
 
 
@@ -102,48 +97,17 @@ def watch(
 ) -> None:
     """Show matches as they come, until Ctrl-C or until the trigger is deleted."""
     here = session(context)
-    here.offer_curl(Call("GET", f"{PATH}/{trigger}/events", params={"last": last}))
+    here.offer_curl(Call("GET", f"{TRIGGERS_PATH}/{trigger}/events", params={"last": last}))
     with (
         here.client() as client,
         suppress(KeyboardInterrupt),
-        closing(_events(client, trigger, last)) as events,
+        closing(client.triggers.matches(trigger, last=last)) as events,
     ):
         for number, event in enumerate(events, 1):
             if here.json:
-                terminal.json_line(event)
+                terminal.json_line(msgspec.to_builtins(event))
             else:
-                when = event["start_time"] or f"{event['start']:.1f} s"
-                terminal.out.print(
-                    Text(f"{when}  {event['score']:.3f}  {event['name']}  chunk {event['chunk']}")
-                )
+                when = event.start_time or f"{event.start:.1f} s"
+                terminal.out.print(Text(f"{when}  {event.score:.3f}  {event.name}  chunk {event.chunk}"))
             if number == count:
                 return
-
-
-def _events(client: Client, trigger: str, last: int) -> Generator[dict[str, Any], None, None]:
-    """The matches, over as many connections as it takes, until the trigger is deleted."""
-    seen = ""
-    while True:
-        headers = {"Accept": "text/event-stream", **({"Last-Event-ID": seen} if seen else {})}
-        call = Call("GET", f"{PATH}/{trigger}/events", params={"last": last}, headers=headers, stream=True)
-        with closing(client.run(answered(call, Retries()))) as answer, suppress(httpx.TransportError):
-            for event_id, data in _blocks(answer.iter_lines()):
-                if data == "[DONE]":
-                    return
-                seen = event_id
-                yield msgspec.json.decode(data)
-        time.sleep(AGAIN)
-
-
-def _blocks(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """The id and the data of each event."""
-    event_id = data = ""
-    for line in lines:
-        name, _, value = line.partition(": ")
-        if name == "data":
-            data = value
-        elif name == "id":
-            event_id = value
-        elif not line and data:
-            yield event_id, data
-            data = ""

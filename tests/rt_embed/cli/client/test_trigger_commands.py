@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rt_embed.cli.client import trigger_commands
+from rt_embed.calls import Retries, Wait
 from rt_embed.cli.main import run
 from tests.rt_embed.cli.client.test_original_commands import ID, Recorder, backend
 
@@ -27,6 +27,7 @@ def event(number: int) -> bytes:
         "start": 5.0,
         "score": 0.75,
         "name": "gate",
+        "asset": "a",
         "chunk": number,
     }
     return b"data: " + json.dumps(data).encode() + f"\r\nid: {number}\r\n\r\n: ping\r\n\r\n".encode()
@@ -84,7 +85,7 @@ def test_matches_are_shown_and_a_broken_stream_goes_on(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(trigger_commands, "AGAIN", 0)
+    monkeypatch.setattr(Retries, "pause", lambda *_: Wait(0))
     Recorder.answer = (200, event(7) + event(8))
     assert run(["trigger", "watch", ID, "--last", "2", "--count", "3", "--backend", backend]) == 0
     assert [path for _, path, _, _ in Recorder.seen] == [f"/v1/triggers/{ID}/events?last=2"] * 2

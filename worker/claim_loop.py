@@ -34,7 +34,7 @@ LIVE_INTERVAL = 0.2
 BALANCE_INTERVAL = 1.0
 LOOKS = 10
 """How often a second the whole fleet looks, in each lane, for what the dead have left and for an even share:
-the time of a look grows with the number of workers and claims."""
+the time of a look grows with the number of workers and claims. For live sessions take_live.lua sees to it."""
 STAY = 300.0
 """Seconds for which a live session that could not be handed over is not asked for again."""
 RETRY_INTERVAL = 0.5
@@ -126,14 +126,11 @@ class ClaimLoop:
 
     async def _claim_live(self, tasks: Tasks, work: asyncio.TaskGroup) -> None:
         """Take live sessions one by one, so that they spread over the workers."""
-        next_sweep = 0.0
         while True:
             await self._free_slots("live")
-            if sweep := time.monotonic() >= next_sweep:
-                next_sweep = time.monotonic() + self._shared(LIVE_INTERVAL)
             try:
                 withheld = self._last_chance if self._on_trial() else 0
-                claims = await self._claims.take_live(withheld, sweep=sweep)
+                claims = await self._claims.take_live(withheld)
             except RedisError as error:
                 log.warning("cannot claim jobs", lane="live", error=str(error))
                 claims = []
@@ -163,9 +160,9 @@ class ClaimLoop:
                     log.warning("cannot look at other workers' live sessions", error=str(error))
                     continue
                 looks = looks + 1 if claim else 0
-                if not claim:
+                if not claim or self._stayed_lately(claim):
                     pause = self._shared(BALANCE_INTERVAL)
-                if claim and looks > 1 and not (claim.id in self._coming or self._stayed_lately(claim)):
+                elif looks > 1 and claim.id not in self._coming:
                     self._coming[claim.id] = moves.create_task(self._receive(claim, tasks, work))
 
     def _stayed_lately(self, claim: Claim) -> bool:

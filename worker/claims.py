@@ -84,11 +84,10 @@ class Claims:
             )
         return claims
 
-    async def take_live(self, withheld: int = 0, *, sweep: bool = True) -> list[Claim]:
+    async def take_live(self, withheld: int = 0) -> list[Claim]:
         """Claim a live session, new or orphaned, if no other worker runs fewer than this one; none whose
-        delivery number `withheld` this would be. Without `sweep`, look for orphans only if somebody has just
-        seen one."""
-        bounds: list[Argument] = [self.timeout_ms, LIVE_PATIENCE_MS, withheld, int(sweep)]
+        delivery number `withheld` this would be."""
+        bounds: list[Argument] = [self.timeout_ms, LIVE_PATIENCE_MS, withheld]
         arguments = [*bounds, *self.held["live"]]
         return self._claims("live", await self._claim_by("take_live", "live", arguments))
 
@@ -171,7 +170,7 @@ class Claims:
             ids = [entry["message_id"] for entry in pending]
             if ids:
                 await script(self.redis, "hand_back").durably(
-                    keys=[self._stream(lane)], args=[GROUP, self.consumer, *ids]
+                    keys=[self._stream(lane), keys.PULSE], args=[GROUP, self.consumer, *ids]
                 )
             count += len(ids)
         return count

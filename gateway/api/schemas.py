@@ -10,10 +10,12 @@ from collections.abc import Iterator
 from typing import Annotated, Any, Literal, dataclass_transform
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from shared.timestamps import parse_timestamp
 
+MOST_FILES = 10_000
+"""Files in a page of their list."""
 TIMESTAMP = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{3})?Z\Z"
 PATH = r"^[A-Za-z0-9_.\-/ ]*\Z"
 DESCRIPTION = r"""^[A-Za-z0-9_.\-"' ,]*\Z"""
@@ -273,6 +275,14 @@ class FilesQuery(Parameters):
             examples=["vision"],
         ),
     ]
+    limit: Annotated[
+        Annotated[int, Meta(ge=1, le=MOST_FILES)] | None,
+        Meta(description="At most so many; all if absent.", examples=[100]),
+    ] = None
+    after: Annotated[
+        Uuid | None,
+        Meta(description="Only those that were added after this file: the last `id` of the page before."),
+    ] = None
 
 
 class File(ApiResponse):
@@ -293,10 +303,13 @@ class TypedFile(File):
 
 
 class FileList(ApiResponse):
-    """All files."""
+    """Files, oldest first."""
 
     data: Annotated[list[TypedFile], Meta(max_length=1_000_000)]
     object: Literal["list"] = "list"
+    has_more: (
+        Annotated[bool, Meta(description="Whether files follow these; only if `limit` was set.")] | UnsetType
+    ) = UNSET
 
 
 class FileMedia(ApiResponse):

@@ -1,9 +1,11 @@
 """Files: upload or register, list, describe, read, delete."""
 
+import sys
 import uuid
 from pathlib import Path
 
 import structlog
+from msgspec import UNSET
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
@@ -120,18 +122,28 @@ def _named(filename: str, settings: Settings) -> tuple[str, int]:
     "/v1/files",
     tag="Files",
     summary="List files",
-    description="Live streams are not listed.",
+    description=(
+        "Oldest first; live streams are not listed. With `limit` the answer is a page, and `has_more` says "
+        "whether another follows, which begins `after` the last `id` of this one."
+    ),
     query=FilesQuery,
     invalid_example="('query', 'purpose'): Field required",
-    answers=(Answer(description="All files.", json=FileList, example=FileList(data=[FILE])),),
-    errors=(Unavailable,),
+    answers=(Answer(description="The files.", json=FileList, example=FileList(data=[FILE])),),
+    errors=(BadParameter, Unavailable),
 )
 async def list_files(request: HttpRequest) -> Response:
-    """List all files, without live streams."""
+    """List files, without live streams: all of them, or a page."""
     query = validate_query(request.query_params, FilesQuery)
-    ctx = context(request)
-    listed = [a for a in await ctx.assets.all() if a.kind == "file"] if query.purpose == "vision" else []
-    return json_response(FileList(data=[_typed(asset, await ctx.assets.size(asset)) for asset in listed]))
+    assets = context(request).assets
+    if query.purpose != "vision":
+        found = []
+    elif query.limit or query.after:
+        found = await assets.files(query.after or "", query.limit + 1 if query.limit else sys.maxsize)
+    else:
+        found = [asset for asset in await assets.all() if asset.kind == "file"]
+    page = found[: query.limit]
+    data = [_typed(asset, size) for asset, size in zip(page, await assets.sizes(page), strict=True)]
+    return json_response(FileList(data=data, has_more=len(found) > len(page) if query.limit else UNSET))
 
 
 @Endpoint(

@@ -7,7 +7,7 @@ accepted; until then clients cannot see it.
 import asyncio
 import itertools
 import uuid
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -39,6 +39,8 @@ INCOMING_LEASE = 60
 """Seconds without renewal after which an upload's directory counts as left behind by its gateway."""
 MOVE_LEASE = 60
 """Seconds that moving a file to its asset's directory may take."""
+READ = 500
+"""Records, and sizes, that are read at a time, so that a long list delays no other request for long."""
 AGED_OUT_KEPT = 100_000
 """How many ids are remembered of evicted assets, and of those that are yet to leave the search index."""
 
@@ -194,11 +196,32 @@ class AssetStore:
     async def all(self) -> list[Asset]:
         """Return every record, oldest first."""
         ids: Any = await self._redis.zrange(keys.ASSETS, 0, -1)
+        return [asset for at in range(0, len(ids), READ) for asset in await self._read(ids[at : at + READ])]
+
+    async def _read(self, ids: Sequence[bytes]) -> list[Asset]:
         async with self._redis.pipeline(transaction=False) as pipe:
             for asset_id in ids:
                 pipe.hgetall(keys.asset(asset_id.decode()))
             records = await pipe.execute()
         return [ASSETS.read(fields) for fields in records if fields]
+
+    async def files(self, after: str, count: int) -> list[Asset]:
+        """Return the records of at most `count` files, oldest first: those that follow `after`, where it is
+        given. Raises BadParameter if that file is unknown."""
+        place, found = 0, list[Asset]()
+        if after:
+            rank: Any = await self._redis.zrank(keys.ASSETS, after)
+            if rank is None:
+                raise BadParameter(f"No such resource {after}, so what follows it cannot be listed")
+            place = rank + 1
+        while len(found) < count:
+            ids: Any = await self._redis.zrange(keys.ASSETS, place, place + READ - 1)
+            found += [asset for asset in await self._read(ids) if asset.kind == "file"]
+            if len(ids) < READ:
+                break
+            last: Any = await self._redis.zrank(keys.ASSETS, ids[-1])
+            place = place + READ if last is None else last + 1  # others may have been deleted meanwhile
+        return found[:count]
 
     async def _directories(self) -> Mapping[str, str]:
         """Return the ids of the assets that have a directory here, by directory."""
@@ -206,7 +229,15 @@ class AssetStore:
 
     async def size(self, asset: Asset) -> int:
         """Return the file's size in bytes now, 0 if it has vanished."""
-        return await self._storage.size(asset)
+        return (await self._storage.sizes([asset]))[0]
+
+    async def sizes(self, assets: Sequence[Asset]) -> list[int]:
+        """Return each file's size in bytes now, 0 if it has vanished."""
+        return [
+            size
+            for at in range(0, len(assets), READ)
+            for size in await self._storage.sizes(assets[at : at + READ])
+        ]
 
     async def content(self, asset: Asset, headers: Mapping[str, str], *, head: bool) -> Response:
         """Return the file, whole or in the ranges that `headers` ask for; with `head`, without its bytes.

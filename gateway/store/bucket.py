@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Self
 
 import msgspec
@@ -148,11 +148,11 @@ class BucketStorage:
         accepted = [asset for asset in stored if asset.id in ids or asset.id not in marked]
         return Contents(size, [StoredAsset(ids.get(h.id, h.id), h.changed, h.size) for h in accepted])
 
-    async def size(self, asset: Asset) -> int:
-        """Return the object's size in bytes, as recorded; of a local file, its size now."""
-        if is_object(asset.path):
-            return asset.size
-        return await asyncio.to_thread(local_size, asset.path)
+    async def sizes(self, assets: Sequence[Asset]) -> list[int]:
+        """Return each object's size in bytes, as recorded; of a local file, its size now."""
+        local = [asset.path for asset in assets if not is_object(asset.path)]
+        found = await asyncio.to_thread(lambda: iter([local_size(path) for path in local]))
+        return [asset.size if is_object(asset.path) else next(found) for asset in assets]
 
     async def content(self, asset: Asset, headers: Mapping[str, str], *, head: bool) -> Response | None:
         """Return the object, or the local file, in the ranges asked for; None if it has vanished."""

@@ -10,7 +10,7 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -149,9 +149,9 @@ class FolderStorage:
         gone = await self._disk.run(lambda: {name for name, path in ours.items() if not path.exists()})
         return lasting(gone, self._missing)
 
-    async def size(self, asset: Asset) -> int:
-        """Return the file's size in bytes now, 0 if it has vanished."""
-        return await self._disk.run(lambda: local_size(asset.path))
+    async def sizes(self, assets: Sequence[Asset]) -> list[int]:
+        """Return each file's size in bytes now, 0 if it has vanished."""
+        return await self._disk.run(lambda: [local_size(asset.path) for asset in assets])
 
     async def content(self, asset: Asset, headers: Mapping[str, str], *, head: bool) -> Response | None:
         """Return the file; None if it has vanished."""

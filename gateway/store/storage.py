@@ -4,7 +4,7 @@ Paths and directories are strings, as in an asset's record.
 """
 
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -92,8 +92,8 @@ class AssetStorage(Protocol):
     async def contents(self) -> Contents:
         """List everything. Files that disappear meanwhile are left out."""
 
-    async def size(self, asset: Asset) -> int:
-        """Return the file's size in bytes, 0 if it has vanished."""
+    async def sizes(self, assets: Sequence[Asset]) -> list[int]:
+        """Return each file's size in bytes, 0 if it has vanished."""
 
     async def ages(self, assets: Collection[Asset]) -> list[float]:
         """Return the seconds since each asset's files last changed, without assets that have none."""

@@ -1,5 +1,6 @@
 -- Makes this worker's claims free for anyone at once, as if they had not been delivered to it.
--- KEYS: lane. ARGV: group, this worker, ids...
+-- KEYS: lane, pulse. ARGV: group, this worker, ids...
+redis.call('HDEL', KEYS[2], 'swept ' .. KEYS[1]) -- take_live.lua looks anew
 for i = 3, #ARGV do
   local pending = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[i], ARGV[i], 1)[1]
   if pending and pending[2] == ARGV[2] then

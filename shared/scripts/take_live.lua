@@ -1,19 +1,19 @@
 -- Claims one live session, if no other worker that is alive runs fewer: one whose worker is silent, or a new one.
 -- What nobody has taken for a while may be taken by anyone. Calling it is a sign of life.
--- Orphans are looked for if asked to, and while somebody has just seen one: it takes as long as there are sessions.
+-- To find the silent takes as long as there are sessions, so the fleet shares what one worker has found.
 -- A session whose delivery would be number `withheld` stays where it is (0: none).
 -- Soon after an outage only new ones and those that were handed back are claimed.
 -- KEYS: lane, pulse.
--- ARGV: group, this worker, claim timeout (ms), patience (ms), withheld, whether to look for orphans ('0' or '1'),
--- ids that this worker works on...
+-- ARGV: group, this worker, claim timeout (ms), patience (ms), withheld, ids that this worker works on...
 -- Returns {id, deliveries, fields} for at most one.
 -- @include steady
 local lane, group, me = KEYS[1], ARGV[1], ARGV[2]
 local timeout, patience, withheld = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local HANDED_BACK = 86400000 -- ms of silence that hand_back.lua pretends
-local SEEN = 1000 -- ms for which all look for orphans after one has seen some
+local SWEEP = 100 -- ms for which what one worker has found serves all
+local TRIES = 20 -- silent sessions that one call looks at
 local held = {}
-for i = 7, #ARGV do
+for i = 6, #ARGV do
   held[ARGV[i]] = true
 end
 
@@ -28,8 +28,22 @@ end
 local oldest = redis.call('XRANGE', lane, '(' .. last, '+', 'COUNT', 1)[1]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local seen = tonumber(redis.call('HGET', KEYS[2], 'orphans') or 0)
-if not oldest and ARGV[6] == '0' and math.abs(now - seen) > SEEN then
+
+local swept, found = 'swept ' .. lane, 'silent ' .. lane
+local known = redis.call('HMGET', KEYS[2], swept, found)
+local silent, oldest_silence = {}, timeout
+if math.abs(now - tonumber(known[1] or 0)) >= SWEEP then
+  oldest_silence = steady(KEYS[2]) >= timeout and timeout or HANDED_BACK
+  for _, pending in ipairs(redis.call('XPENDING', lane, group, 'IDLE', oldest_silence, '-', '+', #ARGV + 100)) do
+    silent[#silent + 1] = pending[1]
+  end
+  redis.call('HSET', KEYS[2], swept, now, found, table.concat(silent, ' '))
+else
+  for id in string.gmatch(known[2] or '', '%S+') do
+    silent[#silent + 1] = id
+  end
+end
+if not oldest and #silent == 0 then
   return {}
 end
 
@@ -47,22 +61,22 @@ for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', lane, group)) do
 end
 local is_my_turn = mine <= fewest
 
-local oldest_silence = steady(KEYS[2]) >= timeout and timeout or HANDED_BACK
-for _, pending in ipairs(redis.call('XPENDING', lane, group, 'IDLE', oldest_silence, '-', '+', #ARGV + 100)) do
-  local id, owner, idle = pending[1], pending[2], pending[3]
-  -- An answer to this worker that got lost is no delivery.
-  local deliveries = owner == me and pending[4] or pending[4] + 1
-  local free = deliveries ~= withheld and not (owner == me and held[id])
-  if free and seen ~= now then
-    seen = now
-    redis.call('HSET', KEYS[2], 'orphans', now)
-  end
-  if free and (is_my_turn or idle > timeout + patience) then
-    local entry = redis.call('XCLAIM', lane, group, me, timeout, id, 'RETRYCOUNT', deliveries)[1]
-    if entry then
-      return { { id, deliveries, entry[2] } }
+-- Each worker begins at another one, so that none is left out for long.
+for try = 1, math.min(TRIES, #silent) do
+  local id = silent[(now + try) % #silent + 1]
+  local pending = redis.call('XPENDING', lane, group, 'IDLE', oldest_silence, id, id, 1)[1]
+  if pending then
+    local owner, idle = pending[2], pending[3]
+    -- An answer to this worker that got lost is no delivery.
+    local deliveries = owner == me and pending[4] or pending[4] + 1
+    local free = deliveries ~= withheld and not (owner == me and held[id])
+    if free and (is_my_turn or idle > timeout + patience) then
+      local entry = redis.call('XCLAIM', lane, group, me, timeout, id, 'RETRYCOUNT', deliveries)[1]
+      if entry then
+        return { { id, deliveries, entry[2] } }
+      end
+      redis.call('XACK', lane, group, id)
     end
-    redis.call('XACK', lane, group, id)
   end
 end
 

@@ -138,6 +138,7 @@ async def stats(redis: Redis) -> Stats:
         "at": time.monotonic(),
     }
     commands = {name: values for name, values in found.items() if name.startswith("cmdstat_")}
+    taken |= {f"{name[8:]} calls": values["calls"] for name, values in commands.items()}
     return taken | {name[8:]: values["usec"] / 1e6 for name, values in commands.items()}
 
 
@@ -203,7 +204,7 @@ class Measured:
         span = self.after["at"] - self.before["at"]
         rate = {name: (value - self.before.get(name, 0)) / span for name, value in self.after.items()}
         other = {"cpu", "in", "out", "commands", "at", "evalsha", "eval", "info"}
-        inner = {name: share for name, share in rate.items() if name not in other}
+        inner = {name: share for name, share in rate.items() if f"{name} calls" in rate and name not in other}
         top = sorted(inner, key=inner.__getitem__, reverse=True)[:5]
         texts, (fleet_ms, metrics_ms, lanes_ms, live_ms) = self.texts, self.views
         parts = (
@@ -214,7 +215,7 @@ class Measured:
             f"in {rate['in'] / 1e6:.2f} out {rate['out'] / 1e6:.2f} MB/s",
             f"text p50 {statistics.median(texts):.1f} p95 {texts[int(len(texts) * 0.95)]:.1f} ms",
             f"fleet {fleet_ms:.0f} metrics {metrics_ms:.0f} lanes {lanes_ms:.0f} live {live_ms:.0f} ms",
-            ", ".join(f"{name} {inner[name] * 100:.1f} %" for name in top),
+            ", ".join(f"{name} {inner[name] * 100:.1f} % ({rate[f'{name} calls']:.0f}/s)" for name in top),
         )
         return " | ".join(parts)
 

@@ -143,17 +143,43 @@ async def test_sessions_of_a_dead_worker_are_taken_one_by_one(
     assert sorted(entry for _, entry in await one.renew()) == sorted([first.id, second.id])
 
 
-async def test_without_a_sweep_new_sessions_are_taken_and_orphans_only_while_somebody_has_seen_some(
+async def test_sessions_handed_back_are_taken_at_once_however_lately_the_fleet_has_looked(
     redis: Redis, settings: Settings, workers: list[Claims]
 ) -> None:
     one, two = workers
     for number in (1, 2):
         await start(redis, settings, number)
-        assert len(await one.take_live(sweep=False)) == 1
+        assert len(await one.take_live()) == 1
+    assert await two.take_live() == []
     await one.hand_back(["live"])
-    assert await two.take_live(sweep=False) == []
     assert len(await two.take_live()) == 1
-    assert len(await two.take_live(sweep=False)) == 1
+    assert len(await two.take_live()) == 1
+
+
+async def test_the_fleet_shares_a_look_for_silent_sessions(
+    redis: Redis, settings: Settings, workers: list[Claims]
+) -> None:
+    one, two = workers
+    lane = keys.jobs("live", "null")
+    await start(redis, settings, 1)
+    (claim,) = await one.take_live()
+    while True:
+        await one.hand_back(["live"])
+        now = await milliseconds(redis)
+        await redis.hset(keys.PULSE, mapping={f"swept {lane}": now, f"silent {lane}": ""})
+        taken = await two.take_live()
+        if await milliseconds(redis) < now + 100:
+            break
+        await two.hand_back(["live"])  # too slow: the look was too old
+    assert taken == []
+    await redis.hset(keys.PULSE, mapping={f"swept {lane}": now, f"silent {lane}": f"1-1 {claim.id}"})
+    assert [again.id for again in await two.take_live()] == [claim.id]
+
+
+async def milliseconds(redis: Redis) -> int:
+    """The time of Redis's clock."""
+    seconds, microseconds = await redis.time()
+    return int(seconds) * 1000 + int(microseconds) // 1000
 
 
 async def test_a_delivery_may_be_withheld(redis: Redis, settings: Settings, workers: list[Claims]) -> None:

@@ -1,6 +1,7 @@
 """Reads media in separate processes, so that no file can harm the worker."""
 
 import asyncio
+import itertools
 import signal
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
@@ -38,6 +39,8 @@ from worker.media.process_slot import Slot
 log = structlog.get_logger(__name__)
 
 FOREIGN_KILLS = 3
+PROBE_KILLS = 1
+"""Processes that other programs may kill during one probe before the file is refused."""
 MOST_HANGS = 2
 """Chunks of one call that may time out before the rest is left out."""
 
@@ -127,12 +130,21 @@ class DecoderPool:
     async def probe(self, path: str | Path) -> MediaFacts:
         """Return what the file is. Raises InvalidFile naming what is wrong with it, and Unavailable if its
         bucket cannot be reached."""
+        for kills in itertools.count(1):
+            try:
+                return await self._probe(path)
+            except ChildDied as error:
+                if not _is_foreign(error) or kills > PROBE_KILLS:
+                    raise InvalidFile(f"the file cannot be read: {error}") from error
+                log.warning("probing again", file=PurePosixPath(path).name, reason=str(error))
+                self.counts.retries += 1
+        raise AssertionError("unreachable")
+
+    async def _probe(self, path: str | Path) -> MediaFacts:
         limit = self._limits.probe_seconds
         try:
             async with self._free_prober() as slot, self._job(slot, (0,), limit) as job:
                 message = await job.ask(Probe(str(path)))
-        except ChildDied as error:
-            raise InvalidFile(f"the file cannot be read: {error}") from error
         except TimeoutError as error:
             raise InvalidFile(f"the file could not be read within {limit:g} s") from error
         except JobFailed as failed:
@@ -328,8 +340,7 @@ class _Attempts:
         A refusal and a hang are final. A process that another program has killed says nothing about the
         file, so the first FOREIGN_KILLS of these do not count.
         """
-        foreign = isinstance(error, ChildDied) and error.signal == signal.SIGKILL
-        if foreign and self._kills < FOREIGN_KILLS:
+        if _is_foreign(error) and self._kills < FOREIGN_KILLS:
             self._kills += 1
         else:
             self._failures += 1
@@ -356,6 +367,11 @@ class _Attempts:
             lost = left if refused or self._hangs >= MOST_HANGS else left[:1]
             return [LeftOut(chunk, final.message) for chunk in lost]
         return []
+
+
+def _is_foreign(error: Exception) -> bool:
+    """Whether another program has killed the process: no limit of ours does so while it is waited for."""
+    return isinstance(error, ChildDied) and error.signal == signal.SIGKILL
 
 
 async def _only_clip(job: Job, chunk: Chunk, request: Images | DecodeRuns) -> Clip:

@@ -29,9 +29,11 @@ from tests.worker.media.films import BROKEN, Film, make, picture, rewritten, x26
 from tests.worker.media.reading import SIZE, Frames, decode_everything, pick, same, whole
 from worker.children import ChildDied
 from worker.isolation.system_calls import this_machine
+from worker.media import decoder_pool
 from worker.media.clip_source import Clip, LeftOut
 from worker.media.decoder.decoder_messages import Finished, FromDecoder
 from worker.media.decoder.limits import MediaLimits
+from worker.media.decoder.media_facts import MediaFacts
 from worker.media.decoder_client import SharedMemory
 from worker.media.decoder_job import Job
 from worker.media.decoder_pool import DecoderPool
@@ -528,6 +530,32 @@ async def test_a_probe_that_hangs_is_given_up(film: FindFilm) -> None:
         with pytest.raises(InvalidFile, match=r"the file could not be read within 1\.5 s"):
             await hanging
         assert (await pool.probe(film("h264-open"))).codec == "h264"
+
+
+async def test_a_prober_that_another_program_kills_is_not_the_files_fault(
+    film: FindFilm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once: what is killed every time is refused, as is a file by which the process dies."""
+
+    async def probe_and_send(pool: DecoderPool, number: signal.Signals) -> MediaFacts:
+        await pool.probe(film("h264-open"))
+        process = pool._probers[0].process
+        assert process is not None
+        psutil.Process(process.pid).suspend()
+        probing = asyncio.create_task(pool.probe(film("vp9")))
+        await asyncio.sleep(0)
+        os.kill(process.pid, number)
+        psutil.Process(process.pid).resume()
+        return await probing
+
+    async with running() as pool:
+        assert (await probe_and_send(pool, signal.SIGKILL)).codec == "vp9"
+        assert (pool.counts.retries, pool.counts.restarts) == (1, 1)
+        with pytest.raises(InvalidFile, match=r"cannot be read: the decoder process died \(SIGABRT\)"):
+            await probe_and_send(pool, signal.SIGABRT)
+        monkeypatch.setattr(decoder_pool, "PROBE_KILLS", 0)
+        with pytest.raises(InvalidFile, match="SIGKILL"):
+            await probe_and_send(pool, signal.SIGKILL)
 
 
 async def test_a_process_that_swells_fails_its_own_file(tmp_path: Path, film: FindFilm) -> None:

@@ -68,5 +68,6 @@ class QueueSettings:
         "RTEMBED_PROBE_TIMEOUT",
         number(1, 3600),
         60.0,
-        "Seconds that an upload waits for a worker to open the file",
+        "Seconds that an upload waits for a worker to open the file, its turn included; then 503. Of these, "
+        "`RTEMBED_PROBE_SECONDS` limits the work on the file alone",
     )

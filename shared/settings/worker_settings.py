@@ -76,7 +76,8 @@ class WorkerSettings:
         "RTEMBED_PROBE_SECONDS",
         number(1, 86_400),
         15.0,
-        "Seconds in which a worker must find out what a file is; one that takes longer is refused",
+        "Seconds in which a worker must find out what one file is, else 400. How long an upload waits in all: "
+        "`RTEMBED_PROBE_TIMEOUT`",
     )
     batch_size: int | None = setting(
         "VLM_BATCH_SIZE",

@@ -1,6 +1,7 @@
 """Diagnosis of a camera: the conversation, the properties of its stream, the first chunk."""
 
 import asyncio
+import math
 import statistics
 import time
 from collections.abc import Iterator
@@ -37,6 +38,8 @@ FRAMES = 8
 COLUMNS = 4
 TILE = 224
 MOST_EXCHANGES = 200
+MOST_TIMES = 10_000
+"""Pictures by which the rate is told: those of five minutes at 30 a second."""
 
 
 @dataclass
@@ -144,7 +147,8 @@ class _Seen:
         self.enough = False
         self._found, self._player, self._seconds = found, player, seconds
         self._chunker: Chunker | None = None
-        self._entries: list[int] = []
+        self._shortest, self._longest = math.inf, 0.0
+        self._entry: int | None = None
         self._times: list[int] = []
         self._bytes = 0
         self._began = 0.0
@@ -161,8 +165,13 @@ class _Seen:
         if self._chunker is None:
             return
         if self._reader.read(unit).coding.entry:
-            self._entries.append(len(self._times))
-        self._times.append(unit.time)
+            if self._entry is not None:
+                length = self._found.pictures - self._entry
+                self._shortest, self._longest = min(self._shortest, length), max(self._longest, length)
+            self._entry = self._found.pictures
+        self._found.pictures += 1
+        if len(self._times) < MOST_TIMES:
+            self._times.append(unit.time)
         self._bytes += len(unit.data)
         cuts = self._chunker.push(unit, time.monotonic_ns(), time.time_ns())
         if cuts and self._found.cut is None:
@@ -180,13 +189,12 @@ class _Seen:
         found.events += self._chunker.events
         found.transport, found.server = kind, self._player.server
         found.codec = self._player.track.codec
-        found.pictures = len(self._times)
         steps = [b - a for a, b in pairwise(sorted(self._times)) if b > a]
         found.rate = SECOND / statistics.median(steps) if steps else 0
         elapsed = max(0.001, time.monotonic() - self._began)
         found.kilobits = self._bytes * 8 / 1000 / elapsed
-        gops = [b - a for a, b in pairwise(self._entries)]
-        found.gop = f"{min(gops)} to {max(gops)} pictures" if gops else "no two key frames were seen"
+        gops = f"{self._shortest:g} to {self._longest:g} pictures"
+        found.gop = gops if self._longest else "no two key frames were seen"
         found.packets, found.lost = self._player.reception.received, self._player.reception.lost
         names = {"camera": "the camera's, by its sender reports", "picture": "the camera's, within pictures"}
         clock = found.cut.clock if found.cut else "arrival"

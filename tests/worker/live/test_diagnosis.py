@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from tests.camera import Answer, Picture, ScriptedCamera, encode
+from worker.live import diagnosis
 from worker.live.diagnosis import contact_sheet, diagnose
 from worker.live.rtsp.camera_description import CameraOptions, address
 
@@ -17,7 +18,11 @@ def pictures() -> list[Picture]:
     return encode(seconds=2, gop=15)
 
 
-async def test_a_camera_that_plays(pictures: list[Picture], tmp_path: Path) -> None:
+async def test_a_camera_that_plays(
+    pictures: list[Picture], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rate is that of the first pictures."""
+    monkeypatch.setattr(diagnosis, "MOST_TIMES", 20)
     with ScriptedCamera(pictures, login=("me", "s3cret"), transports=("tcp",)) as camera:
         found = await diagnose(address(camera.url, "me", "s3cret"), OPTIONS, 1)
     assert contact_sheet(found, tmp_path / "sheet.png") == 8
@@ -25,6 +30,7 @@ async def test_a_camera_that_plays(pictures: list[Picture], tmp_path: Path) -> N
         assert sheet.size == (4 * 224, 2 * 224)
     assert (found.error, found.transport, found.codec, found.size) == ("", "tcp", "h264", "96x96")
     assert abs(found.rate - 30) < 0.5
+    assert found.pictures > 20
     assert found.gop == "15 to 15 pictures"
     assert (found.lost, found.clock) == (0, "the camera's, by its sender reports")
     text = "\n".join(found.lines())

@@ -76,7 +76,7 @@ class WorkerSettings:
         "RTEMBED_PROBE_SECONDS",
         number(1, 86_400),
         15.0,
-        "Seconds in which a worker must find out what one file is, else 400. How long an upload waits in all: "
+        "Seconds in which a worker must find out what one file is, else 400. How long an upload waits is "
         "`RTEMBED_PROBE_TIMEOUT`",
     )
     batch_size: int | None = setting(

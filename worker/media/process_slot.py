@@ -1,12 +1,20 @@
 """Room for one decoder process."""
 
+import signal
 from collections.abc import Callable
+
+import structlog
 
 from shared.errors import DecodeError
 from worker.children import ChildDied
 from worker.media.decoder.decoder_messages import DecodeCounts, Setup
 from worker.media.decoder_client import DecoderProcess
 from worker.media.fetching import Fetching
+
+log = structlog.get_logger(__name__)
+
+STARTS = 3
+"""How many processes are started for one that is needed, if each is killed before it is ready."""
 
 
 class Slot:
@@ -37,14 +45,26 @@ class Slot:
         if self._started:
             self._counts.restarts += 1
         try:
-            fetching = self._fetching() if self._fetching else None
-            self.process = await DecoderProcess.start(self._setup, self._niceness, fetching)
+            self.process = await self._start()
         except (OSError, TimeoutError, ChildDied) as error:
             self.trouble = f"no decoder process could be started: {error}"
             raise DecodeError(self.trouble) from error
         self.trouble = ""
         self._started = True
         return self.process
+
+    async def _start(self) -> DecoderProcess:
+        """Start a process, and another if somebody has killed it meanwhile: that says nothing against it."""
+        left = STARTS
+        while True:
+            left -= 1
+            try:
+                fetching = self._fetching() if self._fetching else None
+                return await DecoderProcess.start(self._setup, self._niceness, fetching)
+            except ChildDied as error:
+                if error.signal != signal.SIGKILL or not left:
+                    raise
+                log.warning("decoder killed while it started: starting another")
 
     async def drop(self) -> None:
         """End the process."""

@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -70,10 +71,10 @@ class Service:
         total = sum(spent for name, spent in costs.items() if name != DECODERS)
         return {**costs, "all but decoders": total, "on the clock": 1e6 * took / count}
 
-    def embed(self, film: Path) -> int:
-        """Embed the film, and wait until it is indexed, if it will be; return its chunks."""
+    def embed(self, asset: str) -> int:
+        """Embed a film, and wait until it is indexed, if it will be; return its chunks."""
         already = self.indexed() if self.indexed else 0
-        body = {"id": self.stack.upload(film), "model": "null", "chunk_duration": 1}
+        body = {"id": asset, "model": "null", "chunk_duration": 1}
         answer = self.stack.client.post("/generate_video_embeddings", json=body, timeout=300)
         answer.raise_for_status()
         chunks = len(answer.json()["chunk_responses"])
@@ -174,24 +175,25 @@ def measure(pair: tuple[Service, Service], film: Path, arguments: argparse.Names
     """Let the two take turns; print the medians."""
     for number in range(arguments.rounds + 1):
         for service in pair if number % 2 else pair[::-1]:
-            chunks = service.cost(lambda service=service: service.embed(film))  # type: ignore[misc]
-            texts = service.cost(lambda service=service: service.ask(arguments.clients, arguments.seconds))  # type: ignore[misc]
+            chunks = service.cost(partial(service.embed, service.stack.upload(film)))
+            texts = service.cost(partial(service.ask, arguments.clients, arguments.seconds))
             if number:  # the first round warms up
                 service.chunks.append(chunks)
                 service.texts.append(texts)
     for what in ("chunks", "texts"):
-        print(f"{what}: µs of processor time each, medians of {arguments.rounds} rounds")
+        print(f"{what}: µs of processor time each, medians of {arguments.rounds} rounds, and quartiles")
         without, with_it = (getattr(service, what) for service in pair)
         for name in with_it[0]:
             show(name, *([costs.get(name, 0.0) for costs in rounds] for rounds in (without, with_it)))
 
 
 def show(name: str, before: list[float], after: list[float]) -> None:
-    """Print the medians of both, and what was added in each round."""
+    """Print the medians of both, and of what was added in each round with its quartiles."""
     added = [b - a for a, b in zip(before, after, strict=True)]
+    low, middle, high = statistics.quantiles(added, n=4) if len(added) > 1 else added * 3
     print(
         f"  {name:18} without {statistics.median(before):7.1f}   with {statistics.median(after):7.1f}   "
-        f"added {statistics.median(added):+7.1f}   ({', '.join(f'{value:+.0f}' for value in added)})"
+        f"added {middle:+7.1f} ({low:+.1f} to {high:+.1f})"
     )
 
 
@@ -203,8 +205,8 @@ def main() -> None:
         "--index-rows", type=int, default=20_000, help="chunks from which on there is an HNSW index"
     )
     parser.add_argument("--clients", type=int, default=8, help="that ask for texts")
-    parser.add_argument("--seconds", type=float, default=3, help="of texts in each round")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=1, help="of texts in each round")
+    parser.add_argument("--rounds", type=int, default=25)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

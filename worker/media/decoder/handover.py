@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
+from itertools import chain
 from typing import Protocol
 
 from shared.errors import DecodeError
@@ -12,9 +13,10 @@ from worker.media.decoder.decoder_messages import Chosen, DecodeCounts, Planned
 from worker.media.decoder.memory import ClipMemory
 from worker.media.decoder.runs import FrameLook, Run, frame_look
 from worker.media.decoder.selection.bitstream import VideoPacket, annex_b, first_units, header, nal_units
-from worker.media.decoder.selection.continuity import missing_reference
+from worker.media.decoder.selection.continuity import missing_hevc_reference, missing_reference
 from worker.media.decoder.selection.copies import shown_copy
 from worker.media.decoder.selection.h264_headers import SET_BYTES
+from worker.media.decoder.selection.hevc_headers import SET_BYTES as HEVC_SET_BYTES
 from worker.media.decoder.selection.select import Irregular, Unit
 from worker.media.decoder.software import SoftwareDecoder
 from worker.media.decoder.units import ParsedFile, Selection
@@ -87,18 +89,16 @@ class Handover:
     ) -> None:
         """Raises Irregular if a picture is missing that others are predicted from: a GPU conceals it
         silently."""
-        if self._codec != "h264":
+        if self._codec == "h264":  # numbers tell only if no picture is left out
+            packets = [entry.packet for entry in unit.packets]
+            packets = packets[: packets.index(needed[-1]) + 1]
+            find, size = missing_reference, SET_BYTES
+        elif self._codec == "hevc":
+            packets, find, size = needed, missing_hevc_reference, HEVC_SET_BYTES
+        else:
             return
-        last = needed[-1]
-
-        def units() -> Iterator[bytes]:
-            yield from nal_units(parameters)
-            for entry in unit.packets:
-                yield from first_units(self._codec, extradata, entry.packet, SET_BYTES)
-                if entry.packet is last:
-                    return
-
-        if missing := missing_reference(units()):
+        units = (first_units(self._codec, extradata, packet, size) for packet in packets)
+        if missing := find(chain(nal_units(parameters), *units)):
             raise Irregular(missing)
 
     def _look(self, entry: VideoPacket, key: tuple[bytes, ...]) -> FrameLook:

@@ -330,19 +330,23 @@ async def test_a_picture_that_the_decoder_reports_as_damaged_does_not_become_a_v
     assert_close(clips, read(reader, path, CHUNKS[:2], 8)[0])
 
 
+@pytest.mark.parametrize(
+    ("name", "left_out", "missing"),
+    [("h264-no-b", 10, "frame_num 11 follows 9"), ("hevc-gop30", 8, "picture 9 is predicted from 10")],
+)
 async def test_a_film_with_a_reference_picture_missing_is_left_to_the_cpu(
-    film: FindFilm, kernel: Kernel, tmp_path: Path
+    name: str, left_out: int, missing: str, *, film: FindFilm, kernel: Kernel, tmp_path: Path
 ) -> None:
-    whole, cut = film("h264-no-b"), tmp_path / "cut.mp4"
+    whole, cut = film(name), tmp_path / "cut.mp4"
     with av.open(str(whole)) as reading, av.open(str(cut), "w") as writing:
         copied = writing.add_stream_from_template(reading.streams.video[0])
         for number, packet in enumerate(reading.demux(video=0)):
-            if packet.size and number != 10:
+            if packet.size and number != left_out:
                 packet.stream = copied
                 writing.mux(packet)
     async with running(Recorder(kernel)) as media:
         await collect(media, cut, CHUNKS[:1])
-        assert list(media.fallbacks) == ["reference pictures are missing: frame_num 11 follows 9"]
+        assert list(media.fallbacks) == [f"reference pictures are missing: {missing}"]
 
 
 async def test_a_gpu_that_is_lost_while_it_decodes_is_no_fault_of_the_film(

@@ -72,7 +72,7 @@ def create_app(settings: Settings, telemetry: Telemetry = SWITCHED_OFF) -> Starl
 
 
 def _middleware(settings: Settings) -> list[Middleware]:
-    """Return what every request passes, from the outside in."""
+    """Return the middleware, from the outside in."""
     unkeyed = frozenset(endpoint.path for endpoint in ENDPOINTS if not endpoint.needs_key)
     admin = frozenset(path for endpoint in ENDPOINTS if endpoint.admin for path in endpoint.paths())
     cors = Middleware(
@@ -99,8 +99,8 @@ async def _refused(_: HttpRequest, error: Exception) -> Response:
 
 
 async def _redis_away(request: HttpRequest, error: Exception) -> Response:
-    log.error("request failed: redis is of no use now", path=request.url.path, error=str(error))
-    why = f"is of no use now: {error}" if isinstance(error, WritesRefused | ReplicasBehind) else "is away"
+    log.error("request failed: redis is unusable now", path=request.url.path, error=str(error))
+    why = f"is unusable now: {error}" if isinstance(error, WritesRefused | ReplicasBehind) else "is away"
     return await _refused(request, Unavailable(f"redis {why}; try again later"))
 
 

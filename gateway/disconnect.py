@@ -15,7 +15,7 @@ class ClientGone(Exception):
 
 
 async def disconnected(receive: Receive) -> None:
-    """Return when the client has closed the connection; what it still sends is dropped."""
+    """Return when the client has closed the connection; drop what it still sends."""
     while (await receive())["type"] != "http.disconnect":
         pass
 

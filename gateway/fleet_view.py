@@ -1,4 +1,4 @@
-"""The fleet as the gateway last read it: whether requests are served now, and by which model."""
+"""The fleet as the gateway last read it: whether requests can be served, and by which models."""
 
 import asyncio
 import time
@@ -86,7 +86,7 @@ class FleetView:
     def problem(self) -> str:
         """Why a request sent now would not be served; empty if it would be."""
         if self.redis_problem:
-            return f"redis is {'of no use now' if self._refusal else 'away'}: {self.redis_problem}"
+            return f"redis is {'unusable now' if self._refusal else 'away'}: {self.redis_problem}"
         if self.fleet.ready:
             return ""
         if not self.fleet.workers:
@@ -103,7 +103,7 @@ class FleetView:
     def model(self) -> ServedModel:
         """Return the first of `models`. Raises Unavailable if none was ever loaded."""
         if not self.models:
-            raise Unavailable(self.problem or "no model was ever loaded")
+            raise Unavailable(self.problem or "no model has been loaded yet")
         return self.models[0]
 
     def named_model(self, name: str) -> str:

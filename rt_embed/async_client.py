@@ -445,7 +445,7 @@ class AsyncTriggers:
         return await self._client.run(trigger_calls.list_triggers(self._retries))
 
     async def get(self, trigger_id: str) -> SavedTrigger:
-        """Return one trigger: how often it matched, and how its webhook fares."""
+        """Return one trigger: how often it matched, and the state of its webhook."""
         return await self._client.run(trigger_calls.find_trigger(trigger_id, self._retries))
 
     def matches(self, trigger_id: str, *, last: int = 0) -> AsyncGenerator[MatchedChunk, None]:

@@ -429,7 +429,7 @@ class Triggers:
         return self._client.run(trigger_calls.list_triggers(self._retries))
 
     def get(self, trigger_id: str) -> SavedTrigger:
-        """Return one trigger: how often it matched, and how its webhook fares."""
+        """Return one trigger: how often it matched, and the state of its webhook."""
         return self._client.run(trigger_calls.find_trigger(trigger_id, self._retries))
 
     def matches(self, trigger_id: str, *, last: int = 0) -> Generator[MatchedChunk, None, None]:

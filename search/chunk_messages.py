@@ -65,7 +65,7 @@ def read_chunk(value: bytes) -> IndexedChunk | None:
     try:
         message = VisionLLM.FromString(value)
     except DecodeError as error:
-        raise MessageRefused(f"{len(value)} bytes that are no nv.VisionLLM message") from error
+        raise MessageRefused(f"{len(value)} bytes that are not an nv.VisionLLM message") from error
     stream = _text(message.info.get("streamId", ""), LONGEST_ID)
     if not stream or not message.llm.visionEmbeddings:
         return None
@@ -107,7 +107,7 @@ def _text(text: str, longest: int) -> str:
 def _number(text: str) -> int:
     number = int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else -1
     if number < 0:
-        raise MessageRefused(f"chunkIdx {text[:32]!r} is no number of a chunk")
+        raise MessageRefused(f"chunkIdx {text[:32]!r} is not a chunk number")
     return number
 
 

@@ -23,9 +23,9 @@ FREE_FOLDERS = ("/docs/", "/console/")
 
 
 class AccessMiddleware:
-    """Admits requests that bring a key, where keys are set, and do not come too often.
+    """Admits requests with a valid key, where keys are set, within the rate limit.
 
-    The paths in `free` need no key and are not counted; those in `admin` need an administrator's.
+    The paths in `free` need no key and are not counted; those in `admin` need an administrator's key.
     """
 
     def __init__(

@@ -60,7 +60,7 @@ def digest_of(key: str) -> bytes:
 
 
 def given_key(headers: Headers) -> str:
-    """Return the key that a request brings: a bearer token (RFC 6750), or `X-API-Key`."""
+    """Return the key that a request carries: a bearer token (RFC 6750), or `X-API-Key`."""
     scheme, _, token = headers.get("authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
 
@@ -74,7 +74,7 @@ class _Guesser(msgspec.Struct):
 
 
 class WrongKeys:
-    """Slows down who tries keys: an address has so many wrong ones a minute, and then has to wait.
+    """Slows down attempts to guess keys: after so many wrong ones a minute an address has to wait.
 
     While it waits a right key does not help either, or waiting would cost a guesser nothing. Keys that this
     address has used before do, so that nobody is locked out by a neighbour behind the same proxy.

@@ -1,4 +1,4 @@
-"""Whether a gateway is open to more than its own machine, said once when it starts."""
+"""Warnings at the start of a gateway that is open to more than its own machine."""
 
 import structlog
 
@@ -9,10 +9,10 @@ log = structlog.get_logger(__name__)
 
 
 def warn_of_exposure(settings: Settings) -> None:
-    """Warn of an API that anybody may use, and of a file system that clients may look into."""
+    """Warn about an API that anyone may use, and about a file system that clients may read."""
     if not settings.api_keys and not is_loopback(settings.host):
         log.warning(
-            "anybody who reaches this host may use the API: set RTEMBED_API_KEYS, or RTEMBED_HOST=127.0.0.1",
+            "anyone who reaches this host may use the API: set RTEMBED_API_KEYS, or RTEMBED_HOST=127.0.0.1",
             host=settings.host,
         )
     if settings.any_server_path:

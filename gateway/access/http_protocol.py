@@ -71,7 +71,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     # Coming and going -----------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """The connection stands; its first request is awaited."""
+        """The connection is open; wait for its first request."""
         joined: Any = JoinedWrites(transport, self.loop)
         super().connection_made(joined)
         self._refusal = 0
@@ -123,7 +123,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._refuse(431)
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what cannot be parsed, or was given up while it was."""
+        """Answer a request that cannot be parsed or was given up."""
         self._refuse(self._refusal or 400)
 
     def on_message_begin(self) -> None:
@@ -147,7 +147,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._give_up(431)
 
     def on_headers_complete(self) -> None:
-        """The head is there; the body is awaited."""
+        """The head is complete; wait for the body."""
         if len(self.pipeline) >= MOST_PIPELINED:
             self._give_up(429)
         self._barren = 0
@@ -191,7 +191,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._set_watch(self._look_at_body)
 
     def _look_at_body(self) -> None:
-        """Give up on a body that comes too slowly, unless it is the service that does not read on."""
+        """Give up on a body that comes too slowly, unless the service itself has stopped reading."""
         self._watch = None
         unasked = self.flow.read_paused or self.cycle.waiting_for_100_continue
         if self.cycle.response_complete:
@@ -225,7 +225,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._stalled = self._stalled or self.loop.call_later(STALLED_SECONDS, self._is_stalled)
 
     def resume_writing(self) -> None:
-        """The client reads on."""
+        """The client reads again."""
         super().resume_writing()
         if self._stalled:
             self._stalled.cancel()
@@ -236,7 +236,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self.transport.abort()
 
     def _refuse(self, status: int) -> None:
-        """Close the connection, after an answer with `status` where nothing else is being answered."""
+        """Close the connection, after an answer with `status` if no other answer is under way."""
         if self._refused or self.transport.is_closing():
             return
         self._refused = True

@@ -1,7 +1,7 @@
-"""A transport whose writes of one turn of the event loop leave together.
+"""A transport that sends all writes of one turn of the event loop together.
 
-uvicorn writes the head of an answer, then its body, and uvloop sends each at once. Sending takes more time
-than anything else that an answer needs, and a client would be woken twice.
+uvicorn writes the head of an answer, then its body, and uvloop sends each at once. Sending is the most
+expensive part of an answer, and a client would be woken twice.
 """
 
 import asyncio

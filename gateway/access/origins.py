@@ -1,4 +1,4 @@
-"""Which pages may use the API from a browser, and under which names the service answers.
+"""Which web pages may use the API, and under which host names the service answers.
 
 A page of another site may send requests with whatever access the browser's machine has. Browsers name that
 site in `Origin`, so foreign ones are refused. A name that an attacker points at this machine (DNS rebinding)
@@ -20,9 +20,9 @@ PORTS = {"http": "80", "https": "443"}
 
 
 class OriginMiddleware:
-    """Refuses requests of foreign pages, and under names that are not ours.
+    """Refuses requests from foreign pages, and requests for host names that are not ours.
 
-    The paths in `free` may be asked under any name: health checks and Prometheus know only addresses.
+    The paths in `free` may be requested under any name: health checks and Prometheus know only addresses.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings, free: frozenset[str]) -> None:
@@ -45,7 +45,7 @@ class OriginMiddleware:
     def _check(self, scope: Scope, headers: Headers) -> None:
         host = self._host(scope, headers)
         if self._hosts and scope["path"] not in self._free and not self._is_ours(_name(host)):
-            raise ForeignHost(f"Nothing is served here as {host[:256]!r}: see RTEMBED_ALLOWED_HOSTS")
+            raise ForeignHost(f"This service does not answer as {host[:256]!r}: see RTEMBED_ALLOWED_HOSTS")
         origin = headers.get("origin", "").lower()
         if origin and not self._is_allowed(origin, host):
             raise ForeignOrigin(

@@ -5,7 +5,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class RootPath:
-    """Takes the prefix off paths that have it, and puts it before addresses on this service in answers."""
+    """Strips the prefix from request paths, and adds it to addresses of this service in answers."""
 
     def __init__(self, app: ASGIApp, prefix: str) -> None:
         self._app = app

@@ -272,7 +272,7 @@ class ChunkEvent(ApiResponse):
 
 
 class ChunkProgress(ApiResponse):
-    """How many chunks a request has, and how many of them the client has got already."""
+    """How many chunks a request has, and how many of them the client has received."""
 
     chunks_planned: Annotated[int, Meta(ge=0, examples=[3])]
     chunks_done: Annotated[int, Meta(ge=0, examples=[0])]

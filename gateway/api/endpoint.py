@@ -126,7 +126,7 @@ class Endpoint:
             yield Route(path, self.handler, methods=[method], include_in_schema=False)
 
     def paths(self) -> Iterator[str]:
-        """Yield every path at which it is served."""
+        """Yield every path that it serves."""
         yield self.path
         yield from (path for _, path in self.aliases)
 

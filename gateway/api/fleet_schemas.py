@@ -1,4 +1,4 @@
-"""What clients get about the fleet, its queues and requests, and what they send about dead letters."""
+"""Answers about the fleet, its queues and requests, and requests about dead letters."""
 
 from typing import Annotated, Literal
 
@@ -55,7 +55,7 @@ class LaneState(ApiResponse):
 
 
 class OutboxState(ApiResponse):
-    """Messages that wait for the message bus, and what became of the others."""
+    """Messages that wait for the message bus, and counts of those sent and dropped."""
 
     waiting: int
     pending: Count

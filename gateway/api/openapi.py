@@ -200,7 +200,7 @@ def _optional(properties: Schema) -> Schema:
 
 
 def _empty(properties: Schema) -> Schema:
-    """Return the properties of a form, of which a page fills in none that may be left out."""
+    """Return the properties of a form; the documentation page leaves optional ones empty."""
     for name, schema in properties.items():
         properties[name] = {key: value for key, value in schema.items() if key not in ("default", "examples")}
         if "enum" not in schema and schema.get("format") != "binary":

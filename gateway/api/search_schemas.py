@@ -1,4 +1,4 @@
-"""What clients send and what they get about the search index."""
+"""Requests and answers about the search index."""
 
 from collections.abc import Iterator
 from typing import Annotated, Literal
@@ -83,7 +83,7 @@ class Question(ApiRequest):
     model: Annotated[ModelId | None, Meta(description="The loaded model if absent.")] = None
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """What the fields cannot say alone."""
+        """Yield problems with combinations of fields."""
         given = [n for n in ("text", "image", "vector", "like") if getattr(self, n) is not None]
         if len(given) != 1:
             names = " and ".join(given) or "none"
@@ -119,7 +119,7 @@ class SearchRequest(Question):
     ] = True
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """What the fields cannot say alone."""
+        """Yield problems with combinations of fields."""
         yield from Question.problems(self)
         if self.thumbnails and self.top_k > MOST_THUMBNAILS:
             yield "top_k", f"Must be at most {MOST_THUMBNAILS} with thumbnails"
@@ -205,7 +205,7 @@ class AssetChunksQuery(Parameters):
     encoding_format: Encoding = "float"
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """What the fields cannot say alone."""
+        """Yield problems with combinations of fields."""
         if self.thumbnails and self.limit > MOST_THUMBNAILS:
             yield "limit", f"Must be at most {MOST_THUMBNAILS} with thumbnails"
 
@@ -226,7 +226,7 @@ class AssetChunks(ApiResponse):
 
 
 class ForgottenAsset(ApiResponse):
-    """The asset's chunks are out of the index."""
+    """The asset's chunks were removed from the index."""
 
     asset: StreamId
     forgotten: bool = True

@@ -1,4 +1,4 @@
-"""What clients send and what they get about triggers. See `gateway.api.schemas`."""
+"""Requests and answers about triggers. See `gateway.api.schemas`."""
 
 from collections.abc import Iterator
 from typing import Annotated, Literal
@@ -69,7 +69,7 @@ class TriggerRequest(Question):
     ] = None
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """What the fields cannot say alone."""
+        """Yield problems with combinations of fields."""
         yield from Question.problems(self)
         if not self.name.isprintable() or not self.name.strip():
             yield "name", "Must be printable characters"
@@ -78,7 +78,7 @@ class TriggerRequest(Question):
 
 
 class WebhookState(ApiResponse):
-    """Where the events of a trigger are sent, and how that goes."""
+    """Where the events of a trigger are sent, and the state of the delivery."""
 
     host: Annotated[str, Meta(description="The URL without path and query, which may be secrets.")]
     signed: bool

@@ -29,7 +29,7 @@ FOLDER = "/console/"
 
 
 class ConsoleFile(NamedTuple):
-    """A file as it is sent, read once: what the page waits for must not wait for a thread and a disk."""
+    """A file as it is sent, read once, so that the page never waits for a thread or a disk."""
 
     content: bytes
     compressed: bytes
@@ -38,7 +38,7 @@ class ConsoleFile(NamedTuple):
 
 
 def routes() -> list[BaseRoute]:
-    """Return the routes of the page and of what it loads."""
+    """Return the routes of the page and its assets."""
     files = {path.name: _read(path) for path in ASSETS.iterdir()}
     return [Route("/", _sending(files, "index.html")), Route(f"{FOLDER}{{name}}", _sending(files))]
 

@@ -37,7 +37,7 @@ def prefers_async(request: HttpRequest) -> bool:
 
 
 async def accept(ctx: Context, request: Request, jobs: list[Job], traceparent: str = "") -> Response:
-    """Submit the request and answer with where to find its result. Raises as `shared.requests.submit`."""
+    """Submit the request and answer with the address of its result. Raises as `shared.requests.submit`."""
     await requests.submit(ctx.redis, ctx.settings, request, jobs, traceparent)
     if not jobs:
         await requests.finish(ctx.redis, ctx.settings, request, End(state="done"))
@@ -45,7 +45,7 @@ async def accept(ctx: Context, request: Request, jobs: list[Job], traceparent: s
 
 
 async def accepted(ctx: Context, request_id: str) -> Response:
-    """Answer with where to find the result of a request that was accepted."""
+    """Answer with the address of an accepted request's result."""
     response = json_response(await read_status(ctx.redis, request_id), 202)
     response.headers["Location"] = f"/v1/requests/{request_id}"
     response.headers["Preference-Applied"] = "respond-async"

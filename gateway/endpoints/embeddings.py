@@ -207,7 +207,7 @@ async def _plan_clip(
 ) -> Plan:
     """Return the plan of one clip of pictures, evenly spaced ones where the model takes fewer.
 
-    Raises what a picture in a data: URL is refused with.
+    Raises as for a picture in a data: URL.
     """
     model = ctx.view.require_model(model_id)
     count = min(len(frames), model.frames)

@@ -103,7 +103,7 @@ QUESTION_ERRORS = (
     errors=QUESTION_ERRORS,
 )
 async def search(request: HttpRequest) -> Response:
-    """The chunks that are nearest to what is asked for."""
+    """Return the chunks nearest to the question."""
     ctx = context(request)
     body = validate_json(await read_body(request), SearchRequest)
     index = ctx.index
@@ -127,14 +127,14 @@ async def search(request: HttpRequest) -> Response:
 
 
 def _is_cheap(body: SearchRequest) -> bool:
-    """Whether comparing every chunk is as good as asking the HNSW index: those of one asset are few."""
+    """Return whether to compare every chunk instead of using the HNSW index: one asset has few."""
     return body.assets is not None and len(body.assets) == 1
 
 
 async def query_vector(
     ctx: Context, request: HttpRequest, body: Question, model: str
 ) -> tuple[list[float], int | None]:
-    """The vector to look for, and the row that it is of, if it is one."""
+    """Return the vector to look for, and its row if it is one of the index."""
     if body.vector is not None:
         return body.vector, None
     if body.like is not None:
@@ -208,7 +208,7 @@ async def _picture_vector(ctx: Context, request: HttpRequest, image: str, model:
     errors=(NotSupported, Unavailable),
 )
 async def search_state(request: HttpRequest) -> Response:
-    """What the index holds, and how far behind it is."""
+    """Return what the index holds, and how far behind it is."""
     ctx = context(request)
     index = ctx.index
     indexers = await read_indexers(ctx.redis)
@@ -295,7 +295,7 @@ async def asset_chunks(request: HttpRequest) -> Response:
     errors=(NotSupported, Unavailable),
 )
 async def forget_asset(request: HttpRequest) -> Response:
-    """Take an asset's chunks out of the index."""
+    """Remove an asset's chunks from the index."""
     asset = _asset_id(request)
     await context(request).index.forget(asset)
     return json_response(ForgottenAsset(asset=asset))

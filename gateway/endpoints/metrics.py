@@ -1,4 +1,4 @@
-"""Metrics of the whole fleet, from whichever gateway is asked, and what the asset store holds."""
+"""Metrics of the whole fleet, the same from every gateway, and statistics of the asset store."""
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response

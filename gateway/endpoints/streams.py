@@ -154,7 +154,9 @@ def _login(stream: NewStream) -> tuple[str, CameraLogin]:
     if not stream.username:
         return url, login
     if url != stream.live_stream_url:
-        raise InvalidParameters("credentials are given in liveStreamUrl and beside it; give them once")
+        raise InvalidParameters(
+            "credentials are in liveStreamUrl and in username and password; give them once"
+        )
     return url, CameraLogin(username=stream.username, password=stream.password)
 
 

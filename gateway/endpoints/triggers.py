@@ -169,7 +169,7 @@ async def list_triggers(request: HttpRequest) -> Response:
     errors=_ERRORS,
 )
 async def get_trigger(request: HttpRequest) -> Response:
-    """Return one trigger, and how its webhook fares."""
+    """Return one trigger and the state of its webhook."""
     return json_response(_shown(await context(request).triggers.find(_trigger_id(request))))
 
 

@@ -134,7 +134,7 @@ async def generate_video_embeddings(request: HttpRequest) -> Response:
 
 
 async def _again(ctx: Context, request: HttpRequest, body: VideoRequest, record: KnownRequest) -> Response:
-    """Answer a request that was accepted before, in the form that is asked for now."""
+    """Answer a request that was accepted before, in the form requested now."""
     if body.stream:
         return await resume(ctx, body, f"{record.id}/{BEGINNING}", stored_position)
     if prefers_async(request):
@@ -181,7 +181,7 @@ async def plan_request(
 
 
 async def _other_attempt(ctx: Context, asset_id: str, key: IdempotencyKey | None) -> Unavailable | None:
-    """Return what to answer where the media may be there because of the same request, sent before."""
+    """Return the answer where an earlier attempt of the same request may have stored the media."""
     asset = await ctx.assets.find(asset_id) if key else None
     if asset is None or not asset.temporary:
         return None

@@ -128,7 +128,7 @@ StorePosition = Callable[[Context, str, str, Entries], Entries]
 async def resume(ctx: Context, body: VideoRequest, seen: str, store_position: StorePosition) -> EventStream:
     """Return the events after the one whose id is `seen`.
 
-    Raises InvalidParameters if it is no event's id, NotFound if its request has expired, BadParameters if
+    Raises InvalidParameters if it is not an event's id, NotFound if its request has expired, BadParameters if
     that embeds other assets than the body names, Conflict if another client reads the same events.
     """
     match = _EVENT_ID.fullmatch(seen)

@@ -53,7 +53,7 @@ class IdempotencyKey:
         return bool(self._key)
 
     def add(self, body: bytes) -> None:
-        """Take the next piece of the request's body into account."""
+        """Add the next piece of the request's body to the digest."""
         if self._key:
             self._digest.update(body)
 
@@ -75,7 +75,7 @@ class IdempotencyKey:
         return str(uuid.uuid5(_SPACE, "\n".join((caller.get(), self._key, self._part))))
 
     async def known(self, ctx: Context) -> KnownRequest | None:
-        """Return the request that was made with this key; None if there is none that is still of use.
+        """Return the request that was made with this key; None if none can be used.
 
         One that was cancelled, or failed for a reason that passes, is forgotten. Raises IdempotencyKeyReused
         for another body.

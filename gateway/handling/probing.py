@@ -67,9 +67,9 @@ async def verified(ctx: Context, asset: Asset) -> Asset:
 
 
 async def opened(ctx: Context, asset: Asset) -> Asset:
-    """Return the asset with what its file is; one that was accepted unopened is opened now.
+    """Return the asset with the facts of its file, which a worker opens now if it has not yet.
 
-    Raises FailedRequest if it is no usable media, and what `probe` raises.
+    Raises FailedRequest if it is not usable media, and what `probe` raises.
     """
     if asset.probed:
         return asset

@@ -221,14 +221,14 @@ def _joined(url: str, location: str) -> str:
     try:
         return urljoin(url, location)
     except ValueError as error:
-        raise InvalidParameters("The URL redirects to something that is no URL") from error
+        raise InvalidParameters("The URL redirects to something that is not a URL") from error
 
 
 def _check(status: int, headers: Mapping[bytes, bytes], url: SplitResult, limit: int) -> None:
     if status != 200:
         raise DownloadFailed(f"{shown(url.geturl())} answered with status {status}")
     if headers.get(b"content-encoding", b"identity").lower() != b"identity":
-        raise DownloadFailed(f"{shown(url.geturl())} answered in an encoding that was not asked for")
+        raise DownloadFailed(f"{shown(url.geturl())} answered in an encoding that was not requested")
     length = headers.get(b"content-length", b"0")
     if length.isdigit() and (len(length) > 18 or int(length) > limit):
         raise too_large(limit)
@@ -237,7 +237,7 @@ def _check(status: int, headers: Mapping[bytes, bytes], url: SplitResult, limit:
 def _location(headers: Mapping[bytes, bytes], url: SplitResult) -> str:
     location = headers.get(b"location", b"").decode("utf-8", "replace").strip()
     if not location:
-        raise DownloadFailed(f"{shown(url.geturl())} redirects nowhere")
+        raise DownloadFailed(f"{shown(url.geturl())} redirects without a Location")
     return location
 
 

@@ -110,7 +110,7 @@ async def system_lookup(host: str, port: int) -> list[str]:
 
 
 class PinnedBackend(httpcore.AsyncNetworkBackend):
-    """Connects to the given addresses only, whichever host is asked for."""
+    """Connects to the given addresses only, whatever the host."""
 
     def __init__(self, addresses: list[str], network: httpcore.AsyncNetworkBackend) -> None:
         self._addresses = addresses

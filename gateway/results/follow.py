@@ -164,7 +164,7 @@ class Follower:
             if not entries and await self._redis.hget(keys.request(self._request), "state") != b"running":
                 entries = await self._stored(after)  # it may have ended between the two calls
                 if not entries:
-                    log.error("request lost: redis does not know it any more", request_id=self._request)
+                    log.error("request lost: redis no longer has it", request_id=self._request)
                     raise RequestLost(self._request)
         except RedisError as error:
             log.warning("reading results failed, trying again", stream=self._stream, error=str(error))
@@ -173,7 +173,7 @@ class Follower:
         return [(entry_id.decode(), results.from_fields(fields)) for entry_id, fields in entries]
 
     async def _stored(self, after: str) -> list[tuple[bytes, dict[bytes, bytes]]]:
-        """Return entries that replicas have, too, where they must."""
+        """Return the entries that enough replicas have."""
         call = self._redis.durable.call
         found = await call("XRANGE", self._stream, f"({after}", "+", "COUNT", PAGE)
         return [(entry_id, pairs(fields)) for entry_id, fields in found]

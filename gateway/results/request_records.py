@@ -69,7 +69,7 @@ async def read_status(redis: Redis, request_id: str) -> RequestStatus:
 
 
 async def read_end(redis: Redis, request_id: str) -> End | None:
-    """Return how a request ended; None if it has not, or nobody knows any more."""
+    """Return how a request ended; None if it has not, or if its record has expired."""
     last: Any = await redis.xrevrange(keys.results(request_id), count=1)
     entry = results.from_fields(last[0][1]) if last else None
     return entry if isinstance(entry, End) else None

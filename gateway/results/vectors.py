@@ -54,7 +54,7 @@ def shortened(values: list[float], dimensions: int) -> list[float]:
 
 
 def quantised(values: list[float]) -> list[float]:
-    """Return integers from -127 to 127 in proportion to the numbers, so that cosines stay what they were, but
+    """Return integers from -127 to 127 in proportion to the numbers, so that cosines stay the same except
     for rounding."""
     largest = max(map(abs, values), default=0.0) or 1.0
     return [round(value / largest * INT8_MAX) for value in values]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class SearchFilters:
-    """Which chunks count. Times are nanoseconds since 1970; a chunk counts that lies in the range partly.
+    """Which chunks count. Times are nanoseconds since 1970; a chunk counts if it overlaps the range.
 
     `deleted` are assets whose deletion the index has not heard of; `removed`, rows that are on their way out,
     as asset and last chunk; `not_chunk` is one row to leave out.

@@ -1,4 +1,4 @@
-"""The questions to the search index, as SQL."""
+"""The queries to the search index, as SQL."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -41,8 +41,7 @@ def nearest(
 ) -> tuple[sql.Composed, dict[str, Any]]:
     """The query for the chunks that are nearest to `vector`, the nearest first, and its parameters.
 
-    The model and the dimension stand in it as they are: only so does PostgreSQL see that the model's HNSW
-    index answers it.
+    The model and the dimension are literals: otherwise PostgreSQL would not use the model's HNSW index.
     """
     where, parameters = _conditions(filters)
     query = sql.SQL(

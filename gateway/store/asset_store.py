@@ -240,7 +240,7 @@ class AssetStore:
         ]
 
     async def content(self, asset: Asset, headers: Mapping[str, str], *, head: bool) -> Response:
-        """Return the file, whole or in the ranges that `headers` ask for; with `head`, without its bytes.
+        """Return the file, whole or in the ranges in `headers`; with `head`, without its bytes.
 
         Raises RtEmbedError if it has vanished.
         """

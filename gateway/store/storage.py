@@ -99,7 +99,7 @@ class AssetStorage(Protocol):
         """Return the seconds since each asset's files last changed, without assets that have none."""
 
     async def content(self, asset: Asset, headers: Mapping[str, str], *, head: bool) -> Response | None:
-        """Return the file, whole or in the ranges that `headers` ask for; None if it has vanished.
+        """Return the file, whole or in the ranges in `headers`; None if it has vanished.
 
         With `head`, leave out its bytes.
         """

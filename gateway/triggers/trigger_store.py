@@ -52,7 +52,7 @@ class TriggerStore:
             found = await (await connection.execute("SELECT count(*) FROM triggers")).fetchone()
             if found and found[0] >= most:
                 raise Conflict(
-                    f"there are {most} triggers, as many as may be: delete one, or set RTEMBED_MAX_TRIGGERS"
+                    f"there are {most} triggers, the maximum: delete one, or raise RTEMBED_MAX_TRIGGERS"
                 )
             await connection.execute(_CREATE, values)
 

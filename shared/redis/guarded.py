@@ -54,7 +54,7 @@ class GuardedConnection:
         except ResponseError:  # the command is not allowed here: writes will tell
             role = b"master"
         if role != b"master":
-            raise NotPrimary(f"the server is no primary, but a {role.decode()}")
+            raise NotPrimary(f"the server is a {role.decode()}, not a primary")
         self._ready = True
 
     async def send_packed_command(

@@ -118,7 +118,7 @@ async def agreed(answers: Sequence[Coroutine[Any, Any, Address]], patience: floa
             task.cancel()
         await asyncio.gather(*asked, return_exceptions=True)
     if not votes:
-        raise ConnectionError("nobody says where the primary is: " + ("; ".join(problems) or "no answer"))
+        raise ConnectionError("no server says where the primary is: " + ("; ".join(problems) or "no answer"))
     return votes.most_common(1)[0][0]
 
 

@@ -59,7 +59,7 @@ class Replicated(Multiplexed):
             _, count = await asyncio.gather(mark, reached)
         if count < self._replicas:
             raise ReplicasBehind(
-                f"{count} replicas have what was written, {self._replicas} must (RTEMBED_REDIS_REPLICAS)"
+                f"{count} replicas have the write, {self._replicas} are required (RTEMBED_REDIS_REPLICAS)"
             )
 
 

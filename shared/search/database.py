@@ -41,7 +41,7 @@ async def connect(settings: Settings) -> Connection:
     try:
         connection: Connection = await AsyncConnection.connect(settings.search_url, **connection_arguments())
     except UnicodeError as error:
-        raise psycopg.OperationalError(f"the host is no name: {error}") from error
+        raise psycopg.OperationalError(f"the host is not a name: {error}") from error
     try:
         await configure(connection)
     except BaseException:

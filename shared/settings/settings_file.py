@@ -25,7 +25,7 @@ def read_settings_file(path: Path) -> dict[str, str]:
         with path.open("rb") as file:
             content = file.read(MOST_BYTES + 1)
         if len(content) > MOST_BYTES:
-            raise SettingsError(f"{path}: more than {MOST_BYTES} bytes, which no settings need")
+            raise SettingsError(f"{path}: is longer than {MOST_BYTES} bytes")
         text = content.decode()
         return _of_toml(tomllib.loads(text), str(path)) if path.suffix == ".toml" else _of_lines(text, path)
     except OSError as error:
@@ -54,7 +54,7 @@ def _of_toml(table: dict[str, Any], where: str) -> dict[str, str]:
         elif isinstance(value, str | int | float):
             found[name] = str(value)
         else:
-            raise SettingsError(f"{where}: {name[:100]} must be a text, a number, true or false")
+            raise SettingsError(f"{where}: {name[:100]} must be a string, a number, true or false")
         if "\0" in found.get(name, "") or not re.fullmatch(NAME, name):
             raise SettingsError(f"{where}: {name[:100]!r} cannot be a variable with this value")
     return found

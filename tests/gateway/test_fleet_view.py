@@ -140,7 +140,7 @@ async def test_redis_that_is_full_is_named_as_what_is_wrong(settings: Settings, 
         await redis.config_set("maxmemory", "1")
         await view.refresh()
         assert view.redis_problem == "it is full: it refuses writes (OOM)"
-        assert view.problem == "redis is of no use now: it is full: it refuses writes (OOM)"
+        assert view.problem == "redis is unusable now: it is full: it refuses writes (OOM)"
         await redis.config_set("maxmemory", "0")
         await view.refresh()
         assert (view.redis_problem, view.problem) == ("", "no worker is running")

@@ -238,7 +238,7 @@ class Monitor(trt.IProgressMonitor):
         try:
             self._advance(share)
         except Exception:  # TensorRT's threads do not survive it
-            log.exception("progress could not be told")
+            log.exception("progress could not be reported")
         return True
 
     def phase_finish(self, phase_name: str) -> None:

@@ -94,7 +94,7 @@ def _describe(handle: "pynvml._Device", index: int, driver: str) -> Gpu:
 
 
 class GpuMeter:
-    """Asks one GPU how it is. `trouble` says why it is of no use any more; empty while it works."""
+    """Asks one GPU how it is. `trouble` says why it is unusable; empty while it works."""
 
     def __init__(self, gpu: Gpu) -> None:
         """Raises ModelError if the GPU has gone."""

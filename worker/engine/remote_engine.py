@@ -92,7 +92,9 @@ class RemoteEngine:
         except EngineError as error:
             raise ModelError(f"the remote model gives no vector for a text: {refused.message}") from error
         self._frames_taken = False
-        log.warning("the remote model is no Cosmos-Embed1 NIM: it embeds texts only", reason=refused.message)
+        log.warning(
+            "the remote model is not a Cosmos-Embed1 NIM: it embeds texts only", reason=refused.message
+        )
         return vectors
 
     def embed_video(self, clips: Clips) -> Vectors:
@@ -185,7 +187,7 @@ class RemoteEngine:
         try:
             answer = _decoder.decode(data)
         except msgspec.MsgspecError as error:
-            raise EngineError(f"the remote model's answer is not understood: {error}") from error
+            raise EngineError(f"the remote model's answer cannot be parsed: {error}") from error
         found = {vector.index: vector.embedding for vector in answer.data}
         if sorted(found) != list(range(count)) or len(answer.data) != count:
             raise EngineError(f"the remote model gave {len(answer.data)} vectors for {count} inputs")

@@ -34,12 +34,12 @@ class Backlog:
 
     @property
     def full(self) -> bool:
-        """Whether more waits than is planned."""
+        """Whether more chunks wait than planned."""
         return len(self) > self._most or self._size > LARGEST_BACKLOG
 
     @property
     def has_room(self) -> bool:
-        """Whether a chunk may come."""
+        """Whether there is room for a chunk."""
         return len(self) < self._most and self._size <= LARGEST_BACKLOG
 
     def shed(self, *, blocking: bool) -> int:

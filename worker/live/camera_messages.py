@@ -39,7 +39,7 @@ class Close(msgspec.Struct, tag=True, frozen=True):
 
 
 class Pause(msgspec.Struct, tag=True, frozen=True):
-    """Stop or go on reading from a camera."""
+    """Stop or resume reading from a camera."""
 
     camera: int
     on: bool
@@ -147,7 +147,7 @@ class Datagram(msgspec.Struct, tag=True, frozen=True):
 
 
 class Release(msgspec.Struct, tag=True, frozen=True):
-    """A camera needs its UDP sockets no more."""
+    """A camera no longer needs its UDP sockets."""
 
     camera: int
 

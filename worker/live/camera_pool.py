@@ -48,7 +48,7 @@ PULSE_TIMEOUT = 15.0
 
 
 class CameraProcessDied(CameraError):
-    """The process that played the camera died of itself, perhaps of what the camera sent."""
+    """The process that played the camera died on its own, perhaps because of what the camera sent."""
 
 
 class Feed:
@@ -73,7 +73,7 @@ class Feed:
         self.ended: asyncio.Future[Ended | CameraError] = asyncio.get_running_loop().create_future()
 
     def pause(self, *, on: bool) -> None:
-        """Stop or go on reading from the camera."""
+        """Stop or resume reading from the camera."""
         if self.tell:
             self.tell(on)
 
@@ -85,7 +85,7 @@ class Feed:
         return True
 
     def end(self, how: Ended | CameraError) -> None:
-        """Nothing more comes."""
+        """No more messages come."""
         if not self.ended.done():
             self.ended.set_result(how)
 
@@ -125,7 +125,7 @@ class CameraProcess(ChildProcess[ToCameras, FromCameras]):
         self.send(msgspec.structs.replace(order, camera=number))
 
     async def leave(self, number: int) -> None:
-        """Play a camera no more."""
+        """Stop playing a camera."""
         self.feeds.pop(number).tell = None
         self.send(Close(number))
         await self._lender.drop(number)
@@ -192,7 +192,7 @@ class CameraProcess(ChildProcess[ToCameras, FromCameras]):
             )
 
     async def _guard(self) -> None:
-        """End the process when it makes no progress, whatever holds it."""
+        """End the process when it makes no progress, for whatever reason."""
         while (left := self._pulse + PULSE_TIMEOUT - time.monotonic()) > 0:  # noqa: ASYNC110 - a deadline that moves
             await asyncio.sleep(left)
         log.error("camera process hangs, killing it", pid=self.pid, cameras=len(self.feeds))
@@ -269,4 +269,4 @@ class Cameras:
 
 
 def _ignore(message: object) -> None:
-    """Nobody wants this."""
+    """Ignore the message."""

@@ -61,7 +61,7 @@ class Held(Splitter[LivePacket]):
         return bool(self._own)
 
     def push(self, coded: Coded[LivePacket]) -> list[Unit[LivePacket]]:
-        """Add the next packet; what comes before a key frame weighs nothing. Raises TooLong, Irregular."""
+        """Add the next packet; what comes before a key frame does not count. Raises TooLong, Irregular."""
         if not self.started and not coded.coding.entry:
             return []
         if self._size + coded.size > LARGEST_GOP or len(self._own) + len(self._tail) >= LONGEST_GOP:
@@ -200,7 +200,7 @@ class Chunker:
                 self._feed(when, None)
 
     def interrupt(self) -> None:
-        """What comes next does not follow what came: pictures in between were not read."""
+        """Note a gap: pictures were not read."""
         if self._splitter.started:
             self._extract(self._splitter.so_far())
         self._restart()

@@ -1,6 +1,6 @@
 """When a live session goes to a worker that has more room: at the end of a chunk, where its first one begins.
 
-The other worker plays the camera, too, from before that moment on, so that nothing is missed in between.
+The other worker plays the camera, too, from before that moment on, so that nothing is missed.
 """
 
 import time

@@ -65,7 +65,7 @@ class PlayedCamera:
         self._send(Ended(order.camera, error))
 
     def pause(self, *, on: bool) -> None:
-        """Stop or go on reading. What UDP loses meanwhile counts as chunks skipped."""
+        """Stop or resume reading. What UDP loses meanwhile counts as chunks skipped."""
         if on and not self._paused:
             self._unread_since = time.monotonic_ns()
         self._paused = on

@@ -62,7 +62,7 @@ def recovery_count(nals: Sequence[bytes], codec: str) -> int:
     for kind, payload in _messages(nals, codec):
         if kind == RECOVERY_POINT:
             count = Bits(payload[:8]).exp_golomb()
-            if codec == "hevc":  # a signed number, and what lies before the picture is of no use
+            if codec == "hevc":  # a signed number, and what lies before the picture does not help
                 count = (count + 1) // 2 if count & 1 else 0
             return count
     return -1

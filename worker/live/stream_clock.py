@@ -1,5 +1,5 @@
-"""The time line of a live stream, which never runs back nor jumps, whatever the camera's clock does, and the
-time of day on it."""
+"""The time line of a live stream, which never runs backwards or jumps, whatever the camera's clock does,
+and the time of day on it."""
 
 from typing import Literal, TypeAlias
 

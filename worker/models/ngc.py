@@ -140,7 +140,7 @@ def _get_json(url: str, headers: dict[str, str]) -> Any:
 
 def _open(url: str, headers: dict[str, str]) -> Any:
     if not url.startswith(("https://", "http://")):
-        raise ModelError(f"{url} is no http or https URL")
+        raise ModelError(f"{url} is not an http or https URL")
     request = urllib.request.Request(url)  # noqa: S310 - checked above
     for name, value in headers.items():
         if name == "Authorization":

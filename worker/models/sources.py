@@ -180,7 +180,7 @@ def cached(folder: Path) -> ModelFiles | None:
     except FileNotFoundError:
         if not folder.is_dir():
             return None
-        log.info("using a download that something else made", folder=str(folder))
+        log.info("using a download made by another program", folder=str(folder))
         marker = Marker(str(folder), "", {})
     except msgspec.MsgspecError as error:
         raise ModelError(f"{folder / MARKER} is damaged ({error}): delete the folder") from error

@@ -159,7 +159,7 @@ def expanded(source: str) -> Iterator[str]:
     elif path.is_dir():
         inside = sorted(p for p in path.rglob("*") if p.is_file() and p.suffix.lower() in FILMS | PICTURES)
         if not inside:
-            raise CommandFailed(f"{source} holds no film and no picture", ExitStatus.WRONG_USE)
+            raise CommandFailed(f"{source} holds neither films nor pictures", ExitStatus.WRONG_USE)
         yield from map(str, inside)
     elif path.is_file():
         yield source

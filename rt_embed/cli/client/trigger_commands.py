@@ -71,7 +71,7 @@ def list_all(context: typer.Context) -> None:
 
 @app.command("show", cls=ServiceCommand)
 def show(context: typer.Context, trigger: TriggerId) -> None:
-    """Show a trigger, and how its webhook fares."""
+    """Show a trigger and the state of its webhook."""
     here = session(context)
     found = here.ask(Call("GET", f"{TRIGGERS_PATH}/{trigger}"))
     here.show(found, lambda: facts(found))

@@ -206,7 +206,7 @@ def read_rows(path: Path) -> Iterator[VectorRow]:
                         vector = encode_vector(to_vector(record["vector"]))
                         yield msgspec.convert({**record, "vector": vector}, VectorRow)
     except (ValueError, KeyError) as error:  # msgspec's errors are ValueErrors
-        raise CommandFailed(f"{path} is no file of vectors: {error}") from error
+        raise CommandFailed(f"{path} is not a file of vectors: {error}") from error
 
 
 def _read_lines(path: Path) -> Iterator[VectorRow]:

@@ -79,7 +79,7 @@ async def test_what_the_replica_lacks_is_not_accepted(
     redis: Redis, settings: Settings, pair: ReplicaPair
 ) -> None:
     behind(pair, on=True)
-    with pytest.raises(ReplicasBehind, match="0 replicas have what was written, 1 must"):
+    with pytest.raises(ReplicasBehind, match="0 replicas have the write, 1 are required"):
         await submit(redis, settings, REQUEST, [JOB])
     assert await redis.hget(keys.request("r"), "state") == b"cancelled"
 

@@ -43,9 +43,9 @@ def test_toml_may_have_headings_and_types(tmp_path: Path) -> None:
         ("A=1\nREDIS_HOST='x\n", "a.env", "line 2: REDIS_HOST has no closing '"),
         ("REDIS_HOST=${HOST}\n", "a.env", r"line 1: REDIS_HOST names another variable: \$\{...\}"),
         ("REDIS_HOST = [", "a.toml", "is not TOML"),
-        ('REDIS_SENTINELS = ["a"]', "a.toml", "REDIS_SENTINELS must be a text, a number, true or false"),
+        ('REDIS_SENTINELS = ["a"]', "a.toml", "REDIS_SENTINELS must be a string, a number, true or false"),
         ('"a b" = 1', "a.toml", "'a b' cannot be a variable"),
-        ("#" * (MOST_BYTES + 1), "a.env", "more than 1048576 bytes"),
+        ("#" * (MOST_BYTES + 1), "a.env", "is longer than 1048576 bytes"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_said(tmp_path: Path, text: str, name: str, message: str) -> None:

@@ -65,7 +65,7 @@ def model_identity(kind: Any, model_path: str) -> tuple[str, str, str]:
     try:
         name, api_type, owner = kind.get_model_info(model_path, MODEL_TYPE)
     except Exception as error:  # the model is not ours, and the contract names this fallback
-        log.info("get_model_info gave nothing", reason=repr(error))
+        log.info("get_model_info returned nothing", reason=repr(error))
         return Path(model_path).name or kind.__name__, "internal", "custom"
     return str(name), str(api_type), str(owner)
 

@@ -55,12 +55,12 @@ class OwnSockets:
         """Return a connection (see CameraSockets)."""
         loop = asyncio.get_running_loop()
         if not 0 < port < PORTS_END:
-            raise CameraError(f"cannot connect: {port} is no port")
+            raise CameraError(f"cannot connect: {port} is not a port")
         try:
             found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
             names = [name for *_, name in found if may_be_camera(ip_address(name[0]), self._networks)]
             if not names:
-                raise CameraError("its address is in no network that cameras may be in")
+                raise CameraError("its address is not in a network that cameras may be in")
             for name in (tried := names[:MOST_ADDRESSES_TRIED]):
                 try:
                     return await self._connect(name)

@@ -148,7 +148,7 @@ class Player:
             raise Redirected(self._moved, settled=time.monotonic() - started > SETTLED)
 
     async def close(self) -> None:
-        """Say goodbye and end everything."""
+        """End the RTSP session and close the connections."""
         self._budget.close()
         if self._conversation:
             connection = self._conversation.connection
@@ -162,7 +162,7 @@ class Player:
             await self._sockets.close()
 
     def pause(self, *, on: bool) -> None:
-        """Stop or go on reading from the camera. What it sends meanwhile waits there; over UDP it is lost."""
+        """Stop or resume reading from the camera. What it sends meanwhile waits there, or is lost over UDP."""
         self._paused = on
         self._hold_or_not()
 

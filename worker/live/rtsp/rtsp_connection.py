@@ -141,8 +141,8 @@ class Connection(asyncio.Protocol):
         return late and len(buffer) > 0
 
     def _message(self, at: int) -> int:
-        """Take the message at `at`, or skip what is none; return where to go on. That lies beyond the buffer
-        while the message is not whole, or is -1 where even its length is not known."""
+        """Take the message at `at`, or skip what is not a message; return where to continue. That is beyond the
+        buffer while the message is incomplete, and -1 while even its length is unknown."""
         if not _MESSAGE.match(self._buffer, at):
             return self._skip(at)
         head, body_at = self._head(at)
@@ -239,7 +239,7 @@ class Connection(asyncio.Protocol):
     # Sending ------------------------------------------------------------------------------------------
 
     def pause(self, *, on: bool) -> None:
-        """Stop or go on reading; what the camera sends waits in the kernel, then at the camera."""
+        """Stop or resume reading; what the camera sends waits in the kernel, then at the camera."""
         self._held = on
         if self._buffer and not on:
             self._behind = True

@@ -28,7 +28,7 @@ def _verified(authorities: str) -> ssl.SSLContext:
 
 @lru_cache(maxsize=1)
 def _unverified() -> ssl.SSLContext:
-    """Encrypt without verifying, also with keys that are too short by today's rules: cameras have them."""
+    """Encrypt without verifying, also with short, outdated keys: some cameras have no others."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE

@@ -177,7 +177,7 @@ def _configuration(codec: str, given: dict[str, str]) -> bytes:
 
 
 def _decode(text: str) -> bytes:
-    """Decode Base64 with or without padding, in either alphabet; rubbish gives nothing."""
+    """Decode Base64 with or without padding, in either alphabet; invalid text gives nothing."""
     plain = text.rstrip("=").replace("-", "+").replace("_", "/")
     try:
         return base64.b64decode(plain[: len(plain) - (len(plain) % 4 == 1)] + "==")

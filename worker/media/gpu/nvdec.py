@@ -19,7 +19,7 @@ def ask() -> None:
 
 
 def check() -> None:
-    """Raise DeviceLost if CUDA is of no use any more in this process."""
+    """Raise DeviceLost if CUDA is unusable in this process."""
     with device_errors("the GPU that decodes"):
         cupy.cuda.runtime.deviceSynchronize()
 

@@ -283,12 +283,12 @@ def measure(tensors: dict[str, StoredTensor]) -> ModelSizes:
         raise ModelError(f"the weights are not those of Cosmos-Embed1: no {error}") from error
     if layout.vision_width % VISION_HEAD or layout.text_width % TEXT_HEAD:
         raise ModelError(
-            f"widths of {layout.vision_width} and {layout.text_width} are no multiples of the head sizes "
+            f"widths of {layout.vision_width} and {layout.text_width} are not multiples of the head sizes "
             f"{VISION_HEAD} and {TEXT_HEAD}"
         )
     if isqrt(layout.stored_rows - 1) ** 2 != layout.stored_rows - 1:
         raise ModelError(
-            f"a position table with {layout.stored_rows} rows is no class token and a square grid"
+            f"a position table with {layout.stored_rows} rows is not a class token and a square grid"
         )
     return layout
 

@@ -66,7 +66,7 @@ def make_environment(folder: Path, index: str = CPU_INDEX, progress: Progress = 
     python = folder / "bin" / "python"
     wanted = "\n".join([*PYTORCH, LOCK.read_text()])
     if (folder / MARK).exists() and (folder / MARK).read_text() == wanted:
-        log.info("the environment is there", folder=str(folder))
+        log.info("the environment exists", folder=str(folder))
         return str(python)
     if folder.exists() and any(folder.iterdir()) and not (folder / "pyvenv.cfg").exists():
         raise ModelError(f"{folder} is neither empty nor an environment: give another folder")

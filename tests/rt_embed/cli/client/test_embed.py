@@ -107,7 +107,7 @@ def test_a_source_that_fails_does_not_stop_the_others(
     ("arguments", "reason"),
     [
         (["nowhere.mp4"], "nowhere.mp4: no such file or folder"),
-        (["empty"], "empty holds no film and no picture"),
+        (["empty"], "empty holds neither films nor pictures"),
         (["media", "-o", "vectors.csv"], "vectors.csv: the name must end in .jsonl, .npy, .parquet"),
         (["media", "--print-curl-command"], "it makes many requests; see generate-video-embeddings"),
     ],
@@ -257,7 +257,7 @@ def test_a_file_is_searched(folder: Path, capsys: pytest.CaptureFixture[str]) ->
         (["a", "--image", "b"], 2, "give a sentence, or --image"),
         (["a", "--in", "v.jsonl", "--camera", "c"], 2, "--camera needs the service's own index, so no --in"),
         (["a", "--in", "v.jsonl"], 1, "v.jsonl: No such file or directory"),
-        (["a", "--in", "broken.jsonl"], 1, "broken.jsonl is no file of vectors: "),
+        (["a", "--in", "broken.jsonl"], 1, "broken.jsonl is not a file of vectors: "),
         (
             ["a", "--in", "short.jsonl"],
             1,

@@ -165,7 +165,7 @@ def put(key: str, shape: tuple[int, ...]) -> Change:
         (put("vision_proj.weight", (40, 128)), r"embed_dim is 48 in config\.json and 40 in the weights"),
         (put("query_tokens", (1, 6, 128)), r"num_query_tokens is 5 in config\.json and 6"),
         (put("query_tokens", (5, 128)), r"query_tokens has the shape \[5, 128\], not 3 dimensions"),
-        (put("visual_encoder.pos_embed", (1, 6, 176)), r"6 rows is no class token and a square grid"),
+        (put("visual_encoder.pos_embed", (1, 6, 176)), r"6 rows is not a class token and a square grid"),
         (put("visual_encoder.patch_embed.proj.weight", (170, 3, 14, 14)), r"widths of 170 and 128"),
     ],
 )

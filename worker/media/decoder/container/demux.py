@@ -77,7 +77,7 @@ class VideoSource:
         self.container = _open(path, limits, files)
         try:
             if self.container.format.name.startswith("mov") and unknown_picture(files.for_ffmpeg(path)):
-                raise InvalidFile("a picture, no video")
+                raise InvalidFile("a picture, not a video")
             self.stream = _video_stream(self.container, limits)
         except InvalidFile as error:
             self.container.close()

@@ -196,7 +196,7 @@ def read_image(
         data = files.read(path, MOST_BYTES)
         kind = image_format(data[:IMAGE_HEAD])
         if kind is None:
-            raise DecodeError(f"{name} is no image of a known kind")
+            raise DecodeError(f"{name} is not an image of a known kind")
         frame, how = _decoded(data, kind, limits)
         scaler.scale(frame, out)
         turn(out, how)

@@ -268,7 +268,7 @@ def test_an_image_of_no_size_is_refused(tmp_path: Path) -> None:
 )
 def test_other_files_are_no_images(data: bytes, tmp_path: Path) -> None:
     assert image_format(data[:32]) is None
-    with pytest.raises(DecodeError, match=r"image\.bin is no image of a known kind"):
+    with pytest.raises(DecodeError, match=r"image\.bin is not an image of a known kind"):
         read(store(tmp_path, data))
 
 

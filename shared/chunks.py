@@ -31,8 +31,8 @@ def plan_chunks(
     All times are nanoseconds from the start of the file. `duration` 0 makes one chunk of the whole span.
     A negative `overlap` leaves gaps. A tail shorter than two frames is dropped, except for the first chunk:
     two frames at the average rate `fps`, or the two that are really at the end, which take `last_frames` ns
-    (0 where that is unknown). Frames that stand for long do not count, so no second of a film whose last
-    frames are known is dropped. An empty span gives no chunk. Raises BadParameter if the overlap is not
+    (0 where that is unknown). Frames shown for long do not count, so if the last frames are known, no
+    second of a film is dropped. An empty span gives no chunk. Raises BadParameter if the overlap is not
     shorter than the duration, or if more than MAX_CHUNKS chunks would be made.
     """
     if duration > 0 and 0 < overlap >= duration:

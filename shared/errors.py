@@ -90,7 +90,7 @@ class InvalidDataUrl(RtEmbedError):
 
 
 class Unauthorized(RtEmbedError):
-    """The request brings no API key that is known here."""
+    """The request has no API key that is known here."""
 
     code, status = "Unauthorized", 401
 
@@ -120,7 +120,7 @@ class ForeignHost(RtEmbedError):
 
 
 class NotFound(RtEmbedError):
-    """What the request names does not exist, or no longer."""
+    """What the request names does not exist or no longer exists."""
 
     code, status = "NotFound", 404
 
@@ -144,7 +144,7 @@ class InvalidParameter(RtEmbedError):
 
 
 class DuplicateStreamId(RtEmbedError):
-    """The id asked for belongs to another stream or file."""
+    """The requested id belongs to another stream or file."""
 
     code, status = "DuplicateStreamId", 409
 
@@ -156,7 +156,7 @@ class DuplicateCameraId(RtEmbedError):
 
 
 class DuplicateAssetId(RtEmbedError):
-    """The id asked for belongs to another asset."""
+    """The requested id belongs to another asset."""
 
     code, status = "DuplicateAssetId", 409
 
@@ -177,13 +177,13 @@ class IdempotencyKeyReused(RtEmbedError):
 
 
 class RedirectNotAllowed(RtEmbedError):
-    """A URL redirects more often than is followed."""
+    """A URL redirects more often than is allowed."""
 
     code, status = "RedirectNotAllowed", 422
 
 
 class TooManyRequests(RtEmbedError):
-    """This client has sent more requests than it may; `Retry-After` says when to go on."""
+    """This client has sent more requests than it may; `Retry-After` says when to try again."""
 
     code, status, retry = "TooManyRequests", 429, True
 
@@ -237,7 +237,7 @@ class TextEmbeddingsError(RtEmbedError):
 
 
 class NotSupported(RtEmbedError):
-    """The loaded model has no such ability."""
+    """The loaded model does not support this."""
 
     code, status = "NotImplemented", 501
 
@@ -291,7 +291,7 @@ class SealedSecret(RtEmbedError):
 
 
 class BusError(RtEmbedError):
-    """A message bus cannot be reached, or refuses."""
+    """A message bus cannot be reached, or refuses the connection."""
 
     retry = True
 

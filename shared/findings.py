@@ -1,4 +1,4 @@
-"""What `rt-embed doctor` finds: one line for each check, and what to do about it."""
+"""Findings of `rt-embed doctor`: one line for each check, and what to do about it."""
 
 from dataclasses import dataclass
 from typing import Literal

@@ -68,7 +68,7 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def gave_up(self) -> bool:
-        """Whether it ended because it could not start: only its record is left."""
+        """Whether it could not start and only its record is left."""
         return self.detail.startswith(UNABLE)
 
 

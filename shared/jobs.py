@@ -1,4 +1,4 @@
-"""What the gateway asks of the workers: one type per lane, and its form in a stream entry.
+"""Jobs from the gateway to the workers: one type per lane, and its form in a stream entry.
 
 A stream entry has plain fields for people (`request`, `kind`, `traceparent`, `x_request_id`) and one JSON
 `payload`. Readers ignore fields that they do not know, so old and new replicas can run side by side.

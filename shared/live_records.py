@@ -1,8 +1,8 @@
 """Live sessions: the record of the embedding of one camera, and how it is started and stopped.
 
 The job on the lane `live` is the lease: the worker that holds it runs the session, and if it dies another
-takes the job over. The record beside it tells the successor where to go on, and shows the state of the
-session to everyone.
+takes the job over. The record beside it tells the successor where to continue, and shows everyone the
+session's state.
 """
 
 from collections.abc import Mapping, Sequence
@@ -50,7 +50,7 @@ class LiveRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CameraLogin(msgspec.Struct, frozen=True, kw_only=True):
-    """What a camera is registered with beside its asset: credentials, which only workers read, and its place,
+    """What is stored of a camera beside its asset: credentials, which only workers read, and its place,
     a JSON object as the client gave it."""
 
     username: str = ""
@@ -269,6 +269,6 @@ async def hand_over(
 
 
 async def cancel_move(redis: Redis, job: LiveJob, move: Move) -> None:
-    """Leave the session where it is."""
+    """Cancel the move: the session stays where it is."""
     stream = job.assets[0].id
     await script(redis, "cancel_move")(keys=[keys.live(stream), keys.LIVE_MOVES], args=[move.token, stream])

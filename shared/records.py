@@ -1,4 +1,4 @@
-"""Records in Redis: a struct as the fields of a hash or of a stream entry, and back.
+"""Records in Redis: structs to and from the fields of a hash or a stream entry.
 
 People read these fields, and so do older and newer replicas during an upgrade. Therefore every field stands
 under its name as plain text (vectors as bytes, a struct in a field as JSON), an empty one is left out, and a
@@ -33,7 +33,7 @@ class RecordCodec(Generic[Struct]):
         return flat
 
     def read(self, fields: Mapping[bytes, bytes], **known: object) -> Struct:
-        """Return the record in `fields`; `known` holds what does not stand there.
+        """Return the record in `fields`; `known` holds the fields that are not in it.
 
         Raises msgspec.MsgspecError naming a field that is missing or cannot be read.
         """
@@ -46,7 +46,7 @@ class RecordCodec(Generic[Struct]):
 
 
 def pairs(flat: Sequence[bytes]) -> dict[bytes, bytes]:
-    """Return names and values that stand one after the other as a mapping."""
+    """Return alternating names and values as a mapping."""
     return dict(zip(flat[::2], flat[1::2], strict=True))
 
 

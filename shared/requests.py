@@ -278,7 +278,7 @@ def log_end(
 ) -> None:
     """Log the end of a request: at DEBUG where there are hundreds a second, else at INFO.
 
-    `seconds` count from its acceptance. What is empty in `more` is left out.
+    `seconds` count from its acceptance. Empty values in `more` are left out.
     """
     told = {**more, "code": end.code, "error": end.error}
     log.log(
@@ -296,7 +296,7 @@ def log_end(
 
 
 def _log_end(request: Request, end: End, told: list[Any]) -> None:
-    """Log what the publish script tells to who ended the request. `missing` chunks have no result."""
+    """Log the end of a request from what the publish script returns. `missing` chunks have no result."""
     planned, done, failed, ms, *texts = told
     client, caller, http_request = (text.decode(errors="replace") for text in texts)
     log_end(

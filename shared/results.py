@@ -1,4 +1,4 @@
-"""What workers answer: one entry per finished chunk, then one end entry, in the stream `results:{id}`."""
+"""Results from workers: one entry per finished chunk, then one end entry, in the stream `results:{id}`."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -39,7 +39,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class End(msgspec.Struct, frozen=True, kw_only=True):
-    """The request ended: how, and with which error."""
+    """How the request ended, and with which error."""
 
     state: State
     code: str = ""

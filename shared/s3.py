@@ -1,4 +1,4 @@
-"""Objects in S3, or in what speaks its protocol."""
+"""Objects in S3, or in a service with the same protocol."""
 
 import re
 from collections.abc import Iterator
@@ -68,7 +68,7 @@ def open_bucket(
 
 
 def cause(error: BaseException) -> str:
-    """Why a call failed, in a few words: what S3 says, else what the network does."""
+    """Return why a call failed, in a few words: what S3 says, else the network's error."""
     text = str(error)
     if said := _SAID.findall(text[:LONGEST_ANSWER]):
         return ": ".join(said[:2])
@@ -82,7 +82,7 @@ def cause(error: BaseException) -> str:
 
 @contextmanager
 def answering() -> Iterator[None]:
-    """Raise Unavailable, with the cause, for what goes wrong with the asset store inside."""
+    """Raise Unavailable, with the cause, for errors of the asset store inside."""
     try:
         yield
     except (BaseError, OSError) as error:  # obstore raises Python's own where there is one

@@ -1,4 +1,4 @@
-"""Batches for one engine call: whatever is queued, up to the batch size, without waiting for more."""
+"""Batches for one engine call: all that is queued, up to the batch size, without waiting for more."""
 
 import asyncio
 import threading
@@ -75,8 +75,8 @@ class Batcher(Generic[Item]):
 
     @property
     def began(self) -> float | None:
-        """When the oldest batch that runs began, in `time.monotonic()` seconds; None between batches. A batch
-        that nobody waits for any more runs, too."""
+        """When the oldest batch that runs began, in `time.monotonic()` seconds; None between batches. Includes
+        batches that nobody waits for any more."""
         return min(self._running.copy().values(), default=None)
 
     def embed(self, item: Item) -> "asyncio.Future[Embedded]":

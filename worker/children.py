@@ -49,8 +49,8 @@ _FOR_NETWORK = (
 
 
 def network_environment(*prefixes: str) -> dict[str, str]:
-    """Return the environment of a program that fetches something, such as pip: how it reaches the network,
-    and what is its own, which begins with one of `prefixes`. None of our keys, tokens and passwords."""
+    """Return the environment of a program that fetches something, such as pip: the variables for the
+    network, and its own, which begin with one of `prefixes`. None of our keys, tokens and passwords."""
     names = {*_ENVIRONMENT, *_FOR_NETWORK} - {"PYTHONPATH", "PYTHONHOME"}
     return {name: os.environ[name] for name in os.environ if name in names or name.startswith(prefixes)}
 
@@ -101,7 +101,7 @@ class ChildProcess(Generic[Sent, Received]):
         return self._process.returncode is None
 
     def send(self, message: Sent) -> None:
-        """Send a message. A child that has died does not get it; `receive` tells."""
+        """Send a message. A child that has died does not get it; then `receive` raises."""
         with contextlib.suppress(OSError):
             self._writer.write(self._sent.pack(message))
 

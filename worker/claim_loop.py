@@ -96,7 +96,7 @@ class ClaimLoop:
                 await self._acknowledge_finished()
 
     async def _claim(self, lane: Lane, tasks: Tasks, work: asyncio.TaskGroup) -> None:
-        """Fill the lane's free slots, for ever."""
+        """Keep filling the lane's free slots."""
         reader = single_connection(self._settings)
         look_back = 0.0
         try:
@@ -142,7 +142,7 @@ class ClaimLoop:
                 await asyncio.sleep(LIVE_INTERVAL)
 
     async def _balance(self, tasks: Tasks, work: asyncio.TaskGroup) -> None:
-        """Ask for live sessions of workers that run more of them, as long as that is so."""
+        """Ask for live sessions of workers as long as they run more of them."""
         looks, pause = 0, BALANCE_INTERVAL
         async with asyncio.TaskGroup() as moves:
             while True:
@@ -192,7 +192,7 @@ class ClaimLoop:
         return self._settings.max_deliveries
 
     def _on_trial(self) -> bool:
-        """Whether a session runs here on its last chance. Another would be held guilty of what it does."""
+        """Whether a session runs here on its last chance. Another would be blamed if it kills the worker."""
         running = (self.running[entry_id][0] for entry_id in self._suspects if entry_id in self.running)
         return any(claim.deliveries >= self._last_chance for claim in running)
 
@@ -284,7 +284,7 @@ class ClaimLoop:
         await self._claims.bury(claim, reason)
 
     async def _give_up(self, claim: Claim, why: str) -> None:
-        """Move a job that no worker has survived to the dead letters, and end its request."""
+        """Move a job that killed every worker to the dead letters, and end its request."""
         reason = f"given up after {why}"
         log.error("job moved to the dead letters", lane=claim.lane, deliveries=claim.deliveries, reason=why)
         self._publisher.report(reason, claim.job)
@@ -330,7 +330,7 @@ class ClaimLoop:
                 log.info("live sessions handed over", sessions=handed_over)
 
     async def _drain(self) -> None:
-        """Give what is running time to finish, then hand the rest back."""
+        """Give running jobs time to finish, then hand the rest back."""
         tasks = [task for _, task in self.running.values()]
         if tasks:
             await asyncio.wait(tasks, timeout=self._settings.shutdown_timeout)

@@ -1,4 +1,4 @@
-"""Claims on jobs: take what there is a slot for, keep it alive, give it up, take over from the dead.
+"""Claims on jobs: claim as many as there are slots, renew, release, and take over those of dead workers.
 
 A claim is an entry pending in the lane's consumer group under this worker's name. It is acknowledged,
 and deleted, only after its results are stored.
@@ -93,7 +93,7 @@ class Claims:
 
     async def surplus(self, coming: int) -> Claim | None:
         """Return a session of the worker that runs most, as if it were claimed, if that runs two more than
-        this one with the `coming` ones. None that earlier workers died of."""
+        this one with the `coming` ones. Sessions that killed earlier workers are excluded."""
         stream = self._stream("live")
         running = {
             consumer["name"].decode(): consumer["pending"]
@@ -203,7 +203,7 @@ class Claims:
         self.held[claim.lane].discard(claim.id)
 
     async def forget_consumers(self) -> None:
-        """Delete consumers of processes that are gone and hold nothing."""
+        """Delete the consumers of ended processes that hold no claims."""
         for lane in keys.LANES:
             for consumer in await self.redis.xinfo_consumers(self._stream(lane), GROUP):
                 gone = consumer["idle"] > FORGET_CONSUMER_MS and not consumer["pending"]

@@ -1,4 +1,4 @@
-"""From settings to what a worker works with: its model, its engine, its media reader."""
+"""From settings to a worker's parts: its model, its engine, its media reader."""
 
 import asyncio
 import time

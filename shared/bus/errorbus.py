@@ -1,7 +1,7 @@
 """Error events for operators: small JSON objects on Kafka or Redis pub/sub, beside the logs.
 
-Emitting never waits and never fails. What cannot be sent waits in this process, up to a bound; what is
-still there when the process ends, and cannot be sent within a few seconds, is lost and counted.
+Emitting never waits and never fails. Events that cannot be sent wait in this process, up to a bound; those
+left when the process ends are lost and counted if they cannot be sent within a few seconds.
 """
 
 import asyncio
@@ -47,7 +47,7 @@ class ErrorEvent(msgspec.Struct, frozen=True, rename="camel"):
 
 @dataclass
 class ErrorBusCounts:
-    """What this process's error bus did, since it started."""
+    """What this process's error bus has done since the process started."""
 
     sent: int = 0
     dropped: int = 0
@@ -97,7 +97,7 @@ class ErrorBus:
         await self._close()
 
     async def _drain(self) -> None:
-        """Send what waits, unless sending fails; then it is lost."""
+        """Send the events that wait; those that cannot be sent are lost."""
         try:
             async with asyncio.timeout(DRAIN_TIMEOUT):
                 while self._waiting:

@@ -105,7 +105,7 @@ for _name in ("aiokafka", "aiokafka.conn", "aiokafka.cluster", "aiokafka.produce
 
 
 def trouble() -> str:
-    """Return the last thing that went wrong with a broker, in this process; empty if nothing did lately."""
+    """Return the last problem with a broker in this process; empty if there was none lately."""
     return _seldom.last if time.monotonic() - _seldom.when < RECENT else ""
 
 
@@ -219,7 +219,7 @@ class Producer:
         headers: Mapping[str, bytes] | None = None,
         partition: int | None = None,
     ) -> Answer:
-        """Hand a record over. The future is done when the brokers acknowledged it; `failure` explains if not.
+        """Hand a record over. Its future is done when the brokers acknowledged it; else `failure` explains.
 
         Waits while the brokers are behind, or give no metadata; cancelled meanwhile, nothing is sent. Raises
         MessageRefused and BusError.
@@ -278,7 +278,7 @@ class Producer:
         return failure
 
     async def close(self, grace: float) -> None:
-        """Wait up to `grace` seconds for what is under way, then let go of the rest: its futures fail."""
+        """Wait up to `grace` seconds for records under way, then give up the rest: their futures fail."""
         try:
             async with asyncio.timeout(grace):
                 await self._producer.flush()

@@ -73,7 +73,7 @@ def _usable(settings: Settings, bus: str) -> Bus:
 
 
 def warn_of_unusable_routes(settings: Settings) -> None:
-    """Say at start what is configured but cannot work."""
+    """Warn at start of routes that are configured but cannot work."""
     if settings.kafka_servers:
         return
     if settings.kafka_enabled or "kafka" in {settings.message_bus, settings.error_bus}:
@@ -81,14 +81,14 @@ def warn_of_unusable_routes(settings: Settings) -> None:
 
 
 async def read_routes(redis: Redis, settings: Settings) -> Routes:
-    """The routes as they are now. Raises RedisError."""
+    """Return the routes in force. Raises RedisError."""
     changed: Any = await redis.hgetall(keys.ROUTES)
     configured = msgspec.structs.asdict(configured_routes(settings))
     return msgspec.convert(configured | {k.decode(): v.decode() for k, v in changed.items()}, Routes)
 
 
 class RouteReader:
-    """Reads the routes; while Redis is away, they are as last seen."""
+    """Reads the routes; while Redis is away, returns those last seen."""
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
         self._redis = redis
@@ -117,7 +117,7 @@ class Switch(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def switch_routes(redis: Redis, settings: Settings, switch: Switch) -> tuple[Routes, list[str]]:
-    """Switch the whole fleet, from the next message and event on; what waits in the outbox goes the new way.
+    """Switch the whole fleet, from the next message and event on, including those that wait in the outbox.
 
     Returns the routes afterwards and warnings. Raises BadRequest if a bus or a topic cannot be used,
     RedisError if nothing was changed.
@@ -156,7 +156,7 @@ def _check(settings: Settings, bus: Bus, topic: str) -> None:
 
 
 async def _create(settings: Settings, switch: Switch) -> list[str]:
-    """Create the Kafka topics that are named; what fails is a warning."""
+    """Create the named Kafka topics; a failure becomes a warning."""
     named = [(switch.message_bus, switch.message_topic), (switch.error_bus, switch.error_topic)]
     warnings = []
     for topic in [topic for bus, topic in named if bus == "kafka" and topic]:

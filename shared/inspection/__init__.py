@@ -1,1 +1,1 @@
-"""What the command line and the gateway show of the queues in Redis."""
+"""The queues in Redis, as the command line and the gateway show them."""

@@ -44,7 +44,7 @@ async def drop(redis: Redis, letter: str) -> str:
 async def requeue(redis: Redis, configuration: Settings, letter: str) -> str:
     """Put a dead letter back into its stream; returns what happened.
 
-    A job's request is open again, as long as it is remembered and its files exist.
+    A job's request is open again if its record and its files still exist.
     """
     kind, _, entry_id = letter.partition(":")
     try:

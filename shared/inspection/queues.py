@@ -26,7 +26,7 @@ async def lanes(redis: Redis) -> list[Row]:
 
 
 async def outbox(redis: Redis) -> Row:
-    """Messages that wait and are under way, the oldest one's age, and what became of all others."""
+    """Messages that wait and are under way, the oldest one's age, and counts of those sent and dropped."""
     counts = await read_hash(redis, keys.OUTBOX_COUNTS)
     totals = {name: int(counts.get(name, 0)) for name in ("sent", "dropped", "refused")}
     return {**await _queue(redis, keys.OUTBOX, keys.PUBLISHERS, "publishers"), **totals}

@@ -1,1 +1,1 @@
-"""How processes are started, watched, kept private, and ended."""
+"""Starting, watching, isolating and ending processes."""

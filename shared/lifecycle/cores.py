@@ -1,4 +1,4 @@
-"""How much of the machine this process may use."""
+"""How many cores this process may use."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a process does once with its memory, when it is ready to serve."""
+"""What a process does with its garbage collector once it is ready to serve."""
 
 import gc
 

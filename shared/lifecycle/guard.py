@@ -16,7 +16,7 @@ def hide() -> None:
 
 
 def die_with_parent(parent: int) -> None:
-    """Have the kernel kill this process when the thread that started it ends, whatever either is doing.
+    """Have the kernel kill this process when the thread that started it ends.
 
     `parent` is the parent's process id: if it has ended already, this process ends now.
     """

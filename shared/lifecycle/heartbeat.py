@@ -10,7 +10,7 @@ _voice: int | None = None
 
 
 def speak_to(descriptor: int) -> None:
-    """Let `speak` reach the watchdog at the other end of a pipe."""
+    """Connect `speak` to the watchdog at the other end of a pipe."""
     global _voice  # noqa: PLW0603 - a process has one watchdog
     os.set_blocking(descriptor, False)
     _voice = descriptor

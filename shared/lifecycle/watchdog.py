@@ -1,4 +1,4 @@
-"""A watchdog: a small process that starts the real one, and ends it when it stands still.
+"""A watchdog: a small process that starts the real one, and ends it when it hangs.
 
 The real process says again and again how many seconds may pass until it speaks next. When it does not,
 whatever holds it up (Python's lock in a library's hands, an endless pattern, SIGSTOP), it is made to show
@@ -65,7 +65,7 @@ class Watchdog:
         self._rest = b""
 
     def run(self) -> int:
-        """Return the child's exit status, or STUCK. Signals that end or stir a process are passed on."""
+        """Return the child's exit status, or STUCK. Signals that end or wake a process are passed on."""
         for number in PASSED_ON:
             signal.signal(number, self._pass_on)
         heard = select.poll()
@@ -86,7 +86,7 @@ class Watchdog:
             os.kill(self._child, number)
 
     def _listen(self) -> bool:
-        """Take what the child says; whether it can say more."""
+        """Read what the child says; return whether it can say more."""
         data = os.read(self._hearing, 1 << 16)
         *said, self._rest = (self._rest + data).split(b"\n")
         if said:
@@ -133,7 +133,7 @@ class Watchdog:
 
     @staticmethod
     def _end_likewise(number: int) -> int:
-        """End as the child has ended, so that its parent sees the same."""
+        """End with the child's exit status or signal, so that the parent sees the same."""
         if number in PASSED_ON:
             signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)

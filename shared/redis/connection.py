@@ -72,9 +72,8 @@ class Redis(redis.asyncio.Redis):
 
 
 def connect(settings: Settings) -> Redis:
-    """A client over a pool that waits for a free connection instead of failing.
-
-    Every call has a timeout and is tried twice more when the connection breaks. Replies are bytes.
+    """Return a client over a pool that waits for a free connection instead of failing. Every call has a
+    timeout, and is retried twice when the connection breaks. Replies are bytes.
     """
     return _client(settings, settings.redis_connections, settings.redis_timeout)
 
@@ -141,7 +140,7 @@ def _server(settings: Settings) -> tuple[type, dict[str, Any]]:
 
 @lru_cache(16)
 def primary_of(settings: Settings) -> FixedPrimary:
-    """Return what knows where the primary is, one for all connections of these settings."""
+    """Return the object that knows where the primary is, one for all connections with these settings."""
     kind, options = _server(settings)
     address = options.pop("host", "localhost"), options.pop("port", 6379)
     patience = min(settings.redis_timeout, AGREE_WITHIN)
@@ -166,7 +165,7 @@ def primary_of(settings: Settings) -> FixedPrimary:
 
 
 def _asking(kind: type, options: dict[str, Any], patience: float) -> Ask:
-    """Return what puts one question to a Sentinel or a node of a cluster."""
+    """Return a function that asks a Sentinel or a node of a cluster one question."""
 
     async def ask(address: Address, *command: str) -> Any:
         host, port = address

@@ -15,8 +15,8 @@ NewEntry = tuple[bytes, dict[bytes, bytes]]
 
 
 class ConsumerGroup:
-    """One consumer in the group of a stream. A group that is missing is made when it is first needed, and is
-    given what waits already."""
+    """One consumer in the group of a stream. A missing group is created when it is first needed, and gets
+    the entries that wait already."""
 
     def __init__(self, redis: Redis, stream: str, group: str, consumer: str) -> None:
         self.stream = stream
@@ -25,7 +25,7 @@ class ConsumerGroup:
         self._redis = redis
 
     async def create(self) -> None:
-        """Make the stream and the group where they are missing. Raises RedisError."""
+        """Create the stream and the group if they are missing. Raises RedisError."""
         try:
             await self._redis.xgroup_create(self.stream, self.group, id="0", mkstream=True)
         except ResponseError as error:

@@ -8,7 +8,7 @@ AGAIN = 0.5
 
 
 async def end(tasks: Sequence[asyncio.Task[Any]]) -> None:
-    """Cancel tasks until they have ended. What they raised is left in them.
+    """Cancel tasks until they have ended. Their exceptions stay in them.
 
     Cancelling once is not enough: under load a call of redis-py 8.1 was seen to end well although its task
     had been cancelled, so that a loop around it did not end.
@@ -28,7 +28,7 @@ def cancelled() -> bool:
 
 
 async def uninterrupted(work: Coroutine[Any, Any, None]) -> None:
-    """Do a bounded piece of work to its end although the current task is cancelled, even repeatedly.
+    """Finish a bounded piece of work although the current task is cancelled, even repeatedly.
 
     Raises CancelledError afterwards if it was.
     """

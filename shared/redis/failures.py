@@ -1,4 +1,4 @@
-"""What errors of Redis mean: the server is away, another one is the primary, or it refuses writes."""
+"""The meaning of Redis's errors: the server is away, another one is the primary, or it refuses writes."""
 
 import asyncio
 import re
@@ -42,7 +42,7 @@ class ReplicasBehind(ResponseError):
 
 
 class NotPrimary(ConnectionError):
-    """The server at the other end is not the primary, or no longer."""
+    """The server at the other end is not, or no longer, the primary."""
 
 
 OUTAGES: tuple[type[RedisError], ...] = (ConnectionError, TimeoutError, WritesRefused, ReplicasBehind)
@@ -64,9 +64,8 @@ def error_of(text: str) -> RedisError:
 
 
 async def through_outages(call: Callable[[], Awaitable[T]], what: str) -> T:
-    """Return what `call` gives, tried again for as long as Redis is away, refuses writes or has no replicas.
-
-    `call` must do no harm twice. `what` is logged. Raises other errors of Redis.
+    """Return the result of `call`, retried as long as Redis is away, refuses writes or has no replicas.
+    `call` must be safe to repeat. `what` is logged. Raises other errors of Redis.
     """
     warned = False
     while True:

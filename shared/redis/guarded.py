@@ -82,7 +82,7 @@ class GuardedConnection:
 
     @contextmanager
     def _understood(self) -> Iterator[None]:
-        """Raise what an error means, and remember that this server is no primary."""
+        """Raise the exception for an error, and remember if this server is not the primary."""
         try:
             yield
         except RuntimeError as error:

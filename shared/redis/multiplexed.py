@@ -50,7 +50,7 @@ class Multiplexed:
     """Sends commands as they come and gives each its answer.
 
     Opens its connection when it is first needed, and again when it has broken; the commands that waited are
-    then sent again, so they must do no harm twice.
+    then sent again, so they must be safe to repeat.
     """
 
     def __init__(self, make_connection: Callable[[], Any], timeout: float) -> None:
@@ -88,7 +88,7 @@ class Multiplexed:
         return self._replies
 
     def _opened(self, opening: "asyncio.Task[Replies]") -> None:
-        """All who wait share one attempt to connect, also a failed one."""
+        """All waiting callers share one attempt to connect, even a failed one."""
         self._opening = None
         if not opening.cancelled():
             opening.exception()  # nobody may be waiting any more

@@ -1,4 +1,4 @@
-"""Where the primary is: at a fixed address, where Sentinels say, or the node of a cluster that owns our slot.
+"""Where the primary is: at a fixed address, where the Sentinels say, or the cluster node that owns our slot.
 
 Every connection asks for the address when it is opened. When a server turns out not to be the primary, all
 connections opened before then are given up, so that a demoted server that keeps its connections open serves
@@ -41,7 +41,7 @@ class FixedPrimary:
             self.epoch += 1
 
     async def address(self) -> Address | None:
-        """Return where the primary is now. Raises ConnectionError if nobody says."""
+        """Return where the primary is now. Raises ConnectionError if it is unknown."""
         return self._address
 
 

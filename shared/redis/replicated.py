@@ -64,6 +64,6 @@ class Replicated(Multiplexed):
 
 
 def _seen(round_: "asyncio.Task[None]") -> None:
-    """Nobody may be waiting any more."""
+    """Ignore the result if nobody waits any more."""
     if not round_.cancelled():
         round_.exception()

@@ -1,1 +1,1 @@
-"""What indexers and gateways agree on about the search index."""
+"""What indexers and gateways share about the search index."""

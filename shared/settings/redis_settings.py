@@ -1,4 +1,4 @@
-"""Where Redis or Valkey is, and how it is spoken to."""
+"""Where Redis or Valkey is, and how to connect to it."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Address of the gateway, who may use it, and what a request may cost."""
+"""The gateway's address, who may use it, and limits on a request."""
 
 import dataclasses
 from pathlib import Path

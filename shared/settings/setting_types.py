@@ -19,7 +19,7 @@ _FALSE = {"0", "false", "no", "off"}
 
 @dataclasses.dataclass(frozen=True)
 class SettingType:
-    """How a variable's text becomes a value; `parse` raises ValueError, `allowed` says what would do."""
+    """How a variable's text becomes a value; `parse` raises ValueError, `allowed` describes valid values."""
 
     parse: Callable[[str], Any]
     allowed: str

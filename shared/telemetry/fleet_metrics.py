@@ -1,7 +1,7 @@
-"""The fleet's figures in one place: what each process counts is added up in Redis, and outlives the process.
+"""The fleet's metrics in one place: the counts of each process are added up in Redis and outlive the process.
 
 Every process adds the increments of its counters and histograms, each exactly once, so sums never go back.
-Its gauges lie beside them with a time to live, so those of a dead process vanish.
+Its gauges are stored beside them with a time to live, so those of a dead process vanish.
 """
 
 import math
@@ -92,7 +92,7 @@ def _exposed(family: Metric) -> Exposed | None:
 
 
 def is_fact(family: Metric) -> bool:
-    """Whether the family is not the business of one process."""
+    """Return whether the family describes the fleet and not one process."""
     exposed = _exposed(family)
     return exposed is not None and exposed.whole == "fact"
 

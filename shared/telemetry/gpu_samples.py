@@ -1,4 +1,4 @@
-"""How busy GPUs are, five times a second: written by workers while requests are profiled."""
+"""GPU load, five times a second: written by workers while requests are profiled."""
 
 from collections.abc import Mapping, Sequence
 

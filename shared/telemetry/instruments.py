@@ -1,4 +1,4 @@
-"""What the service measures: instruments of the OpenTelemetry API, which cost next to nothing until
+"""The metrics of the service: instruments of the OpenTelemetry API, which cost almost nothing until
 `shared.telemetry.export.configure` connects them.
 
 Those without the prefix `rtembed_` have the names, units and buckets of RT-Embed's own; `EXPOSED` says under

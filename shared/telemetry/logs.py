@@ -105,7 +105,7 @@ def _processors(settings: Settings, bound: Mapping[str, Any]) -> list[Processor]
 
 
 def _without_colours(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    """Uvicorn says its lines twice, the second time in colours."""
+    """Drop Uvicorn's second, coloured copy of each line."""
     event.pop("color_message", None)
     return event
 
@@ -119,7 +119,7 @@ def _formatter(shared: list[Processor], *, console: bool) -> logging.Formatter:
 
 
 class _Clean:
-    """Takes credentials and payloads out of an event, however deep they lie."""
+    """Removes credentials and payloads from an event, at any depth."""
 
     def __init__(self, secrets: tuple[str, ...]) -> None:
         self._secrets = secrets

@@ -1,4 +1,4 @@
-"""Log lines that repeat during an outage: the first at once, then one a minute with a count."""
+"""Log lines that repeat during an outage: the first is written at once, then one a minute with a count."""
 
 import logging
 import time

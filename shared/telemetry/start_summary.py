@@ -1,4 +1,4 @@
-"""What a process says when it starts: what it uses, and what should be different in production."""
+"""The log lines of a start: what the process uses, and what should be different in production."""
 
 import os
 from collections.abc import Mapping
@@ -17,8 +17,7 @@ LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
 
 async def log_start(settings: Settings, redis: Redis, environment: Mapping[str, str] = os.environ) -> None:
-    """Log one line about what this process uses, and a warning for each thing that production needs
-    otherwise."""
+    """Log what this process uses, and a warning for each thing to change for production."""
     facts, problems = await redis_facts(redis)
     log.info(
         "starting",
@@ -36,7 +35,7 @@ async def log_start(settings: Settings, redis: Redis, environment: Mapping[str, 
 
 
 async def redis_facts(redis: Redis) -> tuple[dict[str, str], list[str]]:
-    """What Redis is, and what of it endangers accepted work. A Redis that hides its configuration has no
+    """Return facts about Redis, and which of them endanger accepted work. A Redis that hides its configuration has no
     problems."""
     try:
         found: Mapping[str, Any] = await redis.info("server")

@@ -70,16 +70,16 @@ def test_texts_and_failed_chunks_are_left_out() -> None:
 @pytest.mark.parametrize(
     ("message", "reason"),
     [
-        (b"\xff\xff\xff", "no nv.VisionLLM message"),
+        (b"\xff\xff\xff", "not an nv.VisionLLM message"),
         (changed(vector=[0.0] * 8), "no direction"),
         (changed(vector=[1.0, float("nan")]), "half precision cannot hold"),
         (changed(vector=[float("inf"), float("nan")]), "half precision cannot hold"),
         (changed(vector=[1e6, 1.0]), "half precision cannot hold"),
         (changed(vector=[]), "a vector of 0 values"),
         (changed(vector=[1.0] * 4001), "a vector of 4001 values"),
-        (changed(chunkIdx="-1"), "no number of a chunk"),
-        (changed(chunkIdx="9" * 50), "no number of a chunk"),
-        (changed(chunkIdx="٣"), "no number of a chunk"),
+        (changed(chunkIdx="-1"), "not a chunk number"),
+        (changed(chunkIdx="9" * 50), "not a chunk number"),
+        (changed(chunkIdx="٣"), "not a chunk number"),
     ],
 )
 def test_what_cannot_be_a_row_is_refused(message: bytes, reason: str) -> None:

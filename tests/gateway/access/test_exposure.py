@@ -34,9 +34,9 @@ def test_which_addresses_are_of_this_machine(host: str, loopback: bool) -> None:
     [
         ("127.0.0.1", (), False, []),
         ("0.0.0.0", (NamedKey("", "k"),), False, []),
-        ("0.0.0.0", (), False, ["anybody"]),
+        ("0.0.0.0", (), False, ["anyone"]),
         ("127.0.0.1", (), True, ["RTEMBED_ANY_SERVER_PATH"]),
-        ("::", (), True, ["anybody", "RTEMBED_ANY_SERVER_PATH"]),
+        ("::", (), True, ["anyone", "RTEMBED_ANY_SERVER_PATH"]),
     ],
 )
 def test_one_warning_for_each_open_door(

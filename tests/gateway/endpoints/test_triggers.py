@@ -176,7 +176,7 @@ async def test_triggers_are_bounded_and_their_webhooks_stay_secret(serve: Serve,
     assert made["webhook"] == {
         "host": "https://93.184.216.34", "signed": True, "waiting": 0, "given_up": 0, "error": "",
     }  # fmt: skip
-    assert "there are 1 triggers, as many as may be" in full["message"]
+    assert "there are 1 triggers, the maximum" in full["message"]
     assert (wrong.status_code, unknown.status_code) == (422, 404)
 
 

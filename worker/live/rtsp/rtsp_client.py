@@ -162,7 +162,7 @@ class Player:
             await self._sockets.close()
 
     def pause(self, *, on: bool) -> None:
-        """Stop or resume reading from the camera. What it sends meanwhile waits there, or is lost over UDP."""
+        """Stop or resume reading from the camera. What it sends meanwhile waits there; UDP loses it."""
         self._paused = on
         self._hold_or_not()
 

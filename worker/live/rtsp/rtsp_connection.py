@@ -141,8 +141,8 @@ class Connection(asyncio.Protocol):
         return late and len(buffer) > 0
 
     def _message(self, at: int) -> int:
-        """Take the message at `at`, or skip what is not a message; return where to continue. That is beyond the
-        buffer while the message is incomplete, and -1 while even its length is unknown."""
+        """Take the message at `at`, or skip what is not a message; return where to continue. That is
+        beyond the buffer while the message is incomplete, and -1 while even its length is unknown."""
         if not _MESSAGE.match(self._buffer, at):
             return self._skip(at)
         head, body_at = self._head(at)

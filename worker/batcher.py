@@ -75,8 +75,10 @@ class Batcher(Generic[Item]):
 
     @property
     def began(self) -> float | None:
-        """When the oldest batch that runs began, in `time.monotonic()` seconds; None between batches. Includes
-        batches that nobody waits for any more."""
+        """When the oldest batch that runs began, in `time.monotonic()` seconds; None between batches.
+
+        Includes batches that nobody waits for any more.
+        """
         return min(self._running.copy().values(), default=None)
 
     def embed(self, item: Item) -> "asyncio.Future[Embedded]":

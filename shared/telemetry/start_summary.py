@@ -35,8 +35,8 @@ async def log_start(settings: Settings, redis: Redis, environment: Mapping[str, 
 
 
 async def redis_facts(redis: Redis) -> tuple[dict[str, str], list[str]]:
-    """Return facts about Redis, and which of them endanger accepted work. A Redis that hides its configuration has no
-    problems."""
+    """Return facts about Redis, and which of them endanger accepted work: none of a Redis that hides its
+    configuration."""
     try:
         found: Mapping[str, Any] = await redis.info("server")
     except RedisError as error:

@@ -84,7 +84,7 @@ class Service:
 
     def ask(self, clients: int, seconds: float) -> int:
         """Ask for texts; return how many."""
-        return round(seconds * load(self.port, PATH, BODY, clients, seconds).rate)
+        return round(seconds * load(self.port, PATH, [BODY], clients, seconds).rate)
 
     @property
     def port(self) -> int:

@@ -1,7 +1,9 @@
-"""A client that costs little: the same request again and again over kept-alive connections."""
+"""A client that costs little: a few requests again and again over kept-alive connections."""
 
 import asyncio
+import itertools
 import time
+from collections.abc import Iterator, Sequence
 from typing import cast
 
 import msgspec
@@ -18,10 +20,12 @@ class Load(msgspec.Struct, frozen=True):
 
 
 class _Connection(asyncio.Protocol):
-    """Sends the request, reads the answer to its Content-Length, and sends it again."""
+    """Sends a request, reads the answer to its Content-Length, and sends the next."""
 
-    def __init__(self, request: bytes, until: float, times: list[float], done: asyncio.Event) -> None:
-        self._request, self._until, self._times, self._done = request, until, times, done
+    def __init__(
+        self, requests: Iterator[bytes], until: float, times: list[float], done: asyncio.Event
+    ) -> None:
+        self._requests, self._until, self._times, self._done = requests, until, times, done
         self._buffer = b""
         self._missing = -1
 
@@ -54,20 +58,23 @@ class _Connection(asyncio.Protocol):
 
     def _send(self) -> None:
         self._buffer, self._missing, self._began = b"", -1, time.perf_counter()
-        self._transport.write(self._request)
+        self._transport.write(next(self._requests))
 
 
-def load(port: int, path: str, body: bytes, clients: int, seconds: float) -> Load:
-    """Ask for `seconds` with so many clients, each of which waits for its answer."""
+def load(port: int, path: str, bodies: Sequence[bytes], clients: int, seconds: float) -> Load:
+    """Ask for `seconds` with so many clients, each of which waits for its answer and then takes the next of
+    the `bodies`, the first again after the last."""
 
     async def run() -> list[float]:
         head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-        request = head.encode() + f"Content-Length: {len(body)}\r\n\r\n".encode() + body
+        requests = itertools.cycle(
+            f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body for body in bodies
+        )
         until, times = time.perf_counter() + seconds, list[float]()
         ends = [asyncio.Event() for _ in range(clients)]
         for end in ends:
             await asyncio.get_running_loop().create_connection(
-                lambda end=end: _Connection(request, until, times, end),  # type: ignore[misc]
+                lambda end=end: _Connection(requests, until, times, end),  # type: ignore[misc]
                 "127.0.0.1",
                 port,
             )

@@ -39,7 +39,7 @@ def watched(pid: int) -> int:
 def cost(port: int, pids: list[int], clients: int, seconds: float) -> tuple[Load, list[float]]:
     """The load, and milliseconds of processor time per request in each process."""
     before = [used(pid) for pid in pids]
-    result = load(port, PATH, BODY, clients, seconds)
+    result = load(port, PATH, [BODY], clients, seconds)
     asked = result.rate * seconds
     return result, [(used(pid) - start) / asked for pid, start in zip(pids, before, strict=True)]
 

@@ -1,9 +1,10 @@
 """Texts a second through the service, against a hand-written server with the same engine, in turns.
 
-    scripts/bench texts [--seconds 10] [--rounds 3] [--null]
+    scripts/bench texts [--seconds 10] [--rounds 3] [--mixed] [--null]
 
-With --null the model computes nothing, and the alternative is a bare Starlette application with the same body
-and answer: what is left is the way through gateway, Redis and worker.
+With --mixed the texts have 1 to 23 words instead of 9. With --null the model computes nothing, and the
+alternative is a bare Starlette application with the same body and answer: what is left is the way through
+gateway, Redis and worker.
 """
 
 import argparse
@@ -26,6 +27,15 @@ from worker.models.conse.conse_recipe import cached
 
 PATH = "/v1/generate_text_embeddings"
 TEXT = "a person in a red coat walks a dog"  # 11 tokens with [CLS] and [SEP]
+WORDS = (
+    "a person in a red coat walks a dog past two parked cars while it rains and nobody else is in the street"
+)
+
+
+def mixed() -> list[str]:
+    """Texts of all lengths up to that of WORDS, each as often, in an order that mixes them."""
+    words = WORDS.split()
+    return [" ".join(words[: 1 + 7 * i % len(words)]) for i in range(len(words))]
 
 
 def alternative(port: int, model: Path | None) -> subprocess.Popen[bytes]:
@@ -46,13 +56,14 @@ def wait_for_port(port: int) -> None:
 
 
 def compare(ours: int, theirs: int, name: str, arguments: argparse.Namespace) -> None:
-    body = msgspec.json.encode({"text_input": [TEXT], "model": name})
+    texts = mixed() if arguments.mixed else [TEXT]
+    bodies = [msgspec.json.encode({"text_input": [text], "model": name}) for text in texts]
     heads = ("alternative, texts/s", "rt-embed, texts/s", "ratio")
     print(f"{'clients':>8} {heads[0]:32} {heads[1]:32} {heads[2]:>6}  p50, p99 of each (ms)")
     for clients in arguments.clients:
         for port in (theirs, ours):
-            load(port, PATH, body, clients, 1.0)
-        ask = partial(load, path=PATH, body=body, clients=clients, seconds=arguments.seconds)
+            load(port, PATH, bodies, clients, 1.0)
+        ask = partial(load, path=PATH, bodies=bodies, clients=clients, seconds=arguments.seconds)
         rounds: list[tuple[Load, Load]] = [(ask(theirs), ask(ours)) for _ in range(arguments.rounds)]
         other = ", ".join(f"{a.rate:.0f}" for a, _ in rounds)
         mine = ", ".join(f"{b.rate:.0f}" for _, b in rounds)
@@ -69,6 +80,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--mixed", action="store_true", help="texts of 1 to 23 words")
     parser.add_argument("--null", action="store_true", help="a model that computes nothing")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -24,17 +24,28 @@ Shape = tuple[int, int]
 """Texts and tokens of a batch."""
 
 
-def text_runs(lengths: Sequence[int], most_texts: int, most_tokens: int = MOST_TOKENS) -> list[list[int]]:
+def text_runs(
+    lengths: Sequence[int],
+    most_texts: int,
+    most_tokens: int = MOST_TOKENS,
+    *,
+    call_cost: float = float("inf"),
+) -> list[list[int]]:
     """Cut texts of these `lengths` (tokens) into runs of at most `most_texts` texts and, padded to their
-    longest, `most_tokens` tokens; a text that is longer than that has a run of its own. Each run is the
-    indexes of its texts, and every index is in one run."""
+    longest, `most_tokens` tokens; a text that is longer than that has a run of its own. A longer text starts
+    another run, too, if it would pad the shorter ones by more than `call_cost` tokens: by more than another
+    call costs. Each run is the indexes of its texts, and every index is in one run."""
     runs: list[list[int]] = []
     run: list[int] = []
+    longest = 0
     for index in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if run and (len(run) == most_texts or (len(run) + 1) * lengths[index] > most_tokens):
+        length = lengths[index]
+        full = len(run) == most_texts or (len(run) + 1) * length > most_tokens
+        if run and (full or len(run) * (length - longest) > call_cost):
             runs.append(run)
             run = []
         run.append(index)
+        longest = length
     return [*runs, run] if run else runs
 
 

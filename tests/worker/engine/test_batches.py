@@ -114,6 +114,13 @@ def test_one_long_text_does_not_pad_the_short_ones() -> None:
     assert text_runs([5, 128, 6, 5], 32, 128) == [[0, 3, 2], [1]]
 
 
+def test_padding_that_costs_more_than_a_call_is_saved_by_one() -> None:
+    lengths = [5, 6, 5, 9, 5, 6]
+    assert text_runs(lengths, 32, call_cost=10) == [[0, 2, 4, 1, 5], [3]]  # 3 tokens of padding, then 15
+    assert text_runs(lengths, 32, call_cost=2) == [[0, 2, 4], [1, 5], [3]]
+    assert text_runs(lengths, 32) == [[0, 2, 4, 1, 5, 3]]
+
+
 def test_nothing_gives_nothing() -> None:
     assert text_runs([], 32) == []
 

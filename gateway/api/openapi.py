@@ -1,9 +1,8 @@
 """The OpenAPI 3.1 document, built from the endpoints' declarations and the types that validate requests.
 
-`python -m gateway.api.openapi` prints it, and `gateway/api/openapi.json` keeps it.
+`python -m gateway.all_endpoints` prints it, and `gateway/api/openapi.json` keeps it.
 """
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -272,9 +271,3 @@ def _error(errors: list[type[RtEmbedError]], endpoint: Endpoint) -> Schema:
         "description": "\n\n".join(f"`{error.code}`: {meaning}" for error, meaning in meanings.items()),
         "content": {"application/json": content},
     }
-
-
-if __name__ == "__main__":
-    from gateway.all_endpoints import ENDPOINTS
-
-    print(json.dumps(openapi_document(ENDPOINTS), indent=2, ensure_ascii=False))

@@ -77,7 +77,7 @@ def test_aliases_are_served_but_not_described() -> None:
 def test_the_checked_in_document_is_up_to_date() -> None:
     kept = (Path(gateway.__file__).parent / "api" / "openapi.json").read_text(encoding="utf-8")
     fresh = json.dumps(DOCUMENT, indent=2, ensure_ascii=False) + "\n"
-    assert kept == fresh, "run: python -m gateway.api.openapi > gateway/api/openapi.json"
+    assert kept == fresh, "run: python -m gateway.all_endpoints > gateway/api/openapi.json"
 
 
 @pytest.mark.parametrize(("method", "path", "operation"), OPERATIONS_OF_DOCUMENT)

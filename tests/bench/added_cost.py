@@ -32,7 +32,7 @@ from tests.e2e.conftest import Stack
 from tests.support import PostgresServer, RedisServer, free_port, valkey_binary, wait_for
 
 BODY = msgspec.json.encode({"text_input": [TEXT], "model": "null"})
-DECODERS = "decoders"
+DECODERS, ALL = "decoders", "all but decoders"
 Costs = dict[str, float]
 """Microseconds of processor time of each process, or of the clock, for one chunk or text."""
 
@@ -69,7 +69,7 @@ class Service:
         for (name, pid), spent in self.used().items():
             costs[name] = costs.get(name, 0) + 1000 * (spent - before.get((name, pid), 0)) / count
         total = sum(spent for name, spent in costs.items() if name != DECODERS)
-        return {**costs, "all but decoders": total, "on the clock": 1e6 * took / count}
+        return {**costs, ALL: total, "on the clock": 1e6 * took / count}
 
     def embed(self, asset: str) -> int:
         """Embed a film, and wait until it is indexed, if it will be; return its chunks."""
@@ -185,6 +185,11 @@ def measure(pair: tuple[Service, Service], film: Path, arguments: argparse.Names
         without, with_it = (getattr(service, what) for service in pair)
         for name in with_it[0]:
             show(name, *([costs.get(name, 0.0) for costs in rounds] for rounds in (without, with_it)))
+    chunk, text = (
+        statistics.median(b[ALL] - a[ALL] for a, b in zip(*rounds, strict=True))
+        for rounds in ((pair[0].chunks, pair[1].chunks), (pair[0].texts, pair[1].texts))
+    )
+    print(f"{arguments.what} adds {chunk:+.0f} µs to a chunk, {text:+.0f} µs to a text")
 
 
 def show(name: str, before: list[float], after: list[float]) -> None:
@@ -199,7 +204,7 @@ def show(name: str, before: list[float], after: list[float]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("tls", "search"))
+    parser.add_argument("what", nargs="?", choices=("tls", "search"), default="search")
     parser.add_argument("--server", type=Path, default=Path("/usr/bin/redis-server"), help="with TLS")
     parser.add_argument(
         "--index-rows", type=int, default=20_000, help="chunks from which on there is an HNSW index"

@@ -184,6 +184,13 @@ BENCHMARKS = (
         told="{0} {1}",
     ),
     Benchmark(
+        name="decoder_memory",
+        against="a third of the run",
+        quick="--chunks 3000",
+        pattern=r"^([-+][\d.]+ MiB) in use",
+        told="{0}",
+    ),
+    Benchmark(
         name="uploads",
         against="memory before",
         quick="--gigabytes 0.2",
@@ -196,6 +203,13 @@ BENCHMARKS = (
         quick="--quick --cache-mb 256 --build-mb 256",
         pattern=r"^ +(100) +([\d.]+) +([\d.]+)",
         told="recall {1}, {2} ms at ef_search {0}",
+    ),
+    Benchmark(
+        name="added_cost",
+        against="the same without",
+        quick="search --rounds 1",
+        pattern=r"^(\w+) adds ([-+]\d+) µs to a chunk, ([-+]\d+) µs to a text",
+        told="{0}: {1} µs a chunk, {2} µs a text",
     ),
     Benchmark(
         name="contract",

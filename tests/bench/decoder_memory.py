@@ -65,6 +65,7 @@ def main() -> None:
     silence_ffmpeg()
     process, done, began, line = psutil.Process(), 0, time.monotonic(), 0
     reader = Reader(Setup(limits=MediaLimits(), lanes=LANES, sparse=True, reuse=True))
+    lines: list[tuple[int, float]] = []
     jobs = job_runs(plan_chunks(0, FILM_SECONDS * SECOND, SECOND, 0, Fraction(8)))
     with tempfile.TemporaryDirectory() as folder:
         film = Path(folder) / "film.mp4"
@@ -77,12 +78,15 @@ def main() -> None:
                 line += 1
                 gc.collect()
                 used, free = Malloc.read()
+                lines.append((done, used))
                 resident = process.memory_info().rss / 2**20
                 print(
                     f"{done:6} chunks, {time.monotonic() - began:4.0f} s: malloc {used:6.2f} MiB in use, "
                     f"{free:5.2f} free, {sys.getallocatedblocks()} blocks in Python, {resident:6.2f} in all",
                     flush=True,
                 )
+        later = [used for chunks, used in lines if chunks >= wanted / 3]
+        print(f"{later[-1] - later[0]:+.2f} MiB in use since a third of the chunks")
         ctypes.CDLL(None).malloc_trim(0)
         print(f"trimmed: {process.memory_info().rss / 2**20:.2f} MiB resident")
 

@@ -40,6 +40,7 @@ ROOMS = {
     f"{_DECODER}.selection": {f"{_DECODER}.selection"},
     f"{_DECODER}.container": {f"{_DECODER}.container", f"{_DECODER}.selection", *_DECODER_DATA},
     f"{_DECODER}.pictures": {f"{_DECODER}.container", f"{_DECODER}.pictures", *_DECODER_DATA},
+    "worker.live.rtp": {"worker.live.rtp", "worker.live.camera_description", f"{_DECODER}.selection"},
 }
 """What low rooms may import of their package: modules, and rooms with all that is in them."""
 ABOVE_ENDPOINTS = {"gateway.app", "gateway.all_endpoints"}

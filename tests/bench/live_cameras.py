@@ -23,9 +23,9 @@ import uvloop
 from shared.chunks import SECOND
 from tests.camera import CLOCK_RATE, NTP_EPOCH, describe, encode, packetize
 from tests.support import free_port
+from worker.live.camera_description import CameraError, CameraOptions
 from worker.live.camera_messages import Open, Opened, Taken, Told
 from worker.live.camera_pool import Cameras, Feed
-from worker.live.rtsp.camera_description import CameraError, CameraOptions
 
 RATE = 30
 FILM_SECONDS = 10

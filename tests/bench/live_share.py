@@ -11,7 +11,7 @@ from shared.chunks import SECOND
 from tests.camera import CLOCK_RATE, Picture, encode
 from worker.live.chunker import Chunker
 from worker.live.rtp.access_units import AccessUnit
-from worker.live.rtsp.session_description import START_CODE
+from worker.live.rtp.session_description import START_CODE
 
 STREAMS: dict[str, dict[str, Any]] = {
     "camera: IPPP": {"preset": "ultrafast"},

@@ -8,8 +8,8 @@ import typer
 
 from shared.errors import DecodeError
 from shared.settings import load
+from worker.live.camera_description import CameraError, address
 from worker.live.diagnosis import contact_sheet, diagnose
-from worker.live.rtsp.camera_description import CameraError, address
 from worker.live.session import camera_options
 
 app = typer.Typer(

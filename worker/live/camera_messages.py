@@ -3,8 +3,8 @@
 import msgspec
 
 from worker.framing import Framing
+from worker.live.camera_description import CameraOptions, Habits
 from worker.live.chunker import Cut
-from worker.live.rtsp.camera_description import CameraOptions, Habits
 from worker.live.stream_clock import WallSource
 
 OUT_OF_MEMORY = 12

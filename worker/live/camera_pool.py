@@ -14,6 +14,7 @@ import structlog
 
 from worker.children import ChildDied, ChildProcess, Spawned, spawn
 from worker.isolation.sandbox import SECCOMP
+from worker.live.camera_description import CameraError
 from worker.live.camera_messages import (
     FROM_CAMERAS,
     OUT_OF_MEMORY,
@@ -33,7 +34,6 @@ from worker.live.camera_messages import (
     ToCameras,
     Told,
 )
-from worker.live.rtsp.camera_description import CameraError
 from worker.live.rtsp.lent_sockets import Lender
 
 log = structlog.get_logger(__name__)

@@ -19,6 +19,7 @@ import uvloop
 from worker.isolation.allowed_calls import camera_calls
 from worker.isolation.sandbox import enter
 from worker.isolation.seccomp import CannotFilter, leave_out
+from worker.live.camera_description import CameraOptions
 from worker.live.camera_messages import (
     FROM_CAMERAS,
     OUT_OF_MEMORY,
@@ -32,7 +33,6 @@ from worker.live.camera_messages import (
     Pulse,
 )
 from worker.live.played_camera import BACKLOG, PlayedCamera
-from worker.live.rtsp.camera_description import CameraOptions
 from worker.live.rtsp.lent_sockets import LentSockets, Loans
 from worker.live.rtsp.rtsp_tls import tls_context
 

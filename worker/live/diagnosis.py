@@ -17,17 +17,17 @@ from numpy.typing import NDArray
 
 from shared.addresses import CameraAddress
 from shared.chunks import SECOND
-from worker.live.chunker import Chunker, Cut
-from worker.live.pictures import picture_reader
-from worker.live.rtp.access_units import AccessUnit
-from worker.live.rtp.excess import Excess
-from worker.live.rtsp.camera_description import (
+from worker.live.camera_description import (
     CameraError,
     CameraOptions,
     Delivery,
     TransportRefused,
     shown,
 )
+from worker.live.chunker import Chunker, Cut
+from worker.live.pictures import picture_reader
+from worker.live.rtp.access_units import AccessUnit
+from worker.live.rtp.excess import Excess
 from worker.live.rtsp.rtsp_client import Player
 from worker.live.rtsp.rtsp_connection import Exchange
 from worker.live.rtsp.rtsp_conversation import follow

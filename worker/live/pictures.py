@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, cast
 
 from worker.live.rtp.access_units import AccessUnit
-from worker.live.sei import SaidTime, read_time, recovery_count, sei_nals
+from worker.live.rtp.sei import SaidTime, read_time, recovery_count, sei_nals
 from worker.media.decoder.selection.bits import Bits
 from worker.media.decoder.selection.bitstream import START_CODE, Coding, nal_parser, parser
 from worker.media.decoder.selection.h264_headers import (

@@ -8,11 +8,11 @@ import msgspec
 
 from shared.addresses import CameraAddress
 from shared.chunks import SECOND
+from worker.live.camera_description import CameraError, Delivery, TransportRefused, address
 from worker.live.camera_messages import Described, Ended, FromCameras, Open, Opened, Primed, Taken, Told
 from worker.live.chunker import Chunker, Cut
 from worker.live.rtp.access_units import AccessUnit
 from worker.live.rtp.excess import Excess
-from worker.live.rtsp.camera_description import CameraError, Delivery, TransportRefused, address
 from worker.live.rtsp.camera_sockets import CameraSockets
 from worker.live.rtsp.rtsp_client import Player, probe_camera
 from worker.live.rtsp.rtsp_conversation import follow

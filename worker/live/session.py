@@ -24,11 +24,11 @@ from shared.results import Result
 from shared.settings import Settings
 from worker.batcher import Batcher, milliseconds
 from worker.live.backlog import Backlog
+from worker.live.camera_description import CameraError, CameraOptions, Habits, Transport
 from worker.live.camera_messages import Open, Opened, Primed, Taken, Told
 from worker.live.camera_pool import ROOM, CameraProcessDied, Cameras, Feed
 from worker.live.chunker import Cut
 from worker.live.moves import Departure
-from worker.live.rtsp.camera_description import CameraError, CameraOptions, Habits, Transport
 from worker.live.tracing import LiveTrace
 from worker.media.clip_source import Clip
 from worker.media.decoder.media_facts import MediaFacts

@@ -19,9 +19,9 @@ from shared.chunks import SECOND
 from tests.camera import Answer, Asked, Picture, ScriptedCamera, encode
 from tests.support import until
 from worker.isolation.system_calls import this_machine
+from worker.live.camera_description import CameraError, CameraOptions, Habits, Transport
 from worker.live.camera_messages import Bind, Connect, Datagram, Join, NoSocket, Open, Opened, Taken
 from worker.live.camera_pool import ROOM, CameraProcess, CameraProcessDied, Cameras, Feed
-from worker.live.rtsp.camera_description import CameraError, CameraOptions, Habits, Transport
 from worker.live.rtsp.lent_sockets import MOST_OPENED, Lender
 
 QUICK = CameraOptions(open_timeout=3, udp_timeout=1)

@@ -13,7 +13,7 @@ from shared.chunks import SECOND, frame_targets
 from tests.camera import CLOCK_RATE, Picture, encode
 from worker.live.chunker import Chunker, Cut
 from worker.live.rtp.access_units import AccessUnit
-from worker.live.rtsp.session_description import START_CODE
+from worker.live.rtp.session_description import START_CODE
 from worker.live.stream_clock import StreamClock
 from worker.media.decoder.limits import MediaLimits
 from worker.media.decoder.runs import decode_runs

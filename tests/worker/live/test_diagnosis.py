@@ -7,8 +7,8 @@ from PIL import Image
 
 from tests.camera import Answer, Picture, ScriptedCamera, encode
 from worker.live import diagnosis
+from worker.live.camera_description import CameraOptions, address
 from worker.live.diagnosis import contact_sheet, diagnose
-from worker.live.rtsp.camera_description import CameraOptions, address
 
 OPTIONS = CameraOptions(open_timeout=3, udp_timeout=0.5, read_timeout=2, latency=0.2)
 

@@ -11,7 +11,7 @@ from tests.camera import CLOCK_RATE, Picture, encode
 from tests.worker.live.field_pictures import fields as field_pictures
 from worker.live.chunker import Chunker, Cut
 from worker.live.rtp.access_units import AccessUnit
-from worker.live.rtsp.session_description import START_CODE
+from worker.live.rtp.session_description import START_CODE
 from worker.media.decoder.limits import MediaLimits
 from worker.media.decoder.runs import Run, decode_runs
 

@@ -15,9 +15,9 @@ from tests.camera import Picture, ScriptedCamera, describe, encode, packetize
 from tests.worker.live.rtp.test_jpeg_payload import jpeg
 from tests.worker.live.rtp.test_jpeg_payload import packets as jpeg_packets
 from tests.worker.live.test_too_much import Collected
+from worker.live.camera_description import CameraOptions
 from worker.live.camera_messages import FROM_CAMERAS, Open
 from worker.live.played_camera import PlayedCamera
-from worker.live.rtsp.camera_description import CameraOptions
 
 ENCODERS = {"h264": "libx264", "hevc": "libx265", "mpeg4": "mpeg4"}
 LIMITS = (0, 1, 0x40, 0x7F, 0x80, 0xFF)

@@ -9,10 +9,10 @@ import pytest
 
 from shared.chunks import SECOND
 from tests.camera import Answer, Asked, Picture, ScriptedCamera, encode
+from worker.live.camera_description import CameraOptions, Habits
 from worker.live.camera_messages import Ended, FromCameras, Open, Opened, Taken, Told
 from worker.live.chunker import Cut
 from worker.live.played_camera import BACKLOG, PlayedCamera
-from worker.live.rtsp.camera_description import CameraOptions, Habits
 from worker.live.rtsp.camera_sockets import OwnSockets
 
 OPTIONS = CameraOptions(open_timeout=3, udp_timeout=0.4, read_timeout=0.7, latency=0.2)

@@ -13,6 +13,7 @@ from shared.chunks import SECOND
 from tests.camera import Picture, ScriptedCamera, encode
 from tests.support import until
 from worker.live.backlog import IN_FLIGHT, LARGEST_BACKLOG, Backlog
+from worker.live.camera_description import CameraOptions
 from worker.live.camera_messages import Ended, FromCameras, Open, Opened, Taken, Told
 from worker.live.chunker import Chunker, Cut
 from worker.live.played_camera import PlayedCamera
@@ -20,12 +21,11 @@ from worker.live.rtp.access_units import AccessUnit, Assembler
 from worker.live.rtp.excess import Excess
 from worker.live.rtp.nal_payload import MOST_DISORDER
 from worker.live.rtp.rtp_packets import REORDERED, Reorder, RtpPacket
-from worker.live.rtsp.camera_description import CameraOptions
+from worker.live.rtp.sei import read_time
+from worker.live.rtp.session_description import START_CODE, Track
 from worker.live.rtsp.camera_sockets import OwnSockets
 from worker.live.rtsp.reading_budget import BURST, LEAST, SHARED, TOO_MUCH, ReadingBudget
 from worker.live.rtsp.rtsp_connection import Connection
-from worker.live.rtsp.session_description import START_CODE, Track
-from worker.live.sei import read_time
 from worker.media.decoder.runs import Run
 
 MIB = 1 << 20

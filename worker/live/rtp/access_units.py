@@ -9,7 +9,7 @@ from worker.live.rtp.jpeg_payload import JpegPayload
 from worker.live.rtp.nal_payload import H264Payload, H265Payload, NalPayload
 from worker.live.rtp.rtcp import SenderClock
 from worker.live.rtp.rtp_packets import RtpPacket, signed
-from worker.live.rtsp.session_description import START_CODE, Track
+from worker.live.rtp.session_description import START_CODE, Track
 
 LARGEST_UNIT, MOST_PIECES = 16 << 20, 16_384
 """Bytes and pieces of one access unit; a larger one is dropped."""

@@ -9,7 +9,7 @@ from ipaddress import ip_address, ip_network
 from typing import Protocol
 
 from shared.addresses import may_be_camera
-from worker.live.rtsp.camera_description import CameraError, TransportRefused
+from worker.live.camera_description import CameraError, TransportRefused
 
 MOST_ADDRESSES_TRIED = 4
 """Addresses of one host that are tried before it counts as out of reach."""

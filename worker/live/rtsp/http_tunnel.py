@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Callable
 
 from shared.addresses import CameraAddress
-from worker.live.rtsp.camera_description import CameraError, CameraOptions, shown
+from worker.live.camera_description import CameraError, CameraOptions, shown
 from worker.live.rtsp.camera_sockets import CameraSockets
 from worker.live.rtsp.rtsp_connection import Connection
 from worker.live.rtsp.rtsp_conversation import connect

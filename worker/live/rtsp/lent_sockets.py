@@ -10,8 +10,8 @@ import socket
 import struct
 from collections.abc import Callable, Sequence
 
+from worker.live.camera_description import CameraError, TransportRefused
 from worker.live.camera_messages import Bind, Connect, Datagram, Join, NoSocket, OfSockets, Release
-from worker.live.rtsp.camera_description import CameraError, TransportRefused
 from worker.live.rtsp.camera_sockets import OwnSockets
 
 MOST_OPENED = 64

@@ -12,11 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from shared.addresses import CameraAddress
-from worker.live.rtp.access_units import AccessUnit, Assembler
-from worker.live.rtp.excess import Note, ignore
-from worker.live.rtp.rtcp import Reception, parse_rtcp
-from worker.live.rtp.rtp_packets import Reorder, RtpPacket, parse_rtp
-from worker.live.rtsp.camera_description import (
+from worker.live.camera_description import (
     CameraError,
     CameraOptions,
     Delivery,
@@ -25,6 +21,11 @@ from worker.live.rtsp.camera_description import (
     RequestRefused,
     TransportRefused,
 )
+from worker.live.rtp.access_units import AccessUnit, Assembler
+from worker.live.rtp.excess import Note, ignore
+from worker.live.rtp.rtcp import Reception, parse_rtcp
+from worker.live.rtp.rtp_packets import Reorder, RtpPacket, parse_rtp
+from worker.live.rtp.session_description import Track, parse_sdp
 from worker.live.rtsp.camera_sockets import CameraSockets, OwnSockets
 from worker.live.rtsp.control_address import base_address, control_addresses
 from worker.live.rtsp.http_tunnel import open_tunnel
@@ -32,7 +33,6 @@ from worker.live.rtsp.media_sockets import MediaSockets
 from worker.live.rtsp.reading_budget import TOO_MUCH, ReadingBudget
 from worker.live.rtsp.rtsp_connection import Connection, Exchange
 from worker.live.rtsp.rtsp_conversation import Conversation, connect, follow
-from worker.live.rtsp.session_description import Track, parse_sdp
 from worker.live.rtsp.session_keep_alive import SessionKeepAlive
 
 REPORT_INTERVAL = 5.0

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple, cast
 
-from worker.live.rtsp.camera_description import CameraError, shown
+from worker.live.camera_description import CameraError, shown
 
 LARGEST_HEAD = 16 << 10
 LARGEST_BODY = 128 << 10

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from shared.addresses import CameraAddress
-from worker.live.rtsp.camera_description import (
+from worker.live.camera_description import (
     CameraError,
     CameraOptions,
     Redirected,

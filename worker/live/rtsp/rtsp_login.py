@@ -5,7 +5,7 @@ import hashlib
 import re
 import secrets
 
-from worker.live.rtsp.camera_description import CameraError
+from worker.live.camera_description import CameraError
 from worker.live.rtsp.rtsp_connection import Reply
 
 MOST_CHALLENGES = 8

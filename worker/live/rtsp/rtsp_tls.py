@@ -5,7 +5,7 @@ from functools import lru_cache
 
 import certifi
 
-from worker.live.rtsp.camera_description import CameraError, CameraOptions
+from worker.live.camera_description import CameraError, CameraOptions
 
 
 def tls_context(options: CameraOptions, host: str) -> ssl.SSLContext:

@@ -1,6 +1,6 @@
 """Keeping an RTSP session alive: which request does it depends on the camera."""
 
-from worker.live.rtsp.camera_description import CameraError, RequestRefused
+from worker.live.camera_description import CameraError, RequestRefused
 from worker.live.rtsp.rtsp_conversation import Conversation
 
 GONE = 454

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tests.camera import packetize
 from worker.live.rtp.access_units import AccessUnit, Assembler
 from worker.live.rtp.rtp_packets import RtpPacket
-from worker.live.rtsp.session_description import Track
+from worker.live.rtp.session_description import Track
 
 
 def packet(sequence: int, timestamp: int = 0, payload: bytes = b"\x41x", source: int = 1) -> RtpPacket:

@@ -12,7 +12,7 @@ import pytest
 
 from worker.live.rtp.access_units import AccessUnit, Assembler
 from worker.live.rtp.rtp_packets import Reorder, parse_rtp
-from worker.live.rtsp.session_description import Track
+from worker.live.rtp.session_description import Track
 
 FRAMES = 12
 ENCODERS = {

@@ -9,7 +9,7 @@ import pytest
 from tests.camera import packetize
 from worker.live.rtp.access_units import AccessUnit, Assembler
 from worker.live.rtp.rtp_packets import RtpPacket
-from worker.live.rtsp.session_description import Track
+from worker.live.rtp.session_description import Track
 
 Sent = tuple[int, bytes]
 """Timestamp and payload of a packet."""

@@ -12,8 +12,7 @@ import pytest
 from shared.redis.ending import end
 from tests.camera import Answer, Asked, Picture, ScriptedCamera, describe, encode
 from tests.support import until
-from worker.live.rtp.access_units import AccessUnit
-from worker.live.rtsp.camera_description import (
+from worker.live.camera_description import (
     CameraError,
     CameraOptions,
     Delivery,
@@ -22,6 +21,7 @@ from worker.live.rtsp.camera_description import (
     TransportRefused,
     address,
 )
+from worker.live.rtp.access_units import AccessUnit
 from worker.live.rtsp.rtsp_client import Player, probe_camera
 from worker.live.rtsp.rtsp_connection import Exchange
 from worker.live.rtsp.rtsp_conversation import follow, redirection

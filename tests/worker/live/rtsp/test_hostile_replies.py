@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.live.rtsp.camera_description import CameraError, CameraOptions, address
+from worker.live.camera_description import CameraError, CameraOptions, address
+from worker.live.rtp.session_description import parse_sdp
 from worker.live.rtsp.control_address import base_address, control_addresses
 from worker.live.rtsp.rtsp_client import probe_camera
 from worker.live.rtsp.rtsp_connection import Connection, Reply
 from worker.live.rtsp.rtsp_login import RtspLogin
-from worker.live.rtsp.session_description import parse_sdp
 
 QUICK = CameraOptions(open_timeout=3, networks=["127.0.0.0/8"])
 

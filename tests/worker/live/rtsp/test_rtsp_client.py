@@ -9,13 +9,13 @@ from typing import Literal
 import pytest
 
 from tests.camera import Picture, ScriptedCamera, encode
-from worker.live.rtp.access_units import AccessUnit
-from worker.live.rtsp.camera_description import (
+from worker.live.camera_description import (
     CameraError,
     CameraOptions,
     TransportRefused,
     address,
 )
+from worker.live.rtp.access_units import AccessUnit
 from worker.live.rtsp.rtsp_client import Player, probe_camera
 
 QUICK = CameraOptions(open_timeout=3, udp_timeout=0.5, read_timeout=0.5, latency=0.2)

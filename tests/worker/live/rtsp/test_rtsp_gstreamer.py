@@ -14,9 +14,9 @@ import pytest
 
 from shared.chunks import SECOND
 from tests.support import free_port
+from worker.live.camera_description import CameraError, CameraOptions, Delivery, address
 from worker.live.chunker import Chunker, Cut
 from worker.live.rtp.access_units import AccessUnit
-from worker.live.rtsp.camera_description import CameraError, CameraOptions, Delivery, address
 from worker.live.rtsp.rtsp_client import Player, probe_camera
 from worker.media.decoder.limits import MediaLimits
 from worker.media.decoder.runs import decode_runs

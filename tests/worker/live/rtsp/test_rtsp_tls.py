@@ -7,7 +7,7 @@ import pytest
 import trustme
 
 from tests.camera import Picture, ScriptedCamera, encode
-from worker.live.rtsp.camera_description import CameraError, CameraOptions, address
+from worker.live.camera_description import CameraError, CameraOptions, address
 from worker.live.rtsp.rtsp_client import Player, probe_camera
 
 QUICK = CameraOptions(open_timeout=3)

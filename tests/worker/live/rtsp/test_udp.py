@@ -8,8 +8,8 @@ import pytest
 
 from tests.camera import Picture, ScriptedCamera, encode
 from tests.support import until
+from worker.live.camera_description import CameraOptions, address
 from worker.live.rtp.access_units import AccessUnit
-from worker.live.rtsp.camera_description import CameraOptions, address
 from worker.live.rtsp.camera_sockets import OwnSockets
 from worker.live.rtsp.media_sockets import MediaSockets
 from worker.live.rtsp.rtsp_client import Player

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from worker.live.rtsp.camera_description import CameraError
-from worker.live.rtsp.session_description import Track, parse_sdp
+from worker.live.camera_description import CameraError
+from worker.live.rtp.session_description import Track, parse_sdp
 
 SPS, PPS = b"\x67\x42\x00\x1e\xab", b"\x68\xce\x38\x80"
 SETS = b"\0\0\0\1" + SPS + b"\0\0\0\1" + PPS

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from worker.live.rtsp.camera_description import CameraError, shown
+from worker.live.camera_description import CameraError, shown
 
 START_CODE = b"\0\0\0\1"
 CODECS = {"H264": "h264", "H265": "hevc", "HEVC": "hevc", "JPEG": "mjpeg", "MP4V-ES": "mpeg4"}

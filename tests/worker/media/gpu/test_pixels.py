@@ -8,7 +8,6 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-import skimage
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -50,7 +49,7 @@ def photographs() -> dict[str, av.VideoFrame]:
     """Real pictures, among them odd sizes, as RGB frames."""
     found = {}
     for name in PICTURES:
-        path = Path(skimage.__file__).parent / "data" / name
+        path = Path(pytest.importorskip("skimage").__file__).parent / "data" / name
         if not path.exists():  # some come with the wheel, others are fetched
             continue
         with av.open(str(path)) as container:

@@ -209,7 +209,7 @@ def test_an_answer_that_does_not_come_is_not_waited_for(nim: Nim, engine_of: Mak
     [
         ((400, {}, "no such\n\nmodel " + "x" * 5000), r"answers 400: no such model x{100,300}$"),
         ((302, {"Location": "http://127.0.0.1:1/"}, ""), "answers 302"),
-        ((200, {}, "<html>"), "is not understood"),
+        ((200, {}, "<html>"), "cannot be parsed"),
         ((200, {}, {"data": []}), "gave 0 vectors for 1 inputs"),
         ((200, {}, {"data": [{"index": 1, "embedding": [1, 2, 3]}]}), "gave 1 vectors for 1 inputs"),
         ((200, {}, {"data": [{"index": 0, "embedding": [1, 2]}]}), "another length than 3"),

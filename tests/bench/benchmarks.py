@@ -46,6 +46,13 @@ BENCHMARKS = (
         told="{0} clients: {1} of its texts/s",
     ),
     Benchmark(
+        name="infinity",
+        against="infinity-emb",
+        needs=("gigabytes and minutes",),
+        pattern=r"^ +(\d+) .*? (\d+\.\d\d)  ",
+        told="{0} clients: {1} of its texts/s",
+    ),
+    Benchmark(
         name="text_cost",
         against="bare Starlette",
         quick="--rounds 1 --seconds 2",
@@ -168,6 +175,13 @@ BENCHMARKS = (
         quick="--quick",
         pattern=r"^ *(\d+) workers +(\d+) cameras.*core +([\d.]+ %)",
         told="{0} workers, {1} cameras: {2}",
+    ),
+    Benchmark(
+        name="knee",
+        against="fewer chunks a second",
+        quick="--quick",
+        pattern=r"^ *(\d+) chunks/s: .*core +([\d.]+ %).*a text p50 ([\d.]+)",
+        told="{0}/s: {1}, a text {2} ms",
     ),
     Benchmark(
         name="growth",

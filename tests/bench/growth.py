@@ -2,10 +2,10 @@
 
     scripts/bench growth [--quick]
 
-Files in the store (listing, sweeping), requests of the last hour (`inspect requests`, `/v1/fleet/requests`),
-cameras (starting them, `inspect live`), and a film of 24 hours (planning it, and decoding its chunks in jobs
-as the service makes them). What is told is the processor time of all that take part; a ratio of 2 from a row
-to the next is linear.
+Files in the store (listing all, a page, sweeping), requests of the last hour (`inspect requests`,
+`/v1/fleet/requests`), cameras (starting them, `inspect live`), and a film of 24 hours (planning it, and
+decoding its chunks in jobs as the service makes them). What is told is the processor time of all that take
+part; a ratio of 2 from a row to the next is linear.
 """
 
 import argparse
@@ -86,7 +86,17 @@ async def files(count: int) -> list[Timed]:
         store = AssetStore(redis, settings)
         await store.check()
         await many(count, lambda n: store.register(Asset(id=f"file-{n}", path=f"/films/{n}.mp4", size=1)))
-        found = [await timed("listing", store.all()), await timed("sweep", store.sweep())]
+
+        async def listing() -> None:
+            """As `GET /v1/files` does."""
+            await store.sizes(await store.all())
+
+        found = [await timed("listing", listing()), await timed("page of 100", store.files("", 100))]
+        last = f"file-{count - 101}"
+        found += [
+            await timed("late page of 100", store.files(last, 100)),
+            await timed("sweep", store.sweep()),
+        ]
         found.append(await timed("leftovers", store.sweep_leftovers()))
         store.close()
         return found

@@ -1,7 +1,7 @@
 """Processor time of a text request in each process, against a bare Starlette application with the same body
 and answer.
 
-    scripts/bench text_cost [--clients 64] [--seconds 10] [--rounds 3]
+    scripts/bench text_cost [--clients 64] [--seconds 10] [--rounds 3] [--gateways 2]
 
 The model computes nothing. Processor time says what a request costs, also on a machine that others use.
 """
@@ -10,17 +10,20 @@ import argparse
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from statistics import median
 from urllib.parse import urlsplit
 
 import msgspec
+import psutil
 
 from tests.bench.http_load import Load, load
 from tests.bench.texts import PATH, TEXT, wait_for_port
 from tests.e2e.conftest import Stack
 from tests.support import RedisServer, free_port, valkey_binary
 
+PATIENCE = 30
 BODY = msgspec.json.encode({"text_input": [TEXT], "model": "null"})
 
 
@@ -34,6 +37,19 @@ def watched(pid: int) -> int:
     """The process that does the work, under the one that watches it."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return int(children[0]) if children else pid
+
+
+def gateways(pid: int, count: int) -> dict[str, int]:
+    """The processes that answer requests, under the one that watches them, once all have started."""
+    if count == 1:
+        return {"gateway": watched(pid)}
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        leaves = [one.pid for one in psutil.Process(pid).children(recursive=True) if not one.children()]
+        if len(leaves) == count:
+            return {f"gate {number}": leaf for number, leaf in enumerate(leaves, 1)}
+        time.sleep(0.1)
+    raise TimeoutError(f"{len(leaves)} of {count} gateways run after {PATIENCE} s")
 
 
 def cost(port: int, pids: list[int], clients: int, seconds: float) -> tuple[Load, list[float]]:
@@ -67,12 +83,13 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--gateways", type=int, default=1, help="processes that share the gateway's port")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         server = RedisServer(valkey_binary(), Path(folder))
         server.start()
         stack = Stack(Path(folder), server.url)
-        stack.environment["LOG_LEVEL"] = "WARNING"
+        stack.environment |= {"LOG_LEVEL": "WARNING", "RTEMBED_GATEWAY_PROCESSES": str(arguments.gateways)}
         port = free_port()
         bare = subprocess.Popen([sys.executable, "-m", "tests.bench.echo", str(port)])
         try:
@@ -81,7 +98,7 @@ def main() -> None:
             assert stack.gateway
             assert server.process
             processes = {
-                "gateway": watched(stack.gateway.pid),
+                **gateways(stack.gateway.pid, arguments.gateways),
                 "worker": watched(stack.workers[0].pid),
                 "redis": server.process.pid,
             }

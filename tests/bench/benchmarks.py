@@ -116,12 +116,6 @@ BENCHMARKS = (
         told="GOP {0}, {1}: {2} ms",
     ),
     Benchmark(
-        name="decoder_memory",
-        against="itself, earlier",
-        quick="--chunks 3000",
-        pattern=r"^trimmed: ([\d.]+ MiB)",
-    ),
-    Benchmark(
         name="mutants",
         against="a good file",
         quick="--count 20",
@@ -216,13 +210,6 @@ BENCHMARKS = (
         quick="--gigabytes 0.2",
         pattern=r"^(\S+): .*?, ([\d.]+ MiB/s); memory (\d+) MiB before, at most (\d+)",
         told="{0} {1}, {2} to {3} MiB",
-    ),
-    Benchmark(
-        name="added_cost",
-        against="the same without search",
-        quick="search --rounds 2",
-        pattern=r"^  all .*added +([-+][\d.]+)",
-        told="{0} µs",
     ),
     Benchmark(
         name="search",

@@ -102,7 +102,7 @@ def compare(ours: int, theirs: int, arguments: argparse.Namespace) -> None:
     )
     for clients in arguments.clients:
         ask = [
-            partial(load, port, path, msgspec.json.encode(body), clients)
+            partial(load, port, path, [msgspec.json.encode(body)], clients)
             for port, (path, body) in asked.items()
         ]
         for one in ask:

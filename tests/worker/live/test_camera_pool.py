@@ -124,8 +124,8 @@ async def play_a_chunk(cameras: Cameras, wanted: Open) -> None:
 async def test_the_worker_judges_where_cameras_may_be(cameras: Cameras) -> None:
     for url, networks, error in (
         ("rtsp://169.254.169.254/", [], "its address is not in a network that cameras may be in"),
-        ("rtsp://[64:ff9b::169.254.169.254]/", [], "its address is in no network"),
-        ("rtsp://127.0.0.1:9/", ["10.0.0.0/8"], "its address is in no network"),
+        ("rtsp://[64:ff9b::169.254.169.254]/", [], "its address is not in a network"),
+        ("rtsp://127.0.0.1:9/", ["10.0.0.0/8"], "its address is not in a network"),
         ("rtsp://no-such-host.invalid/", [], "cannot connect: .*(?:known|resolution|No address)"),
     ):
         with pytest.raises(CameraError, match=error):
@@ -191,7 +191,7 @@ async def test_a_taken_over_process_gets_what_its_cameras_may_have() -> None:
     await lender.close()
     handed.close()
     reasons = {refused.number: refused.error for refused in refusals}
-    assert "no network" in reasons[1]
+    assert "not in a network" in reasons[1]
     assert all(reasons[number] for number in range(2, 8))
     assert [number for number in reasons if "more than 64" in reasons[number]] == list(range(65, 72))
 

@@ -16,7 +16,7 @@ from worker.engine.batches import graph_shapes
 from worker.models.cosmos_embed1.verification_samples import lowest_cosine
 from worker.models.preparation_progress import silent
 
-ROUNDS = 200
+ROUNDS = 50
 WORDS = [
     "a",
     "forklift",

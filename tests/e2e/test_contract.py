@@ -204,7 +204,7 @@ VIDEO_ROWS: list[Row] = [
     ("POST", VIDEO, {"url": "data:a/b,", "id": "FILM"}, 400, "AssetAlreadyExists", "in use"),
     ("POST", VIDEO, {"url": "data:a/b;base64,A", "id": "UNKNOWN"}, 400, "InvalidDataUrl", "decoded"),
     ("POST", VIDEO, {"url": "data:a/b,x", "id": "UNKNOWN"}, 400, "FailedRequest", "cannot be opened"),
-    ("POST", VIDEO, {"url": "file:///etc/hosts", "id": "UNKNOWN"}, 403, "Forbidden", "no folder"),
+    ("POST", VIDEO, {"url": "file:///etc/hosts", "id": "UNKNOWN"}, 403, "Forbidden", "not in a folder"),
     ("POST", VIDEO, {"url": "s3://bucket/key", "id": "UNKNOWN"}, 400, "InvalidParameters", "s3://"),
     ("POST", VIDEO, {"id": ["IMAGE", "UNKNOWN"]}, 400, "BadParameter", "No such resource"),
     ("POST", VIDEO, {"id": ["IMAGE", "GONE"]}, 400, "BadParameter", "aged out"),

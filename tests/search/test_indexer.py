@@ -135,7 +135,7 @@ async def test_what_cannot_be_used_is_told_and_does_not_stop_the_rest(
                 if len(events) == 2:
                     break
     assert [event["streamId"] for event in events] == ["", film(1).id]
-    assert "no nv.VisionLLM message" in events[0]["event"]
+    assert "not an nv.VisionLLM message" in events[0]["event"]
     assert "a vector of 3 values; those of tiny in the index have 8" in events[1]["event"]
     await listener.aclose()
 

@@ -172,7 +172,7 @@ BENCHMARKS = (
     Benchmark(
         name="capacity",
         against="more chunks, workers, cameras",
-        quick="--quick",
+        quick="--fleet 20,200,1 --seconds 4",
         pattern=r"^ *(\d+) workers +(\d+) cameras.*core +([\d.]+ %)",
         told="{0} workers, {1} cameras: {2}",
     ),

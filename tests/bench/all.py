@@ -62,13 +62,14 @@ def run(benchmark: Benchmark, *, quick: bool) -> Row:
     lacking = [need for need in benchmark.needs if MISSING[need]()]
     if lacking:
         return Row(benchmark.name, benchmark.against, f"skipped: needs {lacking[0]}")
-    print(f"{benchmark.name} ...", file=sys.stderr, flush=True)
+    print(f"{benchmark.name} ...", end=" ", file=sys.stderr, flush=True)
     command = [sys.executable, "-m", f"tests.bench.{benchmark.name}"]
     if quick:
         command += shlex.split(benchmark.quick)
     began = time.monotonic()
     status, output = finished(command, QUICK_LIMIT if quick else None)
     seconds = time.monotonic() - began
+    print(f"{seconds:.0f} s", file=sys.stderr, flush=True)
     figure = read_figure(benchmark, output)
     if status != 0 or not figure:
         print("\n".join(output.splitlines()[-LAST_LINES:]), file=sys.stderr, flush=True)

@@ -270,8 +270,8 @@ async def test_when_the_supervisor_is_killed_its_workers_end(redis: Redis, host:
 @pytest.mark.parametrize(
     "case",
     [
-        ({"NUM_GPUS": "3"}, 2, "NUM_GPUS=3: GPUs that may be used here are 2"),
-        ({"NUM_GPUS_PER_VLM_PROC": "3"}, 2, "NUM_GPUS_PER_VLM_PROC=3: GPUs to use are 2"),
+        ({"NUM_GPUS": "3"}, 2, "NUM_GPUS=3, but only 2 GPUs can be used here"),
+        ({"NUM_GPUS_PER_VLM_PROC": "3"}, 2, "NUM_GPUS_PER_VLM_PROC=3, but only 2 GPUs are in use"),
         ({"NVIDIA_VISIBLE_DEVICES": "7"}, 2, "NVIDIA_VISIBLE_DEVICES=7: there is no GPU 7, only 0 (GPU-"),
         ({"CUDA_VISIBLE_DEVICES": ""}, 4, "RTEMBED_BACKEND=cuda, but CUDA_VISIBLE_DEVICES= allows no GPU"),
         ({"MODEL_IMPLEMENTATION_PATH": "", "MODEL_PATH": "demo"}, 4, "(MODEL_PATH=demo) runs on the CPU"),

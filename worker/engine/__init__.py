@@ -1,1 +1,1 @@
-"""What turns clips and texts into vectors."""
+"""Engines: they turn clips and texts into vectors."""

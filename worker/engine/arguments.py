@@ -1,4 +1,4 @@
-"""COSMOS_EMBED1_TRT_EXTRA_ARGS: arguments of TensorRT's builder in the manner of trtexec."""
+"""COSMOS_EMBED1_TRT_EXTRA_ARGS: arguments of TensorRT's builder, spelled as trtexec spells them."""
 
 import re
 import shlex
@@ -16,7 +16,7 @@ Tiling = Literal["NONE", "FAST", "MODERATE", "FULL"]
 
 
 class BuilderArguments(msgspec.Struct, frozen=True, kw_only=True):
-    """What is told to the builder; None leaves it to TensorRT. Sizes are bytes."""
+    """Options of the builder; None leaves TensorRT's default. Sizes are bytes."""
 
     optimization_level: int | None = None
     workspace: int | None = None
@@ -32,9 +32,9 @@ class BuilderArguments(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def parse_arguments(text: str) -> BuilderArguments:
-    """Read the arguments, quoted as in a shell; of one that comes twice the last counts.
+    """Parse the arguments, quoted as in a shell; a repeated argument keeps its last value.
 
-    Raises SettingsError for one that is unknown, with those that are known, or that has a bad value.
+    Raises SettingsError for an unknown argument, naming the known ones, and for a bad value.
     """
     try:
         parts = shlex.split(text)
@@ -54,7 +54,7 @@ def parse_arguments(text: str) -> BuilderArguments:
 
 
 def usage(name: str) -> str:
-    """The argument as it may be given."""
+    """Return how the argument is written."""
     return f"{name}{KNOWN[name][1]}"
 
 
@@ -79,7 +79,7 @@ def _choice(field: str, values: dict[str, object]) -> Parse:
 
 
 def _pools(text: str) -> dict[str, Any]:
-    """`workspace:SIZE,tacticSharedMem:SIZE`, MiB where no unit stands, as in trtexec."""
+    """Parse `workspace:SIZE,tacticSharedMem:SIZE`; without a unit SIZE is MiB, as in trtexec."""
     fields = {"workspace": "workspace", "tacticSharedMem": "shared_memory"}
     pools = {}
     for part in text.split(","):
@@ -112,4 +112,4 @@ KNOWN: dict[str, tuple[Parse, str]] = {
         "=layer_names_only, detailed or none",
     ),
 }
-"""Each argument's parser and what may follow it. Precision is not among them: a graph holds its own types."""
+"""Each argument's parser and allowed values. Precision is absent: a graph holds its own types."""

@@ -1,4 +1,4 @@
-"""What runs the model: an NVIDIA GPU or the CPU, and why."""
+"""Choose what runs the model, an NVIDIA GPU or the CPU, and say why."""
 
 import ctypes
 from importlib.util import find_spec
@@ -11,26 +11,27 @@ from shared.settings import Settings
 from worker.engine.gpus import SHOWN_BY_DRIVER, Gpu, visible
 
 PACKAGES = ("cupy", "onnx", "PyNvVideoCodec", "pynvml")
-"""Of the extra [gpu], besides TensorRT."""
+"""Packages of the extra [gpu], besides TensorRT."""
 DRIVER_LIBRARIES = ("libcuda.so.1", "libnvcuvid.so.1", "libnvidia-encode.so.1")
-"""PyNvVideoCodec is linked with the encoder's library too, and cannot be imported without it, also on a GPU
-that has no encoder."""
+"""PyNvVideoCodec links the encoder's library too: without it the import fails, even on a GPU that has no
+encoder."""
 BATCH_SIZES = ((46_000, 16), (16_000, 4), (0, 2))
-"""Largest batch by more than so many MiB of GPU memory. RT-Embed takes 64 above 80,000 MiB; beyond 16 a clip
-of 448 pixels is no cheaper (tests/bench/results/gpu-h200.md), and waits for 2 s of batch instead of 0.7 s."""
+"""(MiB, batch size): the largest batch above this much GPU memory. RT-Embed takes 64 above 80,000 MiB; beyond
+16 a clip of 448 pixels is no cheaper (tests/bench/results/gpu-h200.md), and waits 2 s for its batch instead
+of 0.7 s."""
 CPU_BATCH_SIZE = 2
-"""On a CPU a larger batch is no faster per clip, and its first clip waits for its last."""
+"""A larger batch on a CPU is no faster per clip, and its first clip waits for its last."""
 TEXT_BATCH_SIZES = {"cpu": 32, "cuda": 64}
-"""Largest batch of texts by backend. On a CPU the demonstration's engine does 3.5 times as many texts a
-second at 32 as one by one (tests/bench/README.md, "Texts")."""
+"""Largest batch of texts by backend. On a CPU the demo engine embeds 3.5 times as many texts per second in
+batches of 32 as one by one (tests/bench/README.md, "Texts")."""
 CPU_PRECISION = "fp32"
 BUNDLED_IMPLEMENTATION = "cosmos-embed1"
 """The folder name that RT-Embed's own compose file gives MODEL_IMPLEMENTATION_PATH."""
 
 
 class Backend(msgspec.Struct, frozen=True):
-    """`wanted` is RTEMBED_BACKEND, `active` cpu or cuda; `reason` says why GPUs are not used, `gpus` are
-    those that are."""
+    """`wanted` is RTEMBED_BACKEND, `active` cpu or cuda; `reason` says why no GPU is used, `gpus` lists the
+    GPUs in use."""
 
     wanted: str
     active: str
@@ -39,11 +40,11 @@ class Backend(msgspec.Struct, frozen=True):
 
     @property
     def gpu(self) -> Gpu | None:
-        """The GPU that a worker process of its own uses."""
+        """The GPU that this worker process uses."""
         return self.gpus[0] if self.gpus else None
 
     def precision(self, settings: Settings) -> str:
-        """That of the model's graphs."""
+        """The precision of the model's graphs."""
         return settings.precision if self.gpus else CPU_PRECISION
 
     def batch_size(self, settings: Settings) -> int:
@@ -58,8 +59,8 @@ class Backend(msgspec.Struct, frozen=True):
 
 
 def choose_backend(settings: Settings) -> Backend:
-    """What RTEMBED_BACKEND and this machine make of it. Raises ModelError when GPUs are demanded and cannot
-    be used, SettingsError for GPUs that are asked for and not there."""
+    """Return the backend for RTEMBED_BACKEND on this machine. Raises ModelError if GPUs are required but
+    unusable, SettingsError if requested GPUs do not exist."""
     if settings.backend == "cpu":
         return Backend("cpu", "cpu", "RTEMBED_BACKEND=cpu")
     try:
@@ -75,9 +76,9 @@ def choose_backend(settings: Settings) -> Backend:
 
 
 def find_gpus(settings: Settings) -> list[Gpu]:
-    """The GPUs that this process may use, at least one, in the order in which they are listed.
+    """Return the GPUs that this process may use, at least one, in the order in which they are listed.
 
-    Raises ModelError saying why there is none, SettingsError for one that is named and not there.
+    Raises ModelError saying why there is none, SettingsError if a named GPU does not exist.
     """
     try:
         from worker.engine.nvml import list_gpus  # noqa: PLC0415 - nvidia-ml-py is part of [gpu]
@@ -92,34 +93,37 @@ def find_gpus(settings: Settings) -> list[Gpu]:
 
 
 def implementation(settings: Settings) -> Path | None:
-    """The folder of a model in Python. None for the models that are built in, of which RT-Embed's compose
-    file names one by a folder that is not there."""
+    """Return the folder of a model in Python, or None for a built-in model. RT-Embed's compose file names a
+    built-in model by a folder that does not exist."""
     folder = settings.model_implementation
     return None if folder and folder.name == BUNDLED_IMPLEMENTATION and not folder.exists() else folder
 
 
 def check_model(settings: Settings) -> None:
-    """Raises ModelError for a model that only a CPU runs."""
+    """Raise ModelError for a model that only runs on a CPU."""
     if settings.model_path == "demo" and not implementation(settings):
         raise ModelError("the demonstration model (MODEL_PATH=demo) runs on the CPU only")
 
 
 def limited(gpus: list[Gpu], settings: Settings) -> list[Gpu]:
-    """The first NUM_GPUS of them. Raises SettingsError if there are fewer, or fewer than a process wants."""
+    """Return the first NUM_GPUS of `gpus`. Raises SettingsError if there are fewer, or too few for one
+    process."""
     wanted = settings.gpus or len(gpus)
     if wanted > len(gpus):
-        raise SettingsError(f"NUM_GPUS={wanted}: GPUs that may be used here are {len(gpus)}")
+        raise SettingsError(f"NUM_GPUS={wanted}, but only {len(gpus)} GPUs can be used here")
     if settings.gpus_per_worker > wanted:
-        raise SettingsError(f"NUM_GPUS_PER_VLM_PROC={settings.gpus_per_worker}: GPUs to use are {wanted}")
+        raise SettingsError(
+            f"NUM_GPUS_PER_VLM_PROC={settings.gpus_per_worker}, but only {wanted} GPUs are in use"
+        )
     return gpus[:wanted]
 
 
 def check_packages(settings: Settings) -> None:
-    """Raises ModelError saying what of the extra [gpu] is missing or cannot be used."""
+    """Raise ModelError if a part of the extra [gpu] is missing or unusable."""
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
         raise ModelError(f"the extra [gpu] is not installed: {', '.join(missing)} missing")
-    from worker.engine.library import provide_tensorrt  # noqa: PLC0415 - takes a second, and not on a CPU
+    from worker.engine.library import provide_tensorrt  # noqa: PLC0415 - slow; only GPUs need it
 
     provide_tensorrt(settings.tensorrt)
     check_driver()
@@ -132,19 +136,18 @@ def check_packages(settings: Settings) -> None:
 
 
 def check_driver() -> None:
-    """Raises ModelError for a library of the driver that is not there: without it PyNvVideoCodec may end the
-    process."""
+    """Raise ModelError if a driver library is missing: without it PyNvVideoCodec may end the process."""
     for library in DRIVER_LIBRARIES:
         try:
             ctypes.CDLL(library)
         except OSError as error:
             raise ModelError(
                 f"the driver's {library} cannot be loaded ({error}); in a container, "
-                "NVIDIA_DRIVER_CAPABILITIES must hold compute and video"
+                "NVIDIA_DRIVER_CAPABILITIES must include compute and video"
             ) from error
 
 
 def batch_size_of(memory: int) -> int:
-    """The largest batch for a GPU with so many bytes."""
+    """Return the largest batch for a GPU with `memory` bytes."""
     mib = memory >> 20
     return next(size for more_than, size in BATCH_SIZES if mib > more_than)

@@ -1,4 +1,4 @@
-"""How work is cut into batches: texts of like length together, smaller ones where the GPU has no room."""
+"""Cut work into batches: texts of similar length together, smaller batches when GPU memory runs out."""
 
 from collections.abc import Callable, Iterable, Sequence
 from math import prod
@@ -11,17 +11,17 @@ from worker.models.embedding_engine import Vectors
 log = structlog.get_logger(__name__)
 
 PATIENCE = 64
-"""Batches that must fit, one after the other, before larger ones are tried again."""
+"""Batches in a row that must fit before larger ones are tried again."""
 MOST_TOKENS = 4096
-"""Of one call, padding included: 32 texts of 128 tokens."""
+"""Tokens of one call, padding included: 32 texts of 128 tokens."""
 GRAPH_TEXTS = (1, 2, 4, 8)
 GRAPH_TOKENS = (8, 16, 32, 64, 128)
 MOST_GRAPH_TOKENS = 512
-"""Of a batch that has a graph, padding included. By PyTorch on an H200 64 texts of 128 tokens take no longer
-than one, which is all submission (tests/bench/results/gpu-h200): so little padding costs less than that."""
+"""Tokens of a batch that has a graph, padding included. With PyTorch on an H200, 64 texts of 128 tokens take
+no longer than one, which is all launch time (tests/bench/results/gpu-h200): this much padding costs less."""
 
 Shape = tuple[int, int]
-"""Texts and tokens of a batch."""
+"""(texts, tokens) of a batch."""
 
 
 def text_runs(
@@ -32,9 +32,9 @@ def text_runs(
     call_cost: float = float("inf"),
 ) -> list[list[int]]:
     """Cut texts of these `lengths` (tokens) into runs of at most `most_texts` texts and, padded to their
-    longest, `most_tokens` tokens; a text that is longer than that has a run of its own. A longer text starts
-    another run, too, if it would pad the shorter ones by more than `call_cost` tokens: by more than another
-    call costs. Each run is the indexes of its texts, and every index is in one run."""
+    longest, `most_tokens` tokens; a text longer than that gets its own run. A longer text also starts a new
+    run if it would pad the shorter ones by more than `call_cost` tokens, the cost of another call. Each run
+    lists the indexes of its texts; every index is in exactly one run."""
     runs: list[list[int]] = []
     run: list[int] = []
     longest = 0
@@ -57,13 +57,13 @@ def graph_shapes(most_texts: int, most_tokens: int) -> list[Shape]:
 
 
 def smallest_holding(shapes: Iterable[Shape], texts: int, tokens: int) -> Shape | None:
-    """Return the smallest of `shapes` to which a batch can be padded; None if it exceeds them all."""
+    """Return the smallest of `shapes` that holds the batch; None if none does."""
     return min((s for s in shapes if s[0] >= texts and s[1] >= tokens), key=prod, default=None)
 
 
 class Batches:
-    """Cuts work into batches of at most `limit`, which halves when memory runs out or the engine fails at a
-    whole batch, and comes back later."""
+    """Cuts work into batches of at most `limit`, which halves when memory runs out or the engine fails on a
+    whole batch, and grows back later."""
 
     def __init__(self, most: int) -> None:
         self.limit = most
@@ -71,10 +71,10 @@ class Batches:
         self._fitted = 0
 
     def run(self, count: int, call: Callable[[int, int], Vectors]) -> list[Vectors]:
-        """What `call(start, end)` gives for consecutive parts of 0 to `count`.
+        """Return the results of `call(start, end)` for consecutive parts of 0 to `count`.
 
-        `call` raises EngineError for a batch that is too large, DeviceMemoryShort if memory is the reason; so
-        does this for a single item.
+        `call` raises EngineError for a batch that is too large, DeviceMemoryShort if memory is the reason.
+        This method raises them only for a batch of one.
         """
         done: list[Vectors] = []
         start = 0

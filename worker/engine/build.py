@@ -1,4 +1,4 @@
-"""Builds TensorRT engines from graphs. Needs no GPU with TensorRT for RTX, one with TensorRT."""
+"""Builds TensorRT engines from graphs. TensorRT needs a GPU for it, TensorRT for RTX does not."""
 
 import threading
 from collections import deque
@@ -17,16 +17,16 @@ log = structlog.get_logger(__name__)
 
 ERRORS_KEPT = 10
 TEXT_TYPICAL = 2
-"""A typical text has the longest one's length divided by this."""
+"""The length of the longest text, divided by that of a typical one."""
 
 LIBRARY = "tensorrt_rtx" if trt.__name__.startswith("tensorrt_rtx") else "tensorrt"
-"""Whose builder this is."""
+"""Which library's builder this is."""
 
 Shape = tuple[int, ...]
 
 
 class TowerValue(msgspec.Struct, frozen=True):
-    """An input or output of a tower. -1 in `shape` is a dimension that the caller chooses."""
+    """An input or output of a tower. -1 in `shape` is a dynamic dimension."""
 
     name: str
     dtype: str
@@ -34,8 +34,7 @@ class TowerValue(msgspec.Struct, frozen=True):
 
 
 class Tower(msgspec.Struct, frozen=True):
-    """One graph of a model and the shapes its engine is for: per input the least, the typical, and the
-    largest."""
+    """One graph of a model and its engine's shapes: per input the smallest, the typical and the largest."""
 
     name: str
     graph: Path
@@ -45,13 +44,13 @@ class Tower(msgspec.Struct, frozen=True):
 
 
 def video_tower(model: ModelDirectory, batch: int) -> Tower:
-    """For 1 to `batch` whole clips, tuned for half of that."""
+    """Return the tower for 1 to `batch` clips, tuned for half of that."""
     info = model.info
     clip = (info.frames, 3, info.resolution, info.resolution)
     return Tower(
         "video",
         model.video,
-        # The number of frames may be open in the graph; here it never is.
+        # The graph may leave the number of frames dynamic; the engine fixes it.
         (TowerValue("videos", "UINT8", (-1, *clip)),),
         TowerValue("video_embeddings", "FLOAT", (-1, info.dimension)),
         {"videos": ((1, *clip), (max(1, batch // 2), *clip), (batch, *clip))},
@@ -59,7 +58,7 @@ def video_tower(model: ModelDirectory, batch: int) -> Tower:
 
 
 def text_tower(info: ModelInfo, graph: Path, batch: int) -> Tower:
-    """For 1 to `batch` texts of any length that the model takes."""
+    """Return the tower for 1 to `batch` texts of any length that the model takes."""
     longest = info.max_text_tokens
     shapes = ((1, 1), (batch, max(1, longest // TEXT_TYPICAL)), (batch, longest))
     names = ("input_ids", "attention_mask")
@@ -73,8 +72,7 @@ def text_tower(info: ModelInfo, graph: Path, batch: int) -> Tower:
 
 
 class Built(msgspec.Struct, frozen=True):
-    """A serialized engine, and what TensorRT learnt about kernels; None of TensorRT for RTX, which times
-    none."""
+    """A serialized engine, and TensorRT's timing cache (None with TensorRT for RTX, which times none)."""
 
     engine: trt.IHostMemory
     timing_cache: trt.IHostMemory | None
@@ -88,11 +86,11 @@ def build(
     timing_cache: bytes = b"",
     advance: Callable[[float], None] = lambda share: None,
 ) -> Built:
-    """Build the tower's engine; takes minutes for a large model. `advance` hears which share is done, from
+    """Build the tower's engine; takes minutes for a large model. `advance` gets the share that is done, on
     any thread.
 
-    `sm` is the compute capability to build for, which TensorRT for RTX must know; None builds for the GPU
-    of this machine. Raises ModelError with what TensorRT says.
+    `sm` is the compute capability to build for (TensorRT for RTX only); None builds for the GPU of this
+    machine. Raises ModelError with TensorRT's errors.
     """
     logger = Log()
     builder = trt.Builder(logger)
@@ -105,9 +103,9 @@ def build(
     apply(arguments, config)
     if sm:
         set_target(config, sm)
-    # Scratch memory by the batch at hand, not by the largest.
+    # Allocate scratch memory for the actual batch, not for the largest.
     config.set_preview_feature(trt.PreviewFeature.RUNTIME_ACTIVATION_RESIZE_10_10, True)
-    if LIBRARY == "tensorrt":  # the other one has no use for it and warns
+    if LIBRARY == "tensorrt":  # TensorRT for RTX ignores it and warns
         config.set_timing_cache(config.create_timing_cache(timing_cache), ignore_mismatch=False)
     monitor = Monitor(advance)
     config.progress_monitor = monitor
@@ -123,7 +121,7 @@ def build(
 
 
 def check_tensors(tower: Tower, network: trt.INetworkDefinition) -> None:
-    """Raises ModelError for a graph with other inputs or outputs than the model promises."""
+    """Raise ModelError if the graph's inputs or outputs are not what model.json promises."""
     inputs = [network.get_input(i) for i in range(network.num_inputs)]
     outputs = [network.get_output(i) for i in range(network.num_outputs)]
     for role, found, wanted in (("input", inputs, tower.inputs), ("output", outputs, (tower.output,))):
@@ -145,14 +143,14 @@ DTYPES = {"UINT8": trt.DataType.UINT8, "INT64": trt.DataType.INT64, "FLOAT": trt
 
 
 def fits(found: Shape, wanted: Shape) -> bool:
-    """Whether every fixed dimension is the one wanted, and every free one is free."""
+    """Return whether every fixed dimension matches, and every dynamic one is dynamic."""
     return len(found) == len(wanted) and all(
         size in (-1, expected) for size, expected in zip(found, wanted, strict=True)
     )
 
 
 def apply(arguments: BuilderArguments, config: trt.IBuilderConfig) -> None:
-    """Tell the builder what COSMOS_EMBED1_TRT_EXTRA_ARGS says."""
+    """Apply COSMOS_EMBED1_TRT_EXTRA_ARGS to the builder."""
     a = arguments
     if a.optimization_level is not None:
         config.builder_optimization_level = a.optimization_level
@@ -170,7 +168,7 @@ def apply(arguments: BuilderArguments, config: trt.IBuilderConfig) -> None:
 
 
 def apply_kernels(arguments: BuilderArguments, config: trt.IBuilderConfig) -> None:
-    """The part of `apply` that says which kernels may be used and what is told of them."""
+    """Apply the arguments that say which kernels may be used and how they are reported."""
     a = arguments
     if a.tiling is not None:
         config.tiling_optimization_level = trt.TilingOptimizationLevel.__members__[a.tiling]
@@ -185,7 +183,7 @@ def apply_kernels(arguments: BuilderArguments, config: trt.IBuilderConfig) -> No
 
 
 def set_target(config: trt.IBuilderConfig, sm: str) -> None:
-    """Have TensorRT for RTX build for one compute capability. Raises ModelError for one it does not know."""
+    """Have TensorRT for RTX build for one compute capability. Raises ModelError if it does not support it."""
     known = trt.ComputeCapability.__members__
     if sm not in known:
         names = ", ".join(name for name in known if name.startswith("SM"))
@@ -195,14 +193,14 @@ def set_target(config: trt.IBuilderConfig, sm: str) -> None:
 
 
 class Log(trt.ILogger):
-    """Passes TensorRT's messages on, and keeps the errors."""
+    """Forwards TensorRT's messages to our log, and keeps the errors."""
 
     def __init__(self) -> None:
         trt.ILogger.__init__(self)
         self._errors: deque[str] = deque(maxlen=ERRORS_KEPT)
 
     def log(self, severity: trt.ILogger.Severity, msg: str) -> None:
-        """Called by TensorRT, from any thread."""
+        """Log one message. TensorRT calls this on any thread."""
         if severity in (trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR):
             self._errors.append(msg)
             log.error("TensorRT", said=msg)
@@ -210,14 +208,14 @@ class Log(trt.ILogger):
             log.warning("TensorRT", said=msg)
 
     def errors(self) -> str:
-        """What went wrong since the last call, in one line."""
+        """Return the errors since the last call, on one line."""
         said = "; ".join(self._errors)
         self._errors.clear()
-        return said or "it gives no reason"
+        return said or "TensorRT gives no reason"
 
 
 class Monitor(trt.IProgressMonitor):
-    """Turns the builder's nested phases into the share that is done."""
+    """Turns the builder's nested phases into one share of progress."""
 
     def __init__(self, advance: Callable[[float], None]) -> None:
         trt.IProgressMonitor.__init__(self)
@@ -231,13 +229,13 @@ class Monitor(trt.IProgressMonitor):
             self.phases.start(phase_name, parent_phase, num_steps)
 
     def step_complete(self, phase_name: str, step: int) -> bool:
-        """One step is done. Returns that the build goes on."""
+        """One step is done. Return True: continue the build."""
         with self._changing:
             self.phases.step(phase_name, step)
             share = self.phases.share
         try:
             self._advance(share)
-        except Exception:  # TensorRT's threads do not survive it
+        except Exception:  # an exception would kill TensorRT's thread
             log.exception("progress could not be reported")
         return True
 
@@ -254,7 +252,7 @@ class _Phase(msgspec.Struct):
 
 
 class Phases:
-    """How far nested phases are."""
+    """Progress of nested phases."""
 
     def __init__(self) -> None:
         self.share = 0.0
@@ -276,7 +274,7 @@ class Phases:
         self._running.pop(name, None)
 
     def _share_of(self, parent: str | None) -> float:
-        """The largest share of the phases within `parent`."""
+        """Return the largest share among the phases within `parent`."""
         shares = [
             min(1.0, (phase.done + self._share_of(name)) / phase.steps)
             for name, phase in self._running.items()

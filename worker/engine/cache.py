@@ -24,7 +24,7 @@ from worker.models.preparation_progress import Progress
 log = structlog.get_logger(__name__)
 
 LAYOUT = 1
-"""Changes when engines are built in another way, so that old ones are left alone."""
+"""Changes when engines are built in another way, so that old files are ignored."""
 VERSION = f"{LIBRARY}-{trt.__version__}"
 
 
@@ -32,15 +32,15 @@ class EngineCache:
     """The engines of one model for one kind of GPU."""
 
     def __init__(self, model: ModelDirectory, gpu: Gpu, arguments: BuilderArguments, fallback: Path) -> None:
-        """Engines lie beside the model, or in `fallback` if its folder cannot be written to."""
+        """Keep engines beside the model, or in `fallback` if its folder is read-only."""
         self._model = model
         self._gpu = gpu
         self._arguments = arguments
         self._folder = model.path if os.access(model.path, os.W_OK) else fallback
 
     def path(self, tower: Tower) -> Path:
-        """Where the tower's engine lies: its name tells tower, GPU, TensorRT's version, precision, largest
-        batch, and a hash of what it is built from."""
+        """Return the path of the tower's engine. The name holds tower, GPU, TensorRT version, precision,
+        largest batch, and a hash of what the engine is built from."""
         batch = max(shapes[-1][0] for shapes in tower.profile.values())
         name = "_".join(
             (
@@ -56,7 +56,7 @@ class EngineCache:
         return self._folder / f"{name}.engine"
 
     def obtain(self, tower: Tower, progress: Progress) -> Path:
-        """The engine's file, built if it is not there; meanwhile other processes of this host wait for it.
+        """Return the engine's file; build it if it is missing, while other processes of this host wait.
 
         Raises ModelError.
         """
@@ -78,7 +78,7 @@ class EngineCache:
             self._arguments,
             sm=self._gpu.sm if LIBRARY == "tensorrt_rtx" else None,
             timing_cache=timing.read_bytes() if timing.exists() else b"",
-            # In tenths: each is a line of the log.
+            # In tenths: each step is a log line.
             advance=lambda share: progress(f"{step}: {int(share * 10) * 10} %", 0, 0),
         )
         self._write(built, path, timing)
@@ -102,8 +102,8 @@ class EngineCache:
 
 
 def graph_mark(path: Path) -> bytes:
-    """Changes with the graph; with its weights, too, by the size and the time of their files where they are
-    not in the graph's own. Raises ModelError."""
+    """Return a digest of the graph, and of the size and time of the files that hold its external weights.
+    Raises ModelError."""
     try:
         graph = onnx.load(path, load_external_data=False).graph
     except Exception as error:  # of protobuf, onnx and the file system
@@ -116,7 +116,7 @@ def graph_mark(path: Path) -> bytes:
 
 
 def external_files(graph: onnx.GraphProto) -> set[str]:
-    """The files in which a graph's weights are, relative to its folder."""
+    """Return the files that hold a graph's external weights, relative to its folder."""
     return {
         entry.value
         for tensor in graph.initializer
@@ -127,13 +127,13 @@ def external_files(graph: onnx.GraphProto) -> set[str]:
 
 
 def plain(name: str) -> str:
-    """A GPU's name as part of a file name: "NVIDIA L40S" is NVIDIA-L40S."""
+    """Return a GPU's name as part of a file name: "NVIDIA L40S" becomes NVIDIA-L40S."""
     return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-") or "unknown"
 
 
 @contextmanager
 def appearing(path: Path) -> Iterator[Path]:
-    """A file to write that becomes `path` when it is whole."""
+    """Yield a temporary file that is renamed to `path` once it is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:

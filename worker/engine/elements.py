@@ -1,5 +1,4 @@
-"""How large the tensors inside a graph become, which limits the batch: TensorRT numbers elements with 32
-bits."""
+"""How large a graph's tensors become. This limits the batch: TensorRT indexes elements with 32 bits."""
 
 from collections.abc import Mapping
 from math import prod
@@ -11,8 +10,8 @@ MOST_ELEMENTS = 2**31 - 1
 
 
 def largest_tensor(graph: Path, inputs: Mapping[str, tuple[int, ...]]) -> int:
-    """Elements of the largest tensor between the graph's nodes for inputs of these shapes, as far as shapes
-    can be inferred. Weights are not read."""
+    """Return the elements of the graph's largest intermediate tensor for inputs of these shapes, as far as
+    shapes can be inferred. Weights are not read."""
     model = onnx.load(str(graph), load_external_data=False)
     for given in model.graph.input:
         if shape := inputs.get(given.name):
@@ -27,6 +26,6 @@ def largest_tensor(graph: Path, inputs: Mapping[str, tuple[int, ...]]) -> int:
 
 
 def batch_within_limit(graph: Path, inputs: Mapping[str, tuple[int, ...]], batch: int) -> int:
-    """`batch`, or as much of it as leaves every tensor below 2^31 elements; at least 1. `inputs` are the
+    """Return `batch`, reduced until every tensor has fewer than 2^31 elements; at least 1. `inputs` are the
     shapes for a batch of one."""
     return max(1, min(batch, MOST_ELEMENTS // max(1, largest_tensor(graph, inputs))))

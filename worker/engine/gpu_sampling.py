@@ -1,4 +1,4 @@
-"""Sampling GPUs for the profiles of requests."""
+"""Samples GPU load for request profiles."""
 
 import asyncio
 from collections.abc import Sequence
@@ -14,16 +14,16 @@ log = structlog.get_logger(__name__)
 
 
 class Meter(Protocol):
-    """Reads how one GPU is."""
+    """Reads the condition of one GPU."""
 
     gpu: Gpu
 
     def read(self) -> Condition:
-        """How it is now. Blocks."""
+        """Read the current condition. Blocks."""
 
 
 async def sample_gpus(redis: Redis, gpus: Sequence[Gpu], host: str) -> None:
-    """Publish how the GPUs are, five times a second, until cancelled."""
+    """Publish the condition of the GPUs, five times a second, until cancelled."""
     if gpus:
         from worker.engine.nvml import GpuMeter  # noqa: PLC0415 - nvidia-ml-py is part of [gpu]
 
@@ -31,7 +31,7 @@ async def sample_gpus(redis: Redis, gpus: Sequence[Gpu], host: str) -> None:
 
 
 async def sample(redis: Redis, meters: Sequence[Meter], host: str) -> None:
-    """Publish what the meters read, five times a second, until cancelled."""
+    """Publish the meters' readings, five times a second, until cancelled."""
     while True:
         began = asyncio.get_running_loop().time()
         conditions = await asyncio.to_thread(lambda: [meter.read() for meter in meters])

@@ -1,4 +1,4 @@
-"""The NVIDIA GPUs that this process may use. A worker has one, and CUDA numbers it 0 there."""
+"""The NVIDIA GPUs that this process may use. A worker has one GPU, which CUDA numbers 0 in its process."""
 
 from collections.abc import Sequence
 
@@ -8,8 +8,8 @@ from shared.errors import ModelError, SettingsError
 
 
 class Gpu(msgspec.Struct, frozen=True):
-    """One GPU, or one instance of a GPU that MIG divides. `index` is NVML's, which nvidia-smi shows; `memory`
-    bytes; `capability` of CUDA, (8, 9) for an L40S; `instance` the number of the MIG instance."""
+    """One GPU, or one MIG instance of a GPU. `index` is NVML's, as nvidia-smi shows it; `memory` is in bytes;
+    `capability` is CUDA's, (8, 9) for an L40S; `instance` is the number of the MIG instance."""
 
     index: int
     uuid: str
@@ -21,7 +21,7 @@ class Gpu(msgspec.Struct, frozen=True):
 
     @property
     def number(self) -> str:
-        """How NVIDIA_VISIBLE_DEVICES names it by number: `0`, or `0:1` for an instance."""
+        """Its number in NVIDIA_VISIBLE_DEVICES: `0`, or `0:1` for an instance."""
         return str(self.index) if self.instance is None else f"{self.index}:{self.instance}"
 
     @property
@@ -31,14 +31,14 @@ class Gpu(msgspec.Struct, frozen=True):
 
 
 SHOWN_BY_DRIVER = {"", "none", "void"}
-"""Values of NVIDIA_VISIBLE_DEVICES by which the container runtime adds no GPU itself (NVIDIA Container
-Toolkit, "Environment Variables"). CDI sets `void` in containers to which it gives GPUs: what the driver shows
+"""Values of NVIDIA_VISIBLE_DEVICES for which the container runtime adds no GPU itself (NVIDIA Container
+Toolkit, "Environment Variables"). CDI sets `void` in containers that get GPUs, so what the driver shows
 counts."""
 
 
 class Condition(msgspec.Struct, frozen=True):
-    """How a GPU is: memory in bytes, utilizations from 0 to 1, degrees Celsius. None where it does not
-    tell."""
+    """The condition of a GPU: memory in bytes, utilizations from 0 to 1, degrees Celsius. None where the GPU
+    does not report a value."""
 
     memory_used: int | None
     memory_total: int | None
@@ -48,12 +48,12 @@ class Condition(msgspec.Struct, frozen=True):
 
 
 def visible(gpus: Sequence[Gpu], listed: str, variable: str) -> list[Gpu]:
-    """Those of `gpus` that `listed` names by number or UUID, in its order; `all` names all. Instances of a
-    divided GPU are named by UUID (`MIG-...`) or as `0:1`.
+    """Return the GPUs that `listed` names by number or UUID, in its order; `all` names all. A MIG instance is
+    named by UUID (`MIG-...`) or as `0:1`.
 
-    A container's runtime has taken numbers for the host's GPUs and shows only those: numbers that are as
-    many as the GPUs therefore mean all of them. Raises ModelError if `listed` allows none, SettingsError
-    if it names one that is not there.
+    A container runtime reads numbers as the host's and shows only those GPUs: as many numbers as there are
+    GPUs therefore mean all of them. Raises ModelError if `listed` allows none, SettingsError if it names a
+    GPU that does not exist.
     """
     names = [name.strip() for name in listed.split(",") if name.strip()]
     if names == ["all"]:

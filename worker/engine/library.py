@@ -1,4 +1,4 @@
-"""Which TensorRT there is: TensorRT, or TensorRT for RTX, which has the same API under another name."""
+"""Finds the installed TensorRT: TensorRT, or TensorRT for RTX, which has the same API under another name."""
 
 import importlib
 import importlib.util
@@ -7,12 +7,12 @@ import sys
 from shared.errors import ModelError
 
 MODULES = {"tensorrt": ("tensorrt",), "tensorrt_rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings")}
-"""The names under which each can be installed; its Python bindings can be had without the rest."""
+"""The packages that provide each library; the Python bindings can be installed alone."""
 
 
 def provide_tensorrt(wanted: str) -> str:
-    """Make `import tensorrt` give the library that RTEMBED_TENSORRT names, or the first that is installed
-    for `auto`; returns `tensorrt` or `tensorrt_rtx`. Raises ModelError if it cannot be imported."""
+    """Make `import tensorrt` load the library that RTEMBED_TENSORRT names, or for `auto` the first that is
+    installed. Returns `tensorrt` or `tensorrt_rtx`. Raises ModelError if none can be imported."""
     if (before := sys.modules.get("tensorrt")) and before.__name__ != "tensorrt":
         del sys.modules["tensorrt"]
     libraries = list(MODULES) if wanted == "auto" else [wanted]

@@ -1,4 +1,4 @@
-"""What the NVIDIA driver tells of GPUs through NVML. Nothing here needs CUDA."""
+"""What the NVIDIA driver reports about GPUs through NVML. Nothing here needs CUDA."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,14 +20,14 @@ FATAL_XIDS = {
     119: "the GPU's system processor does not answer",
     120: "error of the GPU's system processor",
 }
-"""Reports of the driver (NVIDIA, "XID Errors") after which a GPU must be reset. Most others are the fault of
-one program, which sees it as an error of CUDA."""
+"""Driver errors (NVIDIA, "XID Errors") after which a GPU must be reset. Most others are caused by one
+program, which gets a CUDA error."""
 
 T = TypeVar("T")
 
 
 def list_gpus() -> list[Gpu]:
-    """Every GPU that the driver shows and that answers. Raises ModelError without a driver."""
+    """Return every GPU that the driver shows and that answers. Raises ModelError without a driver."""
     try:
         pynvml.nvmlInit()
         driver = pynvml.nvmlSystemGetDriverVersion()
@@ -38,7 +38,7 @@ def list_gpus() -> list[Gpu]:
 
 
 def _found(index: int, driver: str) -> list[Gpu]:
-    """The GPU, or its instances if MIG divides it. None of a GPU that is lost: the others are of use."""
+    """Return the GPU, or its instances under MIG. Returns nothing for a lost GPU: the others still work."""
     try:
         handle = pynvml.nvmlDeviceGetHandleByIndex(index)
         instances = _instances(handle)
@@ -52,7 +52,7 @@ def _found(index: int, driver: str) -> list[Gpu]:
 
 
 def _instances(handle: "pynvml._Device") -> "list[tuple[int, pynvml._Device]] | None":
-    """The MIG instances of a GPU by number; None if MIG is off or unknown to it."""
+    """Return the MIG instances of a GPU by number; None if MIG is off or unsupported."""
     try:
         current, _ = pynvml.nvmlDeviceGetMigMode(handle)
     except (pynvml.NVMLError_NotSupported, pynvml.NVMLError_FunctionNotFound):  # this GPU, or an old driver
@@ -94,7 +94,7 @@ def _describe(handle: "pynvml._Device", index: int, driver: str) -> Gpu:
 
 
 class GpuMeter:
-    """Asks one GPU how it is. `trouble` says why it is unusable; empty while it works."""
+    """Reads the condition of one GPU. `trouble` says why it is unusable; empty while it works."""
 
     def __init__(self, gpu: Gpu) -> None:
         """Raises ModelError if the GPU has gone."""
@@ -103,16 +103,16 @@ class GpuMeter:
         try:
             pynvml.nvmlInit()
             self._handle = pynvml.nvmlDeviceGetHandleByUUID(gpu.uuid)
-            whole = pynvml.nvmlDeviceGetHandleByIndex(gpu.index)  # an instance has no reports of its own
+            whole = pynvml.nvmlDeviceGetHandleByIndex(gpu.index)  # an instance reports no events of its own
             self._events = pynvml.nvmlEventSetCreate()
         except pynvml.NVMLError as error:
             raise ModelError(f"{gpu.name} ({gpu.uuid}) cannot be reached: {error}") from error
-        # A GPU without such reports is still found lost by its answers.
+        # A lost GPU without such events is still noticed by its answers.
         with suppress(pynvml.NVMLError):
             pynvml.nvmlDeviceRegisterEvents(whole, pynvml.nvmlEventTypeXidCriticalError, self._events)
 
     def read(self) -> Condition:
-        """Measure now, and see what the driver has reported. Blocks for milliseconds; never raises."""
+        """Read the GPU's condition and the driver's events. Blocks for milliseconds; never raises."""
         memory = self._ask(pynvml.nvmlDeviceGetMemoryInfo)
         rates = self._ask(pynvml.nvmlDeviceGetUtilizationRates)
         decoder = self._ask(pynvml.nvmlDeviceGetDecoderUtilization)
@@ -130,7 +130,7 @@ class GpuMeter:
             return question(self._handle, *more)
         except (pynvml.NVMLError_GpuIsLost, pynvml.NVMLError_ResetRequired) as error:
             self._lost(str(error))
-        except pynvml.NVMLError:  # not every GPU answers every question
+        except pynvml.NVMLError:  # not every GPU supports every query
             pass
         return None
 
@@ -140,7 +140,7 @@ class GpuMeter:
                 report = pynvml.nvmlEventSetWait_v2(self._events, 0)
                 if meaning := FATAL_XIDS.get(report.eventData):
                     self._lost(f"XID {report.eventData}, {meaning}")
-        except pynvml.NVMLError:  # a timeout, as there is no other report
+        except pynvml.NVMLError:  # a timeout: there is no other event
             pass
 
     def _lost(self, reason: str) -> None:

@@ -1,4 +1,4 @@
-"""The CPU engine: a model directory's graphs run by ONNX Runtime."""
+"""The CPU engine: ONNX Runtime runs a model directory's graphs."""
 
 import os
 import sys
@@ -18,18 +18,18 @@ from worker.models.embedding_engine import Clips, Vectors
 from worker.models.tokenizer import TextTokenizer
 
 VIDEO_NICENESS = 10
-CLIPS_PER_RUN = 1  # more gains nothing on a CPU (tests/bench/engine.py)
+CLIPS_PER_RUN = 1  # a CPU gains nothing from more (tests/bench/engine.py)
 TEXTS_PER_RUN = 32
 CALL_COST = 10
-"""Tokens: a call takes as long as that many more of them (2.2 ms, 0.22 ms a token)."""
+"""The cost of one call, in tokens: 2.2 ms, at 0.22 ms a token."""
 STILLS = ("stills", "one_frame")
-"""Metadata of a video graph that takes one frame for a picture that stands for a whole clip."""
+"""Metadata of a video graph that accepts one frame for a clip whose frames are all the same."""
 
 Feeds = Mapping[str, NDArray[np.generic]]
 
 
 class GraphValue(msgspec.Struct, frozen=True):
-    """What a graph must take or give. A None in `shape` is a dimension that the caller chooses."""
+    """A required input or output of a graph. None in `shape` is a dynamic dimension."""
 
     name: str
     type: str
@@ -37,8 +37,7 @@ class GraphValue(msgspec.Struct, frozen=True):
 
 
 class OnnxEngine:
-    """The `Engine` of a machine without a GPU. Vectors do not depend on how clips and texts are batched,
-    beyond rounding."""
+    """The `Engine` of a machine without a GPU. Apart from rounding, vectors do not depend on batching."""
 
     def __init__(self, directory: ModelDirectory, threads: int) -> None:
         """Load both graphs; each may use `threads` cores. Raises ModelError."""
@@ -49,8 +48,8 @@ class OnnxEngine:
         if directory.text:
             self._tokenizer = TextTokenizer(directory.tokenizer, info.max_text_tokens)
             self._sessions["text"] = _open_session(directory.text, threads, *_text_tensors(info))
-        # ONNX Runtime's threads inherit the niceness of the thread that opens the session, so the video
-        # tower gets one thread of its own: a text that arrives meanwhile goes first.
+        # ONNX Runtime's threads inherit the niceness of the thread that opens the session, so a thread
+        # of lower priority opens the video tower: texts run first.
         self._video_thread = ThreadPoolExecutor(1, "video-engine", _lower_priority)
         opening = self._video_thread.submit(_open_session, directory.video, threads, *_video_tensors(info))
         try:
@@ -62,7 +61,7 @@ class OnnxEngine:
         self._one_frame_stills = metadata.get(STILLS[0]) == STILLS[1]
 
     def embed_video(self, clips: Clips) -> Vectors:
-        """`clips` uint8 [B, frames, 3, resolution, resolution], RGB -> float32 [B, dimension].
+        """Embed `clips`, uint8 [B, frames, 3, resolution, resolution] RGB -> float32 [B, dimension].
 
         Raises EngineError.
         """
@@ -74,7 +73,7 @@ class OnnxEngine:
         return self._video_thread.submit(self._run, session, runs).result()
 
     def embed_text(self, texts: Sequence[str]) -> Vectors:
-        """float32 [len(texts), dimension]. Raises EngineError, or NotSupported without a text tower."""
+        """Return float32 [len(texts), dimension]. Raises EngineError, NotSupported without a text tower."""
         if not self.supports_text:
             raise NotSupported(f"{self._info.id} embeds no text")
         session = self._session("text")
@@ -111,7 +110,7 @@ class OnnxEngine:
 
 
 def is_still(clips: Clips) -> bool:
-    """Whether every frame of every clip is the same as the clip's first, as it is for a picture."""
+    """Return whether every frame of every clip equals the clip's first, as for a picture."""
     return bool((clips[:, 1:] == clips[:, :1]).all())
 
 
@@ -136,7 +135,7 @@ def _open_session(
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    # Threads that wait for the next operator would otherwise burn the cores that decoding needs.
+    # Otherwise threads spin while they wait for the next operator, on the cores that decoding needs.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -162,8 +161,8 @@ def _check_tensors(path: Path, role: str, found: Sequence[ort.NodeArg], wanted: 
 
 
 def _fits(found: Sequence[int | str | None], wanted: Sequence[int | None]) -> bool:
-    """Whether every fixed dimension is the one wanted, and every free one is free. A dimension that should
-    be fixed may be left open: many exporters do not know the shape of an output."""
+    """Return whether the shapes match. A dynamic dimension must be dynamic; a fixed one may be left dynamic,
+    because many exporters do not know the shape of an output."""
     if len(found) != len(wanted):
         return False
     for size, expected in zip(found, wanted, strict=True):

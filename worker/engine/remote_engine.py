@@ -1,4 +1,4 @@
-"""A model behind an HTTP endpoint, as an engine: a Cosmos-Embed1 NIM, or, for texts alone, any server of
+"""The engine for a model behind an HTTP endpoint: a Cosmos-Embed1 NIM or, for texts only, any server with
 OpenAI's `/v1/embeddings`."""
 
 import random
@@ -22,10 +22,10 @@ from worker.models.embedding_engine import Clips, Vectors
 log = structlog.get_logger(__name__)
 
 FRAMES, RESOLUTION = 8, 224
-"""What a Cosmos-Embed1 NIM is fed."""
+"""The input of a Cosmos-Embed1 NIM."""
 PATH = "/v1/embeddings"
 AGAIN = frozenset({429, 502, 503, 504})
-"""Statuses after which the same call may succeed later."""
+"""HTTP statuses after which the same call may succeed later."""
 LONGEST_PAUSE, FIRST_PAUSE = 30.0, 0.25
 LONGEST_ANSWER = 64 << 20
 LONGEST_REASON = 300
@@ -45,7 +45,7 @@ _decoder = msgspec.json.Decoder(_Answer)
 
 
 class Away(Exception):
-    """The endpoint gave no answer, or one that asks for another try, after `pause` seconds if it says so."""
+    """The endpoint gave no answer, or asked for a retry, after `pause` seconds if it gave a number."""
 
     def __init__(self, reason: str, pause: float | None = None) -> None:
         super().__init__(reason)
@@ -53,16 +53,16 @@ class Away(Exception):
 
 
 class RemoteEngine:
-    """Sends clips and texts to an endpoint. Its methods block, and many threads may call them at once."""
+    """Sends clips and texts to an endpoint. Its methods block; many threads may call them at once."""
 
     def __init__(
         self, endpoint: str, model: str, api_key: str, *, timeout: float, patience: float, connections: int
     ) -> None:
-        """`timeout` is for one call, `patience` for all tries of one; seconds."""
+        """`timeout` limits one try, `patience` all tries of a call; seconds."""
         self.supports_text = True
         self.dimension = 0
         self.trouble = ""
-        """Why the endpoint cannot be used at the moment; empty while it can."""
+        """Why the endpoint is unusable at the moment; empty while it works."""
         self._frames_taken = True
         self._model, self._timeout, self._patience = model, timeout, patience
         self._url = endpoint.rstrip("/").removesuffix("/v1") + PATH
@@ -72,9 +72,9 @@ class RemoteEngine:
         self._client = httpx.Client(timeout=timeout, limits=limits, headers=headers)
 
     def learn(self) -> None:
-        """Find the dimension by a first text, and whether the endpoint is a NIM.
+        """Embed a first text to find the dimension, and whether the endpoint is a NIM.
 
-        Raises Unavailable if it is away, ModelError if it answers, but not with a vector.
+        Raises Unavailable if the endpoint is away, ModelError if its answer holds no vector.
         """
         try:
             vectors = self._ask({"input": FIRST_TEXT, "request_type": "query"}, 1)
@@ -98,9 +98,9 @@ class RemoteEngine:
         return vectors
 
     def embed_video(self, clips: Clips) -> Vectors:
-        """uint8 [B, 8, 3, 224, 224] -> float32 [B, dimension], one call for each clip.
+        """Embed uint8 [B, 8, 3, 224, 224] -> float32 [B, dimension], one call per clip.
 
-        Raises EngineError if the endpoint refuses a clip, Unavailable if it is away for too long,
+        Raises EngineError if the endpoint refuses a clip, Unavailable if it stays away,
         NotSupported if it takes no frames.
         """
         if not self._frames_taken:
@@ -109,14 +109,14 @@ class RemoteEngine:
         return np.concatenate([self._embed(body, 1) for body in bodies])
 
     def embed_text(self, texts: Sequence[str]) -> Vectors:
-        """float32 [len(texts), dimension], one call. Raises EngineError, Unavailable."""
+        """Return float32 [len(texts), dimension], from one call. Raises EngineError, Unavailable."""
         if not texts:
             return np.empty((0, self.dimension), np.float32)
         kind = {"request_type": "query" if len(texts) == 1 else "bulk_text"} if self._frames_taken else {}
         return self._embed({"input": texts[0] if len(texts) == 1 else list(texts), **kind}, len(texts))
 
     def ping(self) -> None:
-        """Find out whether the endpoint can be used again."""
+        """Check whether the endpoint works again."""
         try:
             self._ask({"input": FIRST_TEXT, **({"request_type": "query"} if self._frames_taken else {})}, 1)
         except (Away, EngineError) as error:
@@ -126,12 +126,12 @@ class RemoteEngine:
             self.trouble = ""
 
     def close(self) -> None:
-        """Close the connections; calls that wait for another try give up."""
+        """Close the connections; calls that wait for a retry give up."""
         self._closing.set()
         self._client.close()
 
     def _embed(self, body: Mapping[str, object], count: int) -> Vectors:
-        """The vectors of one call, which is repeated for `patience` seconds while the endpoint is away."""
+        """Return the vectors of one call; retry it for `patience` seconds while the endpoint is away."""
         deadline, pause = time.monotonic() + self._patience, FIRST_PAUSE
         while True:
             try:
@@ -149,7 +149,7 @@ class RemoteEngine:
                 return vectors
 
     def _ask(self, body: Mapping[str, object], count: int) -> Vectors:
-        """One call. Raises Away, EngineError."""
+        """Make one call. Raises Away, EngineError."""
         began = time.monotonic()
         content = msgspec.json.encode({**body, "encoding_format": "float", "model": self._model})
         outcome = "failed"
@@ -200,18 +200,18 @@ class RemoteEngine:
 
 
 def frames_payload(clip: Any) -> str:
-    """uint8 [frames, 3, height, width] RGB -> the text that stands for a clip in a NIM's `input`."""
+    """Encode uint8 [frames, 3, height, width] RGB as a clip in a NIM's `input`."""
     files = jpeg_frames(clip.transpose(0, 2, 3, 1))
     return f"data:video_frames/jpg;base64,{{{','.join(b64encode(file).decode() for file in files)}}}"
 
 
 def same_length(vectors: dict[int, list[float]]) -> bool:
-    """Whether all vectors have as many numbers."""
+    """Return whether all vectors have the same length."""
     return len({len(vector) for vector in vectors.values()}) == 1
 
 
 def retry_after(header: str) -> float | None:
-    """The seconds that a Retry-After asks for; None where it gives no number."""
+    """Return the seconds in Retry-After; None if it is not a number."""
     try:
         return max(0.0, float(header))
     except ValueError:
@@ -219,5 +219,5 @@ def retry_after(header: str) -> float | None:
 
 
 def reason_of(text: str) -> str:
-    """What an endpoint says, short enough for a log line, without secrets."""
+    """Return the endpoint's error text, short enough for a log line, without secrets."""
     return redact(" ".join(text[: 4 * LONGEST_REASON].split())[:LONGEST_REASON])

@@ -1,4 +1,4 @@
-"""What `rt-embed doctor` can say of a worker that would start here: its backend and its model."""
+"""Checks of `rt-embed doctor` for a worker on this machine: its backend and its model."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The engine of a worker with an NVIDIA GPU: a model directory's graphs, built and run by TensorRT.
+"""The engine of a worker with an NVIDIA GPU: TensorRT builds and runs a model directory's graphs.
 
 Import it after `worker.engine.library.provide_tensorrt`.
 """
@@ -33,9 +33,9 @@ from worker.models.tokenizer import TextTokenizer
 log = structlog.get_logger(__name__)
 
 HIGH_PRIORITY = -5
-"""CUDA clamps it to the highest that the GPU knows. A text's kernels go before those of a batch of clips."""
+"""CUDA clamps it to the GPU's highest priority. Kernels of texts run before those of clips."""
 SAMPLE = ("a", "man", "in", "a", "red", "coat", "walks", "past", "the", "parked", "cars", "at", "night")
-"""Words of the texts by which CUDA graphs are compared with plain runs."""
+"""Words of the sample texts that compare CUDA graphs with plain runs."""
 
 
 def open_engine(
@@ -47,9 +47,9 @@ def open_engine(
     *,
     text_batch_size: int = 0,
 ) -> "TensorRtEngine":
-    """The engine of `model`, built if this host has none; it gives the vectors that are kept with the model.
+    """Open the engine of `model`; build it if this host has none. Check it against the model's kept vectors.
 
-    Raises ModelError, SettingsError for builder arguments.
+    Raises ModelError, or SettingsError for bad builder arguments.
     """
     cache = EngineCache(
         model,
@@ -71,7 +71,7 @@ def open_engine(
 
 
 class TensorRtEngine:
-    """The `Engine` of one GPU. `embed_video` takes clips that lie in the GPU's memory as well."""
+    """The `Engine` of one GPU. `embed_video` also takes clips in the GPU's memory."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class TensorRtEngine:
         *,
         text_batch_size: int = 0,
     ) -> None:
-        """Build or load both towers; `text_batch_size` is `batch_size` unless it is given.
+        """Build or load both towers; `text_batch_size` defaults to `batch_size`.
 
         Raises ModelError, EngineError, DeviceLost."""
         self._lost = ""
@@ -104,9 +104,9 @@ class TensorRtEngine:
                 self._open(text_tower(model.info, model.text, most), most, HIGH_PRIORITY, cache, progress)
 
     def embed_video(self, clips: Clips | cupy.ndarray) -> Vectors:
-        """`clips` uint8 [B, frames, 3, resolution, resolution], RGB -> float32 [B, dimension].
+        """Embed `clips`, uint8 [B, frames, 3, resolution, resolution] RGB -> float32 [B, dimension].
 
-        A CuPy array must be complete on the calling thread's current stream; its memory may be reused after
+        A CuPy array must be ready on the calling thread's current stream; its memory may be reused after
         the call. Raises EngineError, DeviceLost.
         """
         info = self._info
@@ -119,8 +119,8 @@ class TensorRtEngine:
         return self._checked(self._batches(session, len(clips), lambda i, j: {"videos": clips[i:j]}))
 
     def embed_text(self, texts: Sequence[str]) -> Vectors:
-        """float32 [len(texts), dimension]. Raises EngineError, DeviceLost, or NotSupported without a text
-        tower."""
+        """Return float32 [len(texts), dimension]. Raises EngineError, DeviceLost, or NotSupported without a
+        text tower."""
         if not self.supports_text:
             raise NotSupported(f"{self._info.id} embeds no text")
         session = self._session("text")
@@ -136,8 +136,8 @@ class TensorRtEngine:
         return {"input_ids": input_ids, "attention_mask": attention_mask}
 
     def warm_up(self) -> None:
-        """Run the largest batches once, so that their memory is there and their kernels are loaded. Raises
-        EngineError if there is no memory for one clip, DeviceLost."""
+        """Run the largest batches once, to allocate memory and load kernels. Raises EngineError if one clip
+        does not fit into memory, DeviceLost."""
         info = self._info
         clip = (info.frames, 3, info.resolution, info.resolution)
         text = (info.max_text_tokens,)
@@ -147,14 +147,14 @@ class TensorRtEngine:
 
     @property
     def captured(self) -> list[Shape]:
-        """The batches of texts that have a CUDA graph."""
+        """Return the batches of texts that have a CUDA graph."""
         return list(self._towers["text"].graphs) if "text" in self._towers else []
 
     def capture_graphs(self) -> None:
-        """Make CUDA graphs of small batches of texts (`graph_shapes`). Batches whose graph cannot be made, or
-        gives other vectors than a plain run, go without. Raises DeviceLost.
+        """Capture CUDA graphs of small batches of texts (`graph_shapes`). A batch runs without a graph if the
+        capture fails or gives other vectors than a plain run. Raises DeviceLost.
 
-        TensorRT for RTX has none: it compiles kernels while it runs, which is no time for a capture.
+        TensorRT for RTX gets none: it compiles kernels at run time, which a capture does not allow.
         """
         if not self.supports_text or LIBRARY != "tensorrt":
             return
@@ -177,13 +177,13 @@ class TensorRtEngine:
             log.warning("batches of texts run without a CUDA graph", batches=_shown(failed), error=reason)
 
     def _sample(self, texts: int, tokens: int) -> Mapping[str, NDArray[np.int64]]:
-        """Return a batch of exactly this shape, of texts that differ in words and length."""
+        """Return a batch of exactly this shape, with texts that differ in words and length."""
         words = [" ".join(islice(cycle(SAMPLE), i, i + tokens)) for i in range(texts)]
         rows = self._tokenizer.tokens(words)
         return self._padded([row[: tokens - i % tokens] for i, row in enumerate(rows)], 0, texts)
 
     def close(self) -> None:
-        """Release both towers; harmless when called twice."""
+        """Release both towers. May be called twice."""
         self._towers.clear()
 
     def _clips_at_once(self, model: ModelDirectory, batch_size: int) -> int:
@@ -216,7 +216,7 @@ class TensorRtEngine:
     def _batches(
         self, session: TowerSession, count: int, inputs: Callable[[int, int], Mapping[str, Array]]
     ) -> list[Vectors]:
-        """Run `inputs(start, end)` for consecutive parts of 0 to `count`, and remember if the GPU is lost."""
+        """Run `inputs(start, end)` for consecutive parts of 0 to `count`; remember if the GPU is lost."""
 
         def run(start: int, end: int) -> Vectors:
             with device_errors(self._name):

@@ -1,8 +1,8 @@
 """A tower of a model on the GPU: batches of any shape, and CUDA graphs of small batches of texts.
 
-TensorRT submits a batch kernel by kernel, which for a few texts takes longer than computing them. A CUDA
-graph submits all at once. It runs the kernels, shapes and addresses that it was captured with, so each has an
-execution context, inputs and an output of its own, which nothing else uses.
+TensorRT launches a batch kernel by kernel, which for a few texts takes longer than the computation. A CUDA
+graph launches all at once. It repeats the captured kernels, shapes and addresses, so each graph has its own
+execution context, inputs and output, which nothing else uses.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,14 +24,14 @@ from worker.models.embedding_engine import Vectors
 Array = NDArray[Any] | cupy.ndarray
 
 ALIGNMENT = 256
-"""Bytes; of every tensor that TensorRT reads or writes."""
+"""Alignment in bytes of every tensor that TensorRT reads or writes."""
 DTYPES = {"UINT8": np.uint8, "INT64": np.int64}
 SAME = 0.9999
-"""The lowest cosine between what a graph and a plain run give."""
+"""The lowest cosine allowed between a graph's vectors and those of a plain run."""
 
 
 class TowerSession:
-    """One tower on the GPU, with a stream and memory of its own. All its memory is CuPy's."""
+    """One tower on the GPU, with its own stream and memory. CuPy allocates all memory."""
 
     def __init__(
         self, engine: trt.ICudaEngine, tower: Tower, batch_size: int, log: Log, *, priority: int
@@ -48,7 +48,7 @@ class TowerSession:
         self._scratch_size = 0
 
     def run(self, inputs: Mapping[str, Array]) -> Vectors:
-        """One batch. Raises EngineError, or what CuPy raises."""
+        """Run one batch. Raises EngineError, or what CuPy raises."""
         shape = smallest_holding(self.graphs, *_texts_and_tokens(inputs)) if self.graphs else None
         if shape is None:
             return self._run_plain(inputs)
@@ -57,8 +57,8 @@ class TowerSession:
         return vectors
 
     def capture(self, shape: Shape, inputs: Mapping[str, NDArray[Any]]) -> None:
-        """Make a CUDA graph of batches of `shape`, and keep it if it gives what a plain run gives for
-        `inputs`, a batch of that shape. Raises EngineError if not, or what CuPy raises."""
+        """Capture a CUDA graph for batches of `shape`. Keep it if its vectors for `inputs`, a batch of that
+        shape, match a plain run. Raises EngineError if they do not, or what CuPy raises."""
         execution = Execution(self._engine, self._tower, self._log)
         with self._stream:
             graph = TextGraph(execution, self._tower, shape, self._stream, self._enough)
@@ -68,7 +68,7 @@ class TowerSession:
         self.graphs[shape] = graph
 
     def zeros(self, item: tuple[int, ...], start: int, end: int) -> dict[str, Array]:
-        """A batch from `start` to `end` of items of the shape `item`."""
+        """Return a batch of zeros from `start` to `end`, with items of the shape `item`."""
         return {t.name: np.zeros((end - start, *item), DTYPES[t.dtype]) for t in self._tower.inputs}
 
     def _run_plain(self, inputs: Mapping[str, Array]) -> Vectors:
@@ -82,7 +82,7 @@ class TowerSession:
             try:
                 self._execution.start(self._stream)
             except EngineError:
-                self._stream.synchronize()  # raises what CUDA knows of it
+                self._stream.synchronize()  # raises CUDA's error, if there is one
                 raise
             return self._fetched(output, count)
 
@@ -97,8 +97,8 @@ class TowerSession:
         return self._vectors[:count].copy()
 
     def _enough(self, size: int) -> cupy.cuda.MemoryPointer:
-        """Scratch memory of at least `size` bytes; the largest so far is kept. All executions use the same:
-        they follow each other on one stream."""
+        """Return at least `size` bytes of scratch memory; the largest so far is kept. All executions share
+        it: they follow each other on one stream."""
         if self._scratch is None or size > self._scratch_size:
             self._scratch, self._scratch_size = None, 0
             self._scratch = cupy.cuda.alloc(max(size, 1))
@@ -107,7 +107,7 @@ class TowerSession:
 
 
 class Execution:
-    """An execution context, and what is bound to it."""
+    """An execution context and its bindings."""
 
     def __init__(self, engine: trt.ICudaEngine, tower: Tower, log: Log) -> None:
         """Raises ModelError."""
@@ -124,8 +124,8 @@ class Execution:
         output: cupy.ndarray,
         enough: Callable[[int], cupy.cuda.MemoryPointer],
     ) -> cupy.cuda.MemoryPointer:
-        """Say where the batch lies and where its vectors go; returns the scratch memory. The caller keeps all
-        of it while it is in use. Raises EngineError."""
+        """Bind the inputs and the output; return the scratch memory. The caller keeps all of it while it is
+        in use. Raises EngineError."""
         context = self._context
         for name, array in inputs.items():
             if not context.set_input_shape(name, array.shape):
@@ -138,13 +138,13 @@ class Execution:
         return scratch
 
     def start(self, stream: cupy.cuda.Stream) -> None:
-        """Run what is bound, on `stream`. Raises EngineError."""
+        """Run the bound batch on `stream`. Raises EngineError."""
         if not self._context.execute_async_v3(stream.ptr):
             raise EngineError(f"TensorRT does not run the {self._tower.name} engine: {self._log.errors()}")
 
 
 class TextGraph:
-    """The CUDA graph of batches of one shape."""
+    """The CUDA graph for batches of one shape."""
 
     def __init__(
         self,
@@ -160,7 +160,7 @@ class TextGraph:
         self._staged = {t.name: cupyx.empty_pinned(shape, DTYPES[t.dtype]) for t in tower.inputs}
         self.output = cupy.empty((shape[0], tower.output.shape[1]), np.float32)
         self._scratch = execution.bind(self._inputs, self.output, enough)
-        execution.start(stream)  # so that kernels are loaded and the context is ready for the shape
+        execution.start(stream)  # loads the kernels and prepares the context for the shape
         stream.synchronize()
         stream.begin_capture()
         try:
@@ -169,7 +169,7 @@ class TextGraph:
             self._graph = stream.end_capture()
 
     def start(self, inputs: Mapping[str, Array], stream: cupy.cuda.Stream) -> None:
-        """Run a batch that is at most as large as the graph's. Its vectors come first in `output`."""
+        """Run a batch no larger than the graph's. Its vectors come first in `output`."""
         texts, tokens = _texts_and_tokens(inputs)
         for name, staged in self._staged.items():
             staged[:] = 0
@@ -185,6 +185,6 @@ def _texts_and_tokens(inputs: Mapping[str, Array]) -> Shape:
 
 
 def _on_gpu(array: Array) -> cupy.ndarray:
-    """Return the array in one piece in the GPU's memory, without a copy if it is there already."""
-    found = cupy.ascontiguousarray(cupy.asarray(array))  # CuPy's takes no array of numpy's
+    """Return the array, contiguous in the GPU's memory; no copy if it is already there."""
+    found = cupy.ascontiguousarray(cupy.asarray(array))  # cupy.ascontiguousarray takes no NumPy array
     return found if found.data.ptr % ALIGNMENT == 0 else found.copy()

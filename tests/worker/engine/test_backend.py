@@ -62,7 +62,9 @@ def test_a_gpu_without_its_packages_is_not_used_and_that_is_said(driver: Driver)
 
 def test_a_library_of_the_driver_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.engine.backend.DRIVER_LIBRARIES", ("libc.so.6", "libnvcuvid.so.0"))
-    with pytest.raises(ModelError, match=r"libnvcuvid\.so\.0 cannot be loaded .*must hold compute and video"):
+    with pytest.raises(
+        ModelError, match=r"libnvcuvid\.so\.0 cannot be loaded .*must include compute and video"
+    ):
         check_driver()
     monkeypatch.setattr("worker.engine.backend.DRIVER_LIBRARIES", ("libc.so.6",))
     check_driver()
@@ -97,7 +99,7 @@ def test_gpus_that_are_asked_for_and_not_there_stop_the_start_under_auto_too(
 def test_the_first_gpus_are_taken() -> None:
     assert limited(GPUS, settings()) == GPUS
     assert limited(GPUS, settings(NUM_GPUS=2, NUM_GPUS_PER_VLM_PROC=2)) == GPUS[:2]
-    with pytest.raises(SettingsError, match="NUM_GPUS_PER_VLM_PROC=3: GPUs to use are 2"):
+    with pytest.raises(SettingsError, match="NUM_GPUS_PER_VLM_PROC=3, but only 2 GPUs are in use"):
         limited(GPUS, settings(NUM_GPUS=2, NUM_GPUS_PER_VLM_PROC=3))
 
 

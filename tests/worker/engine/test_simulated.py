@@ -173,7 +173,7 @@ def test_an_error_of_cuda_is_the_end_of_the_gpu(device: Device, model: ModelDire
 def test_a_batch_that_tensorrt_does_not_run_is_only_that(device: Device, model: ModelDirectory) -> None:
     engine = open_engine(model)
     device.does = False
-    with pytest.raises(EngineError, match="TensorRT does not run the video engine: it gives no reason"):
+    with pytest.raises(EngineError, match="TensorRT does not run the video engine: TensorRT gives no reason"):
         engine.embed_video(random_clips(2))
     device.does = True
     assert engine.embed_video(random_clips(2)).shape == (2, 3)

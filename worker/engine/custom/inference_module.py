@@ -1,4 +1,4 @@
-"""What `inference.py` of a model in Python defines: its class, its name, what it wants to be fed."""
+"""What `inference.py` of a model in Python defines: its class, its name, its input."""
 
 import importlib.util
 import sys
@@ -21,7 +21,7 @@ NATIVE_SIZE = 448
 
 
 def inference_file(implementation: Path) -> Path:
-    """The module of a folder that brings a model. Raises ModelError if there is none."""
+    """Return `inference.py` of a model's folder. Raises ModelError if there is none."""
     path = implementation / "inference.py"
     if not path.exists():
         raise ModelError(f"{implementation} has no inference.py")
@@ -29,7 +29,7 @@ def inference_file(implementation: Path) -> Path:
 
 
 def import_inference(implementation: Path) -> ModuleType:
-    """Import `inference.py`; modules beside it are importable. Raises ModelError."""
+    """Import `inference.py`; modules beside it can be imported too. Raises ModelError."""
     path = inference_file(implementation)
     folder = str(implementation.resolve())
     if folder not in sys.path:
@@ -47,7 +47,7 @@ def import_inference(implementation: Path) -> ModuleType:
 
 
 def find_model_class(module: ModuleType) -> Any:
-    """The class that `load_python_model` describes. Raises ModelError if there is none."""
+    """Return the class that `load_python_model` describes. Raises ModelError if there is none."""
     named = (getattr(module, name, None) for name in CLASS_NAMES)
     defined = (
         value
@@ -61,17 +61,17 @@ def find_model_class(module: ModuleType) -> Any:
 
 
 def model_identity(kind: Any, model_path: str) -> tuple[str, str, str]:
-    """(id, api_type, owner) from `get_model_info`, or (folder name, "internal", "custom") where it fails."""
+    """Return (id, api_type, owner) from `get_model_info`; (folder name, "internal", "custom") if it fails."""
     try:
         name, api_type, owner = kind.get_model_info(model_path, MODEL_TYPE)
-    except Exception as error:  # the model is not ours, and the contract names this fallback
+    except Exception as error:  # foreign code; the contract names this fallback
         log.info("get_model_info returned nothing", reason=repr(error))
         return Path(model_path).name or kind.__name__, "internal", "custom"
     return str(name), str(api_type), str(owner)
 
 
 def input_config(kind: Any, model_path: str) -> InputConfig:
-    """`get_input_config` as a mapping or an object, with the contract's defaults. Raises ModelError."""
+    """Read `get_input_config`, a mapping or an object, with the contract's defaults. Raises ModelError."""
     if not hasattr(kind, "get_input_config"):
         return InputConfig()
     given = kind.get_input_config(model_path, MODEL_TYPE)
@@ -90,9 +90,9 @@ def input_config(kind: Any, model_path: str) -> InputConfig:
 
 
 def size_of(config: InputConfig) -> int:
-    """Edge length of the square frames, px. Raises ModelError for a rectangle."""
+    """Return the edge of the square frames, px. Raises ModelError for a rectangle."""
     if config.width != config.height:
         raise ModelError(
-            f"get_input_config wants {config.width}x{config.height} frames; only squares are fed"
+            f"get_input_config asks for {config.width}x{config.height} frames; frames must be square"
         )
     return config.width or NATIVE_SIZE

@@ -1,4 +1,4 @@
-"""JPEG files of frames."""
+"""Encodes frames as JPEG."""
 
 from fractions import Fraction
 
@@ -7,12 +7,12 @@ from numpy.typing import NDArray
 
 
 def jpeg_frames(clip: NDArray[np.uint8]) -> list[bytes]:
-    """uint8 [frames, height, width, 3] RGB -> one JPEG file per frame."""
+    """Encode uint8 [frames, height, width, 3] RGB as one JPEG file per frame."""
     return [encode_jpeg(frame) for frame in clip]
 
 
 def encode_jpeg(picture: NDArray[np.uint8]) -> bytes:
-    """uint8 [height, width, 3] RGB -> a JPEG file, chroma at full size."""
+    """Encode uint8 [height, width, 3] RGB as a JPEG file, chroma at full size."""
     import av  # noqa: PLC0415 - only models that ask for JPEG need it
 
     encoder = av.CodecContext.create("mjpeg", "w")

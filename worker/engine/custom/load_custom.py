@@ -1,4 +1,4 @@
-"""Makes a model in Python and its engine."""
+"""Loads a model in Python and makes its engine."""
 
 from pathlib import Path
 
@@ -24,11 +24,11 @@ log = structlog.get_logger(__name__)
 def load_python_model(
     implementation: Path, model_path: str, max_batch_size: int, *, warm_up: bool = True, patience: float = 600
 ) -> tuple[ModelInfo, "PythonEngine"]:
-    """Make the model that `implementation`/inference.py defines, and learn what it does not declare.
+    """Create the model that `implementation`/inference.py defines, and find out what it does not declare.
 
-    The class is the one named Model, VlmModel, CustomModel or Inference, else the first one defined there
-    that has a `generate` (see `worker.models.base` for the contract). `patience` is how long its
-    `install_prerequisites.sh` may take, in seconds. Raises ModelError.
+    The class is named Model, VlmModel, CustomModel or Inference, or is the first class there that has a
+    `generate` (see `worker.models.base` for the contract). `patience`: seconds that
+    `install_prerequisites.sh` may take. Raises ModelError.
     """
     install_prerequisites(implementation, patience)
     with original_modules() as originals:

@@ -1,4 +1,4 @@
-"""The operator's own scripts that run before a model in Python loads."""
+"""Runs the operator's scripts before a model in Python loads."""
 
 import hashlib
 import os
@@ -19,15 +19,15 @@ from worker.models.locks import host_lock
 log = structlog.get_logger(__name__)
 
 LONGEST_LINE = 1000
-"""Bytes of a line; a longer one is logged in pieces."""
+"""Bytes of a log line; a longer line is logged in pieces."""
 LAST_LINES = 20
-"""How many lines an error shows."""
+"""Lines that an error shows."""
 
 
 def install_prerequisites(implementation: Path, timeout: float) -> None:
-    """Run `install_prerequisites.sh` of the folder where there is one, one process of the host at a time.
+    """Run the folder's `install_prerequisites.sh`, if there is one, in one process of the host at a time.
 
-    Raises ModelError if it fails, or has not ended after `timeout` seconds.
+    Raises ModelError if it fails or takes more than `timeout` seconds.
     """
     script = (implementation / "install_prerequisites.sh").resolve()
     if not script.exists():
@@ -41,17 +41,17 @@ def install_prerequisites(implementation: Path, timeout: float) -> None:
 def run_repository_script(
     script: Path, model_path: str, repository: Path, max_batch_size: int, timeout: float
 ) -> None:
-    """Run MODEL_REPOSITORY_SCRIPT_PATH once before the model loads. Raises ModelError if it fails, or has not
-    ended after `timeout` seconds."""
+    """Run MODEL_REPOSITORY_SCRIPT_PATH once before the model loads. Raises ModelError if it fails or takes
+    more than `timeout` seconds."""
     arguments = ["--model_path", model_path, "--triton_repo_path", str(repository)]
     run_script([sys.executable, str(script), *arguments, "--max_batch_size", str(max_batch_size)], timeout)
 
 
 def run_script(command: list[str], timeout: float, folder: Path | None = None) -> None:
-    """Run a command and log what it prints, line by line, as it comes.
+    """Run a command and log its output line by line.
 
-    Raises ModelError with its last lines if it fails. After `timeout` seconds it is killed, with every
-    process that it has started.
+    Raises ModelError with its last lines if it fails. After `timeout` seconds the command and every process
+    that it started are killed.
     """
     name = Path(command[1]).name
     log.info("script started", script=name, command=command)
@@ -82,9 +82,9 @@ def run_script(command: list[str], timeout: float, folder: Path | None = None) -
 
 
 def _relay(process: subprocess.Popen[bytes], name: str) -> list[str]:
-    """Log what the script prints until it has ended; the last lines."""
+    """Log the script's output until it ends; return the last lines."""
     last: deque[str] = deque(maxlen=LAST_LINES)
-    assert process.stdout  # noqa: S101 - a pipe was asked for
+    assert process.stdout  # noqa: S101 - stdout is a pipe
     while data := process.stdout.readline(LONGEST_LINE):
         line = data.decode(errors="replace").rstrip()
         if line:

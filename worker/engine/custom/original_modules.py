@@ -1,5 +1,5 @@
 """The modules that a model written for RT-Embed imports: `models.base_vlm_model`, `common.chunk_info` and
-`common.logger`. They exist while such a model is imported and made, and only for those that ask."""
+`common.logger`. They exist only while such a model is imported and created."""
 
 import logging
 import sys
@@ -19,7 +19,7 @@ LOGGER = "custom_model"
 
 
 class VlmGenerationConfig(msgspec.Struct):
-    """What a model that writes text is asked for. It is always empty here."""
+    """Options for a model that generates text. Always empty here."""
 
     temperature: float | None = None
     max_new_tokens: int | None = None
@@ -30,7 +30,7 @@ class VlmGenerationConfig(msgspec.Struct):
 
 
 class VlmModelOutput(msgspec.Struct):
-    """The answer to one chunk, in RT-Embed's order of fields. `embeddings` is the vector."""
+    """The output for one chunk, with RT-Embed's order of fields. `embeddings` is the vector."""
 
     output: str = ""
     embeddings: object = None
@@ -40,7 +40,7 @@ class VlmModelOutput(msgspec.Struct):
 
 
 class BaseVlmModel(ABC):
-    """The base class of a model written for RT-Embed; a subclass must implement `generate`."""
+    """The base class of a model written for RT-Embed. A subclass must implement `generate`."""
 
     def __init__(self, model_path: str = "", max_batch_size: int | None = None, **kwargs: object) -> None:
         self.model_path = model_path
@@ -55,7 +55,7 @@ class BaseVlmModel(ABC):
 
     @property
     def model_name(self) -> str:
-        """The name that logs show."""
+        """The name in logs."""
         return type(self).__name__
 
     @abstractmethod
@@ -68,14 +68,14 @@ class BaseVlmModel(ABC):
         generation_config: VlmGenerationConfig,
         **kwargs: object,
     ) -> Sequence[VlmModelOutput] | Future[Sequence[VlmModelOutput]]:
-        """One output per chunk, in order, or a future of them."""
+        """Return one output per chunk, in order, or a future of them."""
 
     def can_batch(self, first: ModelChunk, second: ModelChunk) -> bool:
-        """Whether two chunks may share a call."""
+        """Return whether two chunks may share a call."""
         return False
 
     def can_enqueue_requests(self) -> bool:
-        """Whether the model takes a call now."""
+        """Return whether the model takes a call now."""
         return True
 
     def warmup(self) -> None:  # noqa: B027 - a subclass may leave it out
@@ -83,12 +83,12 @@ class BaseVlmModel(ABC):
 
     @staticmethod
     def get_model_info(model_path: str, vlm_model_type: str) -> tuple[str, str, str]:
-        """(id, api_type, owner) as the API shows them."""
+        """Return (id, api_type, owner) as the API shows them."""
         return model_path.rstrip("/").rsplit("/", 1)[-1], "internal", "custom"
 
     @staticmethod
     def get_input_config(model_path: str, vlm_model_type: str) -> InputConfig:
-        """What the service feeds."""
+        """Return the input that the model expects."""
         return InputConfig()
 
 
@@ -104,18 +104,18 @@ CONTENTS: dict[str, dict[str, object]] = {
     "common.chunk_info": {"ChunkInfo": ModelChunk},
     "common.logger": {"logger": logging.getLogger(LOGGER)},
 }
-"""What each module holds; one without contents is a package."""
+"""The contents of each module; one without contents is a package."""
 
 
 class OriginalModules(MetaPathFinder, Loader):
-    """Finds the modules of `CONTENTS` where nothing else on the path has them."""
+    """Provides the modules of `CONTENTS` that nothing else on the path provides."""
 
     def __init__(self) -> None:
         self.given: list[str] = []
-        """The names of those that were asked for."""
+        """The names of the modules that were imported."""
 
     def find_spec(self, fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:
-        """The module, if it is one of ours."""
+        """Return the module's spec if it is one of ours."""
         contents = CONTENTS.get(fullname)
         return None if contents is None else ModuleSpec(fullname, self, is_package=not contents)
 
@@ -127,9 +127,9 @@ class OriginalModules(MetaPathFinder, Loader):
 
 @contextmanager
 def original_modules() -> Iterator[OriginalModules]:
-    """Within it the modules can be imported; afterwards no name of theirs is left behind."""
+    """Make the modules importable; remove them from `sys.modules` at the end."""
     finder = OriginalModules()
-    sys.meta_path.append(finder)  # the last: a folder's own `models` or `common` is found first
+    sys.meta_path.append(finder)  # last: a folder's own `models` or `common` takes precedence
     try:
         yield finder
     finally:

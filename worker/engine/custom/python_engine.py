@@ -26,7 +26,7 @@ BUSY_PATIENCE = 60.0  # seconds
 
 
 class PythonEngine:
-    """Calls the `generate` of a model object. Vectors are passed on as the model gives them."""
+    """Calls the `generate` of a model object. Vectors are passed on unchanged."""
 
     def __init__(self, model: Any, config: InputConfig, max_batch_size: int) -> None:
         self.model = model
@@ -43,35 +43,35 @@ class PythonEngine:
         self._calling = threading.Lock()
 
     def embed_video(self, clips: Clips, described: Sequence[Clip] = ()) -> Vectors:
-        """uint8 [B, frames, 3, height, width] -> float32 [B, dimension]. `described` tells which part of
-        which video each clip is. Raises EngineError, Unavailable."""
+        """Embed uint8 [B, frames, 3, height, width] -> float32 [B, dimension]. `described` says which part
+        of which video each clip is. Raises EngineError, Unavailable."""
         chunks = [chunk_of(clip) for clip in described] or [ModelChunk() for _ in clips]
         times = [[time / SECOND for time in clip.times] for clip in described] or [[] for _ in clips]
         return self._embed(chunks, [self._frames(clip) for clip in clips.transpose(0, 1, 3, 4, 2)], times)
 
     def _frames(self, clip: NDArray[np.uint8]) -> Any:
-        """One clip, uint8 [frames, height, width, 3], in the form that the model wants."""
+        """Return one clip, uint8 [frames, height, width, 3], in the form that the model expects."""
         if self.config.use_jpeg_encoding:
             return jpeg_frames(clip)
         if self._tensor:
-            return self._tensor(clip.copy())  # of its own: PyTorch has no tensors that are read-only
+            return self._tensor(clip.copy())  # a copy: PyTorch has no read-only tensors
         clip.flags.writeable = False
         return clip
 
     def embed_text(self, texts: Sequence[str]) -> Vectors:
-        """float32 [len(texts), dimension]. Raises EngineError, Unavailable, NotSupported."""
+        """Return float32 [len(texts), dimension]. Raises EngineError, Unavailable, NotSupported."""
         if not self.supports_text:
             raise NotSupported("the loaded model embeds no text")
         return self._embed([ModelChunk("text", text) for text in texts], [], [])
 
     def close(self) -> None:
-        """Call the model's `_shutdown_model` where it has one."""
+        """Call the model's `_shutdown_model`, if it has one."""
         shut_down = getattr(self.model, "_shutdown_model", None)
         if shut_down:
             shut_down()
 
     def learn(self) -> None:
-        """Find the dimension by a black clip, and whether texts work by a first one, where undeclared."""
+        """Embed a black clip to find the dimension, and a text to see if texts work, unless declared."""
         if not self.dimension:
             size = size_of(self.config)
             clip = np.zeros((1, self.config.num_frames, 3, size, size), np.uint8)
@@ -87,10 +87,10 @@ class PythonEngine:
                 log.warning("the model embeds no text", reason=str(error.__cause__ or error))
 
     def warm_up(self) -> None:
-        """Call the model's `warmup` where it has one; a failure is logged only."""
+        """Call the model's `warmup`, if it has one; a failure is only logged."""
         try:
             getattr(self.model, "warmup", lambda: None)()
-        except Exception as error:  # the model is not ours
+        except Exception as error:  # foreign code
             log.warning("the model's warm-up failed", error=repr(error))
 
     def _embed(self, chunks: list[ModelChunk], frames: list[Any], times: list[list[float]]) -> Vectors:
@@ -125,7 +125,7 @@ class PythonEngine:
         except NotImplementedError as error:
             raise NotSupported(f"the loaded model embeds no {chunks[0].chunk_type}") from error
         except Exception as error:
-            if type(error).__name__ == "OutOfMemoryError":  # of PyTorch or CuPy, neither of which is imported
+            if type(error).__name__ == "OutOfMemoryError":  # PyTorch's or CuPy's; neither is imported here
                 raise Unavailable(f"CUDA out of memory while embedding {len(chunks)} chunks") from error
             log.exception("the model failed", chunks=len(chunks))
             raise EngineError("An unknown error occurred") from error
@@ -161,13 +161,13 @@ class PythonEngine:
 
 
 def wants_tensors(model: object) -> bool:
-    """Whether the frames become PyTorch tensors, as RT-Embed gives them: not for a model that builds on our
-    base class, and not where its module has not imported PyTorch."""
+    """Return whether the model gets PyTorch tensors, as RT-Embed gives them: not if it uses our base class,
+    and not if its module has not imported PyTorch."""
     return "torch" in sys.modules and not isinstance(model, EmbeddingModel)
 
 
 def chunk_of(clip: Clip) -> ModelChunk:
-    """What a model is told of a clip."""
+    """Return what a model learns about a clip."""
     chunk = clip.chunk
     return ModelChunk(
         streamId=clip.asset,

@@ -326,7 +326,7 @@ def test_a_failing_warm_up_is_not_fatal_and_can_be_left_out(folder: WriteFolder)
                 "    def generate(self): ...\n"
                 "    def get_input_config(path, kind):\n        return {'width': 640, 'height': 360}\n"
             ),
-            "wants 640x360 frames; only squares are fed",
+            "asks for 640x360 frames; frames must be square",
         ),
         (
             (

@@ -1,1 +1,1 @@
-"""Jobs in, vectors out."""
+"""The worker: claims jobs and computes vectors."""

@@ -1,4 +1,4 @@
-"""`python -m worker`: one worker process, or one for each GPU of this machine, and its watchdog."""
+"""`python -m worker`: runs one worker process, or one for each GPU of this machine, with its watchdog."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Batches for one engine call: all that is queued, up to the batch size, without waiting for more."""
+"""Batches for one engine call: everything queued, up to the batch size, without waiting for more."""
 
 import asyncio
 import threading
@@ -36,7 +36,7 @@ def milliseconds(start: float, end: float) -> float:
 
 @dataclass(eq=False)
 class _Batch(Generic[Item]):
-    """What one engine call takes from the queue, and when it ran, in `time.monotonic()` seconds."""
+    """The items of one engine call, and when it ran, in `time.monotonic()` seconds."""
 
     queued: list[tuple[Item, "asyncio.Future[Embedded]"]] = field(default_factory=list)
     start: float = 0.0
@@ -44,11 +44,11 @@ class _Batch(Generic[Item]):
 
 
 class Batcher(Generic[Item]):
-    """Feeds a blocking engine call with batches of at most `limit`; `at_once` of them run at a time, on as
-    many threads of `executor`.
+    """Feeds a blocking engine call with batches of at most `limit`; up to `at_once` of them run at a time,
+    each on its own thread of `executor`.
 
-    A thread that is free puts its batch together of what is queued then. The next call waits in the executor
-    meanwhile, so that the engine need not wait for the event loop between two batches.
+    A free thread builds its batch from what is queued at that moment. The next call already waits in the
+    executor, so the engine does not wait for the event loop between two batches.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Batcher(Generic[Item]):
         at_once: int = 1,
     ) -> None:
         self._running: dict[int, float] = {}
-        """When each batch that runs began, by its thread."""
+        """When each running batch began, by its thread."""
         self._labels = {"modality": modality}
         self._call = call
         self._limit = limit
@@ -69,21 +69,21 @@ class Batcher(Generic[Item]):
         self._calls = 2 * at_once
         self._queue: deque[tuple[Item, asyncio.Future[Embedded]]] = deque()
         self._waiting: set[_Batch[Item]] = set()
-        """Batches that no thread has begun to put together."""
+        """Batches that no thread has started to build."""
         self._taking = threading.Lock()
         self._wake = asyncio.Event()
 
     @property
     def began(self) -> float | None:
-        """When the oldest batch that runs began, in `time.monotonic()` seconds; None between batches.
+        """When the oldest running batch began, in `time.monotonic()` seconds; None between batches.
 
-        Includes batches that nobody waits for any more.
+        Includes batches whose callers have all gone.
         """
         return min(self._running.copy().values(), default=None)
 
     def embed(self, item: Item) -> "asyncio.Future[Embedded]":
-        """The vector of `item`, or what the engine raised for its batch. An item whose future is cancelled
-        before its batch starts is not computed."""
+        """Return the vector of `item`, or raise what the engine raised for its batch. An item that is
+        cancelled before its batch starts is not computed."""
         future: asyncio.Future[Embedded] = asyncio.get_running_loop().create_future()
         self._queue.append((item, future))
         self._wake.set()
@@ -115,7 +115,7 @@ class Batcher(Generic[Item]):
                 raise EngineError(
                     f"the engine gave {len(vectors)} vectors for a batch of {len(batch.queued)}"
                 )
-        except Exception as error:  # it belongs to the callers, whatever it was
+        except Exception as error:  # every error goes to the callers
             for _, future in batch.queued:
                 if not future.done():
                     future.set_exception(error)
@@ -128,7 +128,7 @@ class Batcher(Generic[Item]):
             engine_busy.add(batch.end - batch.start, self._labels)
 
     def _take(self, batch: _Batch[Item]) -> None:
-        """Put the batch together. Futures are only read here: this is not their thread."""
+        """Build the batch. Only read futures here: this is not their thread."""
         with self._taking:
             self._waiting.discard(batch)
             while self._queue and len(batch.queued) < self._limit:

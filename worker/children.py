@@ -1,4 +1,4 @@
-"""Child processes of a worker: started with a socket to the worker and an environment without secrets."""
+"""Child processes of a worker: they get a socket to the worker and an environment without secrets."""
 
 import asyncio
 import contextlib
@@ -16,15 +16,14 @@ from worker.framing import Framing
 Sent = TypeVar("Sent")
 Received = TypeVar("Received")
 
-# What FFmpeg and Python need of the environment, and no more: no proxy, no credential, no preload.
+# The variables that FFmpeg and Python need, and no others: no proxy, no credential, no preload.
 _ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "LANG", "TZ")
 END_GRACE = 2.0
-"""Seconds that a child whose socket is closed has to end by itself."""
+"""Seconds that a child has to exit after its socket closed."""
 
 
 class ChildDied(Exception):
-    """A child process ended by itself; `signal` is what ended it, 0 if nothing did; `status` is
-    its exit status."""
+    """A child process ended by itself. `signal` killed it (0: none did); `status` is its exit status."""
 
     def __init__(self, name: str, returncode: int) -> None:
         self.status = returncode
@@ -36,7 +35,7 @@ class ChildDied(Exception):
 def child_environment() -> dict[str, str]:
     """Return the environment of a child process."""
     kept = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
-    # One thread: what a process gives up for its isolation, only the thread that does so is sure to lose.
+    # One thread: isolation is only certain for the thread that gives up the privileges.
     return {**kept, "MALLOC_ARENA_MAX": "2", "OPENBLAS_NUM_THREADS": "1", "UV_USE_IO_URING": "0"}
 
 
@@ -49,14 +48,14 @@ _FOR_NETWORK = (
 
 
 def network_environment(*prefixes: str) -> dict[str, str]:
-    """Return the environment of a program that fetches something, such as pip: the variables for the
-    network, and its own, which begin with one of `prefixes`. None of our keys, tokens and passwords."""
+    """Return the environment of a program that downloads, such as pip: the network variables, and its own,
+    which begin with one of `prefixes`. It holds none of our keys, tokens and passwords."""
     names = {*_ENVIRONMENT, *_FOR_NETWORK} - {"PYTHONPATH", "PYTHONHOME"}
     return {name: os.environ[name] for name in os.environ if name in names or name.startswith(prefixes)}
 
 
 class Spawned(msgspec.Struct, frozen=True):
-    """A child that has been started, and this end of its socket."""
+    """A started child, and our end of its socket."""
 
     process: asyncio.subprocess.Process
     reader: asyncio.StreamReader
@@ -76,12 +75,12 @@ async def spawn(module: str, arguments: Sequence[object] = (), descriptors: Sequ
             )  # fmt: skip
         return Spawned(process, *await asyncio.open_unix_connection(sock=ours))
     except BaseException:
-        ours.close()  # which ends a child that was started
+        ours.close()  # ends a child that has started
         raise
 
 
 class ChildProcess(Generic[Sent, Received]):
-    """A running child process, to which the worker sends `Sent` and which answers `Received`."""
+    """A running child process. The worker sends it `Sent` messages; it answers with `Received`."""
 
     def __init__(self, name: str, spawned: Spawned, sent: Framing[Sent], received: Framing[Received]) -> None:
         self._name = name
@@ -97,11 +96,11 @@ class ChildProcess(Generic[Sent, Received]):
 
     @property
     def alive(self) -> bool:
-        """Whether the child has not ended yet."""
+        """Whether the child is still running."""
         return self._process.returncode is None
 
     def send(self, message: Sent) -> None:
-        """Send a message. A child that has died does not get it; then `receive` raises."""
+        """Send a message. If the child has died, it is lost, and `receive` raises."""
         with contextlib.suppress(OSError):
             self._writer.write(self._sent.pack(message))
 
@@ -113,8 +112,7 @@ class ChildProcess(Generic[Sent, Received]):
             raise ChildDied(self._name, await self._exit_status()) from error
 
     async def _exit_status(self) -> int:
-        """Return the child's exit status, now that its socket is closed. Killing it at once would hide why it
-        died."""
+        """Return the child's exit status after its socket closed. Killing it would hide why it died."""
         try:
             async with asyncio.timeout(END_GRACE):
                 return await self._process.wait()
@@ -123,17 +121,17 @@ class ChildProcess(Generic[Sent, Received]):
             return await self._process.wait()
 
     def terminate(self) -> None:
-        """Kill the child without waiting for its end.
+        """Kill the child without waiting for it to end.
 
-        Not through asyncio, whose `kill` may reap the process before asyncio's own watcher, so that its exit
-        status is lost (cpython issue 87744).
+        Not through asyncio: its `kill` may reap the process before asyncio's own watcher does, which loses
+        the exit status (cpython issue 87744).
         """
         if self.alive:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
 
     async def close(self) -> None:
-        """Kill the child, whatever it does, wait for its end, and close its socket."""
+        """Kill the child, wait until it has ended, and close its socket."""
         self.terminate()
         await self._process.wait()
         self._writer.close()

@@ -1,4 +1,4 @@
-"""The jobs of one worker: claims for its free slots, the work, acknowledgements, and what is handed back."""
+"""The jobs of one worker: claim for free slots, work, acknowledge, hand back."""
 
 import asyncio
 import time
@@ -30,20 +30,20 @@ log = structlog.get_logger(__name__)
 
 TAKE_OVER_INTERVAL = 1.0
 LIVE_INTERVAL = 0.2
-"""Seconds between looks at live sessions that wait for a worker."""
+"""Seconds between checks for live sessions that wait for a worker."""
 BALANCE_INTERVAL = 1.0
 LOOKS = 10
-"""How often a second the whole fleet looks, in each lane, for what the dead have left and for an even share:
-the time of a look grows with the number of workers and claims. For live sessions take_live.lua sees to it."""
+"""Checks per second of the whole fleet, per lane, for jobs of dead workers and for an even share: the cost of
+a check grows with the number of workers and claims. take_live.lua does this for live sessions."""
 STAY = 300.0
-"""Seconds for which a live session that could not be handed over is not asked for again."""
+"""Seconds before a live session that could not be handed over is asked for again."""
 RETRY_INTERVAL = 0.5
 HEAD_START = 0.002
-"""Seconds that claimed jobs get before their lane asks for more: a text may be done by then."""
+"""Seconds after a claim before the lane claims more: a text may be done by then."""
 HARMLESS = 60.0
-"""Seconds for which a live session runs here until it is not held guilty of earlier workers' deaths."""
+"""Seconds that a live session runs here before it stops being blamed for earlier workers' deaths."""
 ACKNOWLEDGE_INTERVAL = 0.02
-"""Seconds in which acknowledgements are collected: they need not delay the next job."""
+"""Seconds over which acknowledgements are collected, so that they do not delay the next job."""
 
 
 class ClaimLoop:
@@ -57,21 +57,21 @@ class ClaimLoop:
         self.slots: dict[Lane, int] = {
             "text": settings.text_slots,
             "probe": settings.probe_slots,
-            # One more than decodes, so that a decoder works while the last clip of a job is embedded.
+            # One more than decode at a time, so that a decoder works while a job's last clip is embedded.
             "video": decode_slots(settings) + 1,
             "live": settings.live_slots,
         }
         self._suspects: dict[str, float] = {}
-        """Live sessions that were taken from workers that died, and when."""
+        """Live sessions taken over from dead workers, and when."""
         self._coming: dict[str, asyncio.Task[None]] = {}
-        """Live sessions that other workers are asked to hand over."""
+        """Live sessions that other workers have been asked to hand over."""
         self._stayed: dict[str, float] = {}
-        """Those that could not be, and when."""
+        """Live sessions that could not be handed over, and when."""
         self.workers = 1
-        """How many are alive."""
+        """Number of workers that are alive."""
         self.jobs_done = 0
         self.device_lost = ""
-        """Why the GPU is of no more use."""
+        """Why the GPU is unusable."""
         self._freed = asyncio.Event()
         self._finished: list[Claim] = []
         self._finishing = asyncio.Event()
@@ -79,7 +79,7 @@ class ClaimLoop:
     async def run(
         self, tasks: Tasks, stopping: asyncio.Event, on_stop: Callable[[], Awaitable[None]]
     ) -> None:
-        """Work until `stopping`; then call `on_stop`, hand live sessions over and finish the rest, for up to
+        """Work until `stopping`; then call `on_stop`, hand over live sessions and finish the rest, for up to
         RTEMBED_SHUTDOWN_TIMEOUT seconds."""
         async with asyncio.TaskGroup() as work:
             acknowledging = work.create_task(self._acknowledge())
@@ -96,7 +96,7 @@ class ClaimLoop:
                 await self._acknowledge_finished()
 
     async def _claim(self, lane: Lane, tasks: Tasks, work: asyncio.TaskGroup) -> None:
-        """Keep filling the lane's free slots."""
+        """Keep the lane's free slots filled."""
         reader = single_connection(self._settings)
         look_back = 0.0
         try:
@@ -121,11 +121,11 @@ class ClaimLoop:
             await reader.aclose()
 
     def _shared(self, interval: float) -> float:
-        """Return the seconds until this worker looks again: `interval`, or longer in a large fleet."""
+        """Return the seconds until this worker's next check: `interval`, or longer in a large fleet."""
         return max(interval, self.workers / LOOKS)
 
     async def _claim_live(self, tasks: Tasks, work: asyncio.TaskGroup) -> None:
-        """Take live sessions one by one, so that they spread over the workers."""
+        """Take live sessions one at a time, so that they spread over the workers."""
         while True:
             await self._free_slots("live")
             try:
@@ -142,7 +142,7 @@ class ClaimLoop:
                 await asyncio.sleep(LIVE_INTERVAL)
 
     async def _balance(self, tasks: Tasks, work: asyncio.TaskGroup) -> None:
-        """Ask for live sessions of workers as long as they run more of them."""
+        """Ask other workers for live sessions while they run more than this one."""
         looks, pause = 0, BALANCE_INTERVAL
         async with asyncio.TaskGroup() as moves:
             while True:
@@ -169,7 +169,7 @@ class ClaimLoop:
         return time.monotonic() - self._stayed.get(claim.id, -STAY) < STAY
 
     async def _receive(self, claim: Claim, tasks: Tasks, work: asyncio.TaskGroup) -> None:
-        """Wait for a session that another worker is asked to hand over, and go on with it."""
+        """Wait for a session that another worker hands over, and continue it."""
         structlog.contextvars.bind_contextvars(request_id=claim.job.request, job=claim.id)
         received = False
         try:
@@ -188,16 +188,16 @@ class ClaimLoop:
 
     @property
     def _last_chance(self) -> int:
-        """The delivery after which a job goes to the dead letters."""
+        """The last delivery before a job goes to the dead letters."""
         return self._settings.max_deliveries
 
     def _on_trial(self) -> bool:
-        """Whether a session runs here on its last chance. Another would be blamed if it kills the worker."""
+        """Whether a session runs here on its last delivery: if it kills the worker, others get the blame."""
         running = (self.running[entry_id][0] for entry_id in self._suspects if entry_id in self.running)
         return any(claim.deliveries >= self._last_chance for claim in running)
 
     async def forgive(self) -> None:
-        """Forget the earlier deliveries of live sessions that have done no harm here. Raises RedisError."""
+        """Reset the delivery counts of live sessions that ran well here. Raises RedisError."""
         now = time.monotonic()
         for entry_id, since in list(self._suspects.items()):
             if entry_id not in self.running:
@@ -224,8 +224,8 @@ class ClaimLoop:
         self.running[claim.id] = (claim, task)
 
     async def _work(self, claim: Claim, tasks: Tasks) -> None:
-        """Do one job and acknowledge it. While Redis is away or refuses writes, keep it and try again;
-        without the GPU, or when cancelled, leave it to be claimed again."""
+        """Do one job and acknowledge it. While Redis is away or refuses writes, keep it and retry; if the GPU
+        is lost or this is cancelled, leave it for another claim."""
         structlog.contextvars.bind_contextvars(request_id=claim.job.request, job=claim.id)
         if claim.x_request_id:
             structlog.contextvars.bind_contextvars(x_request_id=claim.x_request_id)
@@ -237,7 +237,7 @@ class ClaimLoop:
         except RedisError as error:
             log.error("job left for another delivery: redis cannot store its end", error=str(error))
         except SessionMoved:
-            pass  # the claim is another worker's
+            pass  # another worker has the claim
         except DeviceLost as error:
             log.error("job left for another worker: the GPU is lost", error=str(error))
             self.device_lost = str(error)
@@ -271,7 +271,7 @@ class ClaimLoop:
             await self._publisher.fail(claim.job, failed("An unknown error occurred"))
 
     async def _refuse(self, claim: Claim, job: UnreadableJob) -> None:
-        """Move a job that cannot be read to the dead letters, and end its request."""
+        """Move an unreadable job to the dead letters, and end its request."""
         reason = f"unreadable: {job.reason}"
         log.error("unreadable job moved to the dead letters", lane=job.lane, error=job.reason)
         redis = self._claims.redis
@@ -296,7 +296,7 @@ class ClaimLoop:
         await self._claims.bury(claim, reason)
 
     async def _acknowledge(self) -> None:
-        """Acknowledge finished jobs, several at a time. A job that is done again changes nothing."""
+        """Acknowledge finished jobs, several at a time. Doing a job again changes nothing."""
         while True:
             await self._finishing.wait()
             await asyncio.sleep(ACKNOWLEDGE_INTERVAL)
@@ -319,7 +319,7 @@ class ClaimLoop:
             jobs_done.add(count, {"lane": lane})
 
     async def _hand_over_live(self) -> None:
-        """Let other workers go on with the live sessions at once: a camera does not wait."""
+        """Let other workers continue the live sessions at once: a camera does not wait."""
         tasks = [task for claim, task in self.running.values() if claim.lane == "live"]
         for task in tasks:
             task.cancel()

@@ -1,7 +1,7 @@
-"""Claims on jobs: claim as many as there are slots, renew, release, and take over those of dead workers.
+"""Claims on jobs: claim as many as there are free slots, renew, release, take over from dead workers.
 
-A claim is an entry pending in the lane's consumer group under this worker's name. It is acknowledged,
-and deleted, only after its results are stored.
+A claim is a pending entry in the lane's consumer group under this worker's name. The worker acknowledges and
+deletes it only after its results are stored.
 """
 
 import random
@@ -27,17 +27,17 @@ FORGET_CONSUMER_MS = 600_000
 HANDED_BACK_AT_ONCE = 2000
 SURPLUS_SEEN = 1000
 LIVE_PATIENCE_MS = 1000
-"""How long a live session is left to workers that run fewer of them."""
+"""How long a waiting live session is left to workers that run fewer of them."""
 ASKED_BY = (b"traceparent", b"x_request_id")
-"""Fields of a job's entry that name the span and the HTTP request behind it."""
+"""Fields of a job's entry that name its parent span and its HTTP request."""
 
 
 Delivered = tuple[bytes, int, Mapping[bytes, bytes]]
-"""The id of an entry, how often it was delivered, and its fields."""
+"""The id of an entry, its delivery count, and its fields."""
 
 
 class Claims:
-    """The claims of one worker process, under a consumer name that no other process ever had."""
+    """The claims of one worker process, under a consumer name that no other process has ever had."""
 
     def __init__(self, redis: Redis, worker: str, timeout: float, model: str = "") -> None:
         self.redis = redis
@@ -47,7 +47,7 @@ class Claims:
         self.serve(model)
 
     def serve(self, model: str) -> None:
-        """Claim the jobs of that model, and probes."""
+        """Claim the jobs of this model, and probes."""
         self._model = model
         self._groups = {
             lane: ConsumerGroup(self.redis, self._stream(lane), GROUP, self.consumer) for lane in keys.LANES
@@ -60,7 +60,7 @@ class Claims:
         return keys.jobs(lane, self._model_of(lane))
 
     async def create_groups(self) -> None:
-        """Make the lanes' consumer groups where they are missing; waiting jobs are delivered too."""
+        """Create missing consumer groups of the lanes; they deliver jobs that already wait, too."""
         for group in self._groups.values():
             await group.create()
 
@@ -85,14 +85,14 @@ class Claims:
         return claims
 
     async def take_live(self, withheld: int = 0) -> list[Claim]:
-        """Claim a live session, new or orphaned, if no other worker runs fewer than this one; none whose
-        delivery number `withheld` this would be."""
+        """Claim a new or orphaned live session if no other worker runs fewer than this one. Skip a session
+        for which this would be delivery number `withheld`."""
         bounds: list[Argument] = [self.timeout_ms, LIVE_PATIENCE_MS, withheld]
         arguments = [*bounds, *self.held["live"]]
         return self._claims("live", await self._claim_by("take_live", "live", arguments))
 
     async def surplus(self, coming: int) -> Claim | None:
-        """Return a session of the worker that runs most, as if it were claimed, if that runs two more than
+        """Return a session of the busiest worker, as if claimed, if that worker runs at least two more than
         this one with the `coming` ones. Sessions that killed earlier workers are excluded."""
         stream = self._stream("live")
         running = {
@@ -130,7 +130,7 @@ class Claims:
         return claims
 
     async def renew(self) -> list[tuple[Lane, str]]:
-        """Tell Redis that this worker is alive; returns the claims that it has lost to another."""
+        """Renew this worker's claims; return those that it has lost to another worker."""
         lost: list[tuple[Lane, str]] = []
         for lane, ids in self.held.items():
             if ids:
@@ -143,8 +143,8 @@ class Claims:
     async def complete(self, *claims: Claim) -> None:
         """Acknowledge jobs whose results are stored, and delete them from their lanes.
 
-        A job whose results are missing, as a primary that failed took them along, stays: once it is released
-        here, it is done again after the claim timeout, as another delivery.
+        A job stays if a failover has lost its results: once it is released here, it is delivered again
+        after the claim timeout.
         """
         for lane in {claim.lane for claim in claims}:
             stream, arguments = [self._stream(lane)], list[Argument]()
@@ -158,9 +158,9 @@ class Claims:
                 log.warning("jobs are done again: a failover has lost their results", lane=lane, jobs=left)
 
     async def hand_back(self, lanes: Iterable[Lane] = keys.LANES) -> int:
-        """Let any worker have all that is pending in `lanes` under this one, at once; returns how many jobs.
+        """Release all pending jobs of this worker in `lanes` to any worker at once; return their number.
 
-        Those deliveries do not count. Also catches jobs whose delivery this process never saw.
+        These deliveries do not count. Includes jobs that were delivered but never reached this process.
         """
         count = 0
         for lane in lanes:
@@ -176,7 +176,7 @@ class Claims:
         return count
 
     async def forgive(self, *claims: Claim) -> None:
-        """Count the deliveries of live sessions that this worker holds from 1 again."""
+        """Reset the delivery counts of live sessions that this worker holds to 1."""
         ids = [claim.id for claim in claims]
         await script(self.redis, "forgive")(keys=[self._stream("live")], args=[GROUP, self.consumer, *ids])
 
@@ -203,7 +203,7 @@ class Claims:
         self.held[claim.lane].discard(claim.id)
 
     async def forget_consumers(self) -> None:
-        """Delete the consumers of ended processes that hold no claims."""
+        """Delete consumers of ended processes that hold no claims."""
         for lane in keys.LANES:
             for consumer in await self.redis.xinfo_consumers(self._stream(lane), GROUP):
                 gone = consumer["idle"] > FORGET_CONSUMER_MS and not consumer["pending"]
@@ -212,7 +212,7 @@ class Claims:
 
 
 def _chunks(job: Job) -> Sequence[int]:
-    """Return the chunks that must be stored before the job counts as done."""
+    """Return the chunks that must be stored before the job is done."""
     match job:
         case VideoJob():
             return [chunk.index for chunk in job.chunks]

@@ -1,4 +1,4 @@
-"""From settings to a worker's parts: its model, its engine, its media reader."""
+"""Creates a worker's parts from settings: its model, its engine, its media reader."""
 
 import asyncio
 import time
@@ -33,9 +33,9 @@ from worker.models.prepare import obtain, obtain_files
 log = structlog.get_logger(__name__)
 
 LEAST_CLIPS_AHEAD, MOST_CLIPS_AHEAD = 4, 16
-"""Per job; a clip of 448 pixels is 5 MB of shared memory."""
+"""Clips per job; a clip of 448 pixels takes 5 MB of shared memory."""
 CLIPS_SHARE = 16
-"""Which part of a GPU's memory clips may take."""
+"""The share of a GPU's memory that clips may take."""
 MODEL_REPOSITORY = Path("/tmp/triton_model_repo")  # noqa: S108 - what RT-Embed passes to such scripts
 
 
@@ -45,7 +45,7 @@ class Loaded(msgspec.Struct, frozen=True):
     info: ModelInfo
     engine: Engine
     backend: str
-    """cpu, cuda, python (a model in Python chooses by itself where it runs), or remote."""
+    """cpu, cuda, python (the model itself chooses where it runs), or remote."""
     batch_size: int
     """Clips in the largest batch."""
     model: ServedModel
@@ -54,10 +54,10 @@ class Loaded(msgspec.Struct, frozen=True):
     text_batch_size: int = 1
     """Texts in the largest batch."""
     at_once: int = 1
-    """How many batches of clips, and how many of texts, the engine takes at a time."""
+    """How many batches of clips, and how many of texts, the engine runs at a time."""
 
     def told(self) -> dict[str, str]:
-        """What the log and the worker's record say of where the model runs."""
+        """Return where the model runs, for the log and the worker's record."""
         gpu = self.runs_on.gpu
         return {
             "backend": self.backend,
@@ -70,8 +70,7 @@ class Loaded(msgspec.Struct, frozen=True):
 
 
 def load(settings: Settings, progress: Progress) -> Loaded:
-    """Find the model and make its engine. Blocks, for minutes at a first start; `progress` hears how far
-    it is.
+    """Find the model and make its engine. Blocks, for minutes at a first start; `progress` gets updates.
 
     Raises ModelError saying what to do.
     """
@@ -87,7 +86,7 @@ def load(settings: Settings, progress: Progress) -> Loaded:
         info, engine, files = built_in_model(settings, runs_on, batch_size, progress)
         backend = runs_on.active
     model = served(info, engine)
-    # A model in Python was told of one batch size only.
+    # A model in Python gets only one batch size.
     texts = batch_size if backend == "python" else runs_on.text_batch_size(settings)
     loaded = Loaded(info, engine, backend, batch_size, model, runs_on, files, texts)
     log.info(
@@ -101,7 +100,7 @@ def load(settings: Settings, progress: Progress) -> Loaded:
 
 
 def remote_model(settings: Settings, endpoint: str) -> Loaded:
-    """The model behind REMOTE_EMBED_ENDPOINT; clips are decoded on the CPU.
+    """Connect to the model behind REMOTE_EMBED_ENDPOINT; clips are decoded on the CPU.
 
     Raises ModelError, and Unavailable while the endpoint is away.
     """
@@ -145,7 +144,7 @@ def remote_model(settings: Settings, endpoint: str) -> Loaded:
 
 
 def served(info: ModelInfo, engine: Engine) -> ServedModel:
-    """What clients are told of a loaded model."""
+    """Return what clients see of a loaded model."""
     return ServedModel(
         id=info.id,
         owned_by=info.owned_by,
@@ -160,7 +159,7 @@ def served(info: ModelInfo, engine: Engine) -> ServedModel:
 
 
 def verification_of(info: ModelInfo) -> Literal["", "here", "digest"]:
-    """How a converted checkpoint was verified; empty for other models, and where nobody did."""
+    """Return how a converted checkpoint was verified; empty for other models and unverified ones."""
     told = info.details.get("verification", "here" if info.verified and "recipe" in info.details else "")
     return "digest" if told == "digest" else "here" if told == "here" else ""
 
@@ -168,8 +167,8 @@ def verification_of(info: ModelInfo) -> Literal["", "here", "digest"]:
 def built_in_model(
     settings: Settings, runs_on: Backend, batch_size: int, progress: Progress
 ) -> tuple[ModelInfo, Engine, tuple[str, ...]]:
-    """The model directory that MODEL_PATH names, its engine, and the names of the files that were built for
-    it. Raises ModelError."""
+    """Return the model directory that MODEL_PATH names, its engine, and the names of its built files. Raises
+    ModelError."""
     if not runs_on.gpu:
         return *cpu_model(settings, progress), ()
     from worker.engine.tensorrt import open_engine  # noqa: PLC0415 - needs the extra [gpu]
@@ -182,7 +181,7 @@ def built_in_model(
 
 
 def cpu_model(settings: Settings, progress: Progress) -> tuple[ModelInfo, Engine]:
-    """The model directory that MODEL_PATH names, run by ONNX Runtime. Raises ModelError."""
+    """Load the model directory that MODEL_PATH names into ONNX Runtime. Raises ModelError."""
     try:
         from worker.engine.onnx import OnnxEngine  # noqa: PLC0415 - a worker with a GPU may lack it
         from worker.models.conse import conse_recipe as conse  # noqa: PLC0415 - likewise
@@ -198,9 +197,9 @@ def cpu_model(settings: Settings, progress: Progress) -> tuple[ModelInfo, Engine
 def own_model(
     settings: Settings, implementation: Path, batch_size: int, progress: Progress
 ) -> tuple[ModelInfo, Engine]:
-    """The model that `implementation` brings, with the files that MODEL_PATH names, after the script that
+    """Load the model of `implementation` with the files that MODEL_PATH names, after the script that
     prepares them. Raises ModelError."""
-    inference_file(implementation)  # said before anything is downloaded
+    inference_file(implementation)  # fails before anything is downloaded
     model_path = obtain_files(settings, progress)
     if script := settings.model_repository_script:
         run_repository_script(script, model_path, MODEL_REPOSITORY, batch_size, settings.script_timeout)
@@ -214,12 +213,12 @@ def own_model(
 
 
 def decode_slots(settings: Settings) -> int:
-    """How many files this worker decodes at a time."""
+    """Return how many files this worker decodes at a time."""
     return settings.decode_slots or cores()
 
 
 def media_limits(settings: Settings) -> MediaLimits:
-    """What media may cost."""
+    """Return the limits on media."""
     return MediaLimits(
         pixels=settings.max_frame_pixels,
         image_pixels=settings.max_image_pixels,
@@ -231,7 +230,7 @@ def media_limits(settings: Settings) -> MediaLimits:
 
 
 def decoding_gpu(settings: Settings, loaded: Loaded, clips: int, **options: bool) -> Device:
-    """The worker's GPU as a decoder, with memory for `clips` clips. Raises ModelError."""
+    """Open the worker's GPU as a decoder, with memory for `clips` clips. Raises ModelError."""
     info = loaded.info
     try:
         with device_errors("the GPU"):
@@ -248,8 +247,8 @@ def decoding_gpu(settings: Settings, loaded: Loaded, clips: int, **options: bool
 
 
 def live_decoders(settings: Settings, loaded: Loaded) -> DecoderPool:
-    """The decoders of cameras: others than those of files, for which a camera cannot wait. Each is started
-    when it is first needed. Blocks while a GPU is prepared."""
+    """Return the decoders of cameras: their own, because a camera cannot wait for files. Each starts when it
+    is first needed. Blocks while a GPU is prepared."""
     slots, limits = decode_slots(settings), media_limits(settings)
     if loaded.backend != "cuda":
         return DecoderPool(slots, limits=limits, niceness=0)
@@ -260,7 +259,7 @@ def live_decoders(settings: Settings, loaded: Loaded) -> DecoderPool:
 
 @asynccontextmanager
 async def open_media(settings: Settings, loaded: Loaded) -> AsyncIterator[DecoderPool]:
-    """The media reader of this worker, with its decoders running."""
+    """Yield the media reader of this worker, with its decoders running."""
     options: dict[str, Any] = {
         "limits": media_limits(settings),
         "probers": settings.probe_slots,
@@ -274,7 +273,7 @@ async def open_media(settings: Settings, loaded: Loaded) -> AsyncIterator[Decode
     if loaded.backend == "cuda" and gpu:
         info, ahead = loaded.info, options["ahead"]
         slots = files_on_gpu(info, gpu.memory, slots, ahead, loaded.batch_size)
-        clips = slots * ahead + 2 * loaded.batch_size  # the last of a file may still wait for the engine
+        clips = slots * ahead + 2 * loaded.batch_size  # a file's last clips may still wait for the engine
         device = await asyncio.to_thread(decoding_gpu, settings, loaded, clips)
         pool: DecoderPool = GpuMedia(device, slots, **options)
     else:
@@ -287,13 +286,13 @@ async def open_media(settings: Settings, loaded: Loaded) -> AsyncIterator[Decode
 
 
 def clips_ahead(batch_size: int) -> int:
-    """How many clips of a job may be decoded and not embedded yet: two batches, and no fewer than let the
-    decoder go on while a small batch is embedded."""
+    """Return how many clips of a job may be decoded ahead of the engine: two batches, and enough for the
+    decoder to continue while a small batch is embedded."""
     return max(LEAST_CLIPS_AHEAD, 2 * batch_size)
 
 
 def files_on_gpu(info: ModelInfo, memory: int, files: int, ahead: int, batch_size: int) -> int:
-    """How many of `files` can be decoded at a time if their clips, and two batches, are to take no more than
-    a sixteenth of the GPU's `memory` bytes; at least one."""
+    """Return how many of `files` can be decoded at a time if their clips and two batches take no more than a
+    sixteenth of the GPU's `memory` bytes; at least one."""
     clip = info.frames * 3 * info.resolution**2
     return max(1, min(files, (memory // CLIPS_SHARE // clip - 2 * batch_size) // ahead))

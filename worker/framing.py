@@ -1,4 +1,4 @@
-"""Messages between a worker and its child processes: MessagePack, with their length before them."""
+"""Messages between a worker and its child processes: length-prefixed MessagePack."""
 
 import socket
 import struct
@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import msgspec
 
 if TYPE_CHECKING:
-    import asyncio  # a decoder process needs none of it
+    import asyncio  # a decoder process does not need it
 
 Message = TypeVar("Message")
 
 HEADER = struct.Struct("<I")
 LONGEST_FRACTION = 48
 LONGEST = 1 << 30
-"""Bytes of one message; far more than the packets of the longest chunk of a camera."""
+"""Bytes of one message; far more than the packets of a camera's longest chunk."""
 
 
 class Framing(Generic[Message]):
@@ -30,21 +30,21 @@ class Framing(Generic[Message]):
         )
 
     def pack(self, message: Message) -> bytes:
-        """Return one message with its length before it."""
+        """Return one message with its length prefix."""
         body = self._encoder.encode(message)
         return HEADER.pack(len(body)) + body
 
     async def read(self, reader: "asyncio.StreamReader") -> Message:
         """Return the next message of a stream.
 
-        Raises ConnectionError or IncompleteReadError at its end, and ConnectionError for what is no message.
+        Raises ConnectionError or IncompleteReadError at its end, and ConnectionError for an invalid message.
         """
         length = self._length(await reader.readexactly(HEADER.size))
         return self._decode(await reader.readexactly(length))
 
     def receive(self, connection: socket.socket) -> Message | None:
-        """Return the next message of a blocking socket, or None at its end. Raises ConnectionError for what
-        is no message."""
+        """Return the next message of a blocking socket, or None at its end. Raises ConnectionError for an
+        invalid message."""
         head = connection.recv(HEADER.size, socket.MSG_WAITALL)
         if len(head) < HEADER.size:
             return None

@@ -1,4 +1,4 @@
-"""What a worker does with a job of each lane: text, probe, video."""
+"""Does the jobs of each lane: text, probe, video."""
 
 import asyncio
 from collections import deque
@@ -29,11 +29,11 @@ log = structlog.get_logger(__name__)
 
 
 class RequestEnded(Exception):
-    """The request has ended meanwhile, so the rest of its job is not wanted."""
+    """The request has ended, so the rest of its job is dropped."""
 
 
 class Tasks:
-    """Carries out claimed jobs. Each method returns when every result of the job is stored."""
+    """Does claimed jobs. Each method returns when every result of the job is stored."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class Tasks:
         self._live = live
 
     async def run(self, claim: Claim) -> None:
-        """Do the job, whatever its kind. A failure that belongs to the job ends its request."""
+        """Do a job of any kind. A failure of the job itself ends its request."""
         match claim.job:
             case TextJob() as job:
                 await self.text(claim, job)
@@ -69,7 +69,7 @@ class Tasks:
                 await self._live.run(claim, job)
 
     async def stand_by(self, claim: Claim) -> bool:
-        """Return whether another worker has handed its live session over; `run` then goes on with it."""
+        """Return whether another worker has handed over its live session; `run` then continues it."""
         return await self._live.stand_by(claim)
 
     async def text(self, claim: Claim, job: TextJob) -> None:
@@ -95,7 +95,7 @@ class Tasks:
         observe_texts(embedded, self._model)
 
     async def probe(self, job: ProbeJob) -> None:
-        """Open a file and answer what it is, or with the error that says why it is none."""
+        """Open a file and answer with its facts, or with the error that says why it is unusable."""
         try:
             is_file = job.asset.kind == "file"
             facts = await (self._media.probe(job.asset.path) if is_file else self._live.probe(job.asset))
@@ -107,9 +107,9 @@ class Tasks:
         await self._publisher.publish(job, [Result(chunk=0, facts=answer)])
 
     async def video(self, claim: Claim, job: VideoJob) -> None:
-        """Decode and embed the job's chunks; results are published as they are ready.
+        """Decode and embed the job's chunks; publish results as they are ready.
 
-        A chunk that fails ends the request. One that ended meanwhile ends the job.
+        A failed chunk ends the request. If the request has ended, the job ends.
         """
         chunks = await self._wanted(claim, job)
         try:
@@ -122,7 +122,7 @@ class Tasks:
                 raise error from group
 
     async def _embed_chunks(self, claim: Claim, job: VideoJob, chunks: list[Chunk]) -> None:
-        """Decoding runs ahead of the engine by a bounded number of clips."""
+        """Decode ahead of the engine by a bounded number of clips."""
         room = asyncio.Semaphore(self._clips_ahead)
         left = deque(chunks)
         with ExitStack() as held:
@@ -133,7 +133,7 @@ class Tasks:
                         if isinstance(clip, LeftOut):
                             await self._leave_out(job, clip)
                             continue
-                        held.callback(clip.release)  # for those that never reach the engine
+                        held.callback(clip.release)  # for clips that never reach the engine
                         await room.acquire()
                         group.create_task(self._embed_clip(claim, job, clip, room))
                 except RtEmbedError as error:
@@ -216,8 +216,8 @@ class Tasks:
 
 
 def stack_clips(clips: Sequence[Clip], frames: int) -> Clips:
-    """uint8 [len(clips), frames, 3, size, size], on the GPU if one of the clips is there. A lone full clip is
-    passed on without a copy, and so are full ones side by side on the GPU."""
+    """Return uint8 [len(clips), frames, 3, size, size], on the GPU if one of the clips is there. A single
+    full clip, and adjacent full clips on the GPU, are passed on without a copy."""
     on_gpu = next((clip for clip in clips if isinstance(clip, DeviceClip)), None)
     if on_gpu is not None:
         stacked: Clips = on_gpu.slots.stack(clips, frames)
@@ -233,8 +233,8 @@ def stack_clips(clips: Sequence[Clip], frames: int) -> Clips:
 
 
 def _frame_times(clip: Clip) -> list[int]:
-    """Return when the clip's frames were presented. A frame that stands still counts once; images, whose
-    chunk has no length, are all at 0."""
+    """Return when the clip's frames were presented. A repeated frame counts once; images, whose chunk has no
+    length, are all at 0."""
     has_length = clip.chunk.end > clip.chunk.start
     return list(dict.fromkeys(clip.times)) if has_length else clip.times
 

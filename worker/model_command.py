@@ -40,7 +40,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Prepare and look after models. Defaults come from the environment, as a worker's do.",
+    help="Prepare and inspect models. Defaults come from the environment, as for a worker.",
 )
 
 Folder = Annotated[Path, typer.Argument(help="A model directory.")]
@@ -102,7 +102,7 @@ def run_prepare(  # noqa: PLR0917 - the options of a command
 
 @app.command("verify")
 def run_verify(folder: Folder, python: Python = None, index: Index = CPU_INDEX) -> int:
-    """Compare a converted model with its checkpoint's own code, whatever an earlier verification said."""
+    """Compare a converted model with its checkpoint's own code, even if it was verified before."""
     settings = _settings()
     model = load_model_directory(folder.resolve())
     checkpoint = checkpoint_of(model)
@@ -161,8 +161,8 @@ def _settings() -> Settings:
 
 
 def _interpreter(given: str | None, cache: Path, index: str) -> str:
-    """The interpreter that runs a checkpoint's own code: the given one; this one, if it can; or that of an
-    environment in the cache, made if need be. Raises CannotCompare if it cannot be made."""
+    """Return the interpreter that runs a checkpoint's own code: the given one; this one, if it can; or that
+    of an environment in the cache, made if needed. Raises CannotCompare if it cannot be made."""
     if given:
         return interpreter(given)
     if not missing_in(sys.executable):
@@ -182,14 +182,14 @@ def _exported_recipe(model: ModelDirectory) -> str:
 
 
 def models_in(cache: Path) -> Iterator[ModelDirectory]:
-    """Every whole model directory in the cache."""
+    """Return every complete model directory in the cache."""
     for record in sorted(cache.glob(f"*/{MODEL_JSON}")):
         if not record.parent.name.startswith("."):
             yield load_model_directory(record.parent)
 
 
 def summary(model: ModelDirectory) -> str:
-    """One line: what it is, how large, whether verified, where."""
+    """Return one line about a model: its id, size, verification and path."""
     info = model.info
     state = "verified" if info.verified else "not verified"
     if info.details.get("verification") == BY_DIGEST:

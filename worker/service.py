@@ -1,4 +1,4 @@
-"""The worker process, put together: a model, engines, decoders, and what claims jobs for them."""
+"""The worker process: a model, engines, decoders, and the loop that claims jobs for them."""
 
 import asyncio
 import os
@@ -48,12 +48,12 @@ log = structlog.get_logger(__name__)
 
 RETRY_INTERVAL = 0.5
 LOAD_INTERVAL = 5.0
-"""Seconds until a model that is away is looked for again."""
+"""Seconds before an unavailable model is tried again."""
 
 
 @asynccontextmanager
 async def engine_threads(name: str, count: int) -> AsyncIterator[ThreadPoolExecutor]:
-    """`count` threads. Their last batches are waited for, whatever happens, while the event loop runs on."""
+    """Yield an executor of `count` threads. Wait for their last batches without blocking the loop."""
     threads = ThreadPoolExecutor(count, name)
     try:
         yield threads
@@ -62,8 +62,8 @@ async def engine_threads(name: str, count: int) -> AsyncIterator[ThreadPoolExecu
 
 
 def clip_engine(loaded: Loaded) -> Callable[[Sequence[Clip]], Vectors]:
-    """What embeds a batch of clips: in smaller ones while the GPU on which they are put together has too
-    little memory. Raises EngineError, DeviceLost."""
+    """Return a function that embeds a batch of clips, in smaller parts while the GPU has too little memory to
+    stack them. It raises EngineError, DeviceLost."""
     batches = Batches(loaded.batch_size)
 
     def embed(clips: Sequence[Clip]) -> Vectors:
@@ -126,16 +126,16 @@ class Service:
         )
 
     def stop(self) -> None:
-        """Claim nothing more; `run` returns when what is held is finished or handed back."""
+        """Claim nothing more; `run` returns when held jobs are finished or handed back."""
         self._stopping.set()
 
     def _give_up(self) -> None:
-        """Stop because of the watch's problem, which operators are told."""
+        """Stop because of the watch's problem, and report it to operators."""
         self.errors.emit(f"Worker {self.alive.record.name} ends: {self.watch.problem}", "critical")
         self.stop()
 
     async def run(self) -> None:
-        """Load the model and serve. Raises what prevents the start, or what broke the worker."""
+        """Load the model and serve. Raises the error that prevents the start, or that broke the worker."""
         async with asyncio.TaskGroup() as owned, self._health_page():
             kept = (self.alive.run(), self.watch.run(), self.errors.run(), self.forwarder.run())
             keepers = [owned.create_task(keeping) for keeping in kept]
@@ -156,7 +156,7 @@ class Service:
         await self.redis.aclose()
 
     async def _load(self) -> Loaded | None:
-        """The model; a remote one that is away is waited for, until the worker is stopped: None."""
+        """Load the model; wait for a remote one that is unavailable. None if the worker is stopped."""
         while not self._stopping.is_set():
             try:
                 return await asyncio.to_thread(load, self.settings, self._progress)
@@ -203,7 +203,7 @@ class Service:
                 self.claims.serve(info.id)
                 self.alive.change(state="ready", detail="", model=loaded.model, **loaded.told())
                 self.alive.change(batch_size=loaded.batch_size)
-                self.watch.loaded()  # before anyone hears that it is ready
+                self.watch.loaded()  # before this worker announces that it is ready
                 await self._first_contact()
                 settle()
                 log.info("worker ready", model=info.id, backend=loaded.backend, slots=self.jobs.slots)
@@ -212,7 +212,7 @@ class Service:
                     task.cancel()
 
     async def _follow(self, engine: Engine) -> None:
-        """Tell while a remote model is away, and find out when it is back."""
+        """Report while a remote model is unavailable, and notice when it is back."""
         if not isinstance(engine, RemoteEngine):
             return
         self.alive.ask(lambda: engine.trouble)
@@ -248,7 +248,7 @@ class Service:
         )
 
     async def _first_contact(self) -> None:
-        """Wait for Redis, make the lanes, and announce that this worker is ready."""
+        """Wait for Redis, create the lanes, and announce that this worker is ready."""
         while True:
             try:
                 await self.claims.create_groups()
@@ -266,7 +266,7 @@ class Service:
 
         await self.jobs.run(tasks, self._stopping, tell)
         with suppress(RedisError):
-            # What broke this worker may break the next: such deliveries must count.
+            # A job that broke this worker may break the next: its deliveries must count.
             handed_back = 0 if self.watch.problem else await self.claims.hand_back()
             log.info("stopped", jobs_done=self.jobs.jobs_done, jobs_handed_back=handed_back)
 
@@ -286,12 +286,12 @@ class Service:
             await asyncio.to_thread(close)
 
     def _not_ready(self) -> str:
-        """Why this worker takes no jobs; empty when it does."""
+        """Return why this worker takes no jobs; empty when it does."""
         record = self.alive.record
         ready = record.state == "ready" and record.healthy
         return "" if ready else f"{record.state}: {record.detail}".rstrip(": ")
 
     def _progress(self, step: str, done: int, total: int) -> None:
-        """What the worker does before it is ready, for /v1/startup and the log."""
+        """Report what the worker does before it is ready, for /v1/startup and the log."""
         self.alive.change(detail=describe(step, done, total))
         self._tell(step, done, total)

@@ -1,4 +1,4 @@
-"""The signs of life of a worker: its record, its claims, its metrics."""
+"""A worker's heartbeat: renews its record, its claims, its metrics."""
 
 import asyncio
 import time
@@ -23,12 +23,12 @@ log = structlog.get_logger(__name__)
 
 FORGET_INTERVAL = 60.0
 LAST_WORDS_TTL = 60
-"""Seconds for which a worker that could not start is still seen."""
+"""Seconds that the record of a worker that could not start is kept."""
 LONGEST_REASON = 500
 
 
 class SignsOfLife:
-    """Tells the fleet what one worker is and does. `record` is what it tells."""
+    """Announces one worker to the fleet. `record` is what it announces."""
 
     def __init__(
         self,
@@ -55,15 +55,15 @@ class SignsOfLife:
         self._trouble: Callable[[], str] = lambda: ""
 
     def ask(self, trouble: Callable[[], str]) -> None:
-        """Have `trouble` say why this worker cannot work at the moment; an empty text if it can."""
+        """Add a check: `trouble` returns why this worker cannot work at the moment, or an empty text."""
         self._trouble = trouble
 
     def change(self, **changes: object) -> None:
-        """Change the record; the next sign of life tells it."""
+        """Change the record; the next heartbeat publishes it."""
         self.record = msgspec.structs.replace(self.record, **changes)
 
     async def run(self) -> None:
-        """Give signs of life until cancelled."""
+        """Send heartbeats until cancelled."""
         interval = min(HEARTBEAT, self._settings.claim_timeout / 3)
         forget = time.monotonic() + FORGET_INTERVAL
         while True:
@@ -78,9 +78,9 @@ class SignsOfLife:
             await asyncio.sleep(interval)
 
     async def beat(self) -> None:
-        """Renew this worker's claims, announce it, drop what is lost or not wanted any more.
+        """Renew this worker's claims, announce it, and drop jobs that are lost or whose request has ended.
 
-        Claims come first: Redis that is full renews them, though it may take no record.
+        Claims come first: a full Redis still renews them, though it may refuse the record.
         """
         redis_round_trip.record(await self._clock.measure(self._redis))
         self.change(jobs_running=len(self._jobs.running), jobs_done=self._jobs.jobs_done)
@@ -103,7 +103,7 @@ class SignsOfLife:
                 await self._claims.complete(claim)
 
     async def cannot_start(self, reason: str) -> None:
-        """Leave behind why this worker ends, for those who ask why none is ready. Raises RedisError."""
+        """Record why this worker ends, so that /v1/startup can show it. Raises RedisError."""
         self.change(detail=UNABLE + reason[:LONGEST_REASON])
         await fleet.announce(self._redis, self.record, LAST_WORDS_TTL)
 

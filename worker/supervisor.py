@@ -16,15 +16,15 @@ from worker.engine.gpus import Gpu
 log = structlog.get_logger(__name__)
 
 ALONE = "--alone"
-"""The argument of a worker that is one process, whatever GPUs there are."""
+"""The argument that makes a worker one process, regardless of the number of GPUs."""
 AGAIN = 60.0
-"""Seconds until a worker that could not start is tried again, as long as others run."""
+"""Seconds before a worker that could not start is tried again, while others run."""
 STARTING_TO_STOP = 10.0
-"""Seconds that a worker has to end, beyond those for its jobs."""
+"""Seconds that a worker has to exit, in addition to those for its jobs."""
 
 
 class Supervisor:
-    """Keeps `children` running until `stop` is called, or until none of them can be started."""
+    """Keeps `children` running until `stop` is called, or until none of them can start."""
 
     def __init__(self, children: Sequence[SupervisedProcess], again: float = AGAIN) -> None:
         self._children = children
@@ -33,11 +33,11 @@ class Supervisor:
         self._over = asyncio.Event()
 
     def stop(self) -> None:
-        """Let `run` end all of them and return."""
+        """Make `run` stop all of them and return."""
         self._over.set()
 
     async def run(self) -> int:
-        """Exit status: 0 after `stop`, that of a worker if none could be started."""
+        """Run the children. Return 0 after `stop`, or a worker's exit status if none could start."""
         keeping = [asyncio.create_task(self._keep(child), name=child.name) for child in self._children]
         try:
             await self._over.wait()
@@ -62,7 +62,7 @@ class Supervisor:
 def worker_processes(
     settings: Settings, gpus: Sequence[Gpu], environment: Mapping[str, str], command: Sequence[str]
 ) -> list[SupervisedProcess]:
-    """A worker process for each NUM_GPUS_PER_VLM_PROC of `gpus`; what is left over stays unused."""
+    """Return a worker process for each NUM_GPUS_PER_VLM_PROC of `gpus`; leftover GPUs stay unused."""
     size = settings.gpus_per_worker
     groups = [gpus[start : start + size] for start in range(0, len(gpus) - size + 1, size)]
     return [
@@ -77,7 +77,7 @@ def worker_processes(
 
 
 def own_environment(settings: Settings, gpus: Sequence[Gpu], position: int) -> dict[str, str]:
-    """What differs between the workers of one host, of which this is number `position`."""
+    """Return the variables that differ between the workers of a host; this is worker `position`."""
     own = {"CUDA_VISIBLE_DEVICES": ",".join(gpu.uuid for gpu in gpus), "NUM_GPUS": str(len(gpus))}
     if settings.worker_name:
         own["RTEMBED_WORKER_NAME"] = f"{settings.worker_name}-gpu{gpus[0].index}"
@@ -87,7 +87,7 @@ def own_environment(settings: Settings, gpus: Sequence[Gpu], position: int) -> d
 
 
 async def supervise(settings: Settings, gpus: Sequence[Gpu]) -> int:
-    """Run the workers of `gpus` until SIGTERM or SIGINT; the exit status."""
+    """Run the workers of `gpus` until SIGTERM or SIGINT; return the exit status."""
     command = [sys.executable, "-m", "worker", ALONE]
     supervisor = Supervisor(worker_processes(settings, gpus, os.environ, command))
     for number in (signal.SIGTERM, signal.SIGINT):

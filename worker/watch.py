@@ -1,8 +1,8 @@
-"""Whether this worker makes progress: what it cannot do any more is seen from a thread of its own, a standing
-event loop by the watchdog, which is another process.
+"""Detects a stuck worker: a thread notices stuck engines and decoders, and the watchdog, another process,
+notices a stuck event loop.
 
-A worker that is stuck says so in its record and its log, stops claiming, and then ends itself: whoever
-started it starts it again, and its jobs go to others.
+A stuck worker says so in its record and its log, stops claiming, and then exits: its supervisor or
+orchestrator restarts it, and its jobs go to others.
 """
 
 import asyncio
@@ -20,20 +20,20 @@ log = structlog.get_logger(__name__)
 
 BEAT = 1.0
 LOADING_PATIENCE = 1800.0
-"""Seconds that the event loop may stand still while the model is loaded: libraries may keep Python's lock."""
+"""Seconds that the event loop may stall while the model loads: libraries may hold Python's GIL."""
 LAST_WORDS = 5.0
-"""Seconds for a stuck worker to tell the fleet, beyond those for its jobs."""
+"""Seconds for a stuck worker to inform the fleet, in addition to those for its jobs."""
 
 
 class Watch:
-    """Looks after what `look_after` and `ask` name, and lets the watchdog look after the event loop.
+    """Watches what `look_after` and `ask` register, and lets the watchdog watch the event loop.
 
-    `problem` says what is stuck; empty while all is well. `stuck` is called in the event loop when there is a
-    problem; the process ends `patience` seconds later.
+    `problem` says what is stuck; empty while all is well. `stuck` is called in the event loop when there is
+    a problem; the process exits `patience` seconds later.
     """
 
     def __init__(self, stuck: Callable[[], None], patience: float, stall: float = 30.0) -> None:
-        """`stall`: seconds that the event loop may stand still once the model is loaded."""
+        """`stall`: seconds that the event loop may stall once the model is loaded."""
         self.problem = ""
         self._stuck = stuck
         self._patience = patience + LAST_WORDS
@@ -43,15 +43,15 @@ class Watch:
         self._over = threading.Event()
 
     def loaded(self) -> None:
-        """The model is loaded: from now on nothing may hold the event loop up for long.
+        """Note that the model is loaded: from now on nothing may block the event loop for long.
 
-        The watchdog hears it at once: what it was told last holds, even if this process freezes now.
+        The watchdog is told at once, so that the new limit holds even if this process freezes now.
         """
         self._allowed = self._stall
         speak(self._allowed + BEAT)
 
     def look_after(self, name: str, since: Callable[[], float | None], limit: float) -> None:
-        """What `name` does may take `limit` seconds; `since` says when it began, None while it is idle."""
+        """Allow one run of `name` `limit` seconds; `since` returns when it began, None while it is idle."""
 
         def check() -> str:
             began = since()
@@ -61,11 +61,11 @@ class Watch:
         self.ask(check)
 
     def ask(self, check: Callable[[], str]) -> None:
-        """Have `check` say what is wrong; an empty text if nothing is."""
+        """Add a check that returns what is wrong, or an empty text."""
         self._checks.append(check)
 
     async def run(self) -> None:
-        """Watch, and speak to the watchdog, until cancelled."""
+        """Watch, and send heartbeats to the watchdog, until cancelled."""
         loop = asyncio.get_running_loop()
         thread = threading.Thread(target=self._watch, args=(loop,), name="watch", daemon=True)
         thread.start()
@@ -75,7 +75,7 @@ class Watch:
                 await asyncio.sleep(BEAT)
         finally:
             self._over.set()
-            # At once, unless something is stuck: no thread should meet the interpreter's end.
+            # Returns at once unless something is stuck: no thread should outlive the interpreter.
             thread.join(BEAT)
 
     def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -84,7 +84,7 @@ class Watch:
                 self.problem = problem
                 log.critical("worker is stuck", reason=problem)
                 loop.call_soon_threadsafe(self._stuck)
-                # Not the event: that is set when the loop ends, which does not free what is stuck.
+                # Not the event: the end of the loop sets it, which does not free what is stuck.
                 time.sleep(self._patience)
                 log.critical("worker ends itself to be replaced", reason=problem)
                 os._exit(STUCK)

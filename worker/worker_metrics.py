@@ -1,4 +1,4 @@
-"""What one worker measures: per chunk and text, and between two heartbeats."""
+"""The metrics of one worker: per chunk and text, and between two heartbeats."""
 
 import asyncio
 from collections import Counter
@@ -23,7 +23,7 @@ from worker.watch import Watch
 
 
 class _Followed(msgspec.Struct):
-    """A count that somebody else keeps, as a counter."""
+    """A counter that follows a count kept elsewhere."""
 
     read: Callable[[], int]
     counter: Total
@@ -37,7 +37,7 @@ class _Followed(msgspec.Struct):
 
 
 class WorkerMetrics:
-    """The figures of one worker on their way to the fleet's."""
+    """Collects one worker's metrics and publishes them to the fleet's."""
 
     def __init__(self, figures: Figures) -> None:
         self._figures = figures
@@ -45,11 +45,11 @@ class WorkerMetrics:
         self._decoders: DecoderPool | None = None
 
     def follow(self, read: Callable[[], int], counter: Total, **labels: str) -> None:
-        """Count what `read` counts, from now on."""
+        """Follow the count that `read` returns, from now on."""
         self._followed.append(_Followed(read, counter, labels, read()))
 
     def follow_decoders(self, decoders: DecoderPool) -> None:
-        """Measure these decoders."""
+        """Follow the counts of these decoders."""
         self._decoders = decoders
         counts = decoders.counts
         self.follow(lambda: counts.retries, instruments.decode_retries, reason="first_attempt_error")
@@ -60,13 +60,13 @@ class WorkerMetrics:
         self.follow(lambda: counts.bytes_fetched, instruments.bytes_fetched)
 
     def follow_publisher(self, publisher: Publisher) -> None:
-        """Measure what becomes of messages."""
+        """Follow the counts of messages."""
         counts = publisher.counts
         self.follow(lambda: counts.messages_dropped, instruments.dropped, cause="outbox_full")
         self.follow(lambda: counts.messages_not_built, instruments.dropped, cause="message_not_built")
 
     async def publish(self, running: Iterable[Lane]) -> None:
-        """Measure what is now, with the lanes of the running jobs, and publish it. Raises RedisError."""
+        """Measure the current state, with the lanes of running jobs, and publish it. Raises RedisError."""
         for followed in self._followed:
             followed.catch_up()
         jobs = Counter(running)
@@ -79,8 +79,8 @@ class WorkerMetrics:
 
 
 async def measure_gpus(gpus: Sequence[Gpu], host: str, watch: Watch) -> None:
-    """Measure a worker's GPUs, and have `watch` see whether they are still there, until cancelled. Raises
-    ModelError if one cannot be asked."""
+    """Measure a worker's GPUs, and have `watch` check that they still work, until cancelled. Raises
+    ModelError if one cannot be reached."""
     if not gpus:
         return
     from worker.engine.nvml import GpuMeter  # noqa: PLC0415 - nvidia-ml-py is part of [gpu]
@@ -94,7 +94,7 @@ async def measure_gpus(gpus: Sequence[Gpu], host: str, watch: Watch) -> None:
 
 
 def observe_gpu(host: str, gpu: Gpu, condition: Condition) -> None:
-    """How a GPU of this worker is; what it does not tell is not told."""
+    """Record the condition of a GPU; skip values that it does not report."""
     labels = {"host": host, "gpu": str(gpu.index), "name": gpu.name}
     if condition.utilization is not None:
         instruments.gpu_utilization.set(condition.utilization, labels)
@@ -110,7 +110,7 @@ def observe_gpu(host: str, gpu: Gpu, condition: Condition) -> None:
 
 
 def observe_texts(embedded: Sequence[Embedded], model: ModelInfo) -> None:
-    """The embedded texts of one request."""
+    """Record the embedded texts of one request."""
     instruments.embedded_items.add(len(embedded), {"model": model.id, "modality": "text"})
     for text in embedded:
         seconds = text.end - text.start
@@ -121,7 +121,7 @@ def observe_texts(embedded: Sequence[Embedded], model: ModelInfo) -> None:
 def observe_chunk(
     clip: Clip, embedded: Embedded, stream: str, model: ModelInfo, *, live: bool = False
 ) -> None:
-    """One embedded chunk of the file or camera `stream`, also as spans under the current one."""
+    """Record one embedded chunk of the file or camera `stream`, also as child spans of the current one."""
     decoding = clip.decode_end - clip.decode_start
     inference = embedded.end - embedded.start
     whole = embedded.end - clip.decode_start

@@ -1,4 +1,4 @@
-"""A worker process from its settings to its exit status: one worker, or a supervisor of one for each GPU."""
+"""Starts a worker process from its settings: one worker, or a supervisor of one worker per GPU."""
 
 import asyncio
 import signal
@@ -19,11 +19,11 @@ from worker.supervisor import ALONE, supervise
 
 BAD_SETTING = 2
 CANNOT_START = 4
-"""Not 3, with which uvicorn says that Redis was away or the port taken."""
+"""Not 3: uvicorn uses it when Redis is away or the port is taken."""
 
 
 async def serve(configuration: Settings) -> int:
-    """Run one worker until SIGTERM or SIGINT, or until it is stuck; its exit status."""
+    """Run one worker until SIGTERM or SIGINT, or until it is stuck; return its exit status."""
     measuring = export.configure(configuration)
     service = Service(configuration, measuring.registry)
     loop = asyncio.get_running_loop()
@@ -37,24 +37,24 @@ async def serve(configuration: Settings) -> int:
 
 
 def gpus_to_share_out(configuration: Settings) -> tuple[Gpu, ...]:
-    """The GPUs that get a worker process each; none if one worker, which is this process, does without."""
+    """Return the GPUs that get worker processes; none if this process is the only worker."""
     if ALONE in sys.argv:
         return ()
     try:
         return choose_backend(configuration).gpus
     except RtEmbedError:
-        return ()  # the worker will find the same, and say so wherever it can
+        return ()  # the worker finds the same error, and reports it
 
 
 def first_of(group: ExceptionGroup[Exception]) -> Exception:
-    """The first error of a group, or of the groups in it."""
+    """Return the first error of a group, or of the groups in it."""
     first = group.exceptions[0]
     return first_of(first) if isinstance(first, ExceptionGroup) else first
 
 
 def main() -> int:
-    """Exit status: 0 after a clean stop, 2 for a bad setting, 4 for a model that cannot be loaded, 5 if the
-    worker was stuck or lost its GPU."""
+    """Run the worker. Return 0 after a clean stop, 2 for a bad setting, 4 for a model that cannot be
+    loaded, 5 if the worker was stuck or lost its GPU."""
     try:
         configuration = settings.load()
     except SettingsError as error:

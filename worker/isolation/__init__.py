@@ -1,1 +1,1 @@
-"""What keeps child processes that read media, or talk to cameras, from hurting others."""
+"""The sandbox of child processes that read media or talk to cameras."""

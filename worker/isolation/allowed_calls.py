@@ -1,7 +1,7 @@
-"""The system calls that child processes need, once they are set up, and nothing else.
+"""The system calls that child processes need after their set-up, and no others.
 
-A call is in a list because a library makes it: Python, glibc, FFmpeg, libuv. None opens a file, starts a
-program, makes a process, or names another process.
+A call is listed because a library makes it: Python, glibc, FFmpeg, libuv. None opens a file, starts a
+program, creates a process, or names another process.
 """
 
 import os
@@ -18,7 +18,7 @@ CLONE_NEW = 0x7E02_0080
 
 
 def _threads() -> tuple[Rule, ...]:
-    """Threads, memory, time, and the process' own signals: what every Python program makes."""
+    """Return what every Python program calls: threads, memory, time, and the process' own signals."""
     plain = (
         *("futex", "sched_yield", "clock_gettime", "clock_nanosleep", "nanosleep", "gettimeofday", "time"),
         *("mmap", "munmap", "mprotect", "mremap", "madvise", "brk"),
@@ -38,7 +38,7 @@ def _threads() -> tuple[Rule, ...]:
 
 
 def _streams() -> tuple[Rule, ...]:
-    """Using what is open: files that can be read, and connected sockets, without naming a destination."""
+    """Return calls that read open files and use connected sockets, without naming a destination."""
     return (
         *map(Rule, ("read", "pread64", "write", "writev", "close", "fstat", "poll", "ppoll")),
         *map(Rule, ("recvfrom", "recvmsg")),
@@ -47,12 +47,13 @@ def _streams() -> tuple[Rule, ...]:
 
 
 def decoder_calls() -> tuple[Rule, ...]:
-    """What a decoder process needs."""
+    """Return the calls that a decoder process needs."""
     return _streams() + _threads()
 
 
 def camera_calls() -> tuple[Rule, ...]:
-    """What a camera process needs: all that, and to wait for its sockets. It makes and connects none."""
+    """Return the calls that a camera process needs: those of a decoder, and waiting for sockets. None
+    creates or connects a socket."""
     plain = ("recvmmsg", "shutdown", "getsockopt", "getsockname", "getpeername")
     return (
         *map(Rule, (*plain, "epoll_wait", "epoll_pwait", "epoll_ctl")),

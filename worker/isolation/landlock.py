@@ -1,28 +1,28 @@
-"""Landlock (landlock(7)): no file system, and no signal or abstract socket to other processes."""
+"""Landlock (landlock(7)): no file system, no signals or abstract sockets to other processes."""
 
 import ctypes
 import struct
 
 CREATE_RULESET, RESTRICT_SELF = 444, 446
-"""System calls; the numbers are the same on all machines."""
+"""System call numbers, the same on all machines."""
 VERSION_FLAG = 1
 FILE_SYSTEM = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
-"""How many rights to files each version of the interface knows; the last stands for those after it."""
+"""Number of file access rights in each ABI version; the last also stands for later versions."""
 NETWORK_SINCE, SCOPES_SINCE = 4, 6
 BIND_AND_CONNECT, SIGNALS_AND_ABSTRACT_SOCKETS = 0b11, 0b11
 
 
 def version() -> int:
-    """Return the version of the kernel's interface, 0 if it has none."""
+    """Return the kernel's ABI version, 0 without Landlock."""
     libc = ctypes.CDLL(None, use_errno=True)
     return max(0, int(libc.syscall(CREATE_RULESET, None, ctypes.c_size_t(0), VERSION_FLAG)))
 
 
 def restrict() -> int:
-    """Take this thread's access to the file system and to TCP for good.
+    """Remove this thread's access to the file system and to TCP for good.
 
-    Files and connections that are open stay usable. Needs no_new_privs. Returns the interface's version, 0
-    where the kernel has none and nothing is restricted.
+    Open files and connections stay usable. Needs no_new_privs. Returns the ABI version; 0 if the kernel has
+    no Landlock and nothing is restricted.
     """
     found = version()
     if not found:

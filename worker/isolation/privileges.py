@@ -1,4 +1,4 @@
-"""Giving up what a child process does not need: its user, its capabilities, its output."""
+"""Drops what a child process does not need: its user, its capabilities, its output."""
 
 import contextlib
 import ctypes
@@ -12,17 +12,17 @@ CAPABILITY_VERSION = 0x20080522
 NOBODY = 65534
 CAP_KILL, CAP_SETGID, CAP_SETUID = 5, 6, 7
 TO_CHANGE_USER = 1 << CAP_KILL | 1 << CAP_SETGID | 1 << CAP_SETUID
-"""What a root process needs to become somebody else whom its parent, with the same, can still end."""
+"""What a root process needs to become another user; its parent has the same and can still kill it."""
 
 
 def name_process(name: str) -> None:
-    """Set the name by which `ps` and `top` show this process; at most 15 bytes."""
+    """Set the name of this process in `ps` and `top`; at most 15 bytes."""
     ctypes.CDLL(None).prctl(PR_SET_NAME, name.encode()[:15], 0, 0, 0)
 
 
 def silence() -> None:
-    """Let standard output and error lead nowhere: nothing that a process prints from now on can pass for a
-    line of the worker's log, or reach its terminal."""
+    """Redirect standard output and error to /dev/null: nothing that the process prints can look like a line
+    of the worker's log, or reach its terminal."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for descriptor in (1, 2):
         os.dup2(nowhere, descriptor)
@@ -30,7 +30,7 @@ def silence() -> None:
 
 
 def become_nobody() -> str:
-    """Leave root, if this is root and may, and give up every capability; how much of it was done."""
+    """Drop root, if possible, and every capability; return what was dropped."""
     done = []
     if os.geteuid() == 0 and _effective() & TO_CHANGE_USER == TO_CHANGE_USER:
         with contextlib.suppress(OSError):  # no such user in a small user namespace
@@ -54,7 +54,7 @@ def _effective() -> int:
 
 
 def lower_limit(limit: int, value: int) -> None:
-    """Lower a resource limit to `value`, or to what it is if that is less."""
+    """Lower a resource limit to `value`; leave a lower one."""
     _, hard = resource.getrlimit(limit)
     ceiling = value if hard == resource.RLIM_INFINITY else min(value, hard)
     resource.setrlimit(limit, (ceiling, ceiling))

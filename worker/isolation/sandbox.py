@@ -1,4 +1,4 @@
-"""Isolating a child process for good, before it meets anything from outside."""
+"""Isolates a child process for good, before it reads anything from outside."""
 
 import contextlib
 import ctypes
@@ -20,14 +20,14 @@ SECCOMP = "seccomp"
 def enter(name: str, calls: Sequence[Rule], limits: Mapping[int, int], *, niceness: int = 0) -> str:
     """Isolate this process for good and say how. Its open files and sockets keep working.
 
-    From now on it makes no system call but `calls`; it has no file system, no capabilities and no output, no
-    other process can look into it, and it dies with its parent. `limits` are values of resource limits.
-    Raises RuntimeError if other threads run, which would keep what this one gives up.
+    From now on only the system calls in `calls` work; it has no file system, no capabilities and no output,
+    no other process can inspect it, and it dies with its parent. `limits` are values of resource limits.
+    Raises RuntimeError if other threads run, because they would keep what this one gives up.
     """
     parent = os.getppid()
     if sys.platform == "linux" and (threads := len(list(Path("/proc/self/task").iterdir()))) > 1:
         raise RuntimeError(f"{threads} threads run before the process is isolated")
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches the whole group
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to the whole group
     os.chdir("/")
     silence()
     with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""A seccomp filter that lets a process make the system calls of a list, and no other (seccomp(2))."""
+"""A seccomp filter that allows the system calls of a list, and no others (seccomp(2))."""
 
 import ctypes
 import errno
@@ -19,8 +19,8 @@ NUMBER_AT, AUDIT_AT, ARGUMENTS_AT = 0, 4, 16
 
 
 class Only(NamedTuple):
-    """A condition on an argument of a call: its lower 32 bits, less those outside of `mask`, are in
-    `values`. `whole`: its upper ones are 0 as well."""
+    """A condition on an argument of a call: its lower 32 bits, masked with `mask`, are in `values`. `whole`:
+    its upper 32 bits must be 0 as well."""
 
     argument: int
     values: tuple[int, ...]
@@ -29,23 +29,23 @@ class Only(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """A call that is allowed if every condition holds. Without it, it fails with EPERM."""
+    """A call that is allowed if every condition holds; otherwise it fails with EPERM."""
 
     call: str
     conditions: tuple[Only, ...] = ()
 
 
 def refusing(number: int) -> int:
-    """Return what makes a call fail with an error number."""
+    """Return the filter action that makes a call fail with an error number."""
     return 0x00050000 | number
 
 
 class CannotFilter(Exception):
-    """The kernel, or what runs this process, allows no filter."""
+    """The kernel, or the container runtime, allows no filter."""
 
 
 def install(rules: Iterable[Rule]) -> None:
-    """Allow this process, all of its threads, only the calls of `rules` for good. Raises CannotFilter."""
+    """Restrict this process, with all threads, to the calls of `rules` for good. Raises CannotFilter."""
     machine = this_machine()
     if machine is None:
         raise CannotFilter("no table of system calls for this processor")
@@ -53,7 +53,7 @@ def install(rules: Iterable[Rule]) -> None:
 
 
 def leave_out(call: str) -> None:
-    """Let a call fail from now on as on a kernel that does not have it. Raises CannotFilter."""
+    """Make a call fail from now on as on a kernel without it. Raises CannotFilter."""
     machine = this_machine()
     if machine is None:
         raise CannotFilter("no table of system calls for this processor")
@@ -72,10 +72,10 @@ def _load(program: bytes, machine: Machine) -> None:
 
 
 def assemble(rules: Iterable[Rule], machine: Machine) -> bytes:
-    """Return the filter's program for a machine. A call of another machine's kind ends the process.
+    """Return the BPF program for a machine. A call in another machine's ABI kills the process.
 
-    clone3 does not exist for the process: its flags lie in memory, where no filter sees them, and without it
-    libraries take clone.
+    clone3 fails with ENOSYS: its flags are in memory, where no filter sees them, and libraries then fall back
+    to clone.
     """
     code = [
         *_of_machine(machine),
@@ -91,7 +91,7 @@ def assemble(rules: Iterable[Rule], machine: Machine) -> bytes:
 
 
 def _of_machine(machine: Machine) -> list[bytes]:
-    """End a process that makes a call of another machine's kind; load the call's number."""
+    """Kill a process that makes a call in another machine's ABI; load the call's number."""
     return [
         _op(LOAD, AUDIT_AT),
         _op(JUMP_EQUAL, machine.audit, 1, 0),
@@ -105,7 +105,7 @@ def _returning(number: int | None, value: int) -> list[bytes]:
 
 
 def _check(condition: Only) -> list[bytes]:
-    """Go on behind these if the condition holds, else refuse the call."""
+    """Return instructions that continue if the condition holds, and else refuse the call."""
     at = ARGUMENTS_AT + 8 * condition.argument
     code = []
     if condition.whole:

@@ -1,4 +1,4 @@
-"""The numbers of system calls on the machines that have a filter, from Linux' own tables.
+"""System call numbers of the machines that have a filter, from Linux's own tables.
 
 `arch/x86/entry/syscalls/syscall_64.tbl` and `include/uapi/asm-generic/unistd.h`, which arm64 uses.
 """
@@ -79,5 +79,5 @@ NUMBERS: dict[str, tuple[int | None, int | None]] = {
 
 
 def this_machine() -> Machine | None:
-    """Return the processor that this process runs on; None if no filter is known for it."""
+    """Return the processor that this process runs on; None if there is no filter for it."""
     return MACHINES.get(platform.machine())

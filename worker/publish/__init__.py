@@ -1,1 +1,1 @@
-"""Results to Redis, messages to the buses."""
+"""Stores results in Redis and sends messages to the buses."""

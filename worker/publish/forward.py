@@ -1,7 +1,7 @@
 """From the outbox to the bus: claim, send, wait for the bus's acknowledgement, delete.
 
-Nothing here is in the way of embedding: what the bus does not take waits in the outbox. After a failure
-everything that was not acknowledged is sent again, so a message may arrive twice, but not never.
+Embedding never waits for the bus: messages that it does not take stay in the outbox. After a failure every
+unacknowledged message is sent again, so a message may arrive twice, but always arrives.
 """
 
 import asyncio
@@ -32,27 +32,27 @@ LOOK_INTERVAL = 1.0
 RETRY_INTERVAL = 0.5
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 10.0
 STALL = 10.0
-"""Seconds without an acknowledgement after which somebody should know."""
+"""Seconds without an acknowledgement before an alarm is raised."""
 REPLACE_AFTER = 300.0
-"""Seconds without an acknowledgement after which a producer is replaced if a new one could connect: aiokafka
-does not look for brokers that it never heard of (Kafka's own clients do so after 300 s, KIP-899)."""
+"""Seconds without an acknowledgement before a producer is replaced, if a new one could connect: aiokafka
+never looks for brokers that it does not know yet (Kafka's own clients do after 300 s, KIP-899)."""
 ALARM_INTERVAL = 60.0
 CLOSE_GRACE = 5.0
 
 
 @dataclass
 class ForwarderCounts:
-    """What this process's publisher did, since it started."""
+    """What this process's forwarder has done since it started."""
 
     sent: int = 0
     refused: int = 0
     adopted: int = 0
     failures: int = 0
-    """Times that the bus failed and what it had not acknowledged had to be sent again."""
+    """How often the bus failed and unacknowledged messages had to be sent again."""
 
 
 class WornOut(Exception):
-    """The producer can send no more, because messages were refused; a new one goes on at once."""
+    """Refused messages have made the producer unusable; a new one continues at once."""
 
 
 class Forwarder:
@@ -64,12 +64,12 @@ class Forwarder:
         self._outbox = Outbox(redis, settings, worker)
         self._routes = RouteReader(redis, settings)
         self._held: dict[str, Message] = {}
-        """Claimed and not yet deleted from the outbox, oldest first."""
+        """Messages claimed and not yet deleted from the outbox, oldest first."""
         self._fresh: dict[str, Message] = {}
-        """Those of them that this session has not sent."""
+        """Held messages that this session has not sent."""
         self._acknowledged: list[str] = []
         self._suspects: dict[str, Message] = {}
-        """Refused in a batch, perhaps for the sake of another; to be sent alone."""
+        """Messages refused in a batch, perhaps because of another one; each is sent again alone."""
         self._refused: list[tuple[Message, MessageRefused]] = []
         """Refused alone."""
         self._failure: BusError | None = None
@@ -83,7 +83,7 @@ class Forwarder:
         self.counts = ForwarderCounts()
 
     async def run(self) -> None:
-        """Forward until cancelled; then finish what is under way, for up to CLOSE_GRACE seconds."""
+        """Forward until cancelled; then finish what is in flight, for up to CLOSE_GRACE seconds."""
         warn_of_unusable_routes(self._settings)
         async with asyncio.TaskGroup() as owned:
             keepers = [owned.create_task(self._stay_alive()), owned.create_task(self._watch())]
@@ -123,7 +123,7 @@ class Forwarder:
     # Claims ---------------------------------------------------------------------------------------------
 
     async def _stay_alive(self) -> None:
-        """Keep this publisher's claims and take over those of the dead."""
+        """Renew this publisher's claims and take over those of dead publishers."""
         while not cancelled():
             await asyncio.sleep(min(2.0, self._settings.claim_timeout / 3))
             if not self._active:
@@ -133,7 +133,7 @@ class Forwarder:
                 self.counts.adopted += self._hold(adopted)
 
     async def _watch(self) -> None:
-        """Notice when nothing moves; give the producer up if a new one would get through."""
+        """Notice when nothing is acknowledged; give up the producer if a new one could connect."""
         while not cancelled():
             await asyncio.sleep(LOOK_INTERVAL)
             silence = time.monotonic() - self._progress
@@ -144,11 +144,11 @@ class Forwarder:
                 progress = self._progress
                 await asyncio.sleep(STALL)
                 if self._producer and self._progress == progress:
-                    self._failure = BusError("brokers can be reached, but not by this producer")
+                    self._failure = BusError("brokers are reachable, but not from this producer")
                     self._answered.set()
 
     def _hold(self, messages: list[Message]) -> int:
-        """Remember claimed messages; returns how many were not known."""
+        """Remember claimed messages; return how many are new."""
         if not self._held:
             self._progress = time.monotonic()
         new = [message for message in messages if message.id not in self._held]
@@ -162,9 +162,9 @@ class Forwarder:
             self._held.pop(entry_id, None)
 
     async def _conclude(self) -> None:
-        """Delete from the outbox what the bus has, and bury what it refuses.
+        """Delete acknowledged messages from the outbox, and move refused ones to the dead letters.
 
-        Raises RedisError, with the rest still to be done.
+        Raises RedisError; the rest stays to be done.
         """
         while ids := self._acknowledged[:READ]:
             await self._outbox.sent(ids)
@@ -224,7 +224,7 @@ class Forwarder:
             await self._conclude()
 
     async def _feed(self, producer: Producer, routes: Routes) -> None:
-        """Send what was claimed, then claim more, until the routes change."""
+        """Send claimed messages, then claim more, until the routes change."""
         reader = single_connection(self._settings)
         try:
             while not cancelled():
@@ -254,7 +254,7 @@ class Forwarder:
                 await self._settled.wait()
 
     async def _send_fresh(self, producer: Producer, topic: str) -> None:
-        """Send what was claimed, in order within each partition, until the producer takes nothing for
+        """Send claimed messages, in order within each partition, until the producer accepts nothing for
         LOOK_INTERVAL. Raises BusError."""
         clock = asyncio.get_running_loop().time
         with suppress(TimeoutError):
@@ -271,7 +271,7 @@ class Forwarder:
     async def _send(
         self, producer: Producer, topic: str, partition: int, messages: deque[Message], *, alone: bool = False
     ) -> None:
-        """Hand the first of `messages` to the producer when it takes some; cancelled before, nothing is sent.
+        """Give the first of `messages` to the producer once it has room; cancelled before, nothing is sent.
 
         Raises BusError.
         """
@@ -292,7 +292,7 @@ class Forwarder:
         answer.add_done_callback(lambda done: observe_sent(done, began, topic, [m.traceparent for m in sent]))
 
     async def _send_alone(self, producer: Producer, topic: str) -> None:
-        """Send each suspect with nothing else under way, so that a refusal is its own."""
+        """Send each suspect with nothing else in flight, so that a refusal means this message."""
         await self._all_answered()
         while self._suspects:
             message = next(iter(self._suspects.values()))
@@ -327,7 +327,7 @@ class Forwarder:
         self._answered.set()
 
     async def _settle(self, producer: Producer) -> None:
-        """Deal with the bus's answers. Raises BusError or WornOut when the producer is of no more use."""
+        """Process the bus's answers. Raises BusError or WornOut when the producer is unusable."""
         while not cancelled():
             await self._answered.wait()
             self._answered.clear()
@@ -345,7 +345,7 @@ class Forwarder:
 
 
 class Alarm:
-    """Says in the log and on the error bus that messages wait: at once, then once a minute while they do."""
+    """Reports waiting messages in the log and on the error bus: at once, then once a minute."""
 
     def __init__(self, errors: ErrorBus) -> None:
         self._errors = errors
@@ -353,7 +353,7 @@ class Alarm:
         self._silent_until = 0.0
 
     def sound(self, reason: str, waiting: int) -> None:
-        """Messages wait, for this reason."""
+        """Report that messages wait, and why."""
         if self._reason and time.monotonic() < self._silent_until:
             return
         self._reason = reason

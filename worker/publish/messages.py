@@ -1,7 +1,7 @@
 """Results as `nv.VisionLLM` messages: what each field holds, and when it is absent.
 
-Times are exact integers of nanoseconds up to the last step. A message tells the time to the millisecond,
-truncated, and frames to the hundredth of a second.
+Times are exact integers of nanoseconds until the last step. A message states times in milliseconds,
+truncated, and frames in hundredths of a second.
 """
 
 from base64 import b64encode
@@ -20,17 +20,17 @@ from shared.telemetry.redaction import without_query, without_userinfo
 from shared.timestamps import format_timestamp, parse_timestamp
 
 MESSAGE_TYPE = "vision_llm"
-"""What the header `message_type` of every embedding message says."""
+"""Value of the header `message_type` of every embedding message."""
 MILLISECOND = 1_000_000
 
 
 def message_key(request: str, chunk: int) -> str:
-    """The Kafka key: one message, and only one, ever has it."""
+    """Return the Kafka key, which is unique to one message."""
     return f"{request}:{chunk}"
 
 
 def build_message(model: ServedModel, job: TextJob | VideoJob | LiveJob, result: Result) -> bytes:
-    """The message of one result, serialized. Raises ValueError or OverflowError for times out of range."""
+    """Return one result's message, serialized. Raises ValueError or OverflowError for times out of range."""
     if isinstance(job, TextJob):
         message = text_message(model, job.request, job.texts[result.chunk], result)
     else:
@@ -39,7 +39,7 @@ def build_message(model: ServedModel, job: TextJob | VideoJob | LiveJob, result:
 
 
 def text_message(model: ServedModel, request: str, text: str, result: Result) -> VisionLLM:
-    """The message of one text: no sensor, no frames, no times."""
+    """Return the message of one text: no sensor, no frames, no times."""
     ids = {"requestId": request, "chunkIdx": str(result.chunk)}
     query = Query(id=message_key(request, result.chunk), params=ids, prompts={"text": text})
     llm = LLM(info=_model_info(model), queries=[query], visionEmbeddings=_embeddings(result))
@@ -49,7 +49,7 @@ def text_message(model: ServedModel, request: str, text: str, result: Result) ->
 def chunk_message(
     model: ServedModel, request: str, assets: Sequence[Asset], result: Result, requested: str = ""
 ) -> VisionLLM:
-    """The message of one chunk of a file, a clip of images or a live stream, failed ones included.
+    """Return the message of one chunk of a file, a clip of images or a live stream, also of a failed one.
 
     `requested` is the model that the request named.
     """
@@ -95,25 +95,25 @@ def chunk_message(
 
 
 def sensor_id(asset: Asset) -> str:
-    """What consumers know the camera by: its external id, else its name, else the asset's id."""
+    """Return the camera's id for consumers: its external id, else its name, else the asset's id."""
     return asset.camera_id.strip() or asset.sensor_name.strip() or asset.id
 
 
 def timestamp(ns: int) -> Timestamp:
-    """Nanoseconds since 1970 in protobuf's form: `nanos` is never negative, even before 1970."""
+    """Convert nanoseconds since 1970 to protobuf's form: `nanos` is never negative, even before 1970."""
     seconds, nanos = divmod(ns, SECOND)
     return Timestamp(seconds=seconds, nanos=nanos)
 
 
 def frame_offset(ns: int) -> int:
-    """A frame's time in nanoseconds, rounded to the hundredth of a second as seconds in a float would be."""
+    """Round a frame's time (ns) to hundredths of a second, as float seconds would be rounded."""
     return round(round(ns / SECOND, 2) * 100) * 10 * MILLISECOND
 
 
 def _times(asset: Asset, result: Result) -> tuple[int, int, int]:
-    """Start, end and the time that frames count from, in nanoseconds since 1970.
+    """Return start, end and the zero point of frame times, in nanoseconds since 1970.
 
-    A file without a creation time begins in 1970.
+    A file without a creation time starts in 1970.
     """
     if result.wall_start is not None and result.wall_end is not None:
         start, end = _truncated(result.wall_start), _truncated(result.wall_end)

@@ -1,7 +1,7 @@
-"""The outbox in Redis, as a publisher sees it: messages are claimed, sent, and only then deleted.
+"""The outbox in Redis: a publisher claims messages, sends them, and only then deletes them.
 
-Publishers share it as a consumer group. A claim is renewed by any call; what a silent publisher held goes to
-another.
+Publishers share it as a consumer group. Every call renews the claims; those of a silent publisher go to
+another one.
 """
 
 import secrets
@@ -22,7 +22,7 @@ REFUSED_KEPT = 1000
 
 
 class Message(msgspec.Struct, frozen=True):
-    """One entry of the outbox. `stream` is the file or camera that it is about, empty for a text."""
+    """One entry of the outbox. `stream` is the id of its file or camera, empty for a text."""
 
     id: str
     key: bytes
@@ -33,7 +33,7 @@ class Message(msgspec.Struct, frozen=True):
 
     @property
     def headers(self) -> dict[str, bytes]:
-        """The headers under which Kafka gets it."""
+        """The Kafka headers."""
         headers = {"message_type": self.type}
         if self.traceparent:
             headers["traceparent"] = self.traceparent
@@ -41,7 +41,7 @@ class Message(msgspec.Struct, frozen=True):
 
 
 class Outbox:
-    """The claims of one publisher, under a name that no other process ever had."""
+    """The claims of one publisher, under a name that no other process has ever had."""
 
     def __init__(self, redis: Redis, settings: Settings, worker: str) -> None:
         self._redis = redis
@@ -55,17 +55,17 @@ class Outbox:
         if found and self._redis.replicated:
             await self._redis.durable.call(
                 "XLEN", OUTBOX
-            )  # what is sent must not come again after a failover
+            )  # a sent message must not come back after a failover
         return [_message(entry_id, fields) for entry_id, fields in found]
 
     async def adopt(self, count: int, known: Iterable[str]) -> list[Message]:
-        """Claim at most `count` messages that nobody takes care of, and show that this publisher lives."""
+        """Claim at most `count` abandoned messages, and show that this publisher is alive."""
         timeout = int(self._settings.claim_timeout * 1000)
         found = await self._group.claim("adopt", [timeout, count, *known])
         return [_message(entry_id, pairs(fields)) for entry_id, fields in found]
 
     async def sent(self, ids: Sequence[str]) -> None:
-        """Delete messages that their bus has acknowledged."""
+        """Delete messages that the bus has acknowledged."""
         await script(self._redis, "sent")(keys=[OUTBOX, OUTBOX_COUNTS], args=[PUBLISHERS, *ids])
 
     async def relay(self, ids: Sequence[str], stream: str) -> None:
@@ -77,7 +77,7 @@ class Outbox:
         )
 
     async def refuse(self, message: Message, error: str) -> None:
-        """Move a message that the bus will never take to the dead letters, with the reason."""
+        """Move a message that the bus never accepts to the dead letters, with the reason."""
         fields = ("key", message.key, "type", message.type, "stream", message.stream, "value", message.value)
         await script(self._redis, "bury")(
             keys=[OUTBOX, OUTBOX_DEAD],

@@ -1,4 +1,4 @@
-"""What is measured of messages on their way to Kafka."""
+"""Metrics of messages on their way to Kafka."""
 
 import asyncio
 import time
@@ -9,7 +9,7 @@ from shared.telemetry.export import continued, record_span
 
 
 def observe_sent(answer: asyncio.Future[None], began: float, topic: str, parents: Sequence[bytes]) -> None:
-    """Record what Kafka answered to messages sent at `began`, for the requests of the spans `parents`."""
+    """Record Kafka's answers to messages sent at `began`, as children of the spans `parents`."""
     if answer.cancelled() or answer.exception():
         return
     now = time.monotonic()

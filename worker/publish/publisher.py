@@ -1,4 +1,4 @@
-"""Storing what was computed: every call is one atomic step in Redis, and repeating it changes nothing."""
+"""Stores results in Redis. Every call is atomic and idempotent."""
 
 import time
 from collections.abc import Sequence
@@ -24,12 +24,12 @@ log = structlog.get_logger(__name__)
 
 DONE = End(state="done")
 ALARM_INTERVAL = 10.0
-"""Seconds between two error events about a full outbox."""
+"""Seconds between error events about a full outbox."""
 
 
 @dataclass
 class PublisherCounts:
-    """What this worker's publisher did, since it started."""
+    """What this worker's publisher has done since it started."""
 
     messages_stored: int = 0
     messages_dropped: int = 0
@@ -37,10 +37,10 @@ class PublisherCounts:
 
 
 class Publisher:
-    """Publishes the results of jobs, and their messages where a bus wants them.
+    """Publishes the results of jobs, and their messages if a bus is configured.
 
     `publish` and `fail` return the request's state afterwards: `running`, `done`, `failed`, `cancelled`, or
-    `gone` when Redis knows the request no longer. Messages name `model`, so set it before the first result.
+    `gone` when Redis no longer has the request. Messages name `model`, so set it before the first result.
     """
 
     model: ServedModel | None = None
@@ -69,7 +69,7 @@ class Publisher:
         return outcome.state
 
     async def _store(self, job: Job, finished: Sequence[Result], end: End) -> Outcome | None:
-        """None, with nothing done, if messages were switched on or off since this publisher last heard."""
+        """Store results; None, with nothing done, if messages were switched on or off since the last read."""
         deliveries = [Delivery(result, self._message(job, result)) for result in finished]
         request, configured, believed = request_of(job), self._configured, self._messages_wanted
         return await through_outages(
@@ -86,7 +86,7 @@ class Publisher:
         )
 
     def _message(self, job: Job, result: Result) -> list[bytes | str]:
-        """The fields of the result's entry in the outbox; none if it gets no message."""
+        """Return the fields of the result's outbox entry; none if it gets no message."""
         if not self._messages_wanted or self.model is None:
             return []
         if isinstance(job, ProbeJob | UnreadableJob):
@@ -109,7 +109,7 @@ class Publisher:
         return [*fields, "traceparent", parent] if parent else fields
 
     def _alarm(self, job: Job, dropped: int) -> None:
-        """Log what did not fit into the outbox, and tell the error bus now and then."""
+        """Log what did not fit into the outbox, and report it on the error bus now and then."""
         limits = {"messages": self._settings.outbox_limit, "bytes": self._settings.outbox_bytes}
         log.error("messages dropped: the outbox is full", request_id=job.request, dropped=dropped, **limits)
         if time.monotonic() >= self._next_alarm:
@@ -118,7 +118,7 @@ class Publisher:
             self.report(f"Embedding messages are dropped: the outbox is full (at most {most})", job)
 
     def report(self, event: str, job: Job) -> None:
-        """Tell the error bus."""
+        """Report an error on the error bus."""
         if self._errors:
             self._errors.emit(event, stream_id=_stream(job))
 
@@ -129,12 +129,12 @@ class Publisher:
         )
 
     async def state(self, job: Job) -> str:
-        """The request's state now. Those who ask get their answers in the order in which they asked."""
+        """Return the request's current state. Callers get their answers in the order of their calls."""
         state: Any = await self._redis.multiplexed.call("HGET", keys.request(job.request), "state")
         return state.decode() if state else "gone"
 
     async def chunks_done(self, job: VideoJob) -> set[int]:
-        """Which of the job's chunks have their result stored, by an earlier delivery of the job."""
+        """Return the job's chunks whose results an earlier delivery has stored."""
         async with self._redis.pipeline(transaction=False) as pipe:
             for chunk in job.chunks:
                 pipe.getbit(keys.done(job.request), chunk.index)
@@ -143,5 +143,5 @@ class Publisher:
 
 
 def _stream(job: Job) -> str:
-    """The id of the file or stream that the job is about; empty for texts."""
+    """Return the id of the job's file or stream; empty for texts."""
     return job.assets[0].id if isinstance(job, VideoJob | LiveJob) else ""

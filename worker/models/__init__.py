@@ -1,1 +1,1 @@
-"""Model directories: what a worker loads and how they are made."""
+"""Model directories: what a worker loads, and how it is made."""

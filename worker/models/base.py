@@ -1,4 +1,4 @@
-"""What a model of your own may build on. Not required: any class with a fitting `generate` will do."""
+"""An optional base class for your own model. Any class with a suitable `generate` works, too."""
 
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -12,7 +12,7 @@ Frames = NDArray[np.uint8] | list[bytes]
 
 
 class InputConfig(msgspec.Struct):
-    """What `get_input_config` may say. `width` and `height` in pixels, 0 for 448."""
+    """What `get_input_config` may set. `width` and `height` in pixels, 0 for 448."""
 
     num_frames: int = 8
     use_jpeg_encoding: bool = False
@@ -26,8 +26,8 @@ class ModelChunk(msgspec.Struct):
 
     The other fields say which part of which video a clip is, under the names of RT-Embed's `ChunkInfo`:
     times are in ns from the start of the stream, `streamId` is the id of the file or camera, and `file` its
-    path. The first clip, by which a model is learnt, has none of them. `is_last`, the NTP times, `asset_dir`
-    and `cv_metadata_json_file` are never set.
+    path. The first clip, which finds the model's dimension, has none of them. `is_last`, the NTP times,
+    `asset_dir` and `cv_metadata_json_file` are never set.
     """
 
     chunk_type: Literal["video", "text"] = "video"
@@ -48,12 +48,12 @@ class ModelChunk(msgspec.Struct):
     asset_dir: str = ""
 
     def get_timestamp(self, frame_pts: float) -> str:
-        """A frame's time, `frame_pts` seconds from the start of the stream, as text."""
+        """Return a frame's time, `frame_pts` seconds from the start of the stream, as text."""
         return f"{frame_pts + self.pts_offset_ns / 1e9:.3f}"
 
 
 class ModelOutput(msgspec.Struct):
-    """The answer to one chunk. `embeddings` is the vector, any one-dimensional sequence of floats."""
+    """The output for one chunk. `embeddings` is the vector, any one-dimensional sequence of floats."""
 
     embeddings: Sequence[float] | NDArray[np.float32]
     output: str = ""
@@ -65,9 +65,9 @@ class ModelOutput(msgspec.Struct):
 class EmbeddingModel:
     """A model in Python, as `inference.py` of MODEL_IMPLEMENTATION_PATH provides it.
 
-    A subclass must implement `generate`, and may define `embed_dim` (an int; otherwise it is learnt from a
-    first clip), `supports_text` (a bool; otherwise it is learnt from a first text), `can_batch(first,
-    second)` (without it every chunk is a call of its own), `can_enqueue_requests()` (False while busy) and
+    A subclass must implement `generate`, and may define `embed_dim` (an int; by default a first clip
+    determines it), `supports_text` (a bool; by default a first text determines it), `can_batch(first,
+    second)` (without it every chunk is a separate call), `can_enqueue_requests()` (False while busy) and
     `warmup()`.
     """
 
@@ -84,7 +84,7 @@ class EmbeddingModel:
 
     @property
     def model_name(self) -> str:
-        """The name that logs show."""
+        """The name in logs."""
         return type(self).__name__
 
     def generate(
@@ -96,22 +96,22 @@ class EmbeddingModel:
         generation_config: dict[str, object],
         **kwargs: object,
     ) -> Sequence[ModelOutput] | Future[Sequence[ModelOutput]]:
-        """One output per chunk, in order. All chunks of a call have the same `chunk_type`.
+        """Return one output per chunk, in order. All chunks of a call have the same `chunk_type`.
 
         `video_frames[i]` is a NumPy array, uint8 [frames, height, width, 3] in RGB (where NVIDIA's service
         passes a PyTorch tensor: use `torch.from_numpy`), read-only and not always contiguous; or a list
-        of JPEG files as bytes if `get_input_config` says `use_jpeg_encoding`. It is empty for texts.
+        of JPEG files as bytes if `get_input_config` sets `use_jpeg_encoding`. It is empty for texts.
         `video_frames_times[i]` holds the frames' times in seconds from the start of the stream. `query` and
-        `generation_config` are always empty: they have a meaning for models that write text.
+        `generation_config` are always empty: they are for models that generate text.
         """
         raise NotImplementedError
 
     @staticmethod
     def get_model_info(model_path: str, model_type: str) -> tuple[str, str, str]:
-        """(id, api_type, owner) as the API shows them."""
+        """Return (id, api_type, owner) as the API shows them."""
         return model_path.rstrip("/").rsplit("/", 1)[-1], "internal", "custom"
 
     @staticmethod
     def get_input_config(model_path: str, model_type: str) -> dict[str, object]:
-        """What the service feeds. Frames are square: `width` and `height` are equal, or 0 for 448."""
+        """Return the expected input. Frames are square: `width` and `height` are equal, or 0 for 448."""
         return {"num_frames": 8, "use_jpeg_encoding": False, "width": 0, "height": 0}

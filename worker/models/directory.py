@@ -10,7 +10,7 @@ MODEL_JSON = "model.json"
 
 
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What `model.json` says.
+    """The contents of `model.json`.
 
     `video.onnx` takes `videos` uint8 [B, frames, 3, resolution, resolution] in RGB and gives
     `video_embeddings` float32 [B, dimension]; `text.onnx` takes `input_ids` and `attention_mask` int64
@@ -29,13 +29,13 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     revision: str = ""
     precision: str = "fp32"
     verified: bool = False
-    """Whether the vectors were compared with those of an independent implementation."""
+    """Whether the vectors have been compared with an independent implementation's."""
     details: dict[str, str | float | int | bool] = {}
-    """How it was made and what the verification saw, for people."""
+    """How it was made and what the verification found, for people."""
 
 
 class ModelDirectory(msgspec.Struct, frozen=True):
-    """A loaded `model.json` and the folder that it stands in."""
+    """A loaded `model.json` and its folder."""
 
     path: Path
     info: ModelInfo
@@ -72,7 +72,7 @@ def load_model_directory(path: Path) -> ModelDirectory:
 
 
 def write_model_json(path: Path, info: ModelInfo) -> None:
-    """Write `model.json` last: a directory without it is unfinished."""
+    """Write `model.json`. Call this last: a directory without it is unfinished."""
     data = msgspec.json.format(msgspec.json.encode(info), indent=2)
     temporary = path / f".{MODEL_JSON}.part"
     temporary.write_bytes(data + b"\n")

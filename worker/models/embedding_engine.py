@@ -1,4 +1,4 @@
-"""The seam between the worker and whatever runs the model."""
+"""The interface between the worker and whatever runs the model."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -17,14 +17,14 @@ class Engine(Protocol):
     supports_text: bool
 
     def embed_video(self, clips: Clips) -> Vectors:
-        """`clips` uint8 [B, frames, 3, resolution, resolution], RGB -> float32 [B, dimension].
+        """Embed `clips`, uint8 [B, frames, 3, resolution, resolution] RGB -> float32 [B, dimension].
 
-        Raises EngineError, or DeviceLost when the GPU is of no more use in this process.
+        Raises EngineError, or DeviceLost when this process can no longer use the GPU.
         """
 
     def embed_text(self, texts: Sequence[str]) -> Vectors:
-        """float32 [len(texts), dimension]. Raises EngineError, DeviceLost, or NotSupported without a text
-        tower."""
+        """Return float32 [len(texts), dimension]. Raises EngineError, DeviceLost, or NotSupported without a
+        text tower."""
 
     def close(self) -> None:
         """Release what the engine holds."""

@@ -1,5 +1,5 @@
-"""Graphs as people export them (CLIP, SigLIP, X-CLIP, OpenCLIP ...), put between nodes that take and give
-what engines expect of a model directory."""
+"""Adapts exported graphs (CLIP, SigLIP, X-CLIP, OpenCLIP ...) to the inputs and outputs that engines expect,
+by adding nodes before and after them."""
 
 import hashlib
 import os
@@ -26,12 +26,12 @@ from worker.models.preparation_progress import Progress, silent
 OLDEST_OPSET, REDUCE_BY_INPUT = 13, 18
 MOST_FRAMES = 64
 RESERVED = ("videos", "video_embeddings", "input_ids", "attention_mask", "text_embeddings")
-"""What engines call a graph's inputs and outputs."""
+"""The names that engines use for a graph's inputs and outputs."""
 SMALLEST_LENGTH = 1e-12
 
 
 class VideoExport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What the graph of pictures or clips takes and gives."""
+    """Inputs and outputs of the graph for pictures or clips."""
 
     file: str
     output: str
@@ -41,28 +41,28 @@ class VideoExport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """B clips or pictures, T frames, C channels, H rows, W columns."""
     height: int = 0
     width: int = 0
-    """px; 0: `resolution`."""
+    """px; 0 means `resolution`."""
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    """Of pixels from 0 to 1; not for a graph that takes uint8."""
+    """For pixels from 0 to 1; not for a graph that takes uint8."""
     type: Literal["float32", "float16", "uint8"] = "float32"
 
 
 class TextExport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What the graph of texts takes and gives."""
+    """Inputs and outputs of the graph for texts."""
 
     file: str
     output: str
     """A tensor [B, dimension]."""
     ids: str = "input_ids"
     mask: str = "attention_mask"
-    """Empty for a graph that takes none."""
+    """Empty for a graph without one."""
     zeros: tuple[str, ...] = ()
-    """Further inputs of the shape of `ids`, which get zeros: `token_type_ids`."""
+    """Further inputs with the shape of `ids`, filled with zeros: `token_type_ids`."""
     pad_id: int = 0
-    """The token with which texts are filled up."""
+    """The padding token."""
     pad_to: int = 0
-    """The length to which every text is filled up; 0: that of the longest of its batch."""
+    """The length to which every text is padded; 0: the longest of its batch."""
     type: Literal["int64", "int32"] = "int64"
 
 
@@ -72,7 +72,8 @@ class Export(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     video: VideoExport
     text: TextExport | None = None
     normalize: bool = False
-    """Whether vectors get unit length after the graph, those of single pictures before their mean, too."""
+    """Whether to normalise vectors to unit length after the graph; those of single pictures also before their
+    mean."""
 
 
 class _WithExport(msgspec.Struct, frozen=True):
@@ -80,7 +81,7 @@ class _WithExport(msgspec.Struct, frozen=True):
 
 
 def read_export(folder: Path) -> Export | None:
-    """What a folder's `model.json` says of exported graphs; None if its graphs are as engines expect them.
+    """Return what a folder's `model.json` says about exported graphs; None if its graphs need no adapter.
 
     Raises ModelError.
     """
@@ -92,7 +93,7 @@ def read_export(folder: Path) -> Export | None:
 
 
 def adapt(folder: Path, export: Export, cache: Path, progress: Progress = silent) -> ModelDirectory:
-    """The model directory that serves an export, made in `cache` unless it is there. Raises ModelError."""
+    """Return the model directory for an export; make it in `cache` if it is missing. Raises ModelError."""
     info = _info(folder)
     target = cache / f"{info.id.rpartition('/')[2]}-adapted-{_mark(folder, export)}"
     with host_lock(target.with_name(f".{target.name}.lock")):
@@ -121,7 +122,7 @@ def _info(folder: Path) -> ModelInfo:
 
 
 def _mark(folder: Path, export: Export) -> str:
-    """Eight hexadecimal digits that change with the description and with any file of the export."""
+    """Return eight hexadecimal digits that change with the description and with any file of the export."""
     digest = hashlib.sha256((folder / MODEL_JSON).read_bytes())
     for path in sorted(folder.iterdir()):
         stat = path.stat()
@@ -145,17 +146,17 @@ def _write(folder: Path, export: Export, info: ModelInfo, target: Path) -> None:
 
 
 def _frames_apart(video: VideoExport, info: ModelInfo) -> int:
-    """How many vectors of single pictures make that of a clip."""
+    """Return how many vectors of single pictures make up a clip's vector."""
     return 1 if "T" in video.layout else info.frames
 
 
 def _write_tokenizer(source: Path, target: Path) -> None:
-    """A copy that has the token [PAD]. Its id reaches no graph: those of padding are replaced."""
+    """Write a copy with a token [PAD]. Its id never reaches the graph: padding ids are replaced."""
     from tokenizers import Tokenizer  # noqa: PLC0415 - part of the extras of workers
 
     try:
         tokenizer = Tokenizer.from_file(str(source))
-    except Exception as error:  # the package raises plain Exception for whatever it cannot read
+    except Exception as error:  # the package raises plain Exception for any unreadable file
         raise ModelError(f"cannot load the tokenizer {source}: {error}") from error
     if tokenizer.token_to_id("[PAD]") is None:
         tokenizer.add_special_tokens(["[PAD]"])
@@ -163,7 +164,7 @@ def _write_tokenizer(source: Path, target: Path) -> None:
 
 
 class _Adapter:
-    """An exported graph, cut to what one output needs, that gets nodes before and after it."""
+    """An exported graph, reduced to what one output needs, that gets nodes before and after it."""
 
     def __init__(self, path: Path, inputs: Sequence[str], output: str) -> None:
         import onnx  # noqa: PLC0415 - part of the extras of workers
@@ -194,7 +195,7 @@ class _Adapter:
         self._count = 0
 
     def take_clips(self, video: VideoExport, info: ModelInfo) -> None:
-        """Feed the graph from `videos`, uint8 [B, frames, 3, resolution, resolution]."""
+        """Connect the graph to `videos`, uint8 [B, frames, 3, resolution, resolution]."""
         size = info.resolution
         height, width = video.height or size, video.width or size
         pictures = self._node("Cast", ["videos"], to=self._onnx.TensorProto.FLOAT)
@@ -221,7 +222,7 @@ class _Adapter:
         self._inputs([("videos", self._onnx.TensorProto.UINT8, ["batch", info.frames, 3, size, size])])
 
     def take_texts(self, text: TextExport) -> None:
-        """Feed the graph from `input_ids` and `attention_mask`, int64 [B, S]."""
+        """Connect the graph to `input_ids` and `attention_mask`, int64 [B, S]."""
         ids, mask = "input_ids", "attention_mask"
         padded = self._node("Equal", [mask, self._constant(np.array(0, np.int64))])
         tokens = self._node("Where", [padded, self._constant(np.array(text.pad_id, np.int64)), ids])
@@ -244,7 +245,7 @@ class _Adapter:
         self._inputs([("input_ids", int64, shape), ("attention_mask", int64, shape)])
 
     def give(self, name: str, info: ModelInfo, *, frames: int, unit: bool) -> None:
-        """Give float32 [B, dimension] under `name`: the mean of `frames` vectors, of unit length if asked."""
+        """Output float32 [B, dimension] as `name`: the mean of `frames` vectors, normalised if requested."""
         vectors = self._node("Cast", [self._output], after=True, to=self._onnx.TensorProto.FLOAT)
         vectors = self._node("Reshape", [vectors, self._constant([-1, info.dimension])], after=True)
         if unit:
@@ -263,7 +264,7 @@ class _Adapter:
         self.model.graph.output.append(value)
 
     def save(self, target: Path) -> None:
-        """Write the graph, and its data beside it under the names that the export gives them."""
+        """Write the graph, and its data files beside it under the names that the export uses."""
         graph = self.model.graph
         nodes = [*self._before, *graph.node, *self._after]
         del graph.node[:]
@@ -300,7 +301,7 @@ class _Adapter:
         return name
 
     def _rename(self, name: str, value: str) -> None:
-        """Have the graph read `value` where it reads its input `name`."""
+        """Make the graph read `value` instead of its input `name`."""
         self._before.append(self._onnx.helper.make_node("Identity", [value], [own(name)]))
 
     def _inputs(self, values: Sequence[tuple[str, int, list[Any]]]) -> None:
@@ -310,8 +311,8 @@ class _Adapter:
 
 
 def _cut(model: Any, inputs: Sequence[str], output: str) -> Any:
-    """The same model with the nodes and weights that `output` needs, and with `inputs` and what else these
-    need as inputs: an export of two towers in one graph gives either."""
+    """Return the model reduced to the nodes and weights that `output` needs; its inputs are `inputs` and any
+    others that these nodes need. A graph with two towers can thus serve as either."""
     producers = {name: node for node in model.graph.node for name in node.output}
     needed, seen, names = [output], set(), set()
     while needed:
@@ -336,18 +337,18 @@ def _cut(model: Any, inputs: Sequence[str], output: str) -> Any:
 
 
 def _outer_names(node: Any) -> list[str]:
-    """What the graphs within a node read, which may be values of the graph around it."""
+    """Return the names that a node's subgraphs read; they may belong to the outer graph."""
     graphs = [attribute.g for attribute in node.attribute if attribute.HasField("g")]
     return [name for graph in graphs for inner in graph.node for name in [*inner.input, *_outer_names(inner)]]
 
 
 def own(name: str) -> str:
-    """The name of an export's tensor: another one where engines use it."""
+    """Return the name for an export's tensor: a new one if engines use its name."""
     return f"rt_own_{name}" if name in RESERVED else name
 
 
 def _rename_tensor(graph: Any, before: str, after: str) -> None:
-    """Call a tensor of a graph, and of the graphs within its nodes, by another name."""
+    """Rename a tensor in a graph and its subgraphs."""
     for node in graph.node:
         node.input[:] = [after if name == before else name for name in node.input]
         node.output[:] = [after if name == before else name for name in node.output]
@@ -359,13 +360,13 @@ def _rename_tensor(graph: Any, before: str, after: str) -> None:
 
 
 def _data_files(model: Any) -> set[str]:
-    """The files beside a graph that hold its large weights."""
+    """Return the files beside a graph that hold its large weights."""
     tensors = [*model.graph.initializer]
     return {entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location"}
 
 
 def _link(source: Path, target: Path) -> None:
-    """The same file in another place, without a copy where the file system allows."""
+    """Link a file to another place, or copy it where the file system allows no link."""
     if target.exists():
         return
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ from worker.models.preparation_progress import Progress, watched_folder
 from worker.models.remote import ELSEWHERE, MAKE_ROOM, RemoteFile, check_file, check_room
 
 PAUSES = (0.2, 1.0, 5.0, 15.0)
-"""Seconds before a broken transfer is tried again."""
+"""Seconds before a broken transfer is retried."""
 
 
 class Repository(msgspec.Struct, frozen=True):
@@ -39,9 +39,9 @@ class Repository(msgspec.Struct, frozen=True):
 def download_repository(
     repository: Repository, folder: Path, progress: Progress
 ) -> tuple[str, dict[str, str]]:
-    """Fetch every file into `folder`, going on where an earlier attempt ended.
+    """Fetch every file into `folder`; resume an earlier attempt.
 
-    Returns the commit and the SHA-256 of each file. Raises ModelError that says what to do.
+    Returns the commit and the SHA-256 of each file. Raises ModelError saying what to do.
     """
     disable_progress_bars()
     try:
@@ -54,12 +54,12 @@ def download_repository(
         raise
     except Exception as error:  # the client's own, its HTTP library's, the disk's
         raise ModelError(explain(error, repository)) from error
-    shutil.rmtree(folder / ".cache", ignore_errors=True)  # the client's notes for resuming
+    shutil.rmtree(folder / ".cache", ignore_errors=True)  # the client's state for resuming
     return commit, digests
 
 
 def list_files(repository: Repository) -> tuple[str, list[RemoteFile]]:
-    """The commit of the revision, and its files with their digests."""
+    """Return the revision's commit, and its files with their digests."""
     api = HfApi(endpoint=repository.endpoint, token=repository.token)
     info = api.model_info(repository.name, revision=repository.revision, files_metadata=True)
     files = [
@@ -72,7 +72,7 @@ def list_files(repository: Repository) -> tuple[str, list[RemoteFile]]:
 
 
 def fetch(repository: Repository, commit: str, file: RemoteFile, folder: Path) -> str:
-    """One file, checked; its SHA-256. A transfer that breaks is tried again."""
+    """Fetch and check one file; return its SHA-256. Retry a broken transfer."""
     for pause in (*PAUSES, None):
         try:
             path = hf_hub_download(
@@ -93,13 +93,13 @@ def fetch(repository: Repository, commit: str, file: RemoteFile, folder: Path) -
 
 
 def is_broken_transfer(error: Exception) -> bool:
-    """Whether the connection failed, rather than the hub refused or the disk is full."""
+    """Return whether the connection failed, as opposed to a refusal or a full disk."""
     disk = isinstance(error, OSError) and error.errno == errno.ENOSPC
     return not disk and not isinstance(error, OfflineModeIsEnabled) and status_of(error) == 0
 
 
 def explain(error: Exception, repository: Repository) -> str:
-    """What happened and what to do about it."""
+    """Return what happened and what to do about it."""
     name, hint = repository.label, token_hint(repository)
     status = status_of(error)
     if isinstance(error, GatedRepoError):
@@ -107,7 +107,7 @@ def explain(error: Exception, repository: Repository) -> str:
     elif isinstance(error, RevisionNotFoundError):
         message = f"{name}: there is no such revision"
     elif isinstance(error, OfflineModeIsEnabled):
-        message = f"{name} is not in the cache, and HF_HUB_OFFLINE forbids to fetch it"
+        message = f"{name} is not in the cache, and HF_HUB_OFFLINE forbids downloads"
     elif isinstance(error, OSError) and error.errno == errno.ENOSPC:
         message = f"the disk is full while downloading {name}: {MAKE_ROOM}"
     elif status == 429:
@@ -125,13 +125,13 @@ def explain(error: Exception, repository: Repository) -> str:
 
 
 def status_of(error: Exception) -> int:
-    """The HTTP status that the hub answered with; 0 if it did not answer."""
+    """Return the hub's HTTP status; 0 if it did not answer."""
     response = error.response if isinstance(error, HfHubHTTPError) else None
     return 0 if response is None else int(response.status_code)
 
 
 def token_hint(repository: Repository) -> str:
-    """How to authenticate, as the end of a sentence."""
+    """Return how to authenticate, as the end of a sentence."""
     if repository.token:
         return "and check that HF_TOKEN is valid and may read it"
-    return "and set HF_TOKEN to a token of yours (https://huggingface.co/settings/tokens)"
+    return "and set HF_TOKEN to your token (https://huggingface.co/settings/tokens)"

@@ -1,4 +1,4 @@
-"""One process at a time, among all on this host."""
+"""A lock among all processes of this host."""
 
 import fcntl
 import time
@@ -11,9 +11,9 @@ POLL_INTERVAL = 0.2  # seconds
 
 @contextmanager
 def host_lock(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Hold the lock file `path`. `waiting` is called now and then while another process has it.
+    """Hold the lock file `path`. `waiting` is called from time to time while another process has it.
 
-    The kernel releases the lock of a process that dies.
+    The kernel releases a dead process's lock.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:

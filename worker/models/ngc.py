@@ -1,4 +1,4 @@
-"""Downloads from NVIDIA NGC by its REST API."""
+"""Downloads from NVIDIA NGC through its REST API."""
 
 import base64
 import errno
@@ -35,7 +35,7 @@ class NgcModel(msgspec.Struct, frozen=True):
 
     @property
     def url(self) -> str:
-        """Of the version."""
+        """The URL of the version."""
         team = f"/team/{quote(self.team)}" if self.team else ""
         name, version = quote(self.name), quote(self.version)
         return f"{self.api}/v2/org/{quote(self.org)}{team}/models/{name}/versions/{version}"
@@ -47,9 +47,9 @@ class NgcModel(msgspec.Struct, frozen=True):
 
 
 def download_model(model: NgcModel, folder: Path, progress: Progress) -> dict[str, str]:
-    """Fetch every file of the version into `folder`, going on where an earlier attempt ended.
+    """Fetch every file of the version into `folder`; resume an earlier attempt.
 
-    Returns the SHA-256 of each. Raises ModelError that says what to do.
+    Returns the SHA-256 of each. Raises ModelError saying what to do.
     """
     try:
         headers = authorization(model)
@@ -63,7 +63,7 @@ def download_model(model: NgcModel, folder: Path, progress: Progress) -> dict[st
 
 
 def authorization(model: NgcModel) -> dict[str, str]:
-    """The header that the API wants. Personal keys are sent as they are; older ones buy a token."""
+    """Return the API's authorization header. Personal keys are sent unchanged; older ones get a token."""
     if not model.api_key:
         return {}
     if model.api_key.startswith("nvapi-"):
@@ -83,7 +83,7 @@ class _ListedFile(msgspec.Struct):
 
 
 def list_files(model: NgcModel, headers: dict[str, str]) -> list[RemoteFile]:
-    """Every file of the version, all pages of the listing."""
+    """List every file of the version, from all pages."""
     files: list[RemoteFile] = []
     page, pages = 0, 1
     while page < pages:
@@ -103,7 +103,7 @@ def _remote_file(listed: _ListedFile) -> RemoteFile:
 
 
 def fetch(model: NgcModel, file: RemoteFile, folder: Path, headers: dict[str, str]) -> str:
-    """One file, resumed and checked; its SHA-256."""
+    """Fetch or resume one file and check it; return its SHA-256."""
     path = folder / file.path
     if not path.exists():
         part = path.with_name(f"{path.name}.part")
@@ -121,7 +121,7 @@ def fetch(model: NgcModel, file: RemoteFile, folder: Path, headers: dict[str, st
 
 
 def _resume(url: str, headers: dict[str, str], part: Path, size: int) -> None:
-    """Append to `part` what it lacks. Raises ConnectionError if the answer ends early."""
+    """Append the missing bytes to `part`. Raises ConnectionError if the answer ends early."""
     have = part.stat().st_size if part.exists() else 0
     if have >= size:
         return
@@ -144,7 +144,7 @@ def _open(url: str, headers: dict[str, str]) -> Any:
     request = urllib.request.Request(url)  # noqa: S310 - checked above
     for name, value in headers.items():
         if name == "Authorization":
-            # NGC redirects to signed storage URLs of another host, which must not see the key.
+            # NGC redirects to signed storage URLs on another host, which must not get the key.
             request.add_unredirected_header(name, value)
         else:
             request.add_header(name, value)
@@ -152,7 +152,7 @@ def _open(url: str, headers: dict[str, str]) -> Any:
 
 
 def explain(error: Exception, model: NgcModel) -> str:
-    """What happened and what to do about it."""
+    """Return what happened and what to do about it."""
     status = error.code if isinstance(error, urllib.error.HTTPError) else 0
     if status in (401, 403):
         key = "check that NGC_API_KEY is valid and may read it" if model.api_key else "set NGC_API_KEY"
@@ -168,5 +168,5 @@ def explain(error: Exception, model: NgcModel) -> str:
     elif isinstance(error, OSError):
         message = f"{model.api} cannot be reached ({error}): check the network, {ELSEWHERE}"
     else:
-        message = f"{model.api} gave an answer that is not understood for {model.label}: {error!r}"
+        message = f"{model.api} sent an unexpected answer for {model.label}: {error!r}"
     return message

@@ -1,4 +1,4 @@
-"""How a long preparation tells where it is."""
+"""Progress reports of a long preparation."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -11,18 +11,18 @@ import structlog
 log = structlog.get_logger(__name__)
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is being done, and how many bytes of how many (0 of 0 where that is unknown)."""
+"""Called with the current step, the bytes done, and their total (both 0 if unknown)."""
 
 INTERVAL = 5.0  # seconds
 
 
 def log_progress() -> Progress:
-    """A Progress that logs."""
+    """Log the progress. A Progress."""
     return paced(log.info)
 
 
 def paced(tell: Callable[[str], object]) -> Progress:
-    """A Progress that tells each new step at once, and its advance every few seconds."""
+    """Return a Progress that reports each new step at once, and its bytes every few seconds."""
     last = ("", 0.0)
 
     def progress(step: str, done: int, total: int) -> None:
@@ -36,19 +36,19 @@ def paced(tell: Callable[[str], object]) -> Progress:
 
 
 def describe(step: str, done: int, total: int) -> str:
-    """One line for people."""
+    """Return one line for people."""
     if not total:
         return step
     return f"{step}: {done / 1e9:.2f} of {total / 1e9:.2f} GB ({100 * done // total} %)"
 
 
 def silent(step: str, done: int, total: int) -> None:
-    """A Progress that tells nobody."""
+    """Report nothing. A Progress."""
 
 
 @contextmanager
 def watched_folder(folder: Path, step: str, total: int, progress: Progress) -> Iterator[None]:
-    """Tell every second how many bytes the folder holds, for a download whose library tells nothing."""
+    """Report the bytes in the folder every second, for a download library that reports no progress."""
     done = Event()
 
     def watch() -> None:
@@ -66,7 +66,7 @@ def watched_folder(folder: Path, step: str, total: int, progress: Progress) -> I
 
 
 def folder_size(folder: Path) -> int:
-    """Bytes of all files in the folder; those that vanish meanwhile do not count."""
+    """Return the bytes of all files in the folder; files that vanish meanwhile do not count."""
     total = 0
     for path in folder.rglob("*"):
         with suppress(OSError):

@@ -46,11 +46,11 @@ log = structlog.get_logger(__name__)
 
 
 def obtain(settings: Settings, precision: str, progress: Progress = silent) -> ModelDirectory:
-    """The model that MODEL_PATH names, for a worker to serve. Blocks, for minutes at a first start.
+    """Return the model that MODEL_PATH names, for a worker to serve. Blocks, for minutes at a first start.
 
-    `precision` is `settings.precision` for a GPU and fp32 for a CPU. Raises ModelError that says what to do.
+    `precision` is `settings.precision` for a GPU and fp32 for a CPU. Raises ModelError saying what to do.
     """
-    check_precision(settings.precision)  # an impossible wish is not silently ignored on a CPU
+    check_precision(settings.precision)  # a CPU must not silently ignore an impossible setting
     model = prepare(
         settings.model_path, settings.model_cache, precision, access_by(settings), progress=progress
     )
@@ -59,8 +59,8 @@ def obtain(settings: Settings, precision: str, progress: Progress = silent) -> M
 
 
 def obtain_files(settings: Settings, progress: Progress = silent) -> str:
-    """The folder that a model in Python gets as its `model_path`: what MODEL_PATH names, downloaded if it
-    is not on this machine, and otherwise as it stands there. Raises ModelError."""
+    """Return the folder that a model in Python gets as its `model_path`: what MODEL_PATH names, unchanged,
+    and downloaded if it is not on this machine. Raises ModelError."""
     source = parse_model_path(settings.model_path, access_by(settings))
     if isinstance(source, Path):
         return settings.model_path
@@ -76,11 +76,11 @@ def prepare(
     python: Callable[[], str] = lambda: sys.executable,
     progress: Progress = silent,
 ) -> ModelDirectory:
-    """Fetch, convert and verify what MODEL_PATH names, as far as that is not done already.
+    """Fetch, convert and verify what MODEL_PATH names; skip what is done already.
 
-    `precision` is one of COSMOS_EMBED1_TRT_PRECISION; a model directory has its own. `python` gives an
-    interpreter that can run a checkpoint's own code, and is asked only if that must run; without one the
-    result stays unverified. Raises ModelError that says what to do.
+    `precision` is one of COSMOS_EMBED1_TRT_PRECISION; a model directory has its own. `python` returns an
+    interpreter for a checkpoint's own code, and is called only if that code must run; without one the
+    result stays unverified. Raises ModelError saying what to do.
     """
     chosen = check_precision(precision)
     if model_path == "demo":
@@ -102,7 +102,7 @@ def prepare(
 
 
 def demonstration_model(cache: Path) -> ModelDirectory:
-    """The model that MODEL_PATH=demo names. Raises ModelError where its packages are not installed."""
+    """Return the model of MODEL_PATH=demo. Raises ModelError if its packages are not installed."""
     from worker.models.conse import conse_recipe  # noqa: PLC0415 - only this model needs it
 
     return conse_recipe.cached(cache)
@@ -111,7 +111,7 @@ def demonstration_model(cache: Path) -> ModelDirectory:
 def build(
     fetched: ModelFiles, checkpoint: Checkpoint, target: Path, precision: Precision, progress: Progress
 ) -> ModelDirectory:
-    """Convert by the likeliest recipe into the new folder `target`, which appears when it is whole."""
+    """Convert with the most likely recipe into the new folder `target`, which appears when it is complete."""
     part = target.with_name(f".{target.name}.part")
     shutil.rmtree(part, ignore_errors=True)  # left by a process that was killed
     part.mkdir(parents=True)
@@ -129,7 +129,7 @@ def build(
 
 
 class Proof(msgspec.Struct, frozen=True):
-    """That a checkpoint's own code was run: by which recipe a conversion agrees with it, and how well."""
+    """The result of running a checkpoint's own code: the recipe that agrees with it, and how well."""
 
     recipe: Recipe
     details: dict[str, str | float | int | bool]
@@ -137,7 +137,7 @@ class Proof(msgspec.Struct, frozen=True):
 
 
 def prove(model: ModelDirectory, checkpoint: Checkpoint, python: str, progress: Progress = silent) -> Proof:
-    """Compare a conversion, or the fp32 twin of a 16-bit one, with the checkpoint's own code.
+    """Compare a conversion, or the fp32 version of a 16-bit one, with the checkpoint's own code.
 
     Raises ModelError if no recipe gives the same vectors, CannotCompare if that code cannot be run.
     """
@@ -157,7 +157,7 @@ def prove(model: ModelDirectory, checkpoint: Checkpoint, python: str, progress: 
 
 
 def proof_in_cache(cache: Path, mark: str) -> Proof | None:
-    """What verified a conversion of the same checkpoint in another precision."""
+    """Return the proof for a conversion of the same checkpoint in another precision."""
     for record in cache.glob(f"*-{mark}/{MODEL_JSON}"):
         model = load_model_directory(record.parent)
         vectors = read_reference_vectors(model.path)
@@ -174,7 +174,7 @@ def verified(
     python: Callable[[], str],
     progress: Progress,
 ) -> ModelDirectory:
-    """Verify a conversion by a `proof`, by a known recipe or by comparing it, whichever there is."""
+    """Verify a conversion by a `proof`, by a known recipe, or else by comparing it."""
     if not proof and (known := known_recipe(checkpoint.path)):
         return settle_by_digest(model, checkpoint, known)
     try:
@@ -185,7 +185,7 @@ def verified(
 
 
 def settle(model: ModelDirectory, checkpoint: Checkpoint, proof: Proof) -> ModelDirectory:
-    """Mark a conversion as verified, after putting it together by the recipe that was."""
+    """Rebuild a conversion with the verified recipe, and mark it as verified."""
     if proof.recipe != recipe_of(model):
         write_video_graph(checkpoint, model, proof.recipe)
     write_reference_vectors(model.path, proof.vectors)
@@ -195,7 +195,7 @@ def settle(model: ModelDirectory, checkpoint: Checkpoint, proof: Proof) -> Model
 
 
 def settle_by_digest(model: ModelDirectory, checkpoint: Checkpoint, known: KnownRecipe) -> ModelDirectory:
-    """Mark a conversion as verified because somebody verified one whose code was the same."""
+    """Mark a conversion as verified because a checkpoint with the same code has been verified."""
     if known.recipe != recipe_of(model):
         write_video_graph(checkpoint, model, known.recipe)
     log.info("recipe known by digest", model=model.info.id, verified_with=known.source, by=known.reference)
@@ -211,17 +211,17 @@ def settle_by_digest(model: ModelDirectory, checkpoint: Checkpoint, known: Known
 
 
 def finished(target: Path) -> ModelDirectory | None:
-    """An earlier conversion, if it is whole."""
+    """Return an earlier conversion, if it is complete."""
     return load_model_directory(target) if (target / MODEL_JSON).exists() else None
 
 
 def lock_file(target: Path) -> Path:
-    """Held while a process changes a model directory of the cache."""
+    """Return the lock file for changes to a model directory of the cache."""
     return target.with_name(f".{target.name}.lock")
 
 
 def checkpoint_of(model: ModelDirectory) -> Checkpoint:
-    """The checkpoint from which a model directory was converted. Raises ModelError."""
+    """Return the checkpoint from which a model directory was converted. Raises ModelError."""
     path = model.info.details.get("checkpoint")
     if model.info.architecture != ARCHITECTURE or not path:
         raise ModelError(f"{model.path} was not converted from a Cosmos-Embed1 checkpoint")
@@ -229,7 +229,7 @@ def checkpoint_of(model: ModelDirectory) -> Checkpoint:
 
 
 def require_verified(model: ModelDirectory, *, allow: bool) -> None:
-    """Raises ModelError for a converted checkpoint whose vectors nobody compared, unless `allow`."""
+    """Raise ModelError for a converted checkpoint whose vectors were not compared, unless `allow`."""
     info = model.info
     if info.architecture != ARCHITECTURE or info.verified:
         return
@@ -243,8 +243,8 @@ def require_verified(model: ModelDirectory, *, allow: bool) -> None:
 
 
 def fingerprint(checkpoint: Checkpoint) -> str:
-    """Eight hexadecimal digits that change with the configuration, with any file of the weights, and with
-    the converter."""
+    """Return eight hexadecimal digits that change with the configuration, any file of the weights, and the
+    converter."""
     digest = hashlib.sha256(CONVERTER.encode())
     digest.update((checkpoint.path / "config.json").read_bytes())
     for file in weight_files(checkpoint.path):

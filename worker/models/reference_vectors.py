@@ -1,4 +1,4 @@
-"""Vectors that any engine for a verified model should give, kept with the model."""
+"""Reference vectors of a verified model, kept with the model to check its engines."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,28 +16,28 @@ if TYPE_CHECKING:
 
 FILE = "reference.json"
 TOLERATED = {"fp32": 0.9999, "fp16": 0.999, "bf16": 0.99}
-"""The lowest cosine that an engine in that precision may have."""
+"""The lowest cosine allowed for an engine in each precision."""
 
 
 class ReferenceVectors(msgspec.Struct, frozen=True):
-    """What the checkpoint's own code gives for the fixed clips and sentences, in fp32."""
+    """The vectors of the checkpoint's own code for the fixed clips and sentences, in fp32."""
 
     video: list[list[float]]
     text: list[list[float]]
 
     @classmethod
     def of(cls, reference: "Reference") -> "ReferenceVectors":
-        """From the arrays of a verification."""
+        """Create them from a verification's arrays."""
         return cls(reference.video.tolist(), reference.text.tolist())
 
 
 def write_reference_vectors(folder: Path, vectors: ReferenceVectors) -> None:
-    """Keep them in a model directory."""
+    """Write them into a model directory."""
     (folder / FILE).write_bytes(msgspec.json.encode(vectors))
 
 
 def read_reference_vectors(folder: Path) -> ReferenceVectors | None:
-    """Those of a model directory; None for a model that was not verified. Raises ModelError."""
+    """Read those of a model directory; None if the model was not verified. Raises ModelError."""
     try:
         return msgspec.json.decode((folder / FILE).read_bytes(), type=ReferenceVectors)
     except FileNotFoundError:
@@ -47,10 +47,10 @@ def read_reference_vectors(folder: Path) -> ReferenceVectors | None:
 
 
 def check_engine(model: ModelDirectory, engine: Engine) -> tuple[float, float] | None:
-    """The lowest cosines of the engine's video and text vectors to those kept with the model; None where
-    none are kept. Meant for engines that were built for a device, where a kernel may round or overflow.
+    """Return the lowest cosines of the engine's video and text vectors to the model's reference vectors; None
+    if it has none. Meant for engines built for a device, where a kernel may round or overflow.
 
-    Raises ModelError if a cosine is below what the model's precision explains, EngineError if the engine
+    Raises ModelError if a cosine is lower than the model's precision explains, EngineError if the engine
     fails.
     """
     kept = read_reference_vectors(model.path)

@@ -1,4 +1,4 @@
-"""What downloads from any hub have in common: listed files, their digests, room on the disk."""
+"""Common to downloads from any hub: listed files, their digests, free disk space."""
 
 import base64
 import hashlib
@@ -11,12 +11,12 @@ import msgspec
 from shared.errors import ModelError
 
 PIECE = 1 << 20
-MAKE_ROOM = "make room or set NGC_MODEL_CACHE to another disk"
+MAKE_ROOM = "free space or set NGC_MODEL_CACHE to another disk"
 ELSEWHERE = "or download the model elsewhere and set MODEL_PATH to its folder"
 
 
 class RemoteFile(msgspec.Struct, frozen=True):
-    """A file as a hub lists it. `digest` may be empty where the hub gives none."""
+    """A file as a hub lists it. `digest` is empty if the hub gives none."""
 
     path: str
     size: int
@@ -26,8 +26,8 @@ class RemoteFile(msgspec.Struct, frozen=True):
 
 
 def check_file(file: RemoteFile, path: Path) -> str:
-    """The SHA-256 of `path`, after comparing it with what the hub said. Deletes a file that is not the one
-    listed, so that the next attempt fetches it anew, and raises ModelError."""
+    """Compare `path` with the hub's listing and return its SHA-256. On a mismatch, delete the file, so that
+    the next attempt fetches it again, and raise ModelError."""
     size = path.stat().st_size
     sha256, git = hashlib.sha256(), hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
     with path.open("rb") as stream:
@@ -39,19 +39,19 @@ def check_file(file: RemoteFile, path: Path) -> str:
     if size != file.size or found != file.digest:
         path.unlink()
         raise ModelError(
-            f"{file.path} arrived with {size} bytes and the digest {found}, not with {file.size} and "
+            f"{file.path} arrived with {size} bytes and the digest {found}, expected {file.size} and "
             f"{file.digest}; it was deleted: try again"
         )
     return sha256.hexdigest()
 
 
 def from_base64(digest: str) -> str:
-    """A base64 digest in hexadecimal."""
+    """Convert a base64 digest to hexadecimal."""
     return base64.b64decode(digest).hex()
 
 
 def check_room(folder: Path, size: int) -> None:
-    """Make the folder. Raises ModelError if its disk cannot take what is missing there of `size` bytes."""
+    """Create the folder. Raises ModelError if its disk has too little space for the rest of `size` bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     missing = size - sum(path.stat().st_size for path in folder.rglob("*") if _counts(path))
     free = shutil.disk_usage(folder).free
@@ -63,5 +63,5 @@ def check_room(folder: Path, size: int) -> None:
 
 
 def _counts(path: Path) -> bool:
-    # The hub's client leaves such files behind when it is killed, and does not use them again.
+    # The hub's client leaves such files behind when it is killed, and never reuses them.
     return path.is_file() and path.suffix != ".incomplete"

@@ -1,4 +1,4 @@
-"""Where models come from: MODEL_PATH, and the cache in which downloads are kept."""
+"""Where models come from: MODEL_PATH, and the cache of downloads."""
 
 import re
 import shutil
@@ -23,11 +23,11 @@ log = structlog.get_logger(__name__)
 
 HUB_HOSTS = {"huggingface.co", "www.huggingface.co", "hf.co"}
 MARKER = ".rt-embed-source.json"
-DEPTH = 2  # folders below the download in which the model is looked for
+DEPTH = 2  # levels of subfolders searched for the model
 
 
 class Hubs(msgspec.Struct, frozen=True):
-    """Addresses of the hubs, and what they want to see."""
+    """Addresses and credentials of the hubs."""
 
     hf_endpoint: str = "https://huggingface.co"
     hf_token: str | None = None
@@ -37,7 +37,7 @@ class Hubs(msgspec.Struct, frozen=True):
 
 
 def access_by(settings: Settings) -> Hubs:
-    """Hubs and keys as the settings have them."""
+    """Return the hubs and keys of the settings."""
     return Hubs(
         hf_endpoint=settings.hf_endpoint, hf_token=settings.hf_token, ngc_api_key=settings.ngc_api_key
     )
@@ -54,7 +54,7 @@ Source = Repository | GitRepository | NgcModel | Path
 
 
 class ModelFiles(msgspec.Struct, frozen=True, kw_only=True):
-    """A model's files on this machine, and what is known of where they came from."""
+    """A model's files on this machine, and what is known about their source."""
 
     path: Path
     name: str
@@ -63,7 +63,7 @@ class ModelFiles(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Marker(msgspec.Struct, frozen=True):
-    """What stands in a finished download: where it came from, and the SHA-256 of every file."""
+    """The marker file of a finished download: its source, and the SHA-256 of every file."""
 
     source: str
     revision: str
@@ -71,7 +71,7 @@ class Marker(msgspec.Struct, frozen=True):
 
 
 def parse_model_path(text: str, access: Hubs) -> Source:
-    """`git:URL[@REVISION]`, `hf:OWNER/NAME[@REVISION]`, `ngc:ORG/[TEAM/][models/]MODEL:VERSION`, or a folder.
+    """Parse git:URL[@REVISION], hf:OWNER/NAME[@REVISION], ngc:ORG/[TEAM/][models/]MODEL:VERSION or a folder.
 
     Raises ModelError.
     """
@@ -87,7 +87,7 @@ def parse_model_path(text: str, access: Hubs) -> Source:
 
 
 def parse_git(text: str, access: Hubs) -> Repository | GitRepository:
-    """A repository of the hub, which is known by its host, or of any other server."""
+    """Parse a repository of the hub, recognised by its host, or of any other server."""
     base, slash, last = text.rpartition("/")
     last, _, revision = last.partition("@")
     url = f"{base}{slash}{last}"
@@ -108,7 +108,7 @@ def _repository(name: str, revision: str, access: Hubs) -> Repository:
 
 
 def parse_ngc(text: str, access: Hubs) -> NgcModel:
-    """ORG/MODEL, ORG/TEAM/MODEL or ORG/TEAM/models/MODEL, each with :VERSION."""
+    """Parse ORG/MODEL, ORG/TEAM/MODEL or ORG/TEAM/models/MODEL, each with :VERSION."""
     path, _, version = text.partition(":")
     parts = path.strip("/").split("/")
     if len(parts) > 2 and parts[-2] == "models":
@@ -128,8 +128,8 @@ def parse_ngc(text: str, access: Hubs) -> NgcModel:
 
 
 def folder_name(source: Repository | GitRepository | NgcModel) -> str:
-    """The name of a source's folder in the cache: the one that RT-Embed gives it, and the revision where one
-    is asked for."""
+    """Return the name of a source's folder in the cache: RT-Embed's name, plus the revision if one is
+    requested."""
     if isinstance(source, NgcModel):
         parts = [part for part in (source.org, source.team, source.name) if part]
         return f"{'_'.join(parts)}_{source.version.replace('.', '_')}"
@@ -141,18 +141,17 @@ def folder_name(source: Repository | GitRepository | NgcModel) -> str:
 
 
 def other_names(source: Repository | GitRepository | NgcModel) -> list[str]:
-    """Other names that RT-Embed may have given the source's folder: it keeps the `models` of a path of four
-    parts."""
+    """Return other names that RT-Embed may use for the folder: it keeps the `models` of a four-part path."""
     if not isinstance(source, NgcModel) or not source.team:
         return []
     return [f"{source.org}_{source.team}_models_{source.name}_{source.version.replace('.', '_')}"]
 
 
 def fetch(source: Source, cache: Path, progress: Progress = silent) -> ModelFiles:
-    """The files of a source, downloaded into `cache` unless they are there.
+    """Return the files of a source; download them into `cache` if they are missing.
 
-    What is there is used without asking the hub. Processes of this host that want the same wait for the
-    one that downloads. Raises ModelError.
+    Cached files are used without asking the hub. Other processes of this host wait for the one that
+    downloads. Raises ModelError.
     """
     if isinstance(source, Path):
         return local(source)
@@ -166,7 +165,7 @@ def fetch(source: Source, cache: Path, progress: Progress = silent) -> ModelFile
 
 
 def local(path: Path) -> ModelFiles:
-    """A folder of this machine. Raises ModelError if there is none."""
+    """Return a folder of this machine. Raises ModelError if it does not exist."""
     if not path.is_dir():
         raise ModelError(f"MODEL_PATH={path} is not a folder (nor does it begin with git:, hf: or ngc:)")
     resolved = path.resolve()
@@ -174,7 +173,7 @@ def local(path: Path) -> ModelFiles:
 
 
 def cached(folder: Path) -> ModelFiles | None:
-    """An earlier download; also one that RT-Embed made, which has no marker."""
+    """Return an earlier download, or RT-Embed's download, which has no marker."""
     try:
         marker = msgspec.json.decode((folder / MARKER).read_bytes(), type=Marker)
     except FileNotFoundError:
@@ -189,7 +188,7 @@ def cached(folder: Path) -> ModelFiles | None:
 
 
 def download(source: Repository | GitRepository | NgcModel, folder: Path, progress: Progress) -> ModelFiles:
-    """Fetch into a folder beside `folder`, which gets its name when all is there."""
+    """Fetch into a folder beside `folder`; rename it when it is complete."""
     part = folder.with_name(f".{folder.name}.part")
     try:
         part.mkdir(parents=True, exist_ok=True)
@@ -210,7 +209,7 @@ def download(source: Repository | GitRepository | NgcModel, folder: Path, progre
 
 
 def clone(source: GitRepository, folder: Path) -> str:
-    """Fetch one commit of a git repository, without its history; its hash. Raises ModelError."""
+    """Fetch one commit of a git repository, without history; return its hash. Raises ModelError."""
     shutil.rmtree(folder)
     folder.mkdir()
     git(folder, "init", "--quiet")
@@ -230,7 +229,7 @@ def clone(source: GitRepository, folder: Path) -> str:
 
 
 def git(folder: Path, *arguments: str) -> str:
-    """What git says. It asks for no password. Raises ModelError."""
+    """Run git and return its output. It never asks for a password. Raises ModelError."""
     command = [
         "git",
         "-C",
@@ -242,7 +241,7 @@ def git(folder: Path, *arguments: str) -> str:
         *arguments,
     ]
     try:
-        # A repository's filters and hooks may be anybody's: they see no key, token or password of ours.
+        # Filters and hooks of a repository are foreign code: they get no key, token or password of ours.
         done = subprocess.run(  # noqa: S603 - no shell
             command, env=network_environment("GIT_", "SSH_"), capture_output=True, text=True, check=False
         )
@@ -256,12 +255,12 @@ def git(folder: Path, *arguments: str) -> str:
 
 
 def is_model(folder: Path) -> bool:
-    """Whether the folder is a model directory or a checkpoint."""
+    """Return whether the folder is a model directory or a checkpoint."""
     return (folder / MODEL_JSON).exists() or is_checkpoint(folder)
 
 
 def find_model(folder: Path) -> Path:
-    """The model directory or checkpoint that the folder is or holds. Raises ModelError."""
+    """Return the model directory or checkpoint that the folder is or contains. Raises ModelError."""
     if is_model(folder):
         return folder
     below = [
@@ -274,5 +273,5 @@ def find_model(folder: Path) -> Path:
         raise ModelError(f"{folder} holds several models: set MODEL_PATH to one of {names}")
     raise ModelError(
         f"{folder} holds no model: neither {MODEL_JSON} nor a Cosmos-Embed1 checkpoint (config.json and "
-        "safetensors; export TAO's .pth files in the huggingface mode)"
+        "safetensors; export TAO's .pth files in huggingface mode)"
     )

@@ -1,4 +1,4 @@
-"""Texts to BERT token ids, and the `tokenizer.json` that a model directory holds."""
+"""Converts texts to BERT token ids, and writes a model directory's `tokenizer.json`."""
 
 import hashlib
 import json
@@ -19,33 +19,33 @@ from shared.errors import ModelError
 TokenIds = NDArray[np.int64]
 
 BERT_BASE_UNCASED_SHA256 = "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3"
-"""Digest of bert-base-uncased's `vocab.txt`: 30,522 tokens, one a line."""
+"""Digest of bert-base-uncased's `vocab.txt`: 30,522 tokens, one per line."""
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 class TextTokenizer:
-    """BERT's tokenizer as a model's text tower wants it: `[CLS] tokens [SEP]`, cut on the right."""
+    """BERT's tokenizer for a model's text tower: `[CLS] tokens [SEP]`, truncated on the right."""
 
     def __init__(self, path: Path, max_tokens: int) -> None:
         """Load `path`, a `tokenizer.json`. Raises ModelError."""
         self._tokenizer = _load(path)
-        # Truncation is state of the tokenizer: set here once, then only read, so that any thread may call.
+        # Truncation is tokenizer state: set once here, then only read, so any thread may call it.
         self._tokenizer.enable_truncation(max_tokens, direction="right")
         self._tokenizer.no_padding()
         self._pad = _token_id(self._tokenizer, "[PAD]", path)
 
     def __call__(self, texts: Sequence[str]) -> tuple[TokenIds, TokenIds]:
-        """`input_ids` and `attention_mask`, both int64 [len(texts), S], S the longest of these texts."""
+        """Return `input_ids` and `attention_mask`, int64 [len(texts), S]; S is the longest of these texts."""
         return self.padded(self.tokens(texts))
 
     def tokens(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of each text's tokens."""
+        """Return the token ids of each text."""
         # One by one: encode_batch would start a thread pool that competes with the video for the cores.
         return [self._tokenizer.encode(text).ids for text in texts]
 
     def padded(self, rows: Sequence[list[int]]) -> tuple[TokenIds, TokenIds]:
-        """As `self(texts)`, of texts whose tokens these are."""
+        """Return what `self(texts)` returns, for texts with these tokens."""
         longest = max(map(len, rows), default=0)
         input_ids = np.full((len(rows), longest), self._pad, np.int64)
         attention_mask = np.zeros_like(input_ids)
@@ -81,8 +81,8 @@ def write_tokenizer(
 
 
 def read_vocabulary(source: Path) -> list[str]:
-    """The tokens of a `vocab.txt` or of a `tokenizer.json`'s model, in id order, without tokens that were
-    added to it. Raises ModelError."""
+    """Return the tokens of a `vocab.txt` or of a `tokenizer.json`'s model in id order, without added tokens.
+    Raises ModelError."""
     try:
         text = source.read_text(encoding="utf-8")
         if source.suffix != ".json":
@@ -100,8 +100,8 @@ def read_vocabulary(source: Path) -> list[str]:
 
 
 def bert_tokenizer(vocabulary: Sequence[str], source: Path) -> Tokenizer:
-    """bert-base-uncased's rules over `vocabulary`: text cleaned, CJK characters split, lower-cased, accents
-    stripped, WordPiece. Raises ModelError, naming `source`."""
+    """Return a tokenizer with bert-base-uncased's rules and `vocabulary`: clean the text, split CJK
+    characters, lower-case, strip accents, WordPiece. Raises ModelError naming `source`."""
     ids = {token: i for i, token in enumerate(vocabulary)}
     for token in SPECIAL_TOKENS:
         if token not in ids:
@@ -125,7 +125,7 @@ def _special(token: str) -> AddedToken:
 def _load(path: Path) -> Tokenizer:
     try:
         return Tokenizer.from_file(str(path))
-    except Exception as error:  # the package raises plain Exception for whatever it cannot read
+    except Exception as error:  # the package raises plain Exception for any unreadable file
         raise ModelError(f"cannot load the tokenizer {path}: {error}") from error
 
 

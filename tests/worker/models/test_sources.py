@@ -290,9 +290,7 @@ def test_a_repository_without_a_model(hub: FakeHub, tmp_path: Path) -> None:
     """It is fetched, since a model in Python may know what to do with it, and named where one is needed."""
     hub.files = {"README.md": b"nothing here", "model.pth": b"x"}
     fetched = fetch_from(hub, tmp_path)
-    with pytest.raises(
-        ModelError, match=r"holds no model: .*export TAO's \.pth files in the huggingface mode"
-    ):
+    with pytest.raises(ModelError, match=r"holds no model: .*export TAO's \.pth files in huggingface mode"):
         find_model(fetched.path)
 
 

@@ -1,9 +1,8 @@
-"""Makes the demonstration model's directory from files that come in PyPI wheels, once, and keeps it.
+"""Makes the demo model's directory once, from files in PyPI wheels, and keeps it.
 
-ConSE (Norouzi et al., "Zero-shot learning by convex combination of semantic embeddings", ICLR 2014) puts an
-image where the classes that a classifier sees in it lie among sentences: its vector is the mean of the
-classes' sentence vectors, weighted by their probabilities. So texts find pictures although neither network
-ever saw the other's kind of data.
+ConSE (Norouzi et al., "Zero-shot learning by convex combination of semantic embeddings", ICLR 2014) embeds an
+image as the mean of its classes' sentence vectors, weighted by the classifier's probabilities. So texts find
+pictures although neither network has ever seen the other's kind of data.
 """
 
 import hashlib
@@ -24,13 +23,13 @@ from worker.models.tokenizer import write_tokenizer
 
 MODEL_ID = "conse-efficientnet-lite0-minilm"
 RECIPE = "1"
-"""Changes whenever this package would make another model. It is part of the cached folder's name."""
+"""Changes whenever this package makes a different model. It is part of the cached folder's name."""
 
 LABELS = Path(__file__).with_name("labels.txt")
 
 
 class WheelFile(msgspec.Struct, frozen=True):
-    """A file of an installed package, known by its digest."""
+    """A file of an installed package, and its digest."""
 
     package: str
     name: str
@@ -71,14 +70,14 @@ INFO = ModelInfo(
 
 
 def cached(cache_dir: Path) -> ModelDirectory:
-    """The demonstration model, made at the first call or if what is there is damaged. Raises ModelError."""
+    """Return the demo model; make it at the first call or if it is damaged. Raises ModelError."""
     path = cache_dir / f"{MODEL_ID}-{RECIPE}"
     return _finished(path) or build(path)
 
 
 def build(path: Path) -> ModelDirectory:
-    """Make the model directory `path`, which appears only when it is whole. Processes that want the same one
-    wait for the first, and take what it made. Raises ModelError."""
+    """Make the model directory `path`, which appears only when it is complete. Other processes wait for the
+    first one, and use its result. Raises ModelError."""
     try:
         with host_lock(path.with_name(f".{path.name}.lock")):
             return _finished(path) or _make(path)

@@ -18,7 +18,7 @@ Tile = NDArray[np.uint8]
 
 
 def write_contact_sheet(film: Path, sheet: Path, moments: Sequence[float]) -> None:
-    """Write the pictures that are seen at `moments`, seconds from the start, from left to right.
+    """Write the pictures at `moments`, seconds from the start, from left to right.
 
     Raises av.FFmpegError for a film that cannot be read.
     """

@@ -21,7 +21,7 @@ CLASSES = 1000
 BATCH_NORM_EPSILON = 1e-3
 PIXEL_MEAN, PIXEL_SCALE = 127, 128
 TEMPERATURE, TOP_CLASSES = 1.5, 100
-"""Of 0.7, 1, 1.5 and of 10, 100, 1000: what found most of 17 pictures by 46 sentences."""
+"""The best of 0.7, 1, 1.5 and of 10, 100, 1000: they found most of 17 pictures by 46 sentences."""
 
 
 class Stage(msgspec.Struct, frozen=True):
@@ -57,7 +57,7 @@ def video_graph(weights: Weights, label_vectors: NDArray[np.float32]) -> onnx.Mo
 
 def _classify(graph: "_Graph", pixels: str) -> str:
     """The 1,000 logits of centred pixels, over the temperature."""
-    # Dividing by 128 is left to the first convolution's weights: exact, as it is a power of two.
+    # The first convolution's weights include the division by 128: exact, as it is a power of two.
     x = graph.conv_bn(pixels, "_conv_stem", "_bn0", stride=2, scale=1 / PIXEL_SCALE)
     strides = [stage.stride if i == 0 else 1 for stage in STAGES for i in range(stage.blocks)]
     for i, stride in enumerate(strides):

@@ -14,7 +14,7 @@ from worker.models.conse.wheels import wheel_file
 
 WIDTH, HEIGHT, FRAME_RATE = 640, 360, 30
 OVERSIZE = 2
-"""Pictures are cut at twice the film's size, so that the motion has steps of half a pixel."""
+"""Pictures are cropped at twice the film's size, so that motion has half-pixel steps."""
 
 CC0 = "CC0 1.0"
 PUBLIC_DOMAIN = "public domain"
@@ -23,7 +23,7 @@ PUBLIC_DOMAIN = "public domain"
 class Scene(msgspec.Struct, frozen=True):
     """One photograph of scikit-image's `skimage.data`, whose docstrings state origin and licence.
 
-    What is seen shrinks from `widths[0]` to `widths[1]` of the picture around `focus`, a point given as
+    The visible part shrinks from `widths[0]` to `widths[1]` of the picture around `focus`, a point in
     fractions of the picture's width and height.
     """
 
@@ -83,7 +83,7 @@ def _encode(path: Path, frames_per_scene: int) -> None:
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         # x264's own choice of key frames: at the cuts, else every 250 frames.
         stream.options = {"preset": "veryfast", "crf": "23", "bf": "2"}
-        stream.thread_type, stream.thread_count = "FRAME", 2  # the number is part of what decides the bytes
+        stream.thread_type, stream.thread_count = "FRAME", 2  # the thread count affects the bytes
         frames = (frame for scene in SCENES for frame in _frames(scene, frames_per_scene))
         for pts, frame in enumerate(frames):
             frame.pts = pts
@@ -112,7 +112,7 @@ def _read_picture(file: str) -> NDArray[np.uint8]:
 
 
 def _window(scene: Scene, width: int, height: int, progress: float) -> tuple[int, int, int, int]:
-    """Left, top, width and height of what is seen of a picture at `progress` 0 to 1, px."""
+    """Return left, top, width and height (px) of a picture's visible part at `progress` 0 to 1."""
     zoom = scene.widths[0] + (scene.widths[1] - scene.widths[0]) * progress
     across, down = WIDTH * OVERSIZE * zoom, HEIGHT * OVERSIZE * zoom
     left = min(max(scene.focus[0] * width - across / 2, 0), width - across)

@@ -50,7 +50,7 @@ def text_graph(source: Path) -> onnx.ModelProto:
 
 
 def embed_sentences(graph: Path, tokenizer: Path, sentences: Sequence[str]) -> Vectors:
-    """float32 [len(sentences), 384]. Sentences of like length go together, so that little is padded."""
+    """Return float32 [len(sentences), 384]. Sentences of similar length share a batch to save padding."""
     tokenize = TextTokenizer(tokenizer, MAX_TOKENS)
     session = ort.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
     order = sorted(range(len(sentences)), key=lambda i: len(sentences[i]))

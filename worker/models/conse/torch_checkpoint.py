@@ -1,4 +1,4 @@
-"""PyTorch checkpoints read without PyTorch, and without running what a pickle may ask for."""
+"""Reads PyTorch checkpoints without PyTorch, and without running code from the pickle."""
 
 import pickle
 import struct
@@ -21,7 +21,7 @@ Weights = dict[str, NDArray[Any]]
 
 
 class TorchStorage(msgspec.Struct, frozen=True):
-    """One run of numbers in the file, which tensors are views of."""
+    """One array of numbers in the file; tensors are views of it."""
 
     key: str
     dtype: np.dtype[Any]
@@ -46,7 +46,7 @@ def read_checkpoint(path: Path) -> Weights:
     try:
         with path.open("rb") as file:
             return _read(file)
-    except Exception as error:  # a damaged pickle may raise whatever its opcodes lead to
+    except Exception as error:  # a damaged pickle may raise anything
         raise ModelError(f"{path} is not a checkpoint that can be read: {error}") from error
 
 

@@ -1,1 +1,1 @@
-"""Cosmos-Embed1: from a checkpoint's safetensors to a model directory, without PyTorch."""
+"""Converts Cosmos-Embed1 from safetensors to a model directory, without PyTorch."""

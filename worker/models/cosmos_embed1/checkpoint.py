@@ -1,4 +1,4 @@
-"""A Cosmos-Embed1 checkpoint: its configuration, and its tensors, checked before any is used."""
+"""Reads a Cosmos-Embed1 checkpoint: its configuration, and its tensors, all checked before use."""
 
 import json
 import struct
@@ -35,7 +35,7 @@ DTYPES = {
 
 
 class StoredTensor(msgspec.Struct, frozen=True):
-    """Where a tensor stands in a safetensors file."""
+    """The place of a tensor in a safetensors file."""
 
     file: Path
     dtype: str
@@ -56,7 +56,7 @@ class StoredTensor(msgspec.Struct, frozen=True):
 
 
 class Config(msgspec.Struct, frozen=True):
-    """What is used of `config.json`, with the defaults of the checkpoint's own code."""
+    """The used part of `config.json`, with the defaults of the checkpoint's own code."""
 
     model_type: str = "cosmos-embed1"
     embed_dim: int = 768
@@ -69,7 +69,7 @@ class Config(msgspec.Struct, frozen=True):
 
 
 class ModelSizes(msgspec.Struct, frozen=True):
-    """Sizes of the model, as the shapes of its tensors tell them."""
+    """Sizes of the model, from the shapes of its tensors."""
 
     vision_width: int
     vision_depth: int
@@ -82,7 +82,7 @@ class ModelSizes(msgspec.Struct, frozen=True):
     positions: int
     dimension: int
     stored_rows: int
-    """Of the position table: the class token and a square grid."""
+    """Rows of the position table: the class token and a square grid."""
     cross_layers: tuple[int, ...]
     """Q-Former layers that read the video."""
 
@@ -96,7 +96,7 @@ class ModelSizes(msgspec.Struct, frozen=True):
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
-    """A checkpoint whose tensors are all there, of the right shapes, and none besides."""
+    """A checkpoint with exactly the expected tensors, in the right shapes."""
 
     path: Path
     config: Config
@@ -115,7 +115,7 @@ class Checkpoint(msgspec.Struct, frozen=True):
 
     @property
     def stored_dtype(self) -> str:
-        """Of the weights, as safetensors names it."""
+        """The dtype of the weights, as safetensors names it."""
         return self.tensors["visual_encoder.patch_embed.proj.weight"].dtype
 
 
@@ -131,7 +131,7 @@ def is_checkpoint(path: Path) -> bool:
 def open_checkpoint(path: Path) -> Checkpoint:
     """Read the configuration and the headers of the weights, and check every key and shape.
 
-    Raises ModelError that names the missing, the unexpected and the misshapen tensors.
+    Raises ModelError naming missing and unexpected tensors, and those of a wrong shape.
     """
     config = read_config(path / "config.json")
     tensors = strip_prefix(dict(read_headers(path)))
@@ -177,7 +177,7 @@ def read_config(path: Path) -> Config:
 
 
 def edge_of(fields: Mapping[str, object], path: Path) -> object:
-    """The edge of the frames, of which `resolution` may be a pair. Raises ModelError for a rectangle."""
+    """Return the edge of the frames; `resolution` may be a pair. Raises ModelError for a rectangle."""
     given = fields.get("resolution", Config().resolution)
     if not isinstance(given, list):
         return given
@@ -245,14 +245,14 @@ class _Entry(msgspec.Struct):
 
 
 def strip_prefix(tensors: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
-    """Keys as the checkpoint's own code names them: training frameworks put `model.` or the like in front."""
+    """Return keys as the checkpoint's own code names them: training frameworks prefix `model.` or such."""
     ends = [key for key in tensors if key == "query_tokens" or key.endswith(".query_tokens")]
     prefix = ends[0].removesuffix("query_tokens") if len(ends) == 1 else ""
     return {key.removeprefix(prefix): tensor for key, tensor in tensors.items()}
 
 
 def measure(tensors: dict[str, StoredTensor]) -> ModelSizes:
-    """Sizes from the shapes of the tensors. Raises ModelError if one that is needed for it is missing."""
+    """Return sizes from the shapes of the tensors. Raises ModelError if a needed tensor is missing."""
 
     def shape(key: str, dimensions: int) -> tuple[int, ...]:
         found = tensors[key].shape
@@ -305,7 +305,7 @@ def cross_layers(tensors: dict[str, StoredTensor]) -> tuple[int, ...]:
 
 
 def expected_shapes(layout: ModelSizes) -> dict[str, tuple[int, ...]]:
-    """Every tensor that the model needs, but for the temporal table, whose name is not known beforehand."""
+    """Return every tensor that the model needs, except the temporal table, whose name varies."""
     width, hidden = layout.vision_width, layout.vision_hidden
     shapes: dict[str, tuple[int, ...]] = {
         "query_tokens": (1, layout.queries, layout.text_width),

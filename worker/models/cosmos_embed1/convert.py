@@ -1,4 +1,4 @@
-"""Writing a model directory from a checkpoint."""
+"""Writes a model directory from a checkpoint."""
 
 import shutil
 from functools import partial
@@ -17,7 +17,7 @@ from worker.models.tokenizer import write_tokenizer
 
 ARCHITECTURE = "cosmos-embed1"
 CONVERTER = "1"
-"""Changes whenever other graphs would be written. It is part of what a converted model is known by."""
+"""Changes whenever the written graphs change. It is part of a converted model's identity."""
 
 REFUSED = {
     "int8": "needs a calibrated graph",
@@ -71,7 +71,7 @@ def write_graph(graph: Graph, path: Path, recipe: Recipe) -> None:
 
 
 def write_video_graph(checkpoint: Checkpoint, model: ModelDirectory, recipe: Recipe) -> None:
-    """Put a model's video branch together by another recipe. Its weights do not depend on it, and stay."""
+    """Write a model's video branch with another recipe. Its weights do not depend on the recipe, and stay."""
     precision = check_precision(model.info.precision)
     write_graph(VideoNetwork(checkpoint, precision).build([recipe]), model.video, recipe)
 
@@ -124,7 +124,7 @@ def vocabulary_file(path: Path) -> Path:
 
 
 def check_space(folder: Path, needed: int) -> None:
-    """Raises ModelError if the disk of `folder` has not `needed` bytes, and some to spare."""
+    """Raise ModelError if the disk of `folder` lacks `needed` bytes plus a reserve."""
     free = shutil.disk_usage(folder).free
     if free < needed * 1.02:
         raise ModelError(f"{folder} needs {needed / 1e9:.2f} GB and has {free / 1e9:.2f} GB free")

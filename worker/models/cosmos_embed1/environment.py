@@ -1,5 +1,5 @@
-"""The Python environment that runs a checkpoint's own code: PyTorch and an older transformers, which do not
-go together with what this package needs."""
+"""The Python environment that runs a checkpoint's own code: PyTorch and an older transformers, which conflict
+with this package's dependencies."""
 
 import subprocess
 import sys
@@ -18,12 +18,12 @@ log = structlog.get_logger(__name__)
 LOCK = Path(__file__).with_name("reference_lock.txt")
 """Everything but PyTorch, with hashes."""
 PYTORCH = ("torch==2.13.0", "torchvision==0.28.0")
-"""By version only: each index has other builds of them."""
+"""Pinned by version only: each index has its own builds."""
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
-"""Where PyTorch's builds without CUDA are: a tenth of the size, and enough."""
+"""The index of PyTorch's CPU builds: a tenth of the size, and sufficient."""
 IN_CACHE = ".reference-environment"
 MARK = ".rt-embed-environment"
-"""A file of a whole environment: the versions that it was made from."""
+"""A file in a complete environment: the versions that it was made from."""
 LAST_LINES = 10
 PATIENCE = 10.0  # seconds
 
@@ -58,10 +58,10 @@ def missing_in(python: str) -> str:
 
 
 def make_environment(folder: Path, index: str = CPU_INDEX, progress: Progress = silent) -> str:
-    """Make an environment in `folder` with pip, from the lock; its interpreter. One that is whole is kept.
+    """Make an environment in `folder` with pip, from the lock; return its interpreter. Keep a complete one.
 
-    PyTorch comes from `index`, or from pip's own where that does not answer. Raises ModelError
-    that says what failed.
+    PyTorch comes from `index`, or from pip's own index if that does not answer. Raises ModelError
+    saying what failed.
     """
     python = folder / "bin" / "python"
     wanted = "\n".join([*PYTORCH, LOCK.read_text()])
@@ -86,7 +86,7 @@ def make_environment(folder: Path, index: str = CPU_INDEX, progress: Progress = 
 
 
 def answers(index: str) -> bool:
-    """Whether the index can be reached: pip would wait for it once for each package."""
+    """Return whether the index can be reached: pip would wait for it once per package."""
     try:
         with urllib.request.urlopen(f"{index.rstrip('/')}/torch/", timeout=PATIENCE):  # noqa: S310 - the operator's choice
             return True
@@ -96,7 +96,7 @@ def answers(index: str) -> bool:
 
 
 def _run(command: Sequence[str]) -> None:
-    # What pip installs may run code of its own: it sees no key, token or password of ours.
+    # Packages may run code during installation: they get no key, token or password of ours.
     done = subprocess.run(  # noqa: S603 - our own
         command, env=network_environment("PIP_"), capture_output=True, text=True, check=False
     )

@@ -1,4 +1,4 @@
-"""Writing ONNX graphs whose weights are streamed into a file beside them, one tensor at a time."""
+"""Writes ONNX graphs, and streams their weights into a file beside them, one tensor at a time."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -25,14 +25,14 @@ DTYPES = {"fp32": np.dtype(np.float32), "fp16": np.dtype(np.float16), "bf16": np
 
 
 class Value(msgspec.Struct, frozen=True):
-    """The result of a node: its name, and the precision that it has."""
+    """The result of a node: its name and its precision."""
 
     name: str
     precision: Precision
 
 
 class External(msgspec.Struct, frozen=True):
-    """A weight in the data file, and where its values come from."""
+    """A weight in the data file, and the source of its values."""
 
     name: str
     dtype: np.dtype[np.generic]
@@ -44,8 +44,8 @@ class External(msgspec.Struct, frozen=True):
 class Graph:
     """A graph under construction.
 
-    Products run in `precision`; what is sensitive (norms, softmax, sums along the depth of the network,
-    the heads) is fp32 in every case. Every node is named after its output.
+    Matrix products run in `precision`; sensitive parts (norms, softmax, residual sums, the heads) are always
+    fp32. Every node is named after its output.
     """
 
     def __init__(self, precision: Precision) -> None:
@@ -78,7 +78,7 @@ class Graph:
         return names
 
     def op(self, kind: str, *values: Value, **attributes: Any) -> Value:
-        """A node over values of one precision, which its output has too."""
+        """Add a node over values of one precision, which is also its output's."""
         precisions = {value.precision for value in values}
         if len(precisions) != 1:
             raise ValueError(f"{kind} over {sorted(precisions)}")
@@ -156,7 +156,7 @@ class Graph:
                 progress(external.offset + external.size)
 
     def write(self, path: Path, data: str, metadata: dict[str, str]) -> None:
-        """Write the graph to `path`, its weights being in the file `data` beside it, and check it.
+        """Write the graph to `path`, with its weights in the file `data` beside it, and check it.
 
         Raises ModelError if ONNX's checker refuses it.
         """
@@ -172,7 +172,7 @@ class Graph:
             producer_name="rt-embed",
         )
         helper.set_model_props(model, metadata)
-        part = path.with_name(f".{path.name}.part")  # a worker may be reading the one that is there
+        part = path.with_name(f".{path.name}.part")  # a worker may be reading the present file
         part.write_bytes(model.SerializeToString())
         try:
             onnx.checker.check_model(str(part))

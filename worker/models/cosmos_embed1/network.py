@@ -28,7 +28,7 @@ class GraphWriter:
         self.graph = Graph(precision)
 
     def tensor(self, key: str, precision: Precision = "fp32") -> Value:
-        """A tensor of the checkpoint as it is."""
+        """A tensor of the checkpoint, unchanged."""
         shape = self.checkpoint.tensors[key].shape
         return self.graph.weight(key, shape, lambda: self.checkpoint.read(key), precision)
 
@@ -52,7 +52,7 @@ class GraphWriter:
         return self.graph.op("LayerNormalization", self.graph.cast(x, "fp32"), scale, bias, epsilon=epsilon)
 
     def products_in(self, x: Value) -> Value:
-        """x as the products take it."""
+        """x in the precision of the products."""
         return self.graph.cast(x, self.graph.precision)
 
     def residual(self, x: Value, change: Value) -> Value:
@@ -64,8 +64,8 @@ class GraphWriter:
     ) -> Value:
         """Multi-head attention over [B, S, heads * size], the softmax in fp32. `mask` is added to the scores.
 
-        Spelled out, because TensorRT builds ONNX's own Attention only where it has one kernel for it. From
-        this form, casts included, it makes the same fused kernel where it has one.
+        Written as single operators: TensorRT builds ONNX's Attention only if it has one kernel for it. From
+        this form, casts included, it makes the same fused kernel if it has one.
         """
         graph = self.graph
         scale = graph.number(size**-0.5, q.precision)
@@ -108,7 +108,7 @@ class GraphWriter:
         return self.norm(self.residual(x, change), f"{key}.output.LayerNorm", recipe.text_epsilon)
 
     def mean(self, x: Value) -> Value:
-        """Over the second of three axes, fp32."""
+        """The mean over the second of three axes, fp32."""
         return Value(self.graph.node("ReduceMean", [x.name, self.graph.integers(1)], keepdims=0), "fp32")
 
     def first(self, x: Value) -> Value:
@@ -155,7 +155,7 @@ class VideoNetwork(GraphWriter):
         """
         graph, resolution, grid = self.graph, self.checkpoint.config.resolution, self.checkpoint.grid
         kernel, table = folded_patches(self.checkpoint, recipe)
-        # The cast comes first because TensorRT reshapes no uint8.
+        # The cast comes first because TensorRT cannot reshape uint8.
         pixels = Value(graph.node("Cast", [videos], to=FLOAT), "fp32")
         frames = graph.reshape(pixels, -1, 3, resolution, resolution)
         weight = graph.constant("patches", kernel)
@@ -254,7 +254,7 @@ class TextNetwork(GraphWriter):
         return graph
 
     def embeddings(self, ids: str, recipe: Recipe) -> Value:
-        """Of the words and their positions: fp32 [batch, tokens, width]."""
+        """Embeddings of words and positions: fp32 [batch, tokens, width]."""
         graph, key = self.graph, f"{QFORMER}.embeddings"
         words = self.tensor(f"{key}.word_embeddings.weight", graph.precision)
         x = graph.cast(Value(graph.node("Gather", [words.name, ids]), words.precision), "fp32")

@@ -1,4 +1,4 @@
-"""Enlarging the position table of a vision transformer to another patch grid."""
+"""Resizes the position table of a vision transformer to another patch grid."""
 
 from math import isqrt
 
@@ -7,14 +7,14 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 
-CUBIC = -0.75  # the kernel's free coefficient, as PyTorch and OpenCV have it
+CUBIC = -0.75  # the kernel's free coefficient, as in PyTorch and OpenCV
 
 
 def resize_positions(table: Floats, grid: int) -> Floats:
     """`table` float32 [1 + stored * stored, width], the class token first -> [1 + grid * grid, width].
 
     Bicubic with half-pixel centres, borders repeated, no antialiasing: what PyTorch's `interpolate` does
-    with `align_corners=False`. The class token's row stays. The table itself if it fits already.
+    with `align_corners=False`. The class token's row stays. A table that already fits is returned.
     """
     stored = isqrt(len(table) - 1)
     if stored == grid:

@@ -1,4 +1,4 @@
-"""What neither the weights nor the configuration of a checkpoint say, and what else it might be."""
+"""What a checkpoint's weights and configuration leave open, and the possible alternatives."""
 
 import re
 from collections.abc import Iterator
@@ -17,31 +17,31 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):
-    """How the parts of the model are put together. The defaults are those of its ancestor, BLIP-2."""
+    """How the parts of the model are combined. The defaults are those of its ancestor, BLIP-2."""
 
     mean: Channels = CLIP_MEAN
     """Subtracted from the pixels in 0..1, per channel."""
     std: Channels = CLIP_STD
-    """What they are divided by."""
+    """The divisor of the pixels after that, per channel."""
     temporal: Literal["after_norm", "before_norm"] = "after_norm"
-    """Whether a frame's row of the temporal table is added to its tokens after `ln_vision` or before."""
+    """Whether a frame's row of the temporal table is added to its tokens after `ln_vision` or before it."""
     pooling: Literal["mean", "mean_of_unit", "first"] = "mean"
-    """How the projected queries become one vector: their mean, that of their unit vectors, or the first."""
+    """How projected queries become one vector: their mean, the mean of their unit vectors, or the first."""
     vision_epsilon: float = 1e-6
-    """Of the encoder's layer norms."""
+    """The epsilon of the encoder's layer norms."""
     norm_epsilon: float = 1e-5
     """Of `ln_vision`."""
     text_epsilon: float = 1e-12
-    """Of the Q-Former's layer norms."""
+    """The epsilon of the Q-Former's layer norms."""
 
     @property
     def pixels(self) -> tuple[Channels, Channels]:
-        """The part on which the vision encoder depends, which is nearly all of the cost."""
+        """The part that the vision encoder, nearly all of the cost, depends on."""
         return self.mean, self.std
 
 
 def tails(recipe: Recipe) -> list[Recipe]:
-    """`recipe` itself first, then every other way to end after the same vision encoder."""
+    """Return `recipe` first, then every other variant with the same vision encoder."""
     ways = product(("after_norm", "before_norm"), ("mean", "mean_of_unit", "first"))
     others = [
         msgspec.structs.replace(recipe, temporal=temporal, pooling=pooling) for temporal, pooling in ways
@@ -50,8 +50,8 @@ def tails(recipe: Recipe) -> list[Recipe]:
 
 
 def pixel_constants(code: Path) -> Iterator[tuple[Channels, Channels]]:
-    """(mean, std) pairs that the model may use: those of related models, then those that the checkpoint's
-    Python files hold, as two triples of numbers that follow each other."""
+    """Return (mean, std) pairs that the model may use: those of related models, then pairs of consecutive
+    triples of numbers in the checkpoint's Python files."""
     known = [
         (CLIP_MEAN, CLIP_STD),
         (IMAGENET_MEAN, IMAGENET_STD),
@@ -64,7 +64,7 @@ def pixel_constants(code: Path) -> Iterator[tuple[Channels, Channels]]:
 
 
 def written_constants(path: Path) -> list[tuple[Channels, Channels]]:
-    """The (mean, std) pairs that a Python file may hold; none if there is no file."""
+    """Return possible (mean, std) pairs in a Python file; none if there is no file."""
     if not path.exists():
         return []
     triples = [_channels(match) for match in _TRIPLE.finditer(path.read_text("utf-8", "replace"))]

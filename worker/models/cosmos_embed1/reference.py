@@ -1,6 +1,6 @@
-"""Runs the modelling code that comes with a checkpoint, and stores the vectors that it gives.
+"""Runs the modelling code of a checkpoint, and stores its vectors.
 
-A program of its own: `python reference.py CHECKPOINT INPUTS.npz OUTPUTS.npz`. It needs torch, torchvision,
+A separate program: `python reference.py CHECKPOINT INPUTS.npz OUTPUTS.npz`. It needs torch, torchvision,
 transformers 4.49 to 4.55 and einops (`rt-embed model environment` makes such an environment), and nothing of
 this package. It works offline: the configuration of bert-base-uncased, which the code asks the hub for, is
 provided, and code that a configuration names by its place on the hub is taken from the checkpoint's folder.
@@ -44,7 +44,7 @@ BERT_BASE_UNCASED = {
 LARGEST_CONFIGURATION = 8 << 20
 """Bytes of a JSON file that may hold an `auto_map`; an index of weights is smaller, too."""
 UNUSED = ("qformer.cls.", "itm_head.", "logit_scale", "logit_bias")
-"""Weights on which no embedding depends."""
+"""Weights that do not affect embeddings."""
 
 
 def main() -> None:
@@ -99,8 +99,8 @@ def localised(value: Any, checkpoint: Path, *, mapped: bool = False) -> Any:
 
 
 def import_torchvision() -> str:
-    """Import what checkpoints' preprocessing imports; its version. One of another index than PyTorch's has
-    no compiled operators, without which its transforms work all the same."""
+    """Import torchvision for checkpoints' preprocessing; return its version. A build from another index than
+    PyTorch's lacks compiled operators, which its transforms do not need."""
     try:
         import torchvision  # noqa: PLC0415 - part of the environment
     except (RuntimeError, OSError):
@@ -143,14 +143,14 @@ def run(checkpoint: str, inputs: dict[str, Any]) -> dict[str, Any]:
 
 
 def load_model(transformers: Any, torch: Any, checkpoint: str) -> Any:
-    """The model in fp32, all of whose weights came from the checkpoint."""
+    """Load the model in fp32; all of its weights must come from the checkpoint."""
     model, report = transformers.AutoModel.from_pretrained(
         checkpoint, trust_remote_code=True, torch_dtype=torch.float32, output_loading_info=True
     )
     left = {str(key) for kind in ("missing_keys", "mismatched_keys") for key in report.get(kind, [])}
     used = {name for name, _ in model.named_parameters() if not name.startswith(UNUSED)}
     if left & used:
-        raise SystemExit(f"it did not take all of the checkpoint's weights: {', '.join(sorted(left & used))}")
+        raise SystemExit(f"not all of the checkpoint's weights were loaded: {', '.join(sorted(left & used))}")
     return model.eval().float()
 
 
@@ -176,7 +176,7 @@ def text_inputs(torch: Any, processor: Any, inputs: dict[str, Any], i: int) -> d
 
 
 def in_fp32(torch: Any, features: Any) -> dict[str, Any]:
-    """Tensors, those of floats in fp32."""
+    """Return the tensors, with floats in fp32."""
     tensors = {key: torch.as_tensor(value) for key, value in features.items()}
     return {key: t.float() if t.is_floating_point() else t for key, t in tensors.items()}
 

@@ -1,4 +1,4 @@
-"""The clips and sentences by which implementations of a model are compared."""
+"""The clips and sentences used to compare implementations of a model."""
 
 import numpy as np
 

@@ -1,7 +1,7 @@
-"""Comparing a conversion with the modelling code that came with its checkpoint.
+"""Compares a conversion with its checkpoint's own modelling code.
 
-The weights alone do not say how the model is put together, and wrong vectors look like right ones. So
-the checkpoint's own code embeds fixed clips and sentences, and the conversion must give the same.
+The weights alone do not say how the parts are combined, and wrong vectors look like right ones. So the
+checkpoint's own code embeds fixed clips and sentences, and the conversion must give the same vectors.
 """
 
 import subprocess
@@ -36,10 +36,10 @@ log = structlog.get_logger(__name__)
 REFERENCE = Path(__file__).with_name("reference.py")
 REQUIRED = 0.9999
 SAME = 1 - 1e-6
-"""A cosine from which on two implementations differ by rounding only, so that no other recipe is tried."""
+"""At or above this cosine, implementations differ by rounding only, so no other recipe is tried."""
 PIXEL_TRIALS = 12
 PROOF_KEYS = ("recipe", "cosine_video", "cosine_text", "recipes_compared", "reference")
-"""What `model.json` says of a verification."""
+"""The entry for a verification in `model.json`."""
 
 
 class CannotCompare(ModelError):
@@ -47,13 +47,13 @@ class CannotCompare(ModelError):
 
 
 class Evidence(msgspec.Struct, frozen=True):
-    """What a verification saw. `video` and `text` are the lowest cosines to the checkpoint's own code."""
+    """A verification's result. `video` and `text` are the lowest cosines to the checkpoint's own code."""
 
     recipe: Recipe
     video: float
     text: float
     tried: int
-    """Recipes that were compared."""
+    """Number of recipes compared."""
     reference: "Reference"
 
     def details(self) -> dict[str, str | float | int | bool]:
@@ -63,7 +63,7 @@ class Evidence(msgspec.Struct, frozen=True):
 
 
 class Reference(msgspec.Struct, frozen=True):
-    """What the checkpoint's own code gave: vectors by clip and by sentence, float32 [n, dimension], and a
+    """The output of the checkpoint's own code: vectors by clip and by sentence, float32 [n, dimension], and a
     line that says how it was run."""
 
     video: Vectors
@@ -76,8 +76,8 @@ def verify(
 ) -> Evidence:
     """Compare an fp32 conversion with the checkpoint's own code, run by the interpreter `python`.
 
-    If its recipe is not the right one, tries the others and says which one is. Raises ModelError if none
-    gives the same vectors, CannotCompare if that code fails.
+    If its recipe is wrong, tries the others and reports the right one. Raises ModelError if none gives the
+    same vectors, CannotCompare if that code fails.
     """
     tokenizer = TextTokenizer(model.tokenizer, checkpoint.config.max_txt_len)
     clips = fixed_clips(checkpoint.config.num_video_frames, checkpoint.config.resolution)
@@ -117,7 +117,7 @@ def find_recipe(
 
 
 def candidates(checkpoint: Checkpoint, first: Recipe) -> Iterator[Recipe]:
-    """`first`, then the same with other pixel constants, not endlessly many."""
+    """Return `first`, then a limited number of variants with other pixel constants."""
     yield first
     others = (pair for pair in pixel_constants(checkpoint.path) if pair != first.pixels)
     for mean, std in islice(others, PIXEL_TRIALS - 1):
@@ -165,7 +165,7 @@ def run_reference(python: str, checkpoint: Path, clips: Clips, tokenizer: TextTo
         inputs, outputs = Path(folder, "inputs.npz"), Path(folder, "outputs.npz")
         np.savez(inputs, clips=clips, sentences=np.array(SENTENCES), input_ids=ids, attention_mask=mask)
         command = [python, str(REFERENCE), str(checkpoint), str(inputs), str(outputs)]
-        # The checkpoint's code is somebody else's: it sees no key, token or password of ours.
+        # The checkpoint's code is foreign: it gets no key, token or password of ours.
         done = subprocess.run(  # noqa: S603 - our own program
             command, env=child_environment(), capture_output=True, text=True, check=False
         )

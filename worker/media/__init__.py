@@ -1,1 +1,1 @@
-"""Demuxing, frame selection, decoding and resizing."""
+"""Demuxes, selects frames, decodes and resizes."""

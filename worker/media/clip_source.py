@@ -1,4 +1,4 @@
-"""The seam between the worker and what reads media: on the CPU, or on a GPU."""
+"""The interface between the worker and media readers, on the CPU or on a GPU."""
 
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from shared.chunks import Chunk
 from worker.media.decoder.media_facts import MediaFacts
 
 BEFORE_THE_VIDEO = "the chunk ends before the first frame of the video"
-"""Why a chunk is left out that has nothing to show."""
+"""Why a chunk without a frame is left out."""
 
 
 class Clip:
@@ -20,9 +20,9 @@ class Clip:
 
     `asset` is the id of the file or camera and `path` the file's path, where the embedding job has set them.
     `times` are presentation times in ns from the start of the file, one per frame. `thumbnail` is a JPEG of
-    the frame in the middle, if it was asked for. `decode_start` and `decode_end` are `time.monotonic()`
-    seconds. `frames` may lie in shared memory or on a GPU: call `release` when it has been copied or used,
-    and do not touch it afterwards.
+    the middle frame, if requested. `decode_start` and `decode_end` are `time.monotonic()` seconds. `frames`
+    may be in shared memory or on a GPU: call `release` after copying or using it, and do not touch it
+    afterwards.
     """
 
     def __init__(
@@ -43,11 +43,11 @@ class Clip:
         self.path = ""
 
     def release(self) -> None:
-        """Give the frames' memory back. Harmless when called twice."""
+        """Give the frames' memory back. May be called twice."""
 
 
 class LeftOut(msgspec.Struct, frozen=True):
-    """A chunk that has no clip, and why; the chunks after it may have theirs."""
+    """A chunk that has no clip, and why; later chunks may have one."""
 
     chunk: Chunk
     reason: str
@@ -55,11 +55,11 @@ class LeftOut(msgspec.Struct, frozen=True):
 
 class Media(Protocol):
     """Reads media for the worker: local files, and objects by their s3:// URLs. Cancelling a call stops its
-    work and frees what it held."""
+    work and frees its resources."""
 
     async def probe(self, path: str | Path) -> MediaFacts:
-        """Open the file and say what it is. Raises InvalidFile naming what is wrong with it, and Unavailable
-        if its bucket cannot be reached."""
+        """Open the file and return its facts. Raises InvalidFile saying what is wrong with it, and
+        Unavailable if its bucket cannot be reached."""
 
     def clips(
         self,
@@ -74,11 +74,11 @@ class Media(Protocol):
     ) -> AsyncGenerator[Clip | LeftOut, None]:
         """Decode consecutive chunks of one video file, in order, up to `frames` frames each, scaled to
         `size` x `size`; `joined` as in MediaFacts. A chunk that ends before the first frame of the video is
-        left out. Raises DecodeError at the first chunk that cannot be decoded; with `skip`, that is left out,
-        too."""
+        left out. Raises DecodeError at the first chunk that cannot be decoded; with `skip`, that chunk is
+        left out, too."""
 
     async def images(self, paths: Sequence[str | Path], size: int, *, thumbnails: bool = False) -> Clip:
-        """One clip with one frame per image, in order, times 0, chunk (0, 0, 0). Raises DecodeError."""
+        """Return a clip with one frame per image, in order, times 0, chunk (0, 0, 0). Raises DecodeError."""
 
     async def close(self) -> None:
         """Stop every decoder."""

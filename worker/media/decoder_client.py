@@ -1,4 +1,4 @@
-"""One decoder process, as its worker sees it: its socket, its shared memory, its life."""
+"""The worker's side of one decoder process: socket, shared memory, lifetime."""
 
 import asyncio
 import contextlib
@@ -58,7 +58,7 @@ class SharedMemory:
         return offset
 
     def give_back(self, offset: int) -> None:
-        """The region at `offset` is free again."""
+        """Free the region at `offset`."""
         self._used.pop(offset, None)
 
     def array(self, offset: int, shape: tuple[int, ...]) -> NDArray[np.uint8]:
@@ -68,7 +68,7 @@ class SharedMemory:
         return np.frombuffer(self._map, np.uint8, int(np.prod(shape)), offset).reshape(shape)
 
     def close(self) -> None:
-        """Let go of the memory; arrays in it keep theirs."""
+        """Close the memory; arrays keep their mappings."""
         os.close(self.fd)
         self._map = None
 
@@ -84,13 +84,13 @@ class DecoderProcess(ChildProcess[ToDecoder, FromDecoder]):
         self._files = files
         self.fetching = fetching
         self.sandbox = ""
-        """What isolates it."""
+        """What isolates the process."""
         self._serving: asyncio.Task[None] | None = None
 
     @classmethod
     async def start(cls, setup: Setup, niceness: int, fetching: Fetching | None = None) -> "DecoderProcess":
-        """Start one and wait until it is ready. Without `fetching` it can read no objects. Raises OSError,
-        ChildDied or TimeoutError."""
+        """Start a process and wait until it is ready. Without `fetching` it cannot read objects. Raises
+        OSError, ChildDied or TimeoutError."""
         memory = SharedMemory()
         blocks, their_blocks = socket.socketpair()
         files, their_files = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -129,13 +129,13 @@ class DecoderProcess(ChildProcess[ToDecoder, FromDecoder]):
             self.sandbox = ready.sandbox
 
     def hand_over(self, files: Sequence[OpenedFile]) -> None:
-        """Give it the local files of the job that comes next, which it cannot open itself. One that has died,
-        or does not take them, fails that job."""
+        """Send the local files of the next job, which the process cannot open itself. If the process has died
+        or does not accept them, that job fails."""
         with contextlib.suppress(OSError):
             hand_over(self._files, files)
 
     async def close(self) -> None:
-        """Kill the process and free what it held."""
+        """Kill the process and free its resources."""
         await super().close()
         if self._serving:
             await end([self._serving])

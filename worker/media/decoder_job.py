@@ -1,4 +1,4 @@
-"""One job of a decoder process, as its worker sees it."""
+"""The worker's side of one job of a decoder process."""
 
 import asyncio
 import contextlib
@@ -60,7 +60,7 @@ class SharedClip(Clip):
 
 
 class Job:
-    """One request to a decoder process, and the regions of shared memory that go to and fro for it."""
+    """One request to a decoder process, and its regions of shared memory."""
 
     def __init__(
         self, process: DecoderProcess, shape: tuple[int, ...], limit: float, counts: DecodeCounts
@@ -129,13 +129,13 @@ class Job:
         return message
 
     def end(self) -> None:
-        """The process writes no more: take its regions back."""
+        """Take the regions back: the process writes no more."""
         self.running = False
         while self._granted:
             self.process.memory.give_back(self._granted.pop())
 
     async def stop(self) -> bool:
-        """Make the process give the job up. False if it does not obey and must be ended."""
+        """Make the process stop the job. Return False if it does not respond and must be killed."""
         try:
             self.process.send(Cancel())
             async with asyncio.timeout(CANCEL_GRACE):

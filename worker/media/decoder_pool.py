@@ -99,7 +99,7 @@ class DecoderPool:
 
     @property
     def trouble(self) -> str:
-        """Why a decoder process could not be started; empty while all could."""
+        """Why a decoder process could not be started; empty while all work."""
         return next((slot.trouble for slot in (*self._slots, *self._probers) if slot.trouble), "")
 
     async def start(self) -> None:
@@ -116,8 +116,8 @@ class DecoderPool:
         log.info("decoders started", slots=len(self._slots), isolation=isolation)
         if SECCOMP not in isolation:
             log.warning(
-                "decoders run without a filter of system calls: a file that takes one over can do what this "
-                "user can; run the worker where seccomp is allowed",
+                "decoders run without a seccomp filter: a file that takes one over can do what this user can; "
+                "run the worker where seccomp is allowed",
                 isolation=isolation,
             )
 
@@ -128,7 +128,7 @@ class DecoderPool:
             await slot.drop()
 
     async def probe(self, path: str | Path) -> MediaFacts:
-        """Return what the file is. Raises InvalidFile naming what is wrong with it, and Unavailable if its
+        """Return the file's facts. Raises InvalidFile saying what is wrong with it, and Unavailable if its
         bucket cannot be reached."""
         for kills in itertools.count(1):
             try:
@@ -217,7 +217,7 @@ class DecoderPool:
         *,
         thumbnails: bool = False,
     ) -> Clip:
-        """The clip of a chunk whose packets are at hand. Raises DecodeError."""
+        """Return the clip of a chunk from its packets. Raises DecodeError."""
         shape = (frames, 3, size, size)
         try:
             async with self._lease() as slot, self._job(slot, shape, self._limits.seconds) as job:
@@ -304,7 +304,7 @@ class DecoderPool:
 
     @asynccontextmanager
     async def _job(self, slot: Slot, shape: tuple[int, ...], limit: float) -> AsyncIterator[Job]:
-        """A job for the slot's process. When it is left early, the process stops working on it."""
+        """Yield a job for the slot's process. If the caller leaves early, the process stops working on it."""
         if self._closed:
             raise DecodeError("the decoders are closed")
         job = Job(await slot.ready(), shape, limit, self.counts)
@@ -321,7 +321,7 @@ class DecoderPool:
 
 
 class _Attempts:
-    """How often one thing has been tried."""
+    """Counts attempts at one thing."""
 
     def __init__(self, most: int, counts: DecodeCounts) -> None:
         self._most = most
@@ -330,7 +330,7 @@ class _Attempts:
         self.reset()
 
     def reset(self) -> None:
-        """Start again: something else is being tried."""
+        """Reset the count for another thing."""
         self._failures = 0
         self._kills = 0
 

@@ -1,4 +1,4 @@
-"""Fetching the bytes of objects for a decoder process, which has no network."""
+"""Fetches bytes of objects for a decoder process, which has no network."""
 
 import asyncio
 import contextvars
@@ -62,7 +62,7 @@ class Fetching:
         self._context = contextvars.copy_context()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answer until the process has gone, or until cancelled."""
+        """Answer until the process is gone, or until cancelled."""
         try:
             async with asyncio.TaskGroup() as fetches:
                 while True:
@@ -74,7 +74,7 @@ class Fetching:
                     writer.write(ANSWER.pack(size, len(data)) + data)
                     await writer.drain()
         except* (asyncio.IncompleteReadError, ConnectionError, msgspec.MsgspecError):
-            pass  # the process has gone, or is not to be trusted any more
+            pass  # the process is gone, or no longer trusted
         finally:
             writer.close()
 
@@ -119,7 +119,7 @@ class Fetching:
         return data
 
     async def _fetch(self, number: int) -> bytes | Exception:
-        """The block, or why it cannot be had, which matters only once it is asked for."""
+        """Return the block, or the error, which only matters once the block is requested."""
         start, end = number * BLOCK, min((number + 1) * BLOCK, self._size)
         self._counts.bytes_fetched += end - start
         bucket, key = s3.split(self._path)

@@ -1,4 +1,4 @@
-"""Room for one decoder process."""
+"""A place for one decoder process."""
 
 import signal
 from collections.abc import Callable
@@ -18,7 +18,7 @@ STARTS = 3
 
 
 class Slot:
-    """Room for one decoder process, which is started when it is needed and is not there."""
+    """A place for one decoder process, which is started on demand."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class Slot:
         return self.process
 
     async def _start(self) -> DecoderProcess:
-        """Start a process, and another if somebody has killed it meanwhile: that says nothing against it."""
+        """Start a process, and another one if it was killed from outside: that is not its fault."""
         left = STARTS
         while True:
             left -= 1

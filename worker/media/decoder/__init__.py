@@ -1,1 +1,1 @@
-"""What runs inside a decoder process."""
+"""The code inside a decoder process."""

@@ -1,4 +1,4 @@
-"""The clips of a job while they grow."""
+"""Collects frames into the clips of a job."""
 
 import threading
 import time
@@ -16,11 +16,11 @@ NO_FRAMES = "decoded 0 frame(s), required at least 1"
 
 
 class BeganLate(Irregular):
-    """Reading began after a frame that a chunk may want."""
+    """Reading began after a frame that a chunk may need."""
 
 
 class Collector:
-    """Chooses frames for a job's chunks, and hands clips over in order as they are complete.
+    """Chooses frames for a job's chunks, and emits clips in order as they are complete.
 
     `emit` gets the clip's position, the times of its frames (ns) and when the first was chosen (s,
     monotonic). `leave_out` gets the position of a chunk that ends before the film's first frame. Frames may
@@ -47,12 +47,12 @@ class Collector:
         self._has_failed = False
 
     def next_target(self, stop: int) -> int | None:
-        """The earliest time (ns) at which a chunk before position `stop` still wants a frame."""
+        """Return the earliest time (ns) at which a chunk before position `stop` still needs a frame."""
         targets = [clip.sampler.next_target for clip in self._clips[self.first : stop]]
         return min((target for target in targets if target is not None), default=None)
 
     def stop_for(self, overlapping: int) -> int:
-        """The position before which no more than `overlapping` unfinished chunks overlap at any time."""
+        """Return the position before which at most `overlapping` unfinished chunks overlap at any time."""
         chunks = self._job.chunks
         for stop in range(self.first + 1, self.last):
             begin = chunks[stop].start
@@ -61,16 +61,16 @@ class Collector:
         return self.last
 
     def begin(self, *, is_whole: bool) -> None:
-        """Frames come from another place in the file from now on; `is_whole`: from its first one."""
+        """Expect frames from another place in the file; `is_whole`: from its first frame."""
         self._before = None
         self._is_whole = is_whole
         self._has_failed = False
 
     def choose(self, times: Sequence[int], stop: int) -> Wanted:
-        """Which of the frames at `times` (ns, ascending), and of the one before them, the chunks before
-        position `stop` want.
+        """Choose from the frames at `times` (ns, ascending) and the frame before them, for the chunks before
+        position `stop`.
 
-        Raises BeganLate if the first of them comes after a target, and there may be frames before it.
+        Raises BeganLate if the first frame comes after a target, and there may be frames before it.
         """
         wanted: Wanted = {}
         if not times:
@@ -91,7 +91,7 @@ class Collector:
         return wanted
 
     def finish(self, stop: int, end: int) -> Wanted:
-        """Return where the last frame goes, now that no more come for chunks before position `stop`; it is
+        """Return where the last frame goes, once there are no more for chunks before position `stop`; it is
         shown until `end` (ns). Raises DecodeError if the file has no frame, BeganLate if it may have one."""
         wanted: Wanted = {}
         if self._before is None and self.next_target(stop) is not None:
@@ -105,19 +105,19 @@ class Collector:
         return wanted
 
     def middle(self, position: int) -> int | None:
-        """Which frame of the clip at `position` is in its middle; None while that is not known."""
+        """Return the index of the middle frame of the clip at `position`; None while it is unknown."""
         clip = self._clips[position]
         if clip.middle is None and clip.times and clip.sampler.next_target is None:
             return len(clip.times) - 1
         return clip.middle
 
     def read(self, when: int, stop: int) -> None:
-        """A picture presented at `when` (ns) has been read, and will be decoded if it can be."""
+        """Note that a picture presented at `when` (ns) has been read, and will be decoded if possible."""
         for clip in self._clips[self.first : stop]:
             clip.pictures += clip.chunk.start <= when < clip.chunk.end
 
     def failed(self) -> None:
-        """Packets that were read since `begin` could not be decoded."""
+        """Note that packets read since `begin` could not be decoded."""
         self._has_failed = True
 
     def _take(self, position: int, frames: list[int], wanted: Wanted) -> None:
@@ -130,7 +130,7 @@ class Collector:
             clip.find_middle()
 
     def placed(self, places: Sequence[tuple[int, int]]) -> None:
-        """One frame has been put where it belongs."""
+        """Note that one frame is in its place."""
         with self._lock:
             for position, _ in places:
                 self._clips[position].there += 1
@@ -138,12 +138,12 @@ class Collector:
         self._hand_over()
 
     def restart(self) -> None:
-        """Forget what unfinished chunks have got, for another pass over the file."""
+        """Discard the frames of unfinished chunks, for another pass over the file."""
         for position in range(self.first, self.last):
             self._clips[position] = _Growing(self._job, position)
 
     def _hand_over(self) -> None:
-        """Emit the clips that are complete. Raises DecodeError at one whose pictures are all damaged."""
+        """Emit complete clips. Raises DecodeError at a clip whose pictures are all damaged."""
         with self._lock:
             while self.first < self.last and self._clips[self.first].complete:
                 clip = self._clips[self.first]
@@ -157,7 +157,7 @@ class Collector:
 
 
 class _Growing:
-    """One clip: the times of its frames so far, and how many of those are in place."""
+    """One clip: the times of its frames so far, and how many are in place."""
 
     def __init__(self, job: Decode | Choose, position: int) -> None:
         self.chunk = job.chunks[position]
@@ -173,11 +173,11 @@ class _Growing:
 
     @property
     def complete(self) -> bool:
-        """Whether it will not change any more."""
+        """Whether the clip is final."""
         return self.sampler.next_target is None and self.there == len(self.times)
 
     def find_middle(self) -> None:
-        """The frame that serves the target in the middle is in the clip as soon as a later one is next."""
+        """Find the middle frame: the clip has it as soon as the next target is a later one."""
         length = self.chunk.end - self.chunk.start
         halfway = self.chunk.start + self._half * length // self._frames
         target = self.sampler.next_target
@@ -185,7 +185,7 @@ class _Growing:
             self.middle = min(self._half, len(self.times) - 1)
 
     def saw(self, times: Sequence[int]) -> None:
-        """Frames at `times` (ns) have been decoded."""
+        """Note that frames at `times` (ns) have been decoded."""
         if self.pictures:
             self._seen += sum(self.chunk.start <= when < self.chunk.end for when in times)
 

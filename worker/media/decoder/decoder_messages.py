@@ -1,4 +1,4 @@
-"""What a worker and its decoder processes say to each other."""
+"""Messages between a worker and its decoder processes."""
 
 from typing import Annotated, Literal
 
@@ -53,7 +53,7 @@ class Setup(msgspec.Struct, tag=True, frozen=True):
 
 
 class Probe(msgspec.Struct, tag=True, frozen=True):
-    """Say what the file is."""
+    """Return the file's facts."""
 
     path: str
 
@@ -78,7 +78,7 @@ class Decode(msgspec.Struct, tag=True, frozen=True):
 
 
 class Choose(msgspec.Struct, tag=True, frozen=True):
-    """Decode nothing: tell which packets make up `chunks` of one file, for a decoder that is elsewhere."""
+    """Decode nothing: send the packets that make up `chunks` of one file to a decoder elsewhere."""
 
     path: str
     chunks: list[Chunk]
@@ -87,7 +87,7 @@ class Choose(msgspec.Struct, tag=True, frozen=True):
 
 
 class Look(msgspec.Struct, tag=True, frozen=True):
-    """Tell what the frames of these packets look like, by the first of them."""
+    """Return the format of the frames of these packets, from the first one."""
 
     codec: str
     run: Run
@@ -116,14 +116,14 @@ class DecodeRuns(msgspec.Struct, tag=True, frozen=True):
 
 
 class Grant(msgspec.Struct, tag=True, frozen=True):
-    """One more region that the running job may write a clip to."""
+    """One more region for a clip of the running job."""
 
     arena: int
     offset: int
 
 
 class Cancel(msgspec.Struct, tag=True, frozen=True):
-    """Stop the running job, and say so."""
+    """Stop the running job, and confirm it."""
 
 
 Request = Probe | Decode | Choose | Look | Images | DecodeRuns
@@ -144,7 +144,7 @@ def paths(request: Request) -> list[str]:
 
 
 class Ready(msgspec.Struct, tag=True, frozen=True):
-    """The process is set up. `sandbox` tells what isolates it."""
+    """The process is set up. `sandbox` says what isolates it."""
 
     sandbox: str
 
@@ -173,7 +173,7 @@ class Empty(msgspec.Struct, tag=True, frozen=True):
 
 
 class Spare(msgspec.Struct, tag=True, frozen=True):
-    """The job has no work for all of its lanes, or no more."""
+    """The job has no work for all of its lanes, or no work left."""
 
 
 class Chosen(msgspec.Struct, tag=True, frozen=True):

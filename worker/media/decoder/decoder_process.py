@@ -2,8 +2,8 @@
 
     python -m worker.media.decoder.decoder_process SOCKET ARENA FILES NICENESS [BLOCKS]
 
-It takes one job at a time. A thread listens to the worker, so that a job can be cancelled, and so that the
-process ends when the worker does, even in the middle of a job.
+It runs one job at a time. A thread listens to the worker, so that a job can be cancelled, and so that the
+process exits with the worker, even in the middle of a job.
 """
 
 import gc
@@ -90,7 +90,7 @@ class DecoderProcessState:
         self._running: tuple[Request, ClipMemory] | None = None
 
     def serve(self) -> None:
-        """Do jobs until the process is ended."""
+        """Run jobs until the process ends."""
         threading.Thread(target=self._listen, daemon=True).start()
         while True:
             try:
@@ -101,10 +101,10 @@ class DecoderProcessState:
             answer = self._answer(request, memory)
             self._send(answer)
             if isinstance(answer, Failed):
-                gc.collect()  # an error and the frames of video that it refers to may hold each other
+                gc.collect()  # an error and the video frames that it references may form a cycle
 
     def _listen(self) -> None:
-        """Read messages; the end of the connection is the end of the process."""
+        """Read messages; exit at the end of the connection."""
         try:
             while (message := TO_DECODER.receive(self._connection)) is not None:
                 self._dispatch(message)
@@ -130,7 +130,7 @@ class DecoderProcessState:
         try:
             self._files.begin(paths(request))
             return self._do(request, memory, counts)
-        except Exception as error:  # no error of a file may end the process
+        except Exception as error:  # no file may crash the process
             kinds: list[Kind] = [kind for known, kind in _KINDS.items() if isinstance(error, known)]
             return Failed(kinds[0] if kinds else "decode", self._detail(error), counts)
         finally:
@@ -213,13 +213,13 @@ class DecoderProcessState:
 
 
 def silence_ffmpeg() -> None:
-    """Keep FFmpeg from logging, and from PyAV's callback, for which its threads wait for Python."""
+    """Turn off FFmpeg's logging, and PyAV's log callback, which makes FFmpeg's threads wait for the GIL."""
     av.logging.set_libav_level(av.logging.PANIC)
     av.logging.restore_default_callback()
 
 
 def load_everything() -> None:
-    """Load what is otherwise loaded when it is first needed: then there is no file system any more."""
+    """Load everything that loads lazily: the sandbox has no file system."""
     for module in pkgutil.walk_packages(av.__path__, "av."):
         if module.name not in ("av.__main__", "av.datasets"):
             importlib.import_module(module.name)

@@ -1,4 +1,4 @@
-"""What a probe says of a video: what it is, when it really ends, and that something of it can be decoded."""
+"""A probe's facts about a video: its format, its true end, and that at least one frame can be decoded."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from worker.media.decoder.media_facts import MediaFacts
 from worker.media.decoder.software import SoftwareDecoder
 
 MILLISECOND = 1_000_000
-TAIL_STEPS = (2, 20, 200)  # seconds before the stated end from which the last packet is looked for
+TAIL_STEPS = (2, 20, 200)  # seconds before the stated end at which the search for the last packet starts
 TAIL_BYTES = 64 << 20
 DAY = 86_400 * SECOND
-"""After the stated end, a packet's time is taken for damage."""
+"""A packet this much after the stated end counts as damaged."""
 WHOLE_BYTES, WHOLE_OBJECT = 4 << 30, 512 << 20
 """Bytes of a file, and of one in a bucket, that are read to know how it ends, where nothing else tells."""
 
@@ -40,8 +40,8 @@ class Ending(NamedTuple):
 
 
 def video_facts(source: VideoSource, limits: MediaLimits) -> MediaFacts:
-    """Return what the file is. Raises InvalidFile if it is encrypted, has no duration or no frame that can be
-    decoded, or breaks a limit."""
+    """Return the video's facts. Raises InvalidFile if it is encrypted, has no duration, has no frame that can
+    be decoded, or exceeds a limit."""
     context = source.stream.codec_context
     pid = source.stream.id if source.kind == "mpegts" else -1
     if is_encrypted(source.files.for_ffmpeg(source.path), pid):
@@ -85,8 +85,8 @@ def _require_frame(source: VideoSource, limits: MediaLimits) -> None:
 def _ending(source: VideoSource) -> Ending:
     """Return how the video ends.
 
-    Headers are not to be trusted: audio outlasts the video, recordings are cut off, joined or were never
-    closed, and Matroska counts from 0 where the video starts later.
+    Headers are unreliable: audio may be longer than the video, recordings are cut off, joined or never
+    closed, and Matroska counts from 0 even if the video starts later.
     """
     stated = _stated_end(source)
     if stated is not None and not _may_be_joined(source):
@@ -114,7 +114,7 @@ def _stated_end(source: VideoSource) -> int | None:
 
 
 def _tail(source: VideoSource, stated: int) -> Ending | None:
-    """Return how the packets end that come late in the file, or None if they cannot be found."""
+    """Return how the packets near the end of the file end, or None if they cannot be found."""
     source.seek(stated)  # Matroska's index is read by the first seek
     last = _last_complete(source, stated)
     for back in TAIL_STEPS:
@@ -128,8 +128,8 @@ def _tail(source: VideoSource, stated: int) -> Ending | None:
 
 
 def _last_complete(source: VideoSource, stated: int) -> int:
-    """Return the time of the last packet in the index that the file is long enough for, or the stated end if
-    that is later, or there is none."""
+    """Return the time of the last indexed packet that lies within the file, or the stated end if that is
+    later, or there is none."""
     index, size = source.stream.index_entries, source.container.size
     if not len(index):
         return stated
@@ -141,7 +141,7 @@ def _last_complete(source: VideoSource, stated: int) -> int:
 
 
 def _read(source: VideoSource, most: int, stated: int | None) -> Ending | None:
-    """Return how the packets ahead end; None if there are none, or more than `most` bytes."""
+    """Return how the remaining packets end; None if there are none, or more than `most` bytes."""
     latest = inf if stated is None else stated + DAY
     clock = Clock(source.kind, source.time_base)
     last, read, breaks = source.last_frame(), 0, False
@@ -159,7 +159,7 @@ def _read(source: VideoSource, most: int, stated: int | None) -> Ending | None:
 
 
 def _may_be_joined(source: VideoSource) -> bool:
-    """Whether the clock breaks somewhere, as far as that can be told without looking into packets."""
+    """Return whether the clock may break somewhere, without looking into packets."""
     if source.kind in BREAKING:
         return _clock_breaks(source)
     if "mov" in source.kind.split(","):

@@ -1,4 +1,4 @@
-"""Handing chosen packets over to a decoder that is elsewhere: on a GPU, in the worker."""
+"""Hands chosen packets over to a decoder elsewhere: on a GPU, in the worker."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from worker.media.decoder.units import ParsedFile, Selection
 CODECS = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4")
 VOP = b"\0\0\1\xb6"  # ISO/IEC 14496-2, 6.2.1
 NOT_SHOWN = -1
-"""The time of a packet whose frame has none: no chunk can want it."""
+"""The time of a packet whose frame has none: no chunk can need it."""
 
 
 class DecodableFile(ParsedFile, Protocol):
@@ -38,7 +38,7 @@ class DecodableFile(ParsedFile, Protocol):
 
 
 class Handover:
-    """Sends the packets that a job needs, unit by unit."""
+    """Sends a job's packets, unit by unit."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class Handover:
         self._extradata = file.source.stream.codec_context.extradata or b""
 
     def run(self, memory: ClipMemory) -> None:
-        """Send until every chunk is done. Raises Irregular where packets cannot be chosen or cut out."""
+        """Send until every chunk is done. Raises Irregular if packets cannot be chosen or cut out."""
         collector = self._selection.collector
         if self._codec not in CODECS:
             raise Irregular(f"packets of {self._codec} are not handed over")
@@ -87,9 +87,8 @@ class Handover:
     def _check(
         self, unit: Unit[VideoPacket], needed: list[VideoPacket], parameters: bytes, extradata: bytes
     ) -> None:
-        """Raises Irregular if a picture is missing that others are predicted from: a GPU conceals it
-        silently."""
-        if self._codec == "h264":  # numbers tell only if no picture is left out
+        """Raise Irregular if a reference picture is missing: a GPU conceals it silently."""
+        if self._codec == "h264":  # frame numbers only help if no picture is left out
             packets = [entry.packet for entry in unit.packets]
             packets = packets[: packets.index(needed[-1]) + 1]
             find, size = missing_reference, SET_BYTES

@@ -1,4 +1,4 @@
-"""What a media file may cost."""
+"""Resource limits for media files."""
 
 import msgspec
 
@@ -6,7 +6,7 @@ GIB = 1 << 30
 
 
 class MediaLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """Bounds on one file and on one decoder process. Beyond a bound the file is refused or the job fails.
+    """Limits on one file and on one decoder process. Beyond a limit the file is refused or the job fails.
 
     `pixels` per video frame, `image_pixels` per image (known before anything is decoded); `duration` of a
     video in seconds, 0 for no bound; `tracks` of any kind in one file; `memory` is the address space of

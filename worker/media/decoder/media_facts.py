@@ -1,4 +1,4 @@
-"""What a media file is, as a probe finds out."""
+"""The facts that a probe finds about a media file."""
 
 from fractions import Fraction
 from typing import Literal
@@ -11,7 +11,7 @@ MediaKind = Literal["video", "image"]
 class MediaFacts(msgspec.Struct, frozen=True):
     """What a probe finds. `duration` in ns (0 for an image); `frame_rate` None where it is unknown;
     `last_frames`: how long (ns) the last two frames of a video are shown, 0 where it is unknown; `joined`:
-    whether the file holds several recordings, each with a clock of its own."""
+    whether the file holds several recordings, each with its own clock."""
 
     kind: MediaKind
     codec: str

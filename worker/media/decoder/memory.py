@@ -1,4 +1,4 @@
-"""Where clips are written: regions of memory that a worker shares with one decoder process."""
+"""The regions of shared memory, between a worker and one decoder process, that clips are written to."""
 
 import mmap
 import threading
@@ -17,7 +17,7 @@ class Cancelled(Exception):
 
 
 class Interrupted(Exception):
-    """The present pass over the file is being given up."""
+    """The current pass over the file is being given up."""
 
 
 class Arena:
@@ -30,17 +30,17 @@ class Arena:
     def region(self, arena: int, offset: int, shape: tuple[int, ...]) -> NDArray[np.uint8]:
         """uint8 of `shape` at `offset`, in an arena that is `arena` bytes long."""
         if self._map is None or len(self._map) < arena:
-            self._map = mmap.mmap(self._fd, arena)  # arrays in the old mapping keep that one alive
+            self._map = mmap.mmap(self._fd, arena)  # arrays keep the old mapping alive
         count = int(np.prod(shape))
         return np.frombuffer(self._map, np.uint8, count, offset).reshape(shape)
 
 
 class ClipPlaces(Generic[Place]):
-    """Gives the clips of one job a place each, one after the other.
+    """Gives each clip of one job a place, in order.
 
-    Clips get places in order, whichever thread asks first and for which clip, so that a later clip can never
-    starve an earlier one. Threads wait here while too few clips have been released. With `patience`,
-    TimeoutError tells after so many seconds that places are taken by clips that do not come.
+    The order does not depend on which thread asks first, so a later clip can never starve an earlier one.
+    Threads wait here while too few clips have been released. With `patience`, TimeoutError is raised after
+    that many seconds if clips that never come hold the places.
     """
 
     def __init__(self, free: Iterable[Place], patience: float | None = None) -> None:
@@ -71,14 +71,14 @@ class ClipPlaces(Generic[Place]):
                     raise TimeoutError(f"clip {position} comes before clip {min(self._taken)}")
 
     def _give_out(self, last: int) -> None:
-        """Give a place to every clip up to `last` that has had none, in order, while there are some."""
+        """Give a place to every clip up to `last` without one, in order, while there are places."""
         while self._turn <= last and self._free:
             if self._turn not in self._left_out:
                 self._taken[self._turn] = self._free.popleft()
             self._turn += 1
 
     def leave_out(self, position: int) -> None:
-        """There is no clip at `position`, so it needs no place."""
+        """Skip `position`: it has no clip, so it needs no place."""
         with self._changed:
             self._left_out.add(position)
             if position in self._taken:
@@ -86,7 +86,7 @@ class ClipPlaces(Generic[Place]):
             self._changed.notify_all()
 
     def add(self, place: Place) -> bool:
-        """Add a place, unless no more are wanted."""
+        """Add a place, unless no more are needed."""
         with self._changed:
             if self._ended:
                 return False
@@ -95,12 +95,12 @@ class ClipPlaces(Generic[Place]):
             return True
 
     def finish(self, position: int) -> Place:
-        """Forget the place of the clip at `position`, which is complete, and return it."""
+        """Forget and return the place of the complete clip at `position`."""
         with self._changed:
             return self._taken.pop(position)
 
     def end(self) -> list[Place]:
-        """Return the places that no complete clip has; no more are wanted."""
+        """Return the places without a complete clip; no more are needed."""
         with self._changed:
             self._ended = True
             unused = [*self._free, *self._taken.values()]
@@ -109,19 +109,19 @@ class ClipPlaces(Generic[Place]):
             return unused
 
     def cancel(self) -> None:
-        """The caller has gone: everyone who waits or comes raises Cancelled from now on."""
+        """Cancel, because the caller has gone: current and later waiters raise Cancelled."""
         with self._changed:
             self._cancelled = True
             self._changed.notify_all()
 
     def interrupt(self, *, on: bool) -> None:
-        """While `on`, everyone who waits or comes raises Interrupted."""
+        """While `on`, current and later waiters raise Interrupted."""
         with self._changed:
             self._interrupted = on
             self._changed.notify_all()
 
     def check(self) -> None:
-        """Raise Cancelled or Interrupted if that is so."""
+        """Raise Cancelled or Interrupted if that applies."""
         if self._cancelled:
             raise Cancelled
         if self._interrupted:
@@ -149,6 +149,6 @@ class ClipMemory(ClipPlaces[int]):
         return self._mapped[position]
 
     def finish(self, position: int) -> int:
-        """Forget the region of the clip at `position`, which is complete, and return where it lies."""
+        """Forget the region of the complete clip at `position`, and return its offset."""
         self._mapped.pop(position, None)
         return super().finish(position)

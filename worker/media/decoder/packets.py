@@ -1,4 +1,4 @@
-"""The packets of a file as selection sees them, and getting to the right place among them."""
+"""Reads packets for selection, and seeks to the right place among them."""
 
 from __future__ import annotations
 
@@ -13,16 +13,15 @@ from worker.media.decoder.decoder_messages import DecodeCounts
 from worker.media.decoder.selection.bitstream import Coding, Parser, VideoPacket, parameter_sets
 from worker.media.decoder.selection.select import Coded, Irregular
 
-STEPS_BACK = (0, 2, 10, 60)  # seconds before the time sought from which an entry is looked for
+STEPS_BACK = (0, 2, 10, 60)  # seconds before the target time from which to search for an entry
 
 
 class PacketReader:
     """Reads the packets of a source with what their bits say about them.
 
-    A decoder that starts in the middle must know the parameter sets in force there. Those beside the stream
-    it has; those inside must come with every entry, once one of them is new, or the stream is Irregular and
-    reading it raises that, as long as `strict`. `is_whole` tells whether reading began with the first packet
-    of the file.
+    A decoder that starts in the middle must know the parameter sets in force there. It has those from the
+    container; once one inside the stream changes, they must come with every entry, or else reading raises
+    Irregular if `strict`. `is_whole` says whether reading began with the first packet of the file.
     """
 
     def __init__(self, source: VideoSource, parse: Parser, counts: DecodeCounts) -> None:
@@ -40,12 +39,12 @@ class PacketReader:
 
     @property
     def end(self) -> int:
-        """Until when (ns) the frames that were read are shown, if no more follow."""
+        """The time (ns) at which the last frame ends, if no more follow."""
         return self.source.time(self._last_frame.end)
 
     def start(self, time: int, steps: int = 0) -> Iterator[Coded[VideoPacket]]:
-        """The packets from the last entry at or before `time` (ns) whose frame is shown, or else from the
-        start of the file. `steps` of STEPS_BACK are skipped: what they led to was no use."""
+        """Return the packets from the last entry at or before `time` (ns) whose frame is shown, or else from
+        the start of the file. Skips `steps` of STEPS_BACK, which were tried without success."""
         self.is_whole = False
         for back in STEPS_BACK[steps:]:
             if time - back * SECOND <= 0 or self.source.is_joined:
@@ -61,7 +60,7 @@ class PacketReader:
         return self._read(first_is_entry=True)
 
     def is_after(self, packet: VideoPacket) -> bool:
-        """Whether the packet last read comes after `packet` in the file."""
+        """Return whether the last packet read comes after `packet` in the file."""
         if self.last is None or self.last.dts is None or packet.dts is None:
             return False
         return self.last.dts > packet.dts
@@ -98,7 +97,7 @@ class PacketReader:
             raise Irregular("parameter sets change between key frames")
 
     def _keep_extradata(self, packet: VideoPacket) -> None:
-        """MP4 announces a change of the sample description once; a reader that starts later needs it too."""
+        """Keep a changed sample description: MP4 states it once, and a reader that starts later needs it."""
         if packet.has_sidedata("new_extradata"):
             self._extradata = packet.get_sidedata("new_extradata")
         elif self._extradata is not None and packet.is_keyframe:

@@ -1,4 +1,4 @@
-"""Reading one video file inside a decoder process: chunks in, clips or chosen packets out."""
+"""Reads one video file inside a decoder process: chunks in, clips or chosen packets out."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ from worker.media.decoder.selection.select import Irregular
 from worker.media.decoder.software import LostFrames, SoftwareDecoder
 from worker.media.decoder.units import Selection
 
-BYTES_PER_PIXEL, FRAMES_PER_DECODER = 3, 20  # about the most that a decoder keeps of reference frames
-LONG_UNIT = 60  # packets from which several threads pay for one unit
-HELD_BACK = 16 << 20  # bytes that are read to know the last units as such, before decoding begins
+BYTES_PER_PIXEL, FRAMES_PER_DECODER = 3, 20  # about the most reference frames that a decoder keeps
+LONG_UNIT = 60  # packets in a unit from which several threads pay off
+HELD_BACK = 16 << 20  # bytes read ahead to recognise the last units before decoding begins
 
 Portion = tuple[list[VideoPacket], Wanted]
-"""What is decoded of one unit, and what is wanted of that."""
+"""The packets to decode of one unit, and the wanted frames."""
 
 
 class MissingFrame(Exception):
-    """The packets chosen for a wanted frame did not give it."""
+    """The packets chosen for a wanted frame did not yield it."""
 
 
 class Lane:
@@ -95,7 +95,7 @@ class OpenFile:
         return Lane(SoftwareDecoder(context, self._limits, threads), threads)
 
     def put(self, lane: Lane) -> None:
-        """Take back an idle lane."""
+        """Return an idle lane to the pool."""
         with self._lock:
             self._idle.append(lane)
 
@@ -191,7 +191,7 @@ class Reader:
 
 
 class Pass:
-    """Takes a job through its file: by selection where that is possible, else by decoding everything."""
+    """Runs a job on its file: by selection if possible, else by decoding everything."""
 
     def __init__(
         self,
@@ -247,7 +247,7 @@ class Pass:
                 if wanted:
                     last.append((unit.needed(wanted), wanted))
                 if len(last) > self._lanes or (len(last) > 1 and _size(last) > HELD_BACK):
-                    if len(pending) > 2 * self._lanes:  # short and long ones take turns, so some must wait
+                    if len(pending) > 2 * self._lanes:  # some wait, so that short and long units alternate
                         pending.popleft().result()
                     pending.append(self._submit(*last.popleft(), threads=1))
                 self._memory.check()
@@ -262,7 +262,7 @@ class Pass:
             raise
 
     def _finish(self, pending: Iterable[Future[None]], *, last: bool) -> None:
-        """Wait for what is pending; in the last pass, tell when a lane has nothing more to do."""
+        """Wait for pending units; in the last pass, report when a lane has no more work."""
         left = set(pending)
         while left:
             if last and len(left) < self._lanes:
@@ -288,7 +288,7 @@ class Pass:
         raise MissingFrame(left[0])
 
     def _decode_all(self, stop: int) -> None:
-        """Decode every frame from the chunks' start on, or from further back if it needs one before."""
+        """Decode every frame from the chunks' start, or from further back if it needs an earlier one."""
         self._spare()
         before, steps, threads = self._collector.first, 0, self._threads
         while True:
@@ -323,7 +323,7 @@ class Pass:
                 self._place(*last, places)
 
     def _place(self, frame: VideoFrame, scaler: Scaler, places: Sequence[tuple[int, int]]) -> None:
-        """Scale the frame into its clips. One after the other: there may be more than have room at a time."""
+        """Scale the frame into its clips one by one: there may be more clips than free regions."""
         picture: NDArray[np.uint8] | None = None
         how = orientation(frame)
         for place in sorted(places):

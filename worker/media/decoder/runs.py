@@ -1,4 +1,4 @@
-"""Decodes packets that have been read and chosen elsewhere: the chunks of live streams."""
+"""Decodes packets that were read and chosen elsewhere: the chunks of live streams."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ DECODERS = {"av1": "libdav1d"}  # FFmpeg's own decoder of that name needs hardwa
 
 
 class Run(msgspec.Struct, frozen=True, array_like=True):
-    """Packets to decode one after the other, from a key frame on: (time in ns, Annex B data), and the times
-    of the frames that are wanted of them. `parameters` are the parameter sets in force, Annex B."""
+    """Packets to decode in order, starting with a key frame: (time in ns, Annex B data), and the times of the
+    wanted frames. `parameters` are the parameter sets in force, Annex B."""
 
     parameters: bytes
     packets: list[tuple[int, bytes]]
@@ -49,9 +49,9 @@ class Run(msgspec.Struct, frozen=True, array_like=True):
 
 
 class FrameLook(msgspec.Struct, frozen=True):
-    """What the frames of a stream look like: FFmpeg's name of their pixel format, size in pixels, one of the
-    matrices of `swscale`, range, how they must be turned to stand upright, and the aspect ratio of a pixel,
-    None where it is not stated."""
+    """The format of a stream's frames: FFmpeg's name of their pixel format, size in pixels, one of the
+    matrices of `swscale`, range, the turn that puts them upright, and the pixel aspect ratio, None if it is
+    not stated."""
 
     codec: str
     pixels: str
@@ -64,8 +64,8 @@ class FrameLook(msgspec.Struct, frozen=True):
 
 
 def look_at(codec: str, run: Run, limits: MediaLimits) -> FrameLook:
-    """What the frames of `run` look like, by its key frame. Raises DecodeError if that cannot be decoded,
-    Refused if it has more pixels than the limit."""
+    """Return the format of the frames of `run`, from its key frame. Raises DecodeError if that cannot be
+    decoded, Refused if it has more pixels than the limit."""
     decoder = _decoder(codec, run.parameters, limits)
     with closing(decoder.decode(_packets(msgspec.structs.replace(run, packets=run.packets[:1])))) as frames:
         frame = next(frames, None)
@@ -75,7 +75,7 @@ def look_at(codec: str, run: Run, limits: MediaLimits) -> FrameLook:
 
 
 def frame_look(codec: str, frame: VideoFrame, aspect: Fraction | None = None) -> FrameLook:
-    """What `frame` looks like, whose pixels have this `aspect`."""
+    """Return the format of `frame`, whose pixels have this `aspect`."""
     return FrameLook(
         codec=codec,
         pixels=frame.format.name,
@@ -95,10 +95,10 @@ def decode_runs(
     out: NDArray[np.uint8],
     thumbnails: Thumbnails | None = None,
 ) -> list[int]:
-    """Decode to `out`, uint8 [frames, 3, size, size]; return the times (ns) of the frames that came out.
+    """Decode to `out`, uint8 [frames, 3, size, size]; return the times (ns) of the decoded frames.
 
-    A wanted frame that cannot be decoded, because packets were lost on the way, is left out. Raises
-    DecodeError where none is left, Refused for a frame of more pixels than the limit.
+    A wanted frame that cannot be decoded, because packets were lost, is left out. Raises DecodeError if
+    none is left, Refused for a frame of more pixels than the limit.
     """
     times: list[int] = []
     scaler = Scaler()
@@ -133,7 +133,7 @@ def decode_runs(
 def _decoder(codec: str, parameters: bytes, limits: MediaLimits) -> SoftwareDecoder:
     context = cast("VideoCodecContext", av.CodecContext.create(DECODERS.get(codec, codec), "r"))
     context.extradata = parameters or None
-    context.flags |= Flags.output_corrupt  # of a stream without key frames nothing would come out
+    context.flags |= Flags.output_corrupt  # a stream without key frames would give no frame
     return SoftwareDecoder(context, limits)
 
 

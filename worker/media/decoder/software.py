@@ -1,4 +1,4 @@
-"""Decoding on the CPU with FFmpeg."""
+"""Decodes on the CPU with FFmpeg."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class LostFrames(Exception):
 
 
 class SoftwareDecoder:
-    """Decodes one run of packets after the other, each from a point where decoding may begin.
+    """Decodes runs of packets one by one, each from a point where decoding may begin.
 
-    On several `threads` it decodes that many frames at a time, which pays in long runs only: at the end of
-    each the threads wait for the last. `errors` counts the packets of the last run that FFmpeg could not
-    decode; on several threads the first of them raises LostFrames.
+    With several `threads` it decodes that many frames at a time, which only pays off in long runs: at the end
+    of each the threads wait for the last. `errors` counts the packets of the last run that FFmpeg could not
+    decode; with several threads the first one raises LostFrames.
     """
 
     def __init__(self, context: VideoCodecContext, limits: MediaLimits, threads: int = 1) -> None:

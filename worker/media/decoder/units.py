@@ -1,4 +1,4 @@
-"""Which units of a file a job needs: the same for every decoder."""
+"""Selects the units of a file that a job needs, for every decoder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from worker.media.decoder.packets import PacketReader
 from worker.media.decoder.selection.bitstream import Parser, VideoPacket
 from worker.media.decoder.selection.select import Coded, Irregular, Splitter, Unit
 
-SKIP_BYTES = 512 << 10  # less than this is read faster than it is jumped over
+SKIP_BYTES = 512 << 10  # reading less than this is faster than seeking over it
 OPEN_AT_ONCE = 3  # overlapping chunks that one pass over the file serves
 
 
@@ -25,7 +25,7 @@ class ParsedFile(Protocol):
 
 
 class Selection:
-    """Goes through a file and says which frames of which unit the job's chunks want."""
+    """Goes through a file and finds the frames of each unit that the job's chunks need."""
 
     def __init__(
         self, file: ParsedFile, collector: Collector, counts: DecodeCounts, limits: MediaLimits

@@ -1,4 +1,4 @@
-"""Clips in the memory of a GPU: slots of one buffer, who has them, and batches made of them.
+"""Clips in GPU memory: slots of one buffer, their owners, and batches of clips.
 
 No GPU is needed here: what touches its memory is left to a subclass (`pixels.Canvas`).
 """
@@ -131,7 +131,7 @@ class DeviceClip(Clip):
 
 
 class Stock:
-    """Which slots are free. Belongs to one event loop; `give_back` may be called from any thread."""
+    """The free slots. Belongs to one event loop; `give_back` may be called from any thread."""
 
     def __init__(self, count: int) -> None:
         self._free = list(range(count))
@@ -163,7 +163,7 @@ class Stock:
             raise
 
     def give_back(self, slot: int) -> None:
-        """The slot is free."""
+        """Free the slot."""
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._put, slot)
 

@@ -1,4 +1,4 @@
-"""What CUDA's errors mean to a worker. CuPy need not be installed."""
+"""Maps CUDA errors to the worker's. Works without CuPy."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -33,7 +33,7 @@ MOST_LOOKS, MOST_CAUSES = 1000, 100
 
 
 class Unsuited(Exception):
-    """The GPU cannot decode this, or did not; the CPU may."""
+    """The GPU cannot decode this, or failed; the CPU may succeed."""
 
 
 class Device(NamedTuple):
@@ -96,7 +96,7 @@ class GpuMedia(DecoderPool):
 
     @property
     def trouble(self) -> str:
-        """Why no decoder process could be started, or that the GPU's decoder hangs; empty if all is well."""
+        """Why no decoder process could be started, or that NVDEC hangs; empty if all is well."""
         unanswered = self._device.sessions.unanswered
         if unanswered > self._limits.seconds:
             return f"NVDEC has not answered for {unanswered:.0f} s"
@@ -305,7 +305,7 @@ class GpuMedia(DecoderPool):
     # Both ---------------------------------------------------------------------------------------------
 
     async def _check(self, look: FrameLook) -> None:
-        """Raises Unsuited for what this GPU cannot decode, or is told not to."""
+        """Raise Unsuited if this GPU cannot decode the video, or is configured not to."""
         if look.codec == "av1" and self._device.software_av1:
             raise Unsuited("FORCE_SW_AV1_DECODER")
         # The driver takes 0.2 s for its first answer about a format.

@@ -1,4 +1,4 @@
-"""The clips of one file while they grow on the GPU."""
+"""Collects the clips of one file on the GPU."""
 
 import asyncio
 from collections import Counter
@@ -56,12 +56,12 @@ class Growing:
         self._hand_over()
 
     def plan(self, planned: Planned) -> None:
-        """The frames of one clip are known."""
+        """Note the frames of one clip."""
         self._planned[planned.position] = planned
         self._hand_over()
 
     def leave_out(self, position: int) -> None:
-        """The chunk at `position` gets no clip, so it takes no slot."""
+        """Skip the chunk at `position`: it gets no clip and takes no slot."""
         self._left_out.add(position)
         self._places.leave_out(position)
         self._hand_over()
@@ -72,7 +72,7 @@ class Growing:
         self.complete.put_nowait(None)
 
     def cancel(self) -> None:
-        """Whoever waits for a slot, or comes for one, raises Cancelled."""
+        """Make current and later waiters for a slot raise Cancelled."""
         self._places.cancel()
 
     def end(self) -> None:
@@ -96,7 +96,7 @@ class Growing:
             self._first += 1
 
     def _clip(self, chunk: Chunk) -> DeviceClip | None:
-        """The first clip that has not been handed over, if all its frames are drawn."""
+        """Return the first pending clip, if all its frames are drawn."""
         planned = self._planned.get(self._first)
         if planned is None or self._ended or self._there[self._first] < len(planned.times):
             return None

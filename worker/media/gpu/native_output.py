@@ -1,7 +1,7 @@
-"""What native libraries print to standard output, where that is the only way in which they tell.
+"""Reads what native libraries print to standard output, when that is the only place where they report errors.
 
-PyNvVideoCodec asks the driver for each picture's state and prints `Decode Error occurred for picture N`; the
-picture is given out all the same, concealed.
+PyNvVideoCodec asks the driver for each picture's state and prints `Decode Error occurred for picture N`; it
+still returns the concealed picture.
 """
 
 import ctypes
@@ -48,7 +48,7 @@ class NativeOutput:
             return self._errors
 
     def close(self) -> None:
-        """Let the descriptor be what it was."""
+        """Restore the descriptor."""
         self._flush(None)
         os.dup2(self._before, self._descriptor)
         os.close(self._before)

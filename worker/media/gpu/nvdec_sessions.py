@@ -1,4 +1,4 @@
-"""Sessions of a GPU's decoder: what they are fed with, and how they are shared. No GPU is needed here.
+"""NVDEC sessions: their input, and how they are shared. No GPU is needed here.
 
 What this relies on is how PyNvVideoCodec's open source behaves (NvDecoder.cpp of release 2.1): the frames of
 one `Decode` lie in the decoder's own memory until the next, they are copied there on the stream that the

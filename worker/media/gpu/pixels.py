@@ -1,4 +1,4 @@
-"""Drawing decoded pictures into clips on an NVIDIA GPU, with CuPy."""
+"""Draws decoded pictures into clips on an NVIDIA GPU, with CuPy."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Decoded pictures in memory, as the kernel of `pixels.cu` is told of them. No GPU is needed here."""
+"""The memory layout of decoded pictures, as the kernel in `pixels.cu` gets it. No GPU is needed here."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol

@@ -1,1 +1,1 @@
-"""The bytes of a media file: fetching them, its container, its clock and its packets."""
+"""A media file: its bytes, its container, its clock and its packets."""

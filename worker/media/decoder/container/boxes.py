@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
 MOST_BOXES = 10_000
-"""In one box; real files have fewer."""
+"""Most boxes in one box; real files have fewer."""
 LARGEST_FILE = 1 << 62
-"""Bytes; a box may state more, to where no file can be read."""
+"""The largest file offset in bytes; a box may state more, where no file can be read."""
 LARGEST_BOX = 64 << 20
-"""Bytes of a box that is read as a whole."""
+"""Most bytes of a box that is read completely."""
 
 
 class ByteFile(Protocol):
@@ -21,7 +21,7 @@ class ByteFile(Protocol):
         """Return the next bytes, perhaps fewer than `size`; none at the end."""
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        """Go to `offset`, counted from the start (`whence` 0) or the end (2), and return where that is."""
+        """Go to `offset` from the start (`whence` 0) or the end (2), and return the new position."""
 
 
 class Box(NamedTuple):
@@ -47,7 +47,7 @@ def read_at(file: ByteFile, start: int, length: int) -> bytes:
 
 
 def boxes(file: ByteFile, start: int, end: int) -> Iterator[Box]:
-    """Yield the boxes between `start` and `end`, up to the first that makes no sense."""
+    """Yield the boxes between `start` and `end`, up to the first invalid one."""
     for _ in range(MOST_BOXES):
         if start + 8 > min(end, LARGEST_FILE) or len(head := read_at(file, start, 16)) < 8:
             return
@@ -75,7 +75,7 @@ def find(file: ByteFile, parents: Iterator[Box], *path: bytes) -> Iterator[Box]:
 
 
 def content(file: ByteFile, box: Box) -> bytes:
-    """Return what is in a box. Raises ValueError where it is too large to be true."""
+    """Return a box's content. Raises ValueError if it is too large to be valid."""
     if box.end - box.start > LARGEST_BOX:
         raise ValueError(f"a box of {box.end - box.start} bytes")
     return read_at(file, box.start, box.end - box.start)

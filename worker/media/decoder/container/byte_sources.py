@@ -1,8 +1,8 @@
-"""What a decoder process reads: local files, which its worker opens for it, and objects, whose bytes its
-worker fetches for it.
+"""The input of a decoder process: local files, which its worker opens, and objects, whose bytes its worker
+fetches.
 
-The process itself has no file system and no network. Before a job it is handed the job's files, open, through
-a socket of its own; through another it asks for a block of an object at a time.
+The process itself has no file system and no network. Before a job it receives the job's open files through
+one socket; through another it requests an object block by block.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from shared.assets import is_object
 from shared.errors import InvalidFile
 
 BLOCK = 1 << 20
-"""Bytes that are asked for at a time, from a multiple of it on."""
+"""Bytes per request, aligned to a multiple of this."""
 BLOCKS_KEPT = 8
 REQUEST = struct.Struct("<I")
 ANSWER = struct.Struct("<qI")
-"""The object's size, or one of the two below, and how many bytes follow: the block, or what went wrong."""
+"""The object's size, or one of the two below, and how many bytes follow: the block, or the error text."""
 AWAY, MISSING = -1, -2
 
 
 MOST_FILES = 250
-"""Files of one job; the kernel passes 253 at a time."""
+"""Most files of one job; the kernel passes 253 at a time."""
 LONGEST_FACTS = 64 << 10
 
 
 class FileFacts(msgspec.Struct, frozen=True, array_like=True):
-    """An open file's size in bytes, and what changes when its path comes to mean other bytes."""
+    """An open file's size in bytes, and what changes when its path refers to other bytes."""
 
     size: int
     device: int
@@ -47,7 +47,7 @@ class FileFacts(msgspec.Struct, frozen=True, array_like=True):
 
 
 class OpenedFile:
-    """A local file, open for reading until nothing refers to it any more."""
+    """A local file, open for reading until nothing references it."""
 
     def __init__(self, descriptor: int, facts: FileFacts) -> None:
         self.descriptor = descriptor
@@ -58,7 +58,7 @@ class OpenedFile:
 
 
 def open_file(path: str) -> OpenedFile:
-    """Open a local file. Blocks. Raises OSError, and InvalidFile for what is no file, such as a pipe."""
+    """Open a local file. Blocks. Raises OSError, and InvalidFile for anything else, such as a pipe."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     status = os.fstat(descriptor)
     facts = FileFacts(status.st_size, status.st_dev, status.st_ino, status.st_mtime_ns)
@@ -69,13 +69,13 @@ def open_file(path: str) -> OpenedFile:
 
 
 def hand_over(connection: socket.socket, files: Sequence[OpenedFile]) -> None:
-    """Give open files to the process at the other end. Raises OSError when it does not take them."""
+    """Send open files to the process at the other end. Raises OSError if it does not accept them."""
     facts = msgspec.msgpack.encode([file.facts for file in files])
     socket.send_fds(connection, [facts], [file.descriptor for file in files])
 
 
 def receive_files(connection: socket.socket, paths: Sequence[str]) -> dict[str, OpenedFile]:
-    """Return the files that the worker has handed over, by their paths. Raises OSError."""
+    """Return the files that the worker has sent, by path. Raises OSError."""
     data, descriptors, flags, _ = socket.recv_fds(connection, LONGEST_FACTS, MOST_FILES)
     facts = msgspec.msgpack.decode(data, type=list[FileFacts])
     opened = [OpenedFile(*pair) for pair in zip(descriptors, facts, strict=False)]
@@ -85,19 +85,19 @@ def receive_files(connection: socket.socket, paths: Sequence[str]) -> dict[str, 
 
 
 class StoreAway(Exception):
-    """The worker could not fetch an object's bytes. Not an OSError, which FFmpeg's errors are taken for."""
+    """The worker could not fetch an object's bytes. Not an OSError, because FFmpeg's errors are OSErrors."""
 
 
 class BlockRequest(msgspec.Struct, frozen=True):
-    """Which block of which object is wanted."""
+    """A request for one block of an object."""
 
     path: str
     block: Annotated[int, msgspec.Meta(ge=0, le=1 << 40)]
 
 
 class Blocks:
-    """The blocks of objects, from the worker at the other end of the socket; the last few of the object that
-    is being read are kept."""
+    """The blocks of objects, from the worker at the other end of the socket. The last few blocks of the
+    current object are kept."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
@@ -112,7 +112,7 @@ class Blocks:
             return self._size
 
     def block(self, path: str, number: int) -> bytes:
-        """One block; the last is shorter, and what is beyond the end empty. Raises InvalidFile, StoreAway."""
+        """Return one block: the last is shorter, one beyond the end empty. Raises InvalidFile, StoreAway."""
         with self._turn:
             return self._block(path, number)
 
@@ -147,7 +147,7 @@ class Blocks:
 
 
 class SeekableBytes:
-    """Bytes of a known number as FFmpeg reads a file, from a position of its own."""
+    """A sequence of bytes of known size with its own read position, for FFmpeg."""
 
     def __init__(self, name: str, size: int) -> None:
         self.name = name
@@ -155,25 +155,25 @@ class SeekableBytes:
         self._at = 0
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Go to `offset`, and say where that is."""
+        """Go to `offset`, and return the new position."""
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
         self._at = max(0, base + offset)
         return self._at
 
     def tell(self) -> int:
-        """Where it is."""
+        """Return the position."""
         return self._at
 
 
 class LocalFile(SeekableBytes):
-    """An open local file. Others may read the same one elsewhere in it."""
+    """An open local file. Others may read it at other positions."""
 
     def __init__(self, path: str, opened: OpenedFile) -> None:
         super().__init__(path, opened.facts.size)
         self._opened = opened
 
     def read(self, size: int) -> bytes:
-        """The next bytes; empty at the end. Raises OSError."""
+        """Return the next bytes; empty at the end. Raises OSError."""
         left = max(0, self._size - self._at)
         data = os.pread(self._opened.descriptor, min(size, left), self._at)
         self._at += len(data)
@@ -188,7 +188,7 @@ class ObjectFile(SeekableBytes):
         self._blocks = blocks
 
     def read(self, size: int) -> bytes:
-        """The next bytes, no more than up to the end of a block; empty at the end. Raises StoreAway."""
+        """Return the next bytes, up to the end of a block; empty at the end. Raises StoreAway."""
         number, start = divmod(self._at, BLOCK)
         if self._at >= self._size:
             return b""
@@ -199,8 +199,8 @@ class ObjectFile(SeekableBytes):
 
 
 class ByteSources:
-    """Opens what a path names: what the worker hands over through `handed` and fetches through `blocks`.
-    Without `handed`, outside of a sandbox, local files are opened here."""
+    """Opens paths: local files that the worker sends through `handed`, and objects that it fetches through
+    `blocks`. Without `handed`, outside a sandbox, local files are opened here."""
 
     def __init__(self, blocks: Blocks | None = None, handed: socket.socket | None = None) -> None:
         self._blocks = blocks
@@ -208,28 +208,28 @@ class ByteSources:
         self._local: dict[str, OpenedFile] = {}
 
     def begin(self, paths: Sequence[str]) -> None:
-        """Take the local files of a job that begins. Raises OSError."""
+        """Receive the local files of a new job. Raises OSError."""
         local = [path for path in paths if not is_object(path)]
         if local and self._handed:
             self._local = receive_files(self._handed, local)
 
     def end(self) -> None:
-        """The job has ended: close its files, except one that is being kept open for the next."""
+        """End the job: close its files, except one that stays open for the next job."""
         self._local.clear()
 
     def for_ffmpeg(self, path: str) -> LocalFile | ObjectFile:
-        """What to give to FFmpeg. Raises OSError (local), InvalidFile and StoreAway (objects)."""
+        """Return a file object for FFmpeg. Raises OSError (local), InvalidFile and StoreAway (objects)."""
         return self._object(path) if is_object(path) else LocalFile(path, self._opened(path))
 
     def read(self, path: str, most: int) -> bytes:
-        """The first bytes of a file. Raises OSError (local), InvalidFile and StoreAway (objects)."""
+        """Return a file's first bytes. Raises OSError (local), InvalidFile and StoreAway (objects)."""
         data, found = bytearray(), self.for_ffmpeg(path)
         while len(data) < most and (piece := found.read(most - len(data))):
             data += piece
         return bytes(data)
 
     def facts(self, path: str) -> FileFacts | None:
-        """What a local file is now; None for an object, which never changes, and for a file that is gone."""
+        """Return a local file's current facts; None for an object, which never changes, or a missing file."""
         if is_object(path):
             return None
         with contextlib.suppress(OSError, InvalidFile):

@@ -1,4 +1,4 @@
-"""Opening a media file safely and reading the packets of its video."""
+"""Opens a media file safely and reads the packets of its video."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ class Refused(DecodeError):
 
 
 def container_options(limits: MediaLimits) -> dict[str, str]:
-    """Options of FFmpeg that keep it to the one file it is given."""
+    """Return FFmpeg options that limit it to the one given file."""
     return {
         "protocol_whitelist": "file",
         "format_whitelist": CONTAINERS,
         "max_streams": str(limits.tracks),
         "max_pixels": str(
             8 * limits.pixels
-        ),  # a frame or two beyond the limit may be decoded to learn its size
+        ),  # probing may decode a frame or two beyond the limit to find their size
         "threads": "1",
     }
 
@@ -61,11 +61,11 @@ class VideoSource:
     Times are nanoseconds from the start of the file, rounded down. The file starts where its container says
     that the earliest of its streams does, which is not 0 in a transport stream or a cut-out fragment. Streams
     that start before 0 are primed audio, whose first samples are not presented, so the start is then 0,
-    unless it is the video itself that starts before 0. Edit lists are followed: what they hide is not there.
-    A file that was `joined` from several recordings is one video: they are laid end to end, which takes
-    reading it from its start.
+    unless the video itself starts before 0. Edit lists are followed: frames that they hide do not exist.
+    A `joined` file of several recordings is one video: they are laid end to end, which requires reading
+    from the start.
 
-    Raises InvalidFile naming what is wrong with the file.
+    Raises InvalidFile saying what is wrong with the file.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class VideoSource:
         if self._made_up and self.stream.codec_context.codec.canonical_name == "mpeg4":
             self._packed = is_packed(self.stream.codec_context.extradata, self.packets())
             self.rewind()
-        if self._made_up:  # all of them are late by the same number of frames, which the header does not tell
+        if self._made_up:  # all times are late by the same number of frames, which the header does not state
             first = next(self.packets(), None)
             self._zero += self.time(first.pts) if first is not None and first.pts is not None else 0
             self.rewind()
@@ -104,7 +104,7 @@ class VideoSource:
 
     @property
     def kind(self) -> str:
-        """FFmpeg's name of the container's kind, or several separated by commas."""
+        """FFmpeg's name of the container format, or several separated by commas."""
         return self.container.format.name
 
     @property
@@ -114,16 +114,16 @@ class VideoSource:
 
     @property
     def parts(self) -> int:
-        """How many recordings have been read from."""
+        """Number of recordings read from so far."""
         return self._timeline.parts if self._timeline else 1
 
     @property
     def begins_part(self) -> bool:
-        """Whether the packet read last is the first of a recording that follows another."""
+        """Whether the last packet is the first of a recording after another one."""
         return self._timeline is not None and self._timeline.begins
 
     def join(self) -> None:
-        """Lay the recordings in the file end to end from now on, from the first packet on."""
+        """Rewind, and lay the recordings in the file end to end from now on."""
         self.at_start = False
         self._timeline = self._new_timeline()
         self.rewind()
@@ -136,7 +136,7 @@ class VideoSource:
         return timestamp * self._numerator // self.time_base.denominator - self._zero
 
     def last_frame(self) -> LastFrame:
-        """What tells of the packets that are read from now on which frame is presented last."""
+        """Return an observer of the next packets that finds the frame presented last."""
         return LastFrame(self._usual_duration)
 
     def since_start(self, microseconds: int) -> int:
@@ -149,19 +149,19 @@ class VideoSource:
 
     @property
     def orders(self) -> bool:
-        """Whether packets tell in which order their frames are presented: not where times are made up and the
-        codec may have B-frame pyramids."""
+        """Whether packet times give the order of presentation: not if times are guessed and the codec may
+        have B-frame pyramids."""
         context = self.stream.codec_context
         pyramids = context.codec.canonical_name in ("h264", "hevc") and context.reorder_depth > 0
         return not (pyramids and self._made_up)
 
     @property
     def _made_up(self) -> bool:
-        """AVI has no presentation times, so FFmpeg guesses them from the order of decoding."""
+        """Whether FFmpeg guesses times from the order of decoding: AVI has no presentation times."""
         return self.container.format.name == "avi"
 
     def packets(self) -> Iterator[Packet[VideoStream]]:
-        """The packets from the present position on. Ends where the file is cut off or unreadable."""
+        """Yield the packets from the current position. Ends where the file is cut off or unreadable."""
         return unpacked(self._read(), self.stream) if self._packed else self._read()
 
     def _read(self) -> Iterator[Packet[VideoStream]]:
@@ -175,12 +175,12 @@ class VideoSource:
                                 # FFmpeg hides the first fragment of MP4 that comes after another recording
                                 yield shown_copy(packet) if packet.is_discard and self.parts > 1 else packet
                     return
-                except IndexError:  # PyAV's, at a packet of a stream that began after the file was opened
+                except IndexError:  # PyAV raises it for a stream that began after the file was opened
                     continue
 
     def seek(self, time: int) -> None:
-        """Go to where the container believes the last key frame at or before `time` (ns) to be; in a joined
-        file, to the start."""
+        """Seek to the last key frame at or before `time` (ns) in the container's index; to the start in a
+        joined file."""
         if self.is_joined:
             self.rewind()
             return
@@ -191,8 +191,8 @@ class VideoSource:
             self.rewind()
 
     def distance(self, packet: Packet[VideoStream], time: int) -> int:
-        """About how many bytes lie between `packet` and the key frame before `time` (ns): by the container's
-        index, or by the bit rate less what a search in a file without index reads."""
+        """Estimate the bytes between `packet` and the key frame before `time` (ns): from the container's
+        index, or from the bit rate minus what a search without an index reads."""
         index = self.stream.index_entries
         if packet.pos is None or packet.dts is None or self.is_joined:
             return 0
@@ -216,13 +216,13 @@ class VideoSource:
             self._timeline = self._new_timeline()
 
     def opened_again(self, **options: str) -> InputContainer:
-        """The file, opened once more with further options of FFmpeg. Close it."""
+        """Open the file again with further FFmpeg options. The caller closes it."""
         return _open(self.path, self._limits, self.files, **options)
 
 
 def demuxed(container: InputContainer, stream: Stream) -> contextlib.closing[Generator[Packet[VideoStream]]]:
-    """The packets of a video stream, to be read within a `with`: PyAV frees what it holds for them, 150
-    bytes, only when the iterator comes to its end or is closed."""
+    """Return a video stream's packets, for use in a `with`: PyAV frees what it holds for each, 150 bytes,
+    only when the iterator ends or is closed."""
     return contextlib.closing(cast("Generator[Packet[VideoStream]]", container.demux(stream)))
 
 
@@ -236,7 +236,7 @@ def _open(path: str, limits: MediaLimits, files: ByteSources, **options: str) ->
 
 
 def _what_is_wrong(file: ByteFile, error: Exception) -> str:
-    """Why FFmpeg cannot open the file or its video, or is not allowed to."""
+    """Return why FFmpeg cannot, or may not, open the file or its video."""
     if kind := foreign_kind(head_of(file)) or unknown_picture(file):
         return f"{kind} is not supported; images may be {PICTURES}, videos in {CONTAINERS}"
     if missing := missing_part(file):
@@ -245,13 +245,13 @@ def _what_is_wrong(file: ByteFile, error: Exception) -> str:
         return ENCRYPTED
     if isinstance(error, InvalidFile):
         return error.message
-    if isinstance(error, av.error.ArgumentError):  # what FFmpeg says of a format that is not allowed
+    if isinstance(error, av.error.ArgumentError):  # FFmpeg's error for a format that is not allowed
         return f"not a video container of a supported kind ({CONTAINERS})"
     return f"not a readable video file: {getattr(error, 'strerror', None) or error}"
 
 
 def _video_stream(container: InputContainer, limits: MediaLimits) -> VideoStream:
-    """The default video track, or the first; cover pictures do not count."""
+    """Return the default video track, or the first; cover pictures do not count."""
     tracks = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     if not tracks:
         kinds = {"cover picture" if s.type == "video" else s.type for s in container.streams}
@@ -269,7 +269,7 @@ def _video_stream(container: InputContainer, limits: MediaLimits) -> VideoStream
 
 
 def _start_of_file(container: InputContainer, stream: VideoStream) -> int:
-    """When the file starts, in ns on its own clock, rounded as `Source.time` rounds."""
+    """Return the file's start, in ns on its own clock, rounded like `VideoSource.time`."""
     starts = [
         _start(s) for s in (*container.streams.video, *container.streams.audio) if s.start_time is not None
     ]
@@ -282,10 +282,10 @@ def _start(stream: Stream) -> int:
 
 
 def decoding_context(source: VideoSource, limits: MediaLimits) -> VideoCodecContext:
-    """A decoder of the source's video, with everything that FFmpeg knows about the stream.
+    """Return a decoder of the source's video, with everything that FFmpeg knows about the stream.
 
-    Only a context that belongs to an open container has all of it, so the file is opened once more. The
-    source's own context would not do: PyAV flushes it in every seek, in the middle of another thread's work.
+    Only a context of an open container has all of it, so the file is opened again. The source's own context
+    is unsuitable: PyAV flushes it in every seek, in the middle of another thread's work.
     """
     container = _open(source.path, limits, source.files)
     try:

@@ -1,4 +1,4 @@
-"""Recognising encrypted videos. FFmpeg decodes them without a word, to noise."""
+"""Recognises encrypted videos. FFmpeg decodes them to noise, without an error."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from worker.media.decoder.container.boxes import ByteFile, boxes, find, read_at, size_of
 
 HEADER = 256 << 10
-"""Bytes at the front of Matroska and ASF files that hold what is looked for."""
+"""Bytes at the front of Matroska and ASF files that are searched."""
 TS_PACKET, TS_PACKETS = 188, 20_000
 MOST_ELEMENTS = 10_000
 EBML, ASF = b"\x1a\x45\xdf\xa3", b"\x30\x26\xb2\x75"

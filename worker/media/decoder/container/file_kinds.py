@@ -1,4 +1,4 @@
-"""Naming what a file is that is not supported, and what is wrong with one that is cut off."""
+"""Names the kind of an unsupported file, and what a truncated file lacks."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _TOP_LEVEL = {b"ftyp", b"moov", b"mdat", b"moof", b"free", b"skip", b"wide", b"u
 
 
 def foreign_kind(head: bytes) -> str | None:
-    """What the first bytes of a file say that it is, if that is a known kind which is not supported."""
+    """Return the kind of file by its first bytes, if it is known but not supported."""
     for start, name in _STARTS.items():
         if head.startswith(start):
             return name
@@ -56,7 +56,7 @@ def foreign_kind(head: bytes) -> str | None:
 
 
 def missing_part(file: ByteFile) -> str | None:
-    """What an MP4 or MOV file lacks that cannot be opened; None if it is none, or lacks nothing."""
+    """Return what an MP4 or MOV file that cannot be opened lacks; None for other or complete files."""
     size = size_of(file)
     found = list(boxes(file, 0, size))
     kinds = {box.kind for box in found}
@@ -71,9 +71,9 @@ def missing_part(file: ByteFile) -> str | None:
 
 
 def unknown_picture(file: ByteFile) -> str | None:
-    """What a file of MP4's kind is that holds pictures and no film (ISO/IEC 23008-12), None for others.
+    """Return the kind of an MP4-like file that holds pictures and no video (ISO/IEC 23008-12), or None.
 
-    FFmpeg gives the tiles of such a picture one by one, as if each were a film.
+    FFmpeg returns the tiles of such a picture one by one, as if each were a video.
     """
     first, has_pictures = None, False
     for box in boxes(file, 0, size_of(file)):
@@ -88,5 +88,5 @@ def unknown_picture(file: ByteFile) -> str | None:
 
 
 def head_of(file: ByteFile) -> bytes:
-    """The first bytes of a file, as many as `foreign_kind` looks at."""
+    """Return the first bytes of a file, as many as `foreign_kind` needs."""
     return read_at(file, 0, HEAD)

@@ -1,4 +1,4 @@
-"""One clock for a file that was joined from several recordings, each with a clock of its own."""
+"""One clock for a file that was joined from several recordings, each with its own clock."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ TOLERANCE = Fraction(1, 10)
 JUMP = 10
 """Seconds by which the clock of one recording may jump forwards, in containers whose clock may break."""
 BREAKING = {"mpegts", "mpeg", "ogg", "nut"}
-"""FFmpeg's names of containers whose clock may break anywhere, and which have no index that tells it."""
+"""FFmpeg's names of containers whose clock may break anywhere, and which have no index that shows it."""
 
 
 class Clock:
-    """Watches the times at which packets are to be decoded. Both bounds are those of FFmpeg's program."""
+    """Watches decoding times of packets. Both bounds are those of the ffmpeg program."""
 
     def __init__(self, container: str, time_base: Fraction) -> None:
         self._backwards = int(TOLERANCE / time_base)
@@ -25,7 +25,7 @@ class Clock:
         self.runs_backwards = False
 
     def breaks(self, time: int | None) -> bool:
-        """Whether a packet to be decoded at `time` cannot be of the same recording as the one before it."""
+        """Return whether a packet decoded at `time` must be of another recording than the one before it."""
         if time is None:
             return False
         last, self._last = self._last, time
@@ -36,10 +36,10 @@ class Clock:
 
 
 class LastFrame:
-    """The frame that is presented last of those that were read, on the stream's clock.
+    """The frame presented last among those read, on the stream's clock.
 
-    It is shown for as long as the packet says that was read last. Its own would not do: in MP4 a packet says
-    how long it is until the next one is decoded, and that may be a pause which follows another frame.
+    It is shown for the duration of the packet read last. Its own duration may be wrong: in MP4 a packet
+    states the time until the next one is decoded, which may be a pause after another frame.
     """
 
     def __init__(self, usual_duration: int) -> None:
@@ -56,7 +56,7 @@ class LastFrame:
 
 class Timeline:
     """Lays recordings end to end: the first key frame of each is presented when the last frame of the one
-    before it ends. What a recording holds before its first key frame cannot be decoded, and is left out.
+    before it ends. Frames before a recording's first key frame cannot be decoded, and are left out.
 
     `parts` counts the recordings so far; `begins` tells whether the last packet is the first of another one.
     """
@@ -97,7 +97,7 @@ class Timeline:
         return True
 
     def _overlaps(self, packet: Packet[VideoStream]) -> bool:
-        """Whether the packet is a key frame that comes before one that was there already: a recording that
-        begins a little earlier than the one before it ends."""
+        """Return whether the packet is a key frame earlier than one seen before: its recording begins a
+        little before the previous one ends."""
         runs_backwards = self._clock.runs_backwards and packet.is_keyframe and packet.pts is not None
         return runs_backwards and self._latest is not None and (packet.pts or 0) < self._latest

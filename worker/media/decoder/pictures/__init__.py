@@ -1,1 +1,1 @@
-"""Still pictures and frames: reading, turning and scaling them, and making thumbnails."""
+"""Reads, rotates and scales still pictures and frames, and makes thumbnails."""

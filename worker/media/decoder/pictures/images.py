@@ -1,7 +1,7 @@
-"""Reading still images: JPEG, PNG, WebP, GIF, BMP, HEIC and AVIF; of an animation, its first frame.
+"""Reads still images: JPEG, PNG, WebP, GIF, BMP, HEIC and AVIF; the first frame of an animation.
 
-FFmpeg reads most of them. It has no decoder for animated WebP, and gives the tiles of which phones put HEIC
-and AVIF together one by one, so those are read by Pillow and libheif.
+FFmpeg reads most of them. It has no decoder for animated WebP, and returns the tiles of phones' HEIC and AVIF
+pictures one by one, so Pillow and libheif read those.
 """
 
 import struct
@@ -25,9 +25,9 @@ from worker.media.decoder.pictures.swscale import Scaler
 from worker.media.decoder.pictures.thumbnail import Thumbnails
 
 IMAGE_HEAD = 64
-"""Bytes at the front of a file that tell whether it is an image."""
+"""Bytes at the front of a file that show whether it is an image."""
 MOST_BYTES = 256 << 20
-"""What comes later in a file is not read."""
+"""Bytes of a file that are read at most."""
 LONGEST_REASON = 200
 
 _DEMUXERS = {"jpeg": "jpeg_pipe", "png": "png_pipe", "webp": "webp_pipe", "gif": "gif", "bmp": "bmp_pipe"}
@@ -35,7 +35,7 @@ _BMP_HEADERS = {struct.pack("<I", size) for size in (12, 40, 52, 56, 64, 108, 12
 _HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"}
 _AVIF_BRANDS = {b"avif", b"avis"}
 _ANY_BRANDS = {b"mif1", b"msf1", b"mif2"}
-"""Brands of images whose codec only the compatible brands tell."""
+"""Brands of images whose codec only the compatible brands state."""
 _UNREADABLE = (
     *(av.error.FFmpegError, OSError, ValueError, StopIteration, IndexError, struct.error),
     *(SyntaxError, RuntimeError, EOFError),  # Pillow's and libheif's
@@ -45,7 +45,7 @@ Image.MAX_IMAGE_PIXELS = None  # MediaLimits.image_pixels is the limit
 
 
 def image_format(head: bytes) -> str | None:
-    """Return what the first IMAGE_HEAD bytes of a file say it is, if it is an image."""
+    """Return the image format by the first IMAGE_HEAD bytes of a file; None if it is no image."""
     if head.startswith(b"\xff\xd8\xff"):
         return "jpeg"
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -60,7 +60,7 @@ def image_format(head: bytes) -> str | None:
 
 
 def _heif_format(head: bytes) -> str | None:
-    """Return the format by a file's brands (ISO/IEC 23008-12, 10.2): a major one, then compatible ones."""
+    """Return the format by a file's brands (ISO/IEC 23008-12, 10.2): the major, then compatible ones."""
     size = min(int.from_bytes(head[:4], "big"), len(head))
     major, compatible = head[8:12], {head[at : at + 4] for at in range(16, size - 3, 4)}
     if major in _AVIF_BRANDS or (major in _ANY_BRANDS and compatible & _AVIF_BRANDS):
@@ -69,7 +69,7 @@ def _heif_format(head: bytes) -> str | None:
 
 
 def image_facts(path: str, kind: str, limits: MediaLimits, files: ByteSources = LOCAL) -> MediaFacts:
-    """Return the facts of an image that can be decoded. Raises InvalidFile for one that cannot."""
+    """Return an image's facts. Raises InvalidFile if it cannot be decoded."""
     data = files.read(path, MOST_BYTES)
     try:
         frame, _ = _decoded(data, kind, limits)
@@ -83,7 +83,7 @@ def _reason(error: Exception) -> str:
 
 
 def _decoded(data: bytes, kind: str, limits: MediaLimits) -> tuple[VideoFrame, Turn]:
-    """Return the picture, and how it must be turned. Raises InvalidFile beyond a limit, _UNREADABLE."""
+    """Return the picture, and how to turn it upright. Raises InvalidFile beyond a limit, _UNREADABLE."""
     if kind == "heic":
         opened = HeifImageFile(BytesIO(data))  # type: ignore[no-untyped-call]
         return _by_pillow(opened, kind, limits)
@@ -189,7 +189,7 @@ def read_image(
 ) -> bytes:
     """Decode the image to `out`, uint8 [3, size, size]; return its thumbnail, if one is wanted.
 
-    Its orientation is followed: the picture is embedded as a viewer shows it. Raises DecodeError.
+    Orientation is applied: the picture is embedded as a viewer shows it. Raises DecodeError.
     """
     name = Path(path).name
     try:

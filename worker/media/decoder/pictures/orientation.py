@@ -1,7 +1,7 @@
-"""Turning pictures upright: the rotation that a phone writes beside its video, EXIF orientation in images.
+"""Turns pictures upright: by the rotation that a phone stores with a video, and by EXIF in images.
 
 The original service leaves videos as they are stored, because its GStreamer pipeline holds no `videoflip`.
-Here they are turned, since a model knows the world upright and so does the person who searches.
+Here they are turned, because models are trained on upright pictures, and people search for those.
 """
 
 import struct
@@ -31,7 +31,7 @@ ORIENTATION_TAG = 0x0112
 APP1, START_OF_SCAN = 0xE1, 0xDA
 LONGEST_EXIF = 65_536
 MOST_PARTS = 100_000
-"""How many parts of an image are looked at: a PNG of 256 MiB has 32,768 of the usual size."""
+"""Most parts of an image that are examined: a PNG of 256 MiB has 32,768 of the usual size."""
 UPRIGHT = Turn(1, 0, 0, 1)
 
 
@@ -50,7 +50,7 @@ CLOCKWISE = {0: UPRIGHT, 90: EXIF[6], 180: EXIF[3], 270: EXIF[8]}
 
 
 def orientation(frame: VideoFrame) -> Turn:
-    """How a video's frame must be turned to stand upright. Only turns by multiples of 90 degrees count."""
+    """Return how to turn a video's frame upright. Only multiples of 90 degrees count."""
     try:
         data = cast("SideDataContainer", frame.side_data).get(Type.DISPLAYMATRIX)
     except (
@@ -65,12 +65,12 @@ def orientation(frame: VideoFrame) -> Turn:
 
 
 def exif_orientation(data: bytes) -> Turn:
-    """Return how an image (JPEG, PNG or WebP) must be turned to stand upright, by its EXIF block."""
+    """Return how to turn an image (JPEG, PNG or WebP) upright, by its EXIF block."""
     return tiff_orientation(next(_exif_blocks(data), b""))
 
 
 def tiff_orientation(exif: bytes) -> Turn:
-    """Return how an image with this EXIF block must be turned to stand upright."""
+    """Return how to turn an image with this EXIF block upright."""
     tiff = exif.removeprefix(b"Exif\0\0")
     known = tiff.startswith((b"II*\0", b"MM\0*"))
     return EXIF.get(_tag(tiff[:LONGEST_EXIF], ORIENTATION_TAG), UPRIGHT) if known else UPRIGHT
@@ -110,7 +110,7 @@ def _parts(
 
 
 def _tag(tiff: bytes, tag: int) -> int:
-    """The short number under `tag` in the first directory of a TIFF header; 0 if there is none."""
+    """Return the SHORT value of `tag` in a TIFF header's first directory; 0 if there is none."""
     order = "<" if tiff[:1] == b"I" else ">"
     try:
         (directory,) = struct.unpack_from(f"{order}I", tiff, 4)

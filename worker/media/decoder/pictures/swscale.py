@@ -1,4 +1,4 @@
-"""libswscale, called directly, so that it scales straight into shared memory, by what a frame states.
+"""Calls libswscale directly, so that it scales into shared memory with the colours that a frame states.
 
 PyAV's reformatter shifts chroma where a stream states its place, and ignores the range that grey frames
 state: other pixels than those of the CUDA kernel (`python -m tests.bench.scaling`). The functions used here
@@ -78,7 +78,7 @@ class Scaler:
         pixels, colours = frame.format.name, (matrix_of(frame), is_full_range(frame))
         key = _Work(frame.width, frame.height, pixels, *colours, width, height)
         if key not in self._contexts:
-            if len(self._contexts) >= 8:  # a stream that changes its size all the time must not fill memory
+            if len(self._contexts) >= 8:  # a stream that keeps changing its size must not fill memory
                 self.close()
             self._contexts[key] = _create(key)
         return self._contexts[key]

@@ -1,6 +1,6 @@
-"""Thumbnails: a small JPEG of the frame in the middle of a chunk, upright and with its true proportions.
+"""Thumbnails: a small JPEG of a chunk's middle frame, upright and with its true aspect ratio.
 
-They are drawn beside the clip, never from what the model gets, so vectors are the same with and without them.
+They never change the clip, so vectors are the same with and without them.
 """
 
 import io

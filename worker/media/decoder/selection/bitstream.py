@@ -1,9 +1,8 @@
-"""What a coded packet says about itself, read from its first bytes: where decoding may begin, and which
-pictures no other picture is predicted from.
+"""What a packet's first bytes say about it: whether decoding may begin there, and whether other pictures are
+predicted from it.
 
-Containers know too little for this. MP4 does not say which pictures are references, its sync samples may be
-pictures from which decoding becomes right only after a while, and many files say of every packet that it is a
-key frame.
+Containers say too little for this. MP4 does not mark references, its sync samples may be pictures after which
+decoding is correct only later, and many files mark every packet as a key frame.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ Parser: TypeAlias = Callable[[VideoPacket], Coding]
 
 
 def parser(codec: str, extradata: bytes | None) -> Parser | None:
-    """The parser for a codec by its name in FFmpeg, or None where selection is not to be trusted."""
+    """Return the parser for a codec by its FFmpeg name, or None if selection is unreliable for it."""
     data = extradata or b""
     if codec == "h264":
         split = _splitter(data, _LENGTH_AT[codec])

@@ -1,5 +1,5 @@
-"""Whether a reference picture is missing from packets of H.264 or HEVC, which a GPU's decoder conceals
-without a word."""
+"""Detects missing reference pictures in packets of H.264 or HEVC: a GPU's decoder conceals them without an
+error."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from worker.media.decoder.selection.hevc_headers import (
 )
 
 RESETS = (*IDR, 16, 17, 18)
-"""Types of NAL units that begin anew: IDR and BLA pictures."""
+"""Types of NAL units that reset prediction: IDR and BLA pictures."""
 LEADING = range(6, 10)
 """RADL and RASL pictures."""
 
 
 def missing_reference(nals: Iterable[bytes]) -> str:
-    """What is missing among these NAL units of consecutive pictures of H.264, in decoding order; empty if
-    nothing is known to be. Their first `h264_headers.SET_BYTES` bytes are enough.
+    """Return what is missing among these NAL units of consecutive H.264 pictures, in decoding order; empty if
+    nothing is known to be missing. Their first `h264_headers.SET_BYTES` bytes are enough.
 
     Reference pictures are numbered (ITU-T H.264, 7.4.3, frame_num): each has the number after that of the
     reference before it, unless the stream says that gaps are allowed. Pictures that are no reference carry

@@ -1,4 +1,4 @@
-"""Which frames a chunk of a file consists of.
+"""Chooses the frames of a file's chunk.
 
 Pure arithmetic on integers; times are nanoseconds from the start of the file.
 """
@@ -6,7 +6,7 @@ Pure arithmetic on integers; times are nanoseconds from the start of the file.
 from shared.chunks import SECOND, Chunk, frame_targets
 
 STILL = SECOND // 2
-"""Longer than this, and than the distance of two targets, a frame is shown that stands still."""
+"""A frame shown longer than this, and longer than the distance of two targets, stands still."""
 
 
 class FilmSampler:
@@ -31,7 +31,7 @@ class FilmSampler:
 
     @property
     def next_target(self) -> int | None:
-        """The earliest time that still wants a frame."""
+        """The earliest time that still needs a frame."""
         return self._targets[self._next] if self._next < len(self._targets) else None
 
     def take(self, time: int, before: int | None) -> list[int]:
@@ -62,7 +62,7 @@ class FilmSampler:
         return self._checked(taken, before)
 
     def _pass(self, time: int) -> int:
-        """Cross off the targets up to `time`; how many they were."""
+        """Remove the targets up to `time`; return their number."""
         first = self._next
         while self._next < len(self._targets) and self._targets[self._next] <= time:
             self._next += 1

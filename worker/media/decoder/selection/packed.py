@@ -1,5 +1,5 @@
-"""MPEG-4 in AVI as DivX and Xvid pack it: a picture and the B picture shown before it in one packet, later an
-empty packet to make up for it."""
+"""MPEG-4 in AVI as DivX and Xvid pack it: one packet holds a picture and the B picture shown before it; an
+empty packet follows later."""
 
 from __future__ import annotations
 

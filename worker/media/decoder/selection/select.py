@@ -1,4 +1,4 @@
-"""Which frames a chunk consists of, and which packets must be decoded to obtain them.
+"""Chooses the frames of a chunk, and the packets that must be decoded for them.
 
 Pure arithmetic on integers; times are nanoseconds from the start of the file. The same code serves files
 and live streams, the CPU's decoder and the GPU's.
@@ -14,7 +14,7 @@ P = TypeVar("P")
 
 
 class Irregular(Exception):
-    """The stream breaks the rules that selection rests on, so everything must be decoded."""
+    """The stream breaks the assumptions of selection, so everything must be decoded."""
 
 
 class Sampler:
@@ -32,11 +32,11 @@ class Sampler:
 
     @property
     def next_target(self) -> int | None:
-        """The earliest time that still wants a frame."""
+        """The earliest time that still needs a frame."""
         return self._targets[self._next] if self._next < len(self._targets) else None
 
     def take(self, time: int) -> bool:
-        """Whether the frame at `time` belongs to the chunk."""
+        """Return whether the frame at `time` belongs to the chunk."""
         target = self.next_target
         if target is None:
             return False
@@ -77,7 +77,7 @@ class Unit(Generic[P]):
         }
 
     def times(self) -> list[int]:
-        """When the unit's frames are presented, ascending. Raises Irregular where that is not known."""
+        """Presentation times of the unit's frames, ascending. Raises Irregular if they are unknown."""
         times = [time for time in self._frames.values() if time is not None]
         if len(set(times)) < len(self._frames):
             raise Irregular("packets without a time, or two with the same")
@@ -130,7 +130,7 @@ class Splitter(Generic[P]):
         self._latest: int | None = None
 
     def push(self, coded: Coded[P]) -> list[Unit[P]]:
-        """Add the next packet; the units that it completes."""
+        """Add the next packet; return the units that it completes."""
         self._size += coded.size
         if self._size > self._held:
             raise Irregular(f"a GOP of more than {self._held} bytes")
@@ -154,7 +154,7 @@ class Splitter(Generic[P]):
         return complete
 
     def finish(self) -> list[Unit[P]]:
-        """The units that are left when the stream ends."""
+        """Return the remaining units at the end of the stream."""
         complete = []
         while self._own:
             complete.append(self._complete())

@@ -116,7 +116,7 @@ class DecoderPool:
         log.info("decoders started", slots=len(self._slots), isolation=isolation)
         if SECCOMP not in isolation:
             log.warning(
-                "decoders run without a seccomp filter: a file that takes one over can do what this user can; "
+                "decoders run without a seccomp filter: a file that takes one over can act as this user; "
                 "run the worker where seccomp is allowed",
                 isolation=isolation,
             )

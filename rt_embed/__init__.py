@@ -61,7 +61,7 @@ __all__ = sorted(_HOMES)  # noqa: PLE0605 - ruff wants a literal, which would li
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for: the command line starts faster without httpx."""
+    """Import names on first use: the command line starts faster without httpx."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

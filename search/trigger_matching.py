@@ -60,7 +60,7 @@ class Candidate(NamedTuple):
 
 
 async def match_triggers(connection: Connection, chunks: Sequence[int]) -> int:
-    """Keep what triggers match among the new rows `chunks`; return how many matches that were.
+    """Keep what triggers match among the new rows `chunks`; return the number of matches.
 
     To be called in the transaction that wrote the rows. Raises DatabaseError.
     """

@@ -52,7 +52,7 @@ class TriggerMessages:
         self._routes = RouteReader(redis, settings)
 
     async def hand_over(self, connection: Connection) -> int:
-        """Hand over all that wait; return how many those were. Raises DatabaseError, RedisError."""
+        """Hand over all waiting matches; return their number. Raises DatabaseError, RedisError."""
         told = 0
         while number := await self._hand_some_over(connection):
             told += number

@@ -97,7 +97,7 @@ class ResultListener:
 
     @asynccontextmanager
     async def subscribe(self, request_id: str) -> AsyncIterator["Follower"]:
-        """Yield a follower that hears of a request's entries from now on. Raises RedisError, Unavailable."""
+        """Yield a follower of a request's entries from now on. Raises RedisError, Unavailable."""
         channel = channel_of(request_id)
         queue: asyncio.Queue[Notification] = asyncio.Queue()
         queues = self._queues.setdefault(channel, [])

@@ -1,1 +1,1 @@
-"""Triggers as a gateway sees them: kept in the index, followed by clients, told to webhooks."""
+"""Triggers in a gateway: kept in the index, followed by clients, sent to webhooks."""

@@ -53,7 +53,7 @@ class BackupManifest(msgspec.Struct, frozen=True, kw_only=True):
     index: list[IndexTable] | None = None
     """Its tables; None: there is no index."""
     settings: list[dict[str, Any]] = []
-    """As `rt-embed settings --json` tells them, without secrets."""
+    """As `rt-embed settings --json` prints them, without secrets."""
 
 
 @app.command("backup")
@@ -87,7 +87,7 @@ def backup(
 def restore(
     folder: Folder,
     *,
-    replace: Annotated[bool, typer.Option("--replace", help="Delete first what is there.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Delete existing data first.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Put a backup into an empty Redis, asset folder and database, while nothing of the service runs.

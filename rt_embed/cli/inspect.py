@@ -21,7 +21,7 @@ from shared.redis.connection import Redis, RedisError, connect
 from shared.settings import Settings
 
 READERS: dict[str, tuple[str, Callable[[Redis], Awaitable[Any]]]] = {
-    "lanes": ("Jobs that wait and run, and who has them.", queues.lanes),
+    "lanes": ("Waiting and running jobs, and their workers.", queues.lanes),
     "outbox": ("Messages that wait for Kafka or Redis.", queues.outbox),
     "live": ("Live sessions.", queues.live),
     "workers": ("The fleet.", queues.workers),
@@ -31,8 +31,8 @@ HOLDERS = ("workers", "publishers")
 """Lists inside a row, which get a table of their own."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Watch = Annotated[bool, typer.Option("-w", "--watch", help="Show it again and again. Ctrl-C ends.")]
-Every = Annotated[float, typer.Option("--every", min=0.01, help="Seconds between two looks with --watch.")]
+Watch = Annotated[bool, typer.Option("-w", "--watch", help="Refresh until Ctrl-C.")]
+Every = Annotated[float, typer.Option("--every", min=0.01, help="Seconds between refreshes with --watch.")]
 
 app = command_group()
 

@@ -137,7 +137,7 @@ def _free_port() -> int:
 
 
 async def _announce(environment: Mapping[str, str]) -> None:
-    """Say where the service listens, once it is ready."""
+    """Print where the service listens, once it is ready."""
     address = _address(environment)
     while not await asyncio.to_thread(_is_ready, f"{address}/v1/ready"):  # noqa: ASYNC110 - it is in another process
         await asyncio.sleep(0.2)

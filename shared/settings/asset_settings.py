@@ -55,7 +55,7 @@ class AssetSettings:
         "MAX_ASSET_STORAGE_SIZE_GB",
         whole(0, 10**6),
         0,
-        "Most GiB of uploaded files; above 90 % of it the oldest unused ones are deleted; 0: no limit",
+        "Maximum GiB of uploaded files; above 90 % of it the oldest unused ones are deleted; 0: no limit",
     )
     asset_max_age_hours: float = setting(
         "ASSET_MAX_AGE_HOURS",
@@ -108,7 +108,7 @@ class AssetSettings:
         "RTEMBED_BLOCK_PRIVATE_NETWORKS",
         BOOLEAN,
         False,
-        "Also refuse URLs that lead into private networks",
+        "Also refuse URLs with hosts in private networks",
     )
     rtsp_networks: tuple[IPNetwork, ...] = setting(
         "RTEMBED_RTSP_ALLOWED_NETWORKS",

@@ -64,7 +64,7 @@ class MessageSettings:
         "RTEMBED_OUTBOX_MAX_BYTES",
         whole(0, 2**50),
         1 << 30,
-        "About how many bytes of Redis's memory they may take; beyond it new ones are dropped; 0: no bound",
+        "Approximate limit of their memory in Redis, in bytes; beyond it new ones are dropped; 0: no limit",
     )
     error_queue_limit: int = setting(
         "REDIS_ASYNC_PUBLISH_QUEUE_MAXSIZE",
@@ -89,7 +89,7 @@ class MessageSettings:
         "KAFKA_COMPRESSION_TYPE",
         choice("none", "gzip", "snappy", "lz4", "zstd"),
         "none",
-        "Compression of batches; vectors shrink hardly",
+        "Compression of batches; vectors hardly compress",
     )
     kafka_linger_ms: int = setting(
         "KAFKA_LINGER_MS",

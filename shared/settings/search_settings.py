@@ -24,7 +24,10 @@ class SearchSettings:
         secret=True,
     )
     search_connections: int = setting(
-        "RTEMBED_SEARCH_CONNECTIONS", whole(1, 200), 8, "Most connections of one gateway to the search index"
+        "RTEMBED_SEARCH_CONNECTIONS",
+        whole(1, 200),
+        8,
+        "Maximum connections of one gateway to the search index",
     )
     search_timeout: float = setting(
         "RTEMBED_SEARCH_TIMEOUT", number(0.1, 300), 5.0, "Seconds that one search in the index may take"
@@ -33,17 +36,17 @@ class SearchSettings:
         "RTEMBED_SEARCH_CANDIDATES",
         whole(10, 1000),
         100,
-        "Chunks that a search looks at in the HNSW index (hnsw.ef_search): more of them find more of the "
-        "true neighbours and take longer",
+        "Chunks that a search visits in the HNSW index (hnsw.ef_search): higher means better recall "
+        "and slower searches",
     )
     search_batch: int = setting(
-        "RTEMBED_SEARCH_BATCH", whole(1, 10_000), 500, "Most messages that an indexer writes in one step"
+        "RTEMBED_SEARCH_BATCH", whole(1, 10_000), 500, "Maximum messages that an indexer writes in one step"
     )
     search_index_rows: int = setting(
         "RTEMBED_SEARCH_INDEX_ROWS",
         whole(0, 10**9),
         20_000,
-        "Chunks of one model from which on it gets an HNSW index, once no messages wait; below, every search "
+        "Number of chunks at which a model gets an HNSW index, once no messages wait; below, every search "
         "compares all chunks",
     )
     search_build_memory_mb: int = setting(
@@ -57,17 +60,17 @@ class SearchSettings:
         "RTEMBED_MAX_TRIGGERS",
         whole(0, 10_000),
         100,
-        "Most triggers; indexers compare each new chunk with every one of its model",
+        "Maximum number of triggers; indexers compare each new chunk with all triggers of its model",
     )
     search_max_age_hours: float = setting(
         "RTEMBED_SEARCH_MAX_AGE_HOURS",
         number(0, 10**6),
         0.0,
-        "Hours after which a chunk leaves the search index; 0: never",
+        "Hours after which a chunk is deleted from the search index; 0: never",
     )
     search_max_rows: int = setting(
         "RTEMBED_SEARCH_MAX_ROWS",
         whole(0, 10**12),
         0,
-        "Most chunks in the search index; beyond it the oldest are deleted; 0: no limit",
+        "Maximum number of chunks in the search index; beyond it the oldest are deleted; 0: no limit",
     )

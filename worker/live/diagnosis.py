@@ -39,7 +39,7 @@ COLUMNS = 4
 TILE = 224
 MOST_EXCHANGES = 200
 MOST_TIMES = 10_000
-"""Pictures by which the rate is told: those of five minutes at 30 a second."""
+"""Pictures from which the rate is computed: those of five minutes at 30 a second."""
 
 
 @dataclass

@@ -11,7 +11,7 @@ from shared.live_records import Move
 from worker.live.chunker import Cut
 
 LEAD = 6 * SECOND
-"""The time that the other worker gets to reach the camera, and to hear of its clock."""
+"""Time for the other worker to reach the camera and learn its clock."""
 
 
 class Departure:

@@ -15,7 +15,7 @@ LONGEST_NAME = 40
 
 
 class AmountColumn(ProgressColumn):
-    """What is done of what there is to do: bytes or chunks."""
+    """Done and total: bytes or chunks."""
 
     def render(self, task: Task) -> Text:
         """Return the cell."""
@@ -63,7 +63,7 @@ class SourceBar:
         self._bars.update(self._task, completed=done, total=total)
 
     def remove(self) -> None:
-        """Take the line away."""
+        """Remove the line."""
         if self._task is not None:
             self._bars.remove_task(self._task)
             self._task = None

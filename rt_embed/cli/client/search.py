@@ -1,4 +1,4 @@
-"""`rt-embed text` and `rt-embed search`: vectors of sentences, and what is nearest to them."""
+"""`rt-embed text` and `rt-embed search`: vectors of sentences, and the chunks nearest to them."""
 
 import heapq
 import math
@@ -28,7 +28,7 @@ def text(
     ] = None,
     model: Annotated[str | None, typer.Option("--model", help="Default: the one that is loaded.")] = None,
 ) -> None:
-    """Embed sentences. Shows how alike they are; --json or --out gives the vectors."""
+    """Embed sentences. Shows how similar they are; --json or --out gives the vectors."""
     here = session(context)
     here.offer_curl(
         Call("POST", "/v1/generate_text_embeddings", json={"text_input": texts, "model": model or "MODEL"})
@@ -89,13 +89,13 @@ def search(
     ] = None,
     top: Annotated[int, typer.Option("-n", "--top", min=1, help="How many.")] = 10,
     min_score: Annotated[
-        float | None, typer.Option("--min-score", help="Leave out what is less like it.")
+        float | None, typer.Option("--min-score", help="Leave out chunks with a lower score.")
     ] = None,
     camera: Annotated[
         list[str] | None, typer.Option("--camera", help="Only this camera; may be repeated.")
     ] = None,
 ) -> None:
-    """Find the chunks that are most like a sentence or a picture, best first."""
+    """Find the chunks most similar to a sentence or a picture, best first."""
     here = session(context)
     if (query is None) == (image is None):
         raise CommandFailed("give a sentence, or --image", ExitStatus.WRONG_USE)

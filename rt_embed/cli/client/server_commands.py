@@ -47,9 +47,7 @@ def server_metrics(context: typer.Context) -> None:
 def server_health_check(
     context: typer.Context,
     *,
-    liveness: Annotated[
-        bool, typer.Option("--liveness", help="Ask whether it lives, not whether it can serve.")
-    ] = False,
+    liveness: Annotated[bool, typer.Option("--liveness", help="Check liveness, not readiness.")] = False,
 ) -> None:
     """Say whether the service is ready. Exit status 1 if it is not."""
     here = session(context)

@@ -87,7 +87,10 @@ class ServiceCommand(TyperCommand):
         self.params += [
             _option("--backend", envvar="RTVI_BACKEND", metavar="URL", help="The address of the service."),
             _option(
-                "--api-key", envvar="RTEMBED_API_KEY", metavar="KEY", help="An API key, where it wants one."
+                "--api-key",
+                envvar="RTEMBED_API_KEY",
+                metavar="KEY",
+                help="An API key, if the service requires one.",
             ),
             _option(
                 "--timeout",

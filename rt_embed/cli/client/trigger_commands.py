@@ -26,12 +26,10 @@ def add(
     text: Annotated[str | None, typer.Argument(help="A sentence.")] = None,
     *,
     threshold: Annotated[
-        float, typer.Option("--threshold", help="Least score that matches: see rt-embed search.")
+        float, typer.Option("--threshold", help="Minimum score that matches: see rt-embed search.")
     ],
     image: Annotated[str | None, typer.Option("--image", help="A picture instead: a file or URL.")] = None,
-    name: Annotated[
-        str | None, typer.Option("--name", help="What it is called. Default: the sentence.")
-    ] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Its name. Default: the sentence.")] = None,
     camera: Annotated[
         list[str] | None, typer.Option("--camera", help="Only this camera. May be repeated.")
     ] = None,

@@ -1,4 +1,4 @@
-"""`rt-embed watch`: the chunks of a live stream as they come, and how much they are like a sentence."""
+"""`rt-embed watch`: the chunks of a live stream as they come, and their similarity to a sentence."""
 
 import time
 from typing import Annotated, Any
@@ -21,10 +21,10 @@ def watch(
     *,
     alert: Annotated[
         list[str] | None,
-        typer.Option("--alert", help="Tell how much each chunk is like this. May be repeated."),
+        typer.Option("--alert", help="Show each chunk's similarity to this. May be repeated."),
     ] = None,
     above: Annotated[
-        float, typer.Option("--above", help="The likeness from which on a chunk is an alert.")
+        float, typer.Option("--above", help="The lowest score that makes a chunk an alert.")
     ] = 0.25,
     chunk_duration: Annotated[int, typer.Option("--chunk-duration", min=1, help="Seconds per chunk.")] = 10,
     chunk_overlap_duration: Annotated[

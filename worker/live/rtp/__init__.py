@@ -1,1 +1,1 @@
-"""RTP: packets put back in order and together to pictures, and what RTCP says of them."""
+"""RTP: packets reordered and assembled into pictures, and RTCP."""

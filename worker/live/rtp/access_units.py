@@ -1,4 +1,4 @@
-"""Puts RTP packets of any payload format together to coded pictures."""
+"""Assembles RTP packets of any payload format into coded pictures."""
 
 from collections.abc import Callable
 from typing import NamedTuple, Protocol, TypeAlias

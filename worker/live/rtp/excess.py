@@ -1,4 +1,4 @@
-"""What of a camera's stream is more than is held or read: counted, and told now and then."""
+"""Parts of a camera's stream beyond its bounds: counted, and reported once a minute."""
 
 import time
 from collections import Counter

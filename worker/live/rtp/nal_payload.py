@@ -91,7 +91,7 @@ class NalPayload(ABC):
 
     @abstractmethod
     def _is_counted(self, nal: bytes) -> bool:
-        """Whether a NAL unit counts among those that come before their turn."""
+        """Whether a NAL unit counts towards those sent out of order."""
 
     @abstractmethod
     def _read(self, payload: bytes) -> None:
@@ -193,7 +193,7 @@ class H265Payload(NalPayload):
             self._fragment(payload[2], header, payload[3:])
 
     def _aggregate(self, payload: bytes) -> None:
-        """4.4.2: after the first, a NAL unit's number is told by a difference of one byte."""
+        """4.4.2: after the first, a NAL unit's number is a one-byte difference."""
         at, number = 2, -1
         while at + 2 < len(payload):
             if self._numbered and number < 0:

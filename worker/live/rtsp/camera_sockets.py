@@ -1,4 +1,4 @@
-"""Opening the sockets to a camera: its host's name is resolved, judged and connected to in one place."""
+"""Opening the sockets to a camera: its host's name is resolved, checked and connected to in one place."""
 
 import asyncio
 import os

@@ -186,7 +186,7 @@ class CameraProcess(ChildProcess[ToCameras, FromCameras]):
         log.info("camera process started", pid=self.pid, isolation=isolation)
         if SECCOMP not in isolation:
             log.warning(
-                "cameras are played without a filter of system calls: one that takes its process over can do "
+                "cameras are played without a seccomp filter: one that takes its process over can do "
                 "what this user can; run the worker where seccomp is allowed",
                 isolation=isolation,
             )

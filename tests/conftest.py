@@ -13,7 +13,7 @@ from redis import Redis as BlockingRedis
 from shared.redis.connection import Redis, connect
 from shared.settings import Settings, load
 from tests.buckets import Buckets
-from tests.redis_servers import Cluster, SentinelPair, ask
+from tests.redis_servers import NAME, Cluster, SentinelPair, ask
 from tests.support import PostgresServer, RedisServer, redis62_binary, valkey_binary
 
 Server = TypeVar("Server", RedisServer, SentinelPair, Cluster, PostgresServer)
@@ -81,8 +81,10 @@ def redis62(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 
 @pytest.fixture(scope="session")
 def sentinel_pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SentinelPair]:
-    """A primary, a replica and three Sentinels shared by the tests of one run."""
-    yield from _started(SentinelPair(tmp_path_factory.mktemp("sentinel")))
+    """A primary, a replica and three Sentinels shared by the tests of one run. They are patient, so that a
+    busy machine makes no failover."""
+    patient = f"sentinel down-after-milliseconds {NAME} 30000"
+    yield from _started(SentinelPair(tmp_path_factory.mktemp("sentinel"), patient))
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ accepted; until then clients cannot see it.
 
 import asyncio
 import itertools
+import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -361,9 +362,12 @@ class AssetStore:
             group.create_task(self._watch())
 
     async def _watch(self) -> None:
+        checked = time.monotonic()
         while True:
-            await asyncio.sleep(SWEEP_INTERVAL if self.problem else CHECK_INTERVAL)
-            await self.check()
+            await asyncio.sleep(SWEEP_INTERVAL)  # a request may find a problem at any time
+            if self.problem or time.monotonic() - checked >= CHECK_INTERVAL:
+                await self.check()
+                checked = time.monotonic()
 
     async def _clean(self) -> None:
         for turn in itertools.count():

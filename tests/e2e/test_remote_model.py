@@ -50,6 +50,7 @@ def test_a_remote_model_that_is_away_is_said_and_waited_for(
     front.environment["REMOTE_EMBED_ENDPOINT"] = "http://127.0.0.1:9"
     front.start_gateway()
     worker = front.start_worker()
+    wait_for(lambda: "gateway listening" in front.logs())
 
     def detail() -> str:
         return "".join(

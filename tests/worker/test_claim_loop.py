@@ -121,12 +121,13 @@ async def test_sessions_on_their_last_chance_run_one_at_a_time(
     async with at_work(redis, settings) as worker:
         await until(lambda: len(worker.work.begun) == 2)
         await asyncio.sleep(1)
-        assert sorted(worker.work.begun) == ["r-a", "r-c"]
-        assert await delivered(redis) == {"r-a": 3, "r-b": 2, "r-c": 2}
+        first, other = ("r-a", "r-b") if "r-a" in worker.work.begun else ("r-b", "r-a")
+        assert sorted(worker.work.begun) == [first, "r-c"]
+        assert await delivered(redis) == {first: 3, other: 2, "r-c": 2}
         monkeypatch.setattr(claim_loop, "HARMLESS", 0.0)
         await worker.loop.forgive()
         await until(lambda: len(worker.work.begun) == 3)
-        assert await delivered(redis) == {"r-a": 1, "r-b": 3, "r-c": 1}
+        assert await delivered(redis) == {first: 1, other: 3, "r-c": 1}
 
 
 async def test_what_has_just_begun_is_not_forgiven(redis: Redis, settings: Settings) -> None:

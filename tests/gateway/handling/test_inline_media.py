@@ -122,8 +122,8 @@ async def test_escapes_cost_no_more_than_other_letters(ctx: Context) -> None:
     plain, escaped = b"x" * 500_000, b'\\"' * 250_000
     for before, after in ((b'{"id":"', b'"}'), (b'{"url":"https://a.org","url_headers":{"a":"', b'"}}')):
         base = await seconds(before + plain + after)
-        assert await seconds(before + escaped + after) < 20 * base + 0.05
-        assert await seconds(before + b'\\"data:' * 70_000 + after) < 20 * base + 0.05
+        assert await seconds(before + escaped + after) < 20 * base + 0.3
+        assert await seconds(before + b'\\"data:' * 70_000 + after) < 20 * base + 0.3
         assert await seconds(b'{"id":[' + b'"data:",' * 60_000 + b'""]}') < 20 * base + 0.2
 
 

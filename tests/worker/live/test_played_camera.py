@@ -9,6 +9,7 @@ import pytest
 
 from shared.chunks import SECOND
 from tests.camera import Answer, Asked, Picture, ScriptedCamera, encode
+from tests.support import until
 from worker.live.camera_description import CameraOptions, Habits
 from worker.live.camera_messages import Ended, FromCameras, Open, Opened, Taken, Told
 from worker.live.chunker import Cut
@@ -202,8 +203,8 @@ async def test_a_stream_joined_without_a_key_frame_is_told_of(monkeypatch: pytes
     joined = [Picture(plain[7].pts, [*sets, *plain[7].nals]), *plain[8:]]
     with ScriptedCamera(joined, ends=True) as camera:
         collected = await play(camera.url)
-    (told,) = collected.of(Told)
-    assert told.event == "joined without a key frame: the first pictures may be damaged"
+    events = [told.event for told in collected.of(Told)]
+    assert "joined without a key frame: the first pictures may be damaged" in events
     assert collected.cuts
 
 
@@ -224,6 +225,7 @@ async def test_chunks_are_skipped_while_the_worker_does_not_read(pictures: list[
     with ScriptedCamera(pictures, ends=True, speed=2) as camera:
         played = PlayedCamera(msgspec.structs.replace(order, url=camera.url), collected, OwnSockets([]))
         playing = asyncio.create_task(played.run())
+        await until(lambda: collected.of(Opened))
         await asyncio.sleep(1.2)
         collected.backlog = 0
         await playing

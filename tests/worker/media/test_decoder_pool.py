@@ -6,9 +6,6 @@ import gc
 import os
 import random
 import signal
-import subprocess
-import sys
-import textwrap
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -34,7 +31,6 @@ from worker.media.clip_source import Clip, LeftOut
 from worker.media.decoder.decoder_messages import Finished, FromDecoder
 from worker.media.decoder.limits import MediaLimits
 from worker.media.decoder.media_facts import MediaFacts
-from worker.media.decoder_client import SharedMemory
 from worker.media.decoder_job import Job
 from worker.media.decoder_pool import DecoderPool
 
@@ -155,16 +151,6 @@ async def test_decoder_processes_are_isolated() -> None:
         assert (status["Uid"].split()[0] == "65534") == (os.geteuid() == 0)
         assert {name.partition(":")[0] for name in opened} == {"/dev/null", "socket", "/memfd"}
         assert process.sandbox.endswith("seccomp")
-
-
-def test_shared_memory_is_never_made_smaller() -> None:
-    """The worker would die of SIGBUS where it reads what is gone."""
-    memory = SharedMemory()
-    memory.take(1 << 20)
-    with pytest.raises(PermissionError):
-        os.ftruncate(memory.fd, 0)
-    memory.array(0, (1 << 20,))[:] = 1
-    memory.close()
 
 
 async def test_probing_tells_videos_from_images(film: FindFilm, tmp_path: Path) -> None:
@@ -592,34 +578,3 @@ async def test_an_idle_decoder_lets_go_of_its_file(
         await collect(pool, path, CHUNKS)
         assert str(path) in [file.path for file in process_of(pool).open_files()]
         await until(lambda: not process_of(pool).open_files())
-
-
-def test_decoders_die_with_their_worker(film: FindFilm) -> None:
-    """Even with one that is killed."""
-    code = textwrap.dedent("""
-        import asyncio, sys
-        from pathlib import Path
-        from shared.chunks import Chunk
-        from worker.media.decoder_pool import DecoderPool
-
-        async def main():
-            pool = DecoderPool(2)
-            await pool.start()
-            clips = pool.clips(Path(sys.argv[1]), [Chunk(0, 0, 10**9), Chunk(1, 10**9, 2 * 10**9)], 8, 64)
-            await anext(clips)
-            print(*[slot.process.pid for slot in (*pool._slots, *pool._probers)], flush=True)
-            await asyncio.sleep(60)
-
-        asyncio.run(main())
-    """)
-    worker = subprocess.Popen(
-        [sys.executable, "-c", code, str(film("h264-open"))], stdout=subprocess.PIPE, text=True
-    )
-    assert worker.stdout is not None
-    line = next(line for line in worker.stdout if line.strip().replace(" ", "").isdigit())
-    decoders = [psutil.Process(int(pid)) for pid in line.split()]
-    worker.kill()
-    worker.wait()
-    worker.stdout.close()
-    _, alive = psutil.wait_procs(decoders, timeout=20)
-    assert not alive

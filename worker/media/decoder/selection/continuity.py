@@ -61,9 +61,9 @@ def missing_hevc_reference(nals: Iterable[bytes]) -> str:
     pictures = _KeptPictures()
     try:
         for nal in nals:
-            kind = nal[0] >> 1 & 63
             if len(nal) < 3 or nal[0] & 1 or nal[1] >> 3:
-                continue  # not of the base layer
+                continue  # empty, or not of the base layer
+            kind = nal[0] >> 1 & 63
             if kind == 33:
                 number, sequence = hevc_sequence(nal)
                 sequences[number] = sequence

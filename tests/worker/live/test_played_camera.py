@@ -219,8 +219,9 @@ async def test_an_error_cuts_the_chunk_off(pictures: list[Picture]) -> None:
 async def test_chunks_are_skipped_while_the_worker_does_not_read(pictures: list[Picture]) -> None:
     collected = Collected()
     collected.backlog = BACKLOG + 1
+    patient = msgspec.structs.replace(OPTIONS, read_timeout=10)
     order = Open(
-        camera=1, url="", username="", password="", options=OPTIONS, duration=SECOND, frames=8,
+        camera=1, url="", username="", password="", options=patient, duration=SECOND, frames=8,
     )  # fmt: skip
     with ScriptedCamera(pictures, ends=True, speed=2) as camera:
         played = PlayedCamera(msgspec.structs.replace(order, url=camera.url), collected, OwnSockets([]))

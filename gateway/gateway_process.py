@@ -88,7 +88,7 @@ async def share_port(configuration: Settings) -> int:
 
 
 def shared_socket(host: str, port: int) -> socket.socket:
-    """A socket that is bound to an address which other processes may bind, too. Raises OSError."""
+    """Return a socket that is bound to an address which other processes may bind, too. Raises OSError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     made = socket.socket(family, socket.SOCK_STREAM)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

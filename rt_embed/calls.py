@@ -106,7 +106,8 @@ def answered(call: Call, retries: Retries, also: frozenset[int] = frozenset()) -
 
 
 def _passes(problem: ServiceError) -> bool:
-    """Whether the same call may work later. A 502 with a code of the service is about the media's host."""
+    """Return whether the same call may work later. A 502 with a code of the service is about the media's
+    host."""
     return problem.status in RETRIED or (problem.status == 502 and problem.code == "Http502")
 
 

@@ -58,7 +58,8 @@ class IndexedChunk(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_chunk(value: bytes) -> IndexedChunk | None:
-    """The chunk in a message; None if it holds no vector of a file or stream (a text, or a failed chunk).
+    """Return the chunk in a message; None if it holds no vector of a file or stream (a text, or a failed
+    chunk).
 
     Raises MessageRefused for what is no such message, or cannot be a row.
     """
@@ -100,7 +101,7 @@ def _asset(sensor: Sensor, stream: str) -> IndexedAsset:
 
 
 def _text(text: str, longest: int) -> str:
-    """The text as PostgreSQL keeps it: without NUL, and not longer than `longest` characters."""
+    """Return the text as PostgreSQL keeps it: without NUL, and not longer than `longest` characters."""
     return text[:longest].replace("\0", "")
 
 
@@ -119,7 +120,7 @@ def _nanoseconds(time: Timestamp) -> int:
 
 
 def _vector(vector: list[float]) -> list[float]:
-    """The vector, which half precision must be able to hold and an angle to compare."""
+    """Return the vector, which half precision must be able to hold and an angle to compare."""
     if not 0 < len(vector) <= LARGEST_DIMENSION:
         raise MessageRefused(f"a vector of {len(vector)} values; the index takes 1 to {LARGEST_DIMENSION}")
     largest = max(map(abs, vector))

@@ -69,7 +69,7 @@ async def _columns(connection: Connection) -> dict[str, list[str]]:
 
 
 async def _order(connection: Connection, tables: dict[str, list[str]]) -> list[str]:
-    """The tables, each after those that it refers to."""
+    """Return the tables, each after those that it refers to."""
     graph: TopologicalSorter[str] = TopologicalSorter(dict.fromkeys(sorted(tables), ()))
     for table, referred in await (await connection.execute(_REFERENCES, [SCHEMA])).fetchall():
         if table != referred:

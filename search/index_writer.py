@@ -53,7 +53,7 @@ class IndexWriter:
         """Key and dimension of each model, by id."""
 
     async def dimension(self, chunk: IndexedChunk) -> int:
-        """How many values the vectors of the chunk's model have; the first one met decides."""
+        """Return how many values the vectors of the chunk's model have; the first one met decides."""
         if chunk.model not in self._models:
             await self._connection.execute(_ADD_MODEL, [chunk.model, len(chunk.vector)])
             found = await (await self._connection.execute(_FIND_MODEL, [chunk.model])).fetchone()
@@ -96,7 +96,7 @@ class IndexWriter:
             await self._connection.execute(_UPDATE_ASSETS, _columns(recorded))
 
     async def _write_chunks(self, rows: Sequence[IndexedChunk], keys: Mapping[str, int]) -> list[int]:
-        """The keys of the rows that are new."""
+        """Return the keys of the rows that are new."""
         cursor = await self._connection.execute(
             _ADD_CHUNKS,
             [
@@ -114,7 +114,7 @@ class IndexWriter:
 
 
 def distinct(chunks: Sequence[IndexedChunk]) -> list[IndexedChunk]:
-    """The chunks in order of their keys, each once, and with its picture if any copy has one."""
+    """Return the chunks in order of their keys, each once, and with its picture if any copy has one."""
     rows: dict[tuple[str, str, int, int], IndexedChunk] = {}
     for chunk in chunks:
         kept = rows.get(chunk.key)

@@ -94,7 +94,7 @@ class Indexer:
         await self._redis.aclose()
 
     def trouble(self) -> str:
-        """Why nothing is indexed now; empty while messages would be."""
+        """Return why nothing is indexed now; empty while messages would be."""
         return "" if self.record.state == "indexing" else f"{self.record.state}: {self.record.detail}"
 
     def tell_port(self, port: int) -> None:
@@ -155,7 +155,7 @@ class Indexer:
         await source.finish(taken)
 
     def _read(self, values: list[bytes]) -> list[IndexedChunk]:
-        """The chunks in messages; those that cannot be used are reported as error events."""
+        """Return the chunks in messages; those that cannot be used are reported as error events."""
         chunks = []
         for value in values:
             try:

@@ -11,7 +11,7 @@ from shared.timestamps import parse_timestamp
 
 
 async def read_assets(redis: Redis, ids: Iterable[str]) -> dict[str, IndexedAsset]:
-    """Those of the assets that Redis knows, by id. Raises RedisError."""
+    """Return those of the assets that Redis knows, by id. Raises RedisError."""
     wanted = sorted(set(ids))
     async with redis.pipeline(transaction=False) as pipe:
         for asset_id in wanted:
@@ -25,7 +25,7 @@ async def read_assets(redis: Redis, ids: Iterable[str]) -> dict[str, IndexedAsse
 
 
 def indexed(asset: Asset) -> IndexedAsset:
-    """The asset as the index keeps it."""
+    """Return the asset as the index keeps it."""
     names = (asset.filename, asset.sensor_name, asset.description, asset.camera_id)
     if asset.kind == "stream":
         names = (asset.sensor_name, asset.description, asset.camera_id, without_userinfo(asset.path))

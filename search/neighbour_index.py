@@ -23,7 +23,7 @@ _INDEXES = """
 
 
 async def built_indexes(connection: Connection) -> dict[str, bool]:
-    """The names of the HNSW indexes, and whether each is complete. Raises DatabaseError."""
+    """Return the names of the HNSW indexes, and whether each is complete. Raises DatabaseError."""
     return dict(await (await connection.execute(_INDEXES, [PREFIX])).fetchall())
 
 

@@ -20,7 +20,7 @@ _ESTIMATE = "SELECT greatest(reltuples, 0) FROM pg_class WHERE oid = 'chunks'::r
 
 
 async def count_chunks(connection: Connection) -> int:
-    """About how many chunks there are, as PostgreSQL's statistics say; 0 before the first of them.
+    """Return about how many chunks there are, as PostgreSQL's statistics say; 0 before the first of them.
 
     Raises DatabaseError.
     """

@@ -17,7 +17,7 @@ OLDEST_PGVECTOR = (0, 8)
 
 
 def migrations() -> list[tuple[int, str]]:
-    """Number and SQL of every migration, in order."""
+    """Return the number and SQL of every migration, in order."""
     folder = resources.files("search") / "migrations"
     files = sorted(file.name for file in folder.iterdir() if file.name.endswith(".sql"))
     return [(int(name.partition("_")[0]), (folder / name).read_text()) for name in files]

@@ -82,8 +82,8 @@ async def match_triggers(connection: Connection, chunks: Sequence[int]) -> int:
 
 
 def cooled(candidates: Sequence[Candidate], earlier: Sequence[tuple[int, int, int]]) -> list[Candidate]:
-    """Those of the candidates, in order of time, that are a cool-down from every other match of their trigger
-    and asset. `earlier` are matches as trigger, asset and start."""
+    """Return those of the candidates, in order of time, that are a cool-down from every other match of their
+    trigger and asset. `earlier` are matches as trigger, asset and start."""
     starts: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
     for trigger, asset, start in sorted(earlier):
         starts[trigger, asset].append(start)

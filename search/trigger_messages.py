@@ -76,7 +76,7 @@ class TriggerMessages:
 
 
 def outbox_fields(match: TriggerMatch) -> dict[Any, Any]:
-    """The match as an entry of the outbox."""
+    """Return the match as an entry of the outbox."""
     return {
         "key": f"{match.trigger}:{match.key}",
         "type": MESSAGE_TYPE,
@@ -86,7 +86,8 @@ def outbox_fields(match: TriggerMatch) -> dict[Any, Any]:
 
 
 def match_message(match: TriggerMatch) -> VisionLLM:
-    """The message of a match: as that of its chunk, with the trigger in `info` and without a vector."""
+    """Return the message of a match: as that of its chunk, with the trigger in `info` and without a
+    vector."""
     ids = {"requestId": match.request, "chunkIdx": str(match.number), "streamId": match.asset}
     trigger = {"triggerId": match.trigger, "triggerName": match.name, "eventId": str(match.key)}
     prompts = {"text": match.sentence} if match.sentence else {}

@@ -90,5 +90,5 @@ class Upkeep:
 
 
 def one_line(error: Exception) -> str:
-    """The error's text, which PostgreSQL spreads over several lines, short enough for a log line."""
+    """Return the error's text, which PostgreSQL spreads over several lines, short enough for a log line."""
     return " ".join(str(error).split())[:300] or type(error).__name__

@@ -97,7 +97,7 @@ class _Reading(NamedTuple):
 
 
 def _readings(rest: str) -> Iterator[_Reading]:
-    """Each way to read what follows the scheme: without credentials, and with each @ as their end."""
+    """Yield each way to read what follows the scheme: without credentials, and with each @ as their end."""
     if plain := _host_at(rest, 0):
         yield plain
     user = re.search(r"[/?#:]", rest)
@@ -112,8 +112,8 @@ def _readings(rest: str) -> Iterator[_Reading]:
 
 
 def _host_at(rest: str, at: int) -> _Reading | None:
-    """The reading whose host begins at `at`. Of two that look alike the first is taken where they look like
-    hosts for sure, and else the last; but one without credentials first of all."""
+    """Return the reading whose host begins at `at`. Of two that look alike the first is taken where they look
+    like hosts for sure, and else the last; but one without credentials first of all."""
     found = _HOST.match(rest, at)
     if found is None or int(found[2] or 0) > 65_535:
         return None
@@ -132,8 +132,9 @@ def is_loopback(host: str) -> bool:
 
 
 def may_be_camera(address: Address, allowed: Sequence[IPNetwork]) -> bool:
-    """Whether an RTSP camera may be at `address`: in one of the `allowed` networks or, if there are none,
-    anywhere but at a link-local or multicast address or a metadata service, which may hide in an IPv6 one.
+    """Return whether an RTSP camera may be at `address`: in one of the `allowed` networks or, if there are
+    none, anywhere but at a link-local or multicast address or a metadata service, which may hide in an IPv6
+    one.
 
     Cameras live in private networks and beside the service, so those are not refused.
     """
@@ -146,7 +147,8 @@ def may_be_camera(address: Address, allowed: Sequence[IPNetwork]) -> bool:
 
 
 def embedded(address: IPv6Address) -> Iterable[IPv4Address]:
-    """Every IPv4 address that a translator or tunnel would find in it (RFC 4291, 6052, 3056, 4380, 5214)."""
+    """Return every IPv4 address that a translator or tunnel would find in it (RFC 4291, 6052, 3056, 4380,
+    5214)."""
     if address.ipv4_mapped:
         yield address.ipv4_mapped
     if address.sixtofour:

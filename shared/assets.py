@@ -11,7 +11,7 @@ OBJECT_SCHEME = "s3://"
 
 
 def is_object(path: str) -> bool:
-    """Whether the path of an asset names an object in a bucket."""
+    """Return whether the path of an asset names an object in a bucket."""
     return path.startswith(OBJECT_SCHEME)
 
 

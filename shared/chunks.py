@@ -63,7 +63,7 @@ def _windows(start: int, end: int, duration: int, overlap: int, sliver: Fraction
 
 
 def _sliver(fps: Fraction | None, last_frames: int) -> Fraction:
-    """The length (ns) below which a tail is no chunk; a film of unknown rate has no slivers."""
+    """Return the length (ns) below which a tail is no chunk; a film of unknown rate has no slivers."""
     if fps is None or fps <= 0:
         return Fraction(0)
     average = 2 * SECOND / fps
@@ -71,7 +71,7 @@ def _sliver(fps: Fraction | None, last_frames: int) -> Fraction:
 
 
 def frame_targets(start: int, end: int, count: int) -> list[int]:
-    """The `count` times (ns) at which a chunk is sampled: left edges of `count` equal parts."""
+    """Return the `count` times (ns) at which a chunk is sampled: left edges of `count` equal parts."""
     return [start + i * (end - start) // count for i in range(count)]
 
 

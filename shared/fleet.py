@@ -119,7 +119,7 @@ class ModelLane(msgspec.Struct, frozen=True):
 
 
 async def read_lanes(redis: Redis) -> list[ModelLane]:
-    """The lanes of all models that workers have announced, whether or not one serves them now."""
+    """Return the lanes of all models that workers have announced, whether or not one serves them now."""
     names: list[Any] = await redis.zrange(keys.MODELS, 0, -1)
     models = sorted(name.decode() for name in names)
     return [

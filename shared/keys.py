@@ -83,7 +83,7 @@ def gauges(source: str) -> str:
 
 
 def jobs(lane: Lane, model: str = "") -> str:
-    """The stream of one lane: each model has its own, but for probes, for which any worker will do."""
+    """Return the stream of one lane: each model has its own, but for probes, for which any worker will do."""
     return f"{PREFIX}jobs:{lane}:{model}" if model else f"{PREFIX}jobs:{lane}"
 
 

@@ -96,7 +96,7 @@ async def write_login(
 
 
 async def read_logins(redis: Redis, asset_ids: Sequence[str]) -> list[CameraLogin]:
-    """The logins of cameras, in order; an empty one where there is none."""
+    """Return the logins of cameras, in order; an empty one where there is none."""
     async with redis.pipeline(transaction=False) as pipe:
         for asset_id in asset_ids:
             pipe.hgetall(keys.camera(asset_id))
@@ -143,7 +143,7 @@ async def start(
 
 
 async def read_sessions(redis: Redis, asset_ids: Sequence[str]) -> list[LiveRecord | None]:
-    """The running sessions of streams, in order; None for one that is not embedded now."""
+    """Return the running sessions of streams, in order; None for one that is not embedded now."""
     async with redis.pipeline(transaction=False) as pipe:
         for asset_id in asset_ids:
             pipe.hgetall(keys.live(asset_id))
@@ -202,8 +202,8 @@ async def write_end(redis: Redis, settings: Settings, job: LiveJob, fields: Mapp
 
 
 async def next_chunk(redis: Redis, job: LiveJob) -> LiveRecord | None:
-    """The session as its last worker left it, its `next` after every chunk that has a result; None if it has
-    ended or is another request's."""
+    """Return the session as its last worker left it, its `next` after every chunk that has a result; None if
+    it has ended or is another request's."""
     (session,) = await read_sessions(redis, [job.assets[0].id])
     if session is None or session.request != job.request:
         return None

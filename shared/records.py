@@ -63,7 +63,7 @@ def entry_position(entry_id: bytes | str) -> tuple[int, int]:
 
 
 def _always_told(field: msgspec.structs.FieldInfo) -> bool:
-    """Whether a missing field means something else than an empty one."""
+    """Return whether a missing field means something else than an empty one."""
     return field.required or (field.default is not msgspec.NODEFAULT and bool(field.default))
 
 

@@ -80,18 +80,18 @@ class Delivery(msgspec.Struct, frozen=True):
 
 
 def failed(error: str, code: str = "InternalServerError", status: int = 500) -> End:
-    """The end of a request that failed."""
+    """Return the end of a request that failed."""
     return End(state="failed", code=code, status=status, error=error)
 
 
 def request_of(job: Job) -> Request:
-    """What a worker knows of the request that its job belongs to; enough to end it."""
+    """Return what a worker knows of the request that its job belongs to; enough to end it."""
     assets = [asset.id for asset in job.assets] if isinstance(job, VideoJob | LiveJob) else []
     return Request(id=job.request, lane=job.lane, planned=0, assets=assets)
 
 
 def queue_limit(settings: Settings, lane: Lane) -> int:
-    """How many jobs of the lane may wait or run."""
+    """Return how many jobs of the lane may wait or run."""
     return {
         "text": settings.text_queue_limit,
         "probe": settings.probe_queue_limit,

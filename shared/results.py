@@ -86,12 +86,13 @@ _unpacker = msgspec.msgpack.Decoder(dict[bytes, bytes])
 
 
 def pack(fields: list[bytes | str]) -> bytes:
-    """The fields as the body of a notification."""
+    """Return the fields as the body of a notification."""
     return _packer.encode(pairs([f.encode() if isinstance(f, str) else f for f in fields]))
 
 
 def unpack(notification: bytes) -> list[tuple[str, Entry]]:
-    """The entries of a notification with their stream ids; of each: id, length, a newline, packed fields."""
+    """Return the entries of a notification with their stream ids; of each: id, length, a newline, packed
+    fields."""
     entries: list[tuple[str, Entry]] = []
     at = 0
     while at < len(notification):

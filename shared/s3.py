@@ -30,7 +30,7 @@ _NETWORK = (
 
 
 def split(url: str) -> tuple[str, str]:
-    """The bucket and the key of `s3://bucket/key`."""
+    """Return the bucket and the key of `s3://bucket/key`."""
     bucket, _, key = url.removeprefix(OBJECT_SCHEME).partition("/")
     return bucket, key
 
@@ -41,7 +41,7 @@ def open_bucket(
     connect_seconds: int = CONNECT_SECONDS,
     seconds: int = REQUEST_SECONDS,
 ) -> S3Store:
-    """A client of the bucket; nothing is sent yet. `seconds` bound each request.
+    """Return a client of the bucket; nothing is sent yet. `seconds` bound each request.
 
     Without keys in the settings the library looks for those of a role, where AWS puts them: a web identity,
     a container's, or an instance's.

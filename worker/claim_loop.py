@@ -192,7 +192,8 @@ class ClaimLoop:
         return self._settings.max_deliveries
 
     def _on_trial(self) -> bool:
-        """Whether a session runs here on its last delivery: if it kills the worker, others get the blame."""
+        """Return whether a session runs here on its last delivery: if it kills the worker, others get the
+        blame."""
         running = (self.running[entry_id][0] for entry_id in self._suspects if entry_id in self.running)
         return any(claim.deliveries >= self._last_chance for claim in running)
 

@@ -53,7 +53,7 @@ class OriginMiddleware:
             )
 
     def _host(self, scope: Scope, headers: Headers) -> str:
-        """The host that the client asked for, as a trusted proxy says if there is one."""
+        """Return the host that the client asked for, as a trusted proxy says if there is one."""
         forwarded = headers.get("x-forwarded-host", "")
         if forwarded and is_within(str((scope.get("client") or ("",))[0]), self._proxies):
             return forwarded.rpartition(",")[2].strip().lower()
@@ -74,7 +74,7 @@ class OriginMiddleware:
 
 
 def _name(host: str) -> str:
-    """The host without its port."""
+    """Return the host without its port."""
     try:
         return urlsplit(f"//{host}").hostname or ""
     except ValueError:

@@ -53,7 +53,7 @@ def _read(path: Path) -> ConsoleFile:
 def _sending(
     files: dict[str, ConsoleFile], only: str | None = None
 ) -> Callable[[HttpRequest], Awaitable[Response]]:
-    """The handler that sends the file which the path names, or the `only` one."""
+    """Return the handler that sends the file which the path names, or the `only` one."""
 
     async def send(request: HttpRequest) -> Response:
         found = files.get(only or request.path_params["name"])

@@ -107,7 +107,7 @@ async def _server_file(ctx: Context, form: UploadForm) -> Asset:
 
 
 def _named(filename: str, settings: Settings) -> tuple[str, int]:
-    """The real path of a file of the server, and its bytes. Blocks."""
+    """Return the real path of a file of the server, and its bytes. Blocks."""
     if settings.any_server_path:
         path = Path(filename).absolute()
         if not path.is_file():

@@ -255,7 +255,7 @@ async def search_state(request: HttpRequest) -> Response:
     errors=(NotFound, NotSupported, Unavailable),
 )
 async def asset_chunks(request: HttpRequest) -> Response:
-    """The chunks of one asset, with their pictures and vectors if asked for."""
+    """Return the chunks of one asset, with their pictures and vectors if asked for."""
     ctx = context(request)
     query = validate_query(request.query_params, AssetChunksQuery)
     index, asset = ctx.index, _asset_id(request)

@@ -139,7 +139,7 @@ class HttpSource:
         headers: Mapping[str, str],
         content: bytes | None = None,
     ) -> AsyncIterator[httpcore.Response]:
-        """The answer to one request over its own connection to one of the addresses."""
+        """Yield the answer to one request over its own connection to one of the addresses."""
         host = url.hostname or ""
         target = httpcore.URL(scheme=url.scheme, host=host, port=url.port, target=_target(url))
         timeout = {"connect": self._settings.download_connect_timeout}

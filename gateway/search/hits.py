@@ -34,7 +34,7 @@ class Hit(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_row(row: Sequence[Any]) -> Hit:
-    """The chunk in a row of the queries in `search_queries`."""
+    """Return the chunk in a row of the queries in `search_queries`."""
     key, asset, name, kind, media_type, camera, base, *rest = row
     number, start, end, request, score, thumbnail, vector = rest
     return Hit(
@@ -45,8 +45,8 @@ def read_row(row: Sequence[Any]) -> Hit:
 
 
 def merged(chunks: Sequence[Hit]) -> list[Hit]:
-    """The chunks with neighbours and overlapping ones of each asset as one, which has the score and the
-    picture of the best of them; the best first."""
+    """Return the chunks with neighbours and overlapping ones of each asset as one, which has the score and
+    the picture of the best of them; the best first."""
     groups: list[Hit] = []
     for chunk in sorted(chunks, key=lambda chunk: (chunk.asset, chunk.start, chunk.end)):
         if groups and groups[-1].asset == chunk.asset and chunk.start - groups[-1].end < GAP:

@@ -87,7 +87,7 @@ class SearchIndex:
 
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[Connection]:
-        """A connection for one search, whose time is measured."""
+        """Yield a connection for one search, whose time is measured."""
         began = time.monotonic()
         try:
             async with self.connected() as connection:
@@ -97,7 +97,7 @@ class SearchIndex:
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[Connection]:
-        """A connection to the index, for a short while."""
+        """Yield a connection to the index, for a short while."""
         try:
             async with (
                 asyncio.timeout(2 * self._settings.search_timeout),
@@ -112,12 +112,12 @@ class SearchIndex:
             raise Unavailable("the search index does not answer; try again later") from error
 
     async def models(self) -> list[tuple[str, int]]:
-        """The models that the index has vectors of, and how many values those have."""
+        """Return the models that the index has vectors of, and how many values those have."""
         async with self._connected() as connection:
             return await (await connection.execute(search_queries.MODELS)).fetchall()
 
     async def count(self) -> int:
-        """About how many chunks the index holds."""
+        """Return about how many chunks the index holds."""
         async with self._connected() as connection:
             found = await (await connection.execute(search_queries.COUNT)).fetchone()
             return int(found[0]) if found else 0
@@ -132,7 +132,8 @@ class SearchIndex:
         exact: bool = False,
         thumbnails: bool = True,
     ) -> list[Hit]:
-        """The chunks nearest to `vector`, the nearest first. `exact` compares all that the filters leave.
+        """Return the chunks nearest to `vector`, the nearest first. `exact` compares all that the filters
+        leave.
 
         Raises BadParameters for a vector whose length is not that of the model's.
         """

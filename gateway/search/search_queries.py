@@ -39,7 +39,7 @@ def nearest(
     *,
     thumbnails: bool,
 ) -> tuple[sql.Composed, dict[str, Any]]:
-    """The query for the chunks that are nearest to `vector`, the nearest first, and its parameters.
+    """Return the query for the chunks that are nearest to `vector`, the nearest first, and its parameters.
 
     The model and the dimension are literals: otherwise PostgreSQL would not use the model's HNSW index.
     """
@@ -62,7 +62,7 @@ def nearest(
 
 
 def chunks_of(model: int, page: ChunkPage, filters: SearchFilters) -> tuple[sql.Composed, dict[str, Any]]:
-    """The query for the chunks of one asset in order of time."""
+    """Return the query for the chunks of one asset in order of time."""
     where, parameters = _conditions(filters)
     query = sql.SQL(
         "SELECT {columns}, 1.0, {thumbnail}, {embedding} "
@@ -83,7 +83,7 @@ def chunks_of(model: int, page: ChunkPage, filters: SearchFilters) -> tuple[sql.
 
 
 def _conditions(filters: SearchFilters) -> tuple[sql.Composable, dict[str, Any]]:
-    """What rows must fulfil, as ` AND ...`, and its parameters."""
+    """Return what rows must fulfil, as ` AND ...`, and its parameters."""
     parts: list[str] = []
     parameters: dict[str, Any] = {}
     keys_of = "ARRAY(SELECT key FROM assets WHERE {} = ANY(%({})s))"

@@ -10,7 +10,7 @@ from shared.timestamps import format_timestamp
 
 
 def index_hit(hit: Hit) -> IndexHit:
-    """The chunk as answers to searches show it."""
+    """Return the chunk as answers to searches show it."""
     return IndexHit(
         **stored_fields(hit),
         asset=hit.asset,
@@ -24,7 +24,7 @@ def index_hit(hit: Hit) -> IndexHit:
 
 
 def stored_fields(hit: Hit) -> dict[str, Any]:
-    """The fields that all answers tell of a chunk."""
+    """Return the fields that all answers tell of a chunk."""
     base = hit.base
     dated = hit.kind == "stream" or bool(base)
     return {

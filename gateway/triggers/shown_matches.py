@@ -12,7 +12,7 @@ MILLISECOND = SECOND // 1000
 
 
 def trigger_event(match: Match) -> TriggerEvent:
-    """The match as an event."""
+    """Return the match as an event."""
     return TriggerEvent(
         **msgspec.structs.asdict(index_hit(match.hit)),
         id=str(match.key),

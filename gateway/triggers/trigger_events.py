@@ -22,7 +22,7 @@ _EVENT_ID = re.compile(r"[0-9]{1,18}")
 
 
 def read_event_id(text: str) -> int:
-    """The key in a `Last-Event-ID`. Raises InvalidParameters."""
+    """Return the key in a `Last-Event-ID`. Raises InvalidParameters."""
     if not _EVENT_ID.fullmatch(text):
         raise InvalidParameters("('header', 'last-event-id'): Must be the id of an event")
     return int(text)

@@ -57,7 +57,7 @@ class TriggerStore:
             await connection.execute(_CREATE, values)
 
     async def all(self) -> list[StoredTrigger]:
-        """All triggers, the oldest first."""
+        """Return all triggers, the oldest first."""
         async with self._index.connected() as connection:
             rows = await (await connection.execute(_LIST)).fetchall()
         return [_stored(row) for row in rows]
@@ -77,7 +77,7 @@ class TriggerStore:
                 raise NotFound(f"No such trigger {trigger}")
 
     async def position_before(self, trigger: str, last: int) -> int:
-        """The key after which the last `last` matches come. Raises NotFound."""
+        """Return the key after which the last `last` matches come. Raises NotFound."""
         async with self._index.connected() as connection:
             if await (await connection.execute(_KEY, [trigger])).fetchone() is None:
                 raise NotFound(f"No such trigger {trigger}")

@@ -79,7 +79,7 @@ class WaitingTrigger(NamedTuple):
 
 
 def signature(body: bytes, secret: str) -> str:
-    """The value of the header that proves where an event comes from."""
+    """Return the value of the header that proves where an event comes from."""
     return f"sha256={hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()}"
 
 
@@ -100,7 +100,7 @@ class Webhooks:
         await self._http.resolve(url)
 
     def packed(self, url: str, secret: str) -> str:
-        """Where events go, as the database keeps it: encrypted if a secret key is set."""
+        """Return where events go, as the database keeps it: encrypted if a secret key is set."""
         text = msgspec.json.encode(WebhookTarget(url, secret)).decode()
         return seal(text, self._settings.secret_keys) if self._settings.secret_keys else text
 

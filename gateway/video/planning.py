@@ -32,11 +32,11 @@ class Plan(msgspec.Struct, frozen=True):
         return self.request.planned
 
     def with_body(self, digest: str) -> "Plan":
-        """The same, for a request whose HTTP body has this digest."""
+        """Return the same, for a request whose HTTP body has this digest."""
         return msgspec.structs.replace(self, request=msgspec.structs.replace(self.request, body=digest))
 
     def as_query(self) -> "Plan":
-        """The same, with vectors that only the caller gets: no messages are sent."""
+        """Return the same, with vectors that only the caller gets: no messages are sent."""
         jobs: list[Job] = [
             msgspec.structs.replace(job, query=True) if isinstance(job, VideoJob) else job
             for job in self.jobs

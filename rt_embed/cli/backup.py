@@ -143,7 +143,7 @@ async def _take(configuration: Settings, redis: Redis, folder: Path, *, files: b
 
 
 async def _assets(redis: Redis, names: list[bytes]) -> list[Asset]:
-    """The records of files; cameras have none."""
+    """Return the records of files; cameras have none."""
     first, ours = keys.asset("").encode(), []
     for name in names:
         if name.startswith(first) and b":" not in name.removeprefix(first):
@@ -182,7 +182,7 @@ async def _put(
 
 
 def _index() -> Any:
-    """The module that copies the index, whose packages an installation may lack."""
+    """Return the module that copies the index, whose packages an installation may lack."""
     require_extra("search", "psycopg", "pgvector")
     return import_module(INDEX)
 

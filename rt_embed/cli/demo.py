@@ -64,7 +64,7 @@ def _environment(port: int) -> dict[str, str]:
 
 @contextlib.asynccontextmanager
 async def service(environment: Mapping[str, str]) -> AsyncIterator[str]:
-    """A whole service for as long as the context lasts; gives its address once it is ready."""
+    """Yield a whole service for as long as the context lasts; gives its address once it is ready."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-P", "-m", "rt_embed", "up", "--search", env=environment,
         stdout=asyncio.subprocess.DEVNULL, start_new_session=True,
@@ -91,7 +91,7 @@ async def _until_ready(process: asyncio.subprocess.Process, url: str) -> None:
 
 
 async def make_film(folder: Path) -> tuple[Path, list[str]]:
-    """A film of freely licensed photographs, and a sentence for each of its scenes."""
+    """Return a film of freely licensed photographs, and a sentence for each of its scenes."""
     path = folder / "demo.mp4"
     with console.status("Cutting a film together from photographs ..."):
         process = await asyncio.create_subprocess_exec(
@@ -122,7 +122,7 @@ async def embed_and_search(url: str, folder: Path, video: Path, queries: list[st
 
 
 async def embed(client: AsyncClient, video: Path) -> list[VideoChunk]:
-    """The film's chunks in the order of time, with a bar for upload and chunks."""
+    """Return the film's chunks in the order of time, with a bar for upload and chunks."""
     with EmbedBars(1) as bars, bars.source(video.name) as bar:
         stream = client.embed_video(video, chunk_duration=CHUNK_SECONDS, progress=bar.uploaded)
         chunks = []
@@ -136,7 +136,8 @@ async def embed(client: AsyncClient, video: Path) -> list[VideoChunk]:
 
 
 async def make_contact_sheet(video: Path, sheet: Path, chunks: list[VideoChunk]) -> Path | None:
-    """The path of a picture of each chunk's middle, at most MOST_PICTURES; None if the film has none."""
+    """Return the path of a picture of each chunk's middle, at most MOST_PICTURES; None if the film has
+    none."""
     step = -(-len(chunks) // MOST_PICTURES)
     moments = [str((chunk.start + chunk.end) / 2) for chunk in chunks[::step]] if chunks else []
     if not moments:
@@ -148,7 +149,7 @@ async def make_contact_sheet(video: Path, sheet: Path, chunks: list[VideoChunk])
 
 
 def answer_table(queries: list[str], vectors: list[Vector], chunks: list[VideoChunk]) -> Table:
-    """The best chunks for each sentence, with their cosine."""
+    """Return the best chunks for each sentence, with their cosine."""
     rows = []
     for query, vector in zip(queries, vectors, strict=True):
         scored = ((cosine(vector, chunk.vector), chunk) for chunk in chunks)
@@ -159,13 +160,13 @@ def answer_table(queries: list[str], vectors: list[Vector], chunks: list[VideoCh
 
 
 def span(chunk: VideoChunk) -> str:
-    """A chunk's times as minutes and seconds."""
+    """Return a chunk's times as minutes and seconds."""
     start, end = (f"{int(moment) // 60}:{int(moment) % 60:02}" for moment in (chunk.start, chunk.end))
     return f"{start} to {end}"
 
 
 async def page_to_open(url: str) -> str:
-    """The address of the console, or of the API's description where there is no console."""
+    """Return the address of the console, or of the API's description where there is no console."""
     async with httpx.AsyncClient() as client:
         return f"{url}/" if (await client.get(f"{url}/")).status_code != 404 else f"{url}/docs"
 

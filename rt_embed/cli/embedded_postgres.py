@@ -22,7 +22,8 @@ INITDB_TIMEOUT = 120
 
 
 def server_command(folder: Path) -> list[str]:
-    """What runs the server over the data in `folder`, which `prepare` has made. It logs beside the folder."""
+    """Return what runs the server over the data in `folder`, which `prepare` has made. It logs beside the
+    folder."""
     return [
         "sh", "-c", 'exec "$@" 2>>"$0"', str(folder.with_suffix(".log")),
         *_as_other_user(), str(_binaries() / "postgres"), "-D", str(folder),
@@ -32,7 +33,7 @@ def server_command(folder: Path) -> list[str]:
 
 
 def database_url(folder: Path) -> str:
-    """The address of the server's database, for RTEMBED_SEARCH_URL."""
+    """Return the address of the server's database, for RTEMBED_SEARCH_URL."""
     return f"postgresql://{USER}@/postgres?host={quote(str(_socket_folder(folder)), safe='')}"
 
 
@@ -70,7 +71,7 @@ def _binaries() -> Path:
 
 
 def _as_other_user() -> tuple[str, ...]:
-    """What runs a command as somebody who is not root; nothing if we are not."""
+    """Return what runs a command as somebody who is not root; nothing if we are not."""
     if os.geteuid() != 0:
         return ()
     if shutil.which("setpriv") is None:
@@ -91,7 +92,7 @@ def _other_user() -> tuple[int, int]:
 
 
 def _socket_folder(folder: Path) -> Path:
-    """The data folder itself, or a temporary one where a socket's path would be too long."""
+    """Return the data folder itself, or a temporary one where a socket's path would be too long."""
     if len(str(folder)) < SOCKET_PATH_LIMIT - len("/.s.PGSQL.5432"):
         return folder
     digest = hashlib.sha256(str(folder).encode()).hexdigest()[:16]

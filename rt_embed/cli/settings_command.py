@@ -77,7 +77,7 @@ def _row(
 
 
 def _text(value: Any) -> str | None:
-    """A value as it is written in a variable."""
+    """Return a value as it is written in a variable."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):

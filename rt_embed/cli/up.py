@@ -91,7 +91,7 @@ async def _run(children: list[SupervisedProcess], environment: Mapping[str, str]
 
 
 def _environment(configuration: Settings, folder: Path, *, search: bool) -> dict[str, str]:
-    """The children's environment: what the user set, and this machine's defaults for the rest."""
+    """Return the children's environment: what the user set, and this machine's defaults for the rest."""
     defaults = {**local_defaults(folder), "RTEMBED_SHUTDOWN_TIMEOUT": str(PATIENCE)}
     if names_redis(os.environ):
         del defaults["REDIS_URL"]

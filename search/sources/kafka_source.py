@@ -47,7 +47,7 @@ class KafkaSource:
             raise BusError(f"Kafka cannot be used: {error or type(error).__name__}") from error
 
     async def take(self, count: int) -> TakenMessages:
-        """New messages of the partitions that this member has."""
+        """Return new messages of the partitions that this member has."""
         try:
             fetched = await self._consumer.getmany(timeout_ms=WAIT_MS, max_records=count)
         except KafkaError as error:
@@ -75,7 +75,7 @@ class KafkaSource:
         self._oldest_ms = None
 
     async def lag(self) -> Lag:
-        """Messages of this member's partitions that were not taken."""
+        """Return messages of this member's partitions that were not taken."""
         assigned = self._consumer.assignment()
         if not assigned:
             return Lag(0, 0.0)

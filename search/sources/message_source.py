@@ -33,7 +33,7 @@ class MessageSource(Protocol):
         """Tell the bus that these messages are done with."""
 
     async def lag(self) -> Lag:
-        """How far behind the group is."""
+        """Return how far behind the group is."""
 
     async def close(self) -> None:
         """Leave the group. Messages that were not finished go to other members."""

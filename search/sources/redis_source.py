@@ -44,7 +44,7 @@ class RedisSource:
                 await self._redis.xgroup_delconsumer(self._stream, GROUP, member["name"])
 
     async def take(self, count: int) -> TakenMessages:
-        """Messages that a silent member left, or else new ones."""
+        """Return messages that a silent member left, or else new ones."""
         if time.monotonic() >= self._take_over_at:
             self._take_over_at = time.monotonic() + self._silence / 2
             if left := await self._take_over(count):
@@ -66,7 +66,7 @@ class RedisSource:
         return entries
 
     def _taken(self, entries: Sequence[Entry]) -> TakenMessages:
-        """The entries' messages; one whose entry was trimmed away has no fields."""
+        """Return the entries' messages; one whose entry was trimmed away has no fields."""
         found = [fields for _, fields in entries if fields]
         values = [
             fields.get(self._field, b"")
@@ -81,7 +81,7 @@ class RedisSource:
             await self._redis.xack(self._stream, GROUP, *taken.ids)
 
     async def lag(self) -> Lag:
-        """Messages that were not read, or not finished, by any member."""
+        """Return messages that were not read, or not finished, by any member."""
         groups: Any = await self._redis.xinfo_groups(self._stream)
         group = next((g for g in groups if g["name"] == GROUP.encode()), None)
         if group is None:

@@ -152,7 +152,8 @@ def _ssl_context(settings: Settings) -> ssl.SSLContext:
 
 
 async def connect(settings: Settings, linger_ms: int | None = None) -> "Producer":
-    """A producer with acks=all, idempotent if the brokers can. Raises BusError if they cannot be reached."""
+    """Return a producer with acks=all, idempotent if the brokers can. Raises BusError if they cannot be
+    reached."""
     try:
         try:
             return await Producer.start(settings, linger_ms, idempotent=True)
@@ -269,7 +270,7 @@ class Producer:
             raise _failure(error) from error
 
     def failure(self, answer: asyncio.Future[Any]) -> MessageRefused | BusError | None:
-        """Why a record was not acknowledged; None if it was."""
+        """Return why a record was not acknowledged; None if it was."""
         error = answer.exception()
         if error is None:
             return None
@@ -304,7 +305,7 @@ class Producer:
 
 
 async def reachable(settings: Settings) -> bool:
-    """Whether a new connection to the brokers can be made."""
+    """Return whether a new connection to the brokers can be made."""
     client = AIOKafkaClient(**connection(settings))
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT):

@@ -96,7 +96,7 @@ class RouteReader:
         self._last = configured_routes(settings)
 
     async def current(self) -> Routes:
-        """The routes as they are now."""
+        """Return the routes as they are now."""
         try:
             self._last = await read_routes(self._redis, self._settings)
         except RedisError as error:

@@ -26,7 +26,8 @@ async def lanes(redis: Redis) -> list[Row]:
 
 
 async def outbox(redis: Redis) -> Row:
-    """Messages that wait and are under way, the oldest one's age, and counts of those sent and dropped."""
+    """Return messages that wait and are under way, the oldest one's age, and counts of those sent and
+    dropped."""
     counts = await read_hash(redis, keys.OUTBOX_COUNTS)
     totals = {name: int(counts.get(name, 0)) for name in ("sent", "dropped", "refused")}
     return {**await _queue(redis, keys.OUTBOX, keys.PUBLISHERS, "publishers"), **totals}
@@ -73,7 +74,7 @@ async def routes(redis: Redis) -> Row:
 
 
 async def requests(redis: Redis, state: str = "", limit: int = 50) -> list[Row]:
-    """The newest requests, newest first: lane, state, age in seconds, chunks done of those planned."""
+    """Return the newest requests, newest first: lane, state, age in seconds, chunks done of those planned."""
     now = (await redis.time())[0]
     found: list[Row] = []
     page: list[bytes] = []
@@ -119,7 +120,7 @@ async def _request_rows(redis: Redis, found: list[bytes], now: int) -> list[Row]
 
 
 async def request(redis: Redis, request_id: str) -> dict[str, Any]:
-    """The request's record and its results; vectors are shown by their number of bytes."""
+    """Return the request's record and its results; vectors are shown by their number of bytes."""
     record = await read_hash(redis, keys.request(request_id))
     entries: Any = await redis.xrange(keys.results(request_id), count=RESULTS_SHOWN)
     if not record and not entries:
@@ -128,7 +129,7 @@ async def request(redis: Redis, request_id: str) -> dict[str, Any]:
 
 
 def shown(entry_id: bytes, fields: Mapping[bytes, bytes]) -> Row:
-    """The fields of a stream entry with large binary ones as their size."""
+    """Return the fields of a stream entry with large binary ones as their size."""
     binary = {b"vector", b"value"}
     texts = _texts({name: value for name, value in fields.items() if name not in binary})
     sizes = {f"{name.decode()}_bytes": len(fields[name]) for name in binary if name in fields}
@@ -136,13 +137,13 @@ def shown(entry_id: bytes, fields: Mapping[bytes, bytes]) -> Row:
 
 
 async def age_of(redis: Redis, entry_id: bytes) -> float:
-    """How many seconds ago, by Redis's clock, a stream's entry was added."""
+    """Return how many seconds ago, by Redis's clock, a stream's entry was added."""
     seconds, microseconds = await redis.time()
     return round(max(0.0, seconds + microseconds / 1e6 - added_ms(entry_id) / 1000), 3)
 
 
 async def read_hash(redis: Redis, key: str | bytes) -> dict[str, str]:
-    """A hash as texts; empty if there is none."""
+    """Return a hash as texts; empty if there is none."""
     fields: Any = await redis.hgetall(key)
     return _texts(fields)
 

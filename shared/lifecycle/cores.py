@@ -7,8 +7,8 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 
 def cores(cgroups: Path = CGROUPS) -> int:
-    """The number of cores, at least 1: those that the scheduler allows, or fewer if a container's quota of
-    processor time (cgroup v2 `cpu.max`, v1 `cpu.cfs_quota_us`) is worth less."""
+    """Return the number of cores, at least 1: those that the scheduler allows, or fewer if a container's
+    quota of processor time (cgroup v2 `cpu.max`, v1 `cpu.cfs_quota_us`) is worth less."""
     allowed = len(os.sched_getaffinity(0))
     quota = _quota(cgroups)
     return allowed if quota is None else max(1, min(allowed, round(quota)))

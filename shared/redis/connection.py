@@ -79,7 +79,7 @@ def connect(settings: Settings) -> Redis:
 
 
 def single_connection(settings: Settings) -> Redis:
-    """A client with its own connection, for blocking reads or pub/sub.
+    """Return a client with its own connection, for blocking reads or pub/sub.
 
     Close it, rather than use it again, when the task that reads from it is cancelled: an answer may
     still be under way.

@@ -21,8 +21,9 @@ async def end(tasks: Sequence[asyncio.Task[Any]]) -> None:
 
 
 def cancelled() -> bool:
-    """Whether the current task is being cancelled, even if that went unnoticed: by a call that ended well all
-    the same, or because an error on the way out, of a task group or of a connection, took its place."""
+    """Return whether the current task is being cancelled, even if that went unnoticed: by a call that ended
+    well all the same, or because an error on the way out, of a task group or of a connection, took its
+    place."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 

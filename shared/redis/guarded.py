@@ -99,7 +99,7 @@ class GuardedConnection:
             raise
 
     def hand_over(self) -> asyncio.StreamWriter:
-        """The open connection, which is no longer redis-py's."""
+        """Return the open connection, which is no longer redis-py's."""
         connection: Any = self
         writer: asyncio.StreamWriter = connection._writer  # noqa: SLF001 - its own
         connection._reader = connection._writer = None  # noqa: SLF001

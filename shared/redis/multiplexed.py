@@ -60,7 +60,8 @@ class Multiplexed:
         self._replies: Replies | None = None
 
     async def call(self, *command: Argument) -> Any:
-        """The answer, strings as bytes. Raises ResponseError, ConnectionError, TimeoutError of redis-py."""
+        """Return the answer, strings as bytes. Raises ResponseError, ConnectionError, TimeoutError of
+        redis-py."""
         for pause in PAUSES:
             replies = await self._connected()
             try:
@@ -270,7 +271,7 @@ class Channels(asyncio.Protocol):
 
 
 async def _opened(make_connection: Callable[[], Any]) -> Opener:
-    """A connection that redis-py has opened. Raises what redis-py raises."""
+    """Return a connection that redis-py has opened. Raises what redis-py raises."""
     connection: Opener = make_connection()
     try:
         await connection.connect()

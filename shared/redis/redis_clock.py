@@ -20,9 +20,9 @@ class RedisClock:
         return after - before
 
     def at(self, monotonic: float) -> float:
-        """The moment in seconds since 1970 by Redis's clock."""
+        """Return the moment in seconds since 1970 by Redis's clock."""
         return round(monotonic + self._offset, 3)
 
     def since(self, redis_ms: int, monotonic: float) -> float:
-        """Seconds from `redis_ms`, milliseconds on Redis's clock, to `monotonic`; never negative."""
+        """Return seconds from `redis_ms`, milliseconds on Redis's clock, to `monotonic`; never negative."""
         return round(max(0.0, monotonic + self._offset - redis_ms / 1000), 3)

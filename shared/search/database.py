@@ -36,7 +36,7 @@ def connection_arguments() -> dict[str, Any]:
 
 
 async def connect(settings: Settings) -> Connection:
-    """A connection that reads our tables and knows pgvector's types. Raises DatabaseError."""
+    """Return a connection that reads our tables and knows pgvector's types. Raises DatabaseError."""
     assert settings.search_url  # noqa: S101 - for the type checker; who has no index does not call this
     try:
         connection: Connection = await AsyncConnection.connect(settings.search_url, **connection_arguments())

@@ -65,7 +65,8 @@ async def withdraw_indexer(redis: Redis, name: str) -> None:
 
 
 async def read_indexers(redis: Redis) -> list[IndexerRecord]:
-    """The indexers that are alive, by name; a record that cannot be read is left out. Raises RedisError."""
+    """Return the indexers that are alive, by name; a record that cannot be read is left out. Raises
+    RedisError."""
     names: list[Any] = sorted(await redis.zrange(keys.INDEXERS, 0, -1))
     async with redis.pipeline(transaction=False) as pipe:
         for name in names:
@@ -75,7 +76,7 @@ async def read_indexers(redis: Redis) -> list[IndexerRecord]:
 
 
 def group_lag(indexers: Sequence[IndexerRecord]) -> Lag:
-    """How far the indexers together are behind."""
+    """Return how far the indexers together are behind."""
     known = [record for record in indexers if record.lag_messages is not None]
     waiting = [record.lag_messages or 0 for record in known]
     # On Redis each says how far all of them are; on Kafka, how far it is itself.

@@ -28,7 +28,7 @@ class SettingType:
 def setting(
     variable: str, kind: SettingType, default: Any, meaning: str, *, secret: bool = False, empty: bool = False
 ) -> Any:
-    """A field of Settings. `default` None means: unset; `empty`: an empty variable is a value too."""
+    """Return a field of Settings. `default` None means: unset; `empty`: an empty variable is a value too."""
     metadata = {"variable": variable, "kind": kind, "meaning": meaning, "secret": secret, "empty": empty}
     return dataclasses.field(default=default, metadata=metadata, repr=not secret)
 
@@ -127,12 +127,12 @@ def at_least_one(kind: SettingType) -> SettingType:
 
 
 def whole(low: int, high: int) -> SettingType:
-    """A whole number from `low` to `high`."""
+    """Return a whole number from `low` to `high`."""
     return SettingType(between(int, low, high), f"a whole number from {low} to {high}")
 
 
 def number(low: float, high: float = math.inf) -> SettingType:
-    """A number from `low` to `high`."""
+    """Return a number from `low` to `high`."""
     upper = f"from {low:g} to {high:g}" if high < math.inf else f"of at least {low:g}"
     return SettingType(between(float, low, high), f"a number {upper}")
 
@@ -244,7 +244,7 @@ TOPIC = SettingType(_foreign, f"any text that does not begin with {PREFIX}")
 
 
 def limit(default: int) -> SettingType:
-    """A bound on a queue, where every text that is no positive whole number means the default."""
+    """Return a bound on a queue, where every text that is no positive whole number means the default."""
 
     def parse(text: str) -> int:
         return int(text) if re.fullmatch(r"0*[1-9][0-9]*", text) else default

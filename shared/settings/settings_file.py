@@ -77,7 +77,7 @@ def _of_lines(text: str, path: Path) -> dict[str, str]:
 
 
 def _value(text: str) -> str:
-    """A value without its quotes or the comment after it. Raises ValueError."""
+    """Return a value without its quotes or the comment after it. Raises ValueError."""
     quote = text[:1]
     if quote in {"'", '"'}:
         end = text.find(quote, 1)

@@ -111,7 +111,7 @@ def _span_exporter(settings: Settings) -> SpanExporter:
 
 
 def traceparent(span: Span | None = None) -> str:
-    """The span, or the current one, as a W3C `traceparent`; empty without one."""
+    """Return the span, or the current one, as a W3C `traceparent`; empty without one."""
     carrier: dict[str, str] = {}
     _propagator.inject(carrier, trace.set_span_in_context(span) if span else None)
     return carrier.get("traceparent", "")
@@ -138,7 +138,8 @@ def continued(parent: str) -> Iterator[None]:
 
 
 def start_span(name: str, parent: str, kind: SpanKind, attributes: Names) -> Span:
-    """A span that the caller ends; it does not become the current one. Child of `parent` if that is given."""
+    """Return a span that the caller ends; it does not become the current one. Child of `parent` if that is
+    given."""
     with continued(parent):
         return _tracer.start_span(name, kind=kind, attributes=attributes)
 

@@ -87,7 +87,7 @@ class Figures:
 
 
 def _exposed(family: Metric) -> Exposed | None:
-    """What this process knows of a family; Prometheus's client names counters without `_total`."""
+    """Return what this process knows of a family; Prometheus's client names counters without `_total`."""
     return EXPOSED.get(family.name) or EXPOSED.get(f"{family.name}_total")
 
 
@@ -102,7 +102,7 @@ def _flat(values: Mapping[bytes, float]) -> list[bytes | float]:
 
 
 async def read_figures(redis: Redis) -> list[Metric]:
-    """The sums of what all processes have counted, and of what the living ones measure now."""
+    """Return the sums of what all processes have counted, and of what the living ones measure now."""
     async with redis.pipeline(transaction=False) as pipe:
         pipe.time()
         pipe.zrange(keys.METRICS_SOURCES, 0, -1, withscores=True)

@@ -36,7 +36,7 @@ async def publish(redis: Redis, samples: Sequence[Sample]) -> None:
 
 
 def from_fields(entry_id: bytes, fields: Mapping[bytes, bytes]) -> list[Sample]:
-    """The samples of one entry."""
+    """Return the samples of one entry."""
     moment = added_ms(entry_id) / 1000
     samples = msgspec.json.decode(fields[b"samples"], type=list[Sample])
     return [msgspec.structs.replace(sample, time=moment) for sample in samples]

@@ -81,7 +81,7 @@ def _of_context(name: str) -> str:
 
 
 def log_file(settings: Settings, process: str = "") -> Path | None:
-    """Where this process logs to. Only one process may rotate a file, so each has its own."""
+    """Return where this process logs to. Only one process may rotate a file, so each has its own."""
     path = settings.log_file or (settings.log_dir / FILE_NAME if settings.log_dir else None)
     return path.with_name(f"{path.stem}-{process}{path.suffix}") if path and process else path
 

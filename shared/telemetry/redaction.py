@@ -83,5 +83,5 @@ def _texts(value: object) -> Iterator[str]:
 
 
 def _spellings(secret: str) -> set[str]:
-    """The secret itself, and the password in it where it is a URL."""
+    """Return the secret itself, and the password in it where it is a URL."""
     return {secret, unquote(urlsplit(secret).password or "") if "://" in secret else ""}

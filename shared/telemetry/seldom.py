@@ -21,7 +21,7 @@ class Seldom(logging.Filter):
         self._last: OrderedDict[tuple[str, str], list[float]] = OrderedDict()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether the line is written."""
+        """Return whether the line is written."""
         event = record.msg if isinstance(record.msg, Mapping) else {"event": record.msg}
         if record.levelno < logging.WARNING or any(name in event for name in NAMED):
             return True

@@ -44,7 +44,7 @@ class Backend(msgspec.Struct, frozen=True):
         return self.gpus[0] if self.gpus else None
 
     def precision(self, settings: Settings) -> str:
-        """The precision of the model's graphs."""
+        """Return the precision of the model's graphs."""
         return settings.precision if self.gpus else CPU_PRECISION
 
     def batch_size(self, settings: Settings) -> int:

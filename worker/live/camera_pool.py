@@ -78,7 +78,7 @@ class Feed:
             self.tell(on)
 
     def may_tell(self, now: float) -> bool:
-        """Whether an event at `now` (s) is one of those that are passed on."""
+        """Return whether an event at `now` (s) is one of those that are passed on."""
         if len(self._events) == MOST_TOLD and now - self._events[0] < 60:
             return False
         self._events.append(now)

@@ -69,8 +69,8 @@ class Held(Splitter[LivePacket]):
         return super().push(coded)
 
     def hides(self, coded: Coded[LivePacket]) -> bool:
-        """Whether the packet last added cannot be shown: it is presented before the key frame with which all
-        began, and needs what came before that."""
+        """Return whether the packet last added cannot be shown: it is presented before the key frame with
+        which all began, and needs what came before that."""
         return not self._tail and len(self._own) > 1 and is_leading(coded, self._own[0])
 
     def so_far(self) -> Unit[LivePacket]:

@@ -77,7 +77,7 @@ class Entries:
     # A gradual refresh -----------------------------------------------------------------------------------
 
     def _is_right(self, picture: LivePicture, packet: LivePacket) -> bool:
-        """Whether everything from here on is right because a gradual refresh has come to its end."""
+        """Return whether everything from here on is right because a gradual refresh has come to its end."""
         if not self._refreshing:
             self._refreshing, self._left = picture.recovery > 0 and not self._reader.missing, picture.recovery
         elif picture.coding.reference:

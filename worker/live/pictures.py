@@ -51,7 +51,8 @@ class PictureReader(Protocol):
         """Return the picture."""
 
     def is_intra(self, picture: LivePicture) -> bool:
-        """Whether a picture is coded without any other, though nothing promises that those after it are."""
+        """Return whether a picture is coded without any other, though nothing promises that those after it
+        are."""
 
 
 def picture_reader(codec: str, parameters: bytes) -> PictureReader:
@@ -157,7 +158,7 @@ class NalPictures:
         return next(iter(fields.values())) if len(fields) == 1 and FRAME not in fields else None
 
     def is_intra(self, picture: LivePicture) -> bool:
-        """Whether all its slices are intra-coded; of H.265, the first."""
+        """Return whether all its slices are intra-coded; of H.265, the first."""
         nals = picture.unit.nals
         if self._codec == "h264":
             heads = self._slices.heads(nals)
@@ -184,7 +185,7 @@ class Mpeg4Pictures:
         return LivePicture(unit, coding)
 
     def is_intra(self, picture: LivePicture) -> bool:  # such a picture is an entry already
-        """Whether it is coded without any other."""
+        """Return whether it is coded without any other."""
         return picture.coding.entry
 
 
@@ -199,7 +200,7 @@ class JpegPictures:
         return LivePicture(unit, Coding(entry=True, closed=True, reference=False))
 
     def is_intra(self, picture: LivePicture) -> bool:
-        """Whether it is coded without any other."""
+        """Return whether it is coded without any other."""
         return picture.coding.entry
 
 
@@ -239,7 +240,7 @@ def _joined(first: LivePicture, second: LivePicture) -> LivePicture:
 
 
 def _is_intra_hevc(nals: Sequence[bytes], picture_sets: dict[int, bytes]) -> bool:
-    """Whether the first slice of an H.265 picture is intra-coded (ITU-T H.265, 7.3.6.1)."""
+    """Return whether the first slice of an H.265 picture is intra-coded (ITU-T H.265, 7.3.6.1)."""
     for nal in nals:
         kind = nal[0] >> 1 & 63
         if kind > 31:
@@ -266,7 +267,7 @@ def _exp_golomb_at(nal: bytes, at: int) -> int:
 
 
 def _has_layer(data: bytes) -> bool:
-    """Whether headers hold a video object layer, which a decoder needs."""
+    """Return whether headers hold a video object layer, which a decoder needs."""
     at = data.find(b"\0\0\1")
     while 0 <= at < len(data) - 3:
         if 0x20 <= data[at + 3] <= 0x2F:

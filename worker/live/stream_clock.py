@@ -33,7 +33,7 @@ class StreamClock:
         self._recent: list[int] = []
 
     def place(self, time: int, arrival: int, *, entry: bool) -> int:
-        """The place on the time line of a picture that arrived at `arrival` (ns, monotonic).
+        """Return the place on the time line of a picture that arrived at `arrival` (ns, monotonic).
 
         `entry` says that it is never presented before the pictures that came earlier.
         """

@@ -62,7 +62,7 @@ class SharedMemory:
         self._used.pop(offset, None)
 
     def array(self, offset: int, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-        """The uint8 array of `shape` at `offset`. It stays valid after `close`."""
+        """Return the uint8 array of `shape` at `offset`. It stays valid after `close`."""
         if self._map is None or len(self._map) < self.size:
             self._map = mmap.mmap(self.fd, self.size)
         return np.frombuffer(self._map, np.uint8, int(np.prod(shape)), offset).reshape(shape)

@@ -75,13 +75,13 @@ class Job:
         self._clock: asyncio.Timeout | None = None
 
     def take(self) -> int:
-        """A region for the process to write to."""
+        """Return a region for the process to write to."""
         offset = self.process.memory.take(int(np.prod(self.shape)))
         self._granted.add(offset)
         return offset
 
     def clip(self, chunk: Chunk, done: ClipDone) -> SharedClip:
-        """The clip that the process has written, in its region."""
+        """Return the clip that the process has written, in its region."""
         self._granted.discard(done.offset)
         self._held += 1
         frames = self.process.memory.array(done.offset, (len(done.times), *self.shape[1:]))
@@ -113,7 +113,7 @@ class Job:
         return await self.receive()
 
     async def receive(self) -> FromDecoder:
-        """The next message. Raises JobFailed, ChildDied, or TimeoutError after the limit.
+        """Return the next message. Raises JobFailed, ChildDied, or TimeoutError after the limit.
 
         No time counts while clips are unreleased: the process may be waiting for their memory.
         """

@@ -270,8 +270,8 @@ class DecoderPool:
 
     @asynccontextmanager
     async def _turn(self, path: str) -> AsyncIterator[AsyncExitStack]:
-        """A job's turn among the jobs of its file. The next turn begins when this one exits, or when the
-        stack that it yields is closed. A caller that asks for no clips keeps its turn: it has enough."""
+        """Yield a job's turn among the jobs of its file. The next turn begins when this one exits, or when
+        the stack that it yields is closed. A caller that asks for no clips keeps its turn: it has enough."""
         async with AsyncExitStack() as turn:
             self._jobs += 1
             try:
@@ -282,7 +282,7 @@ class DecoderPool:
 
     @asynccontextmanager
     async def _lease(self, path: str = "") -> AsyncIterator[Slot]:
-        """A free slot, if possible the one that has `path` open already."""
+        """Yield a free slot, if possible the one that has `path` open already."""
         async with self._room:
             slot = next((slot for slot in self._idle if slot.path == path), self._idle[0])
             self._idle.remove(slot)
@@ -294,7 +294,7 @@ class DecoderPool:
 
     @asynccontextmanager
     async def _free_prober(self) -> AsyncIterator[Slot]:
-        """A slot for a probe, if possible one whose process runs."""
+        """Yield a slot for a probe, if possible one whose process runs."""
         async with self._probing:
             slot = self._idle_probers.pop()
             try:
@@ -370,7 +370,8 @@ class _Attempts:
 
 
 def _is_foreign(error: Exception) -> bool:
-    """Whether another program has killed the process: no limit of ours does so while it is waited for."""
+    """Return whether another program has killed the process: no limit of ours does so while it is waited
+    for."""
     return isinstance(error, ChildDied) and error.signal == signal.SIGKILL
 
 

@@ -36,7 +36,7 @@ class Buckets:
         self._opened: dict[str, S3Store] = {}
 
     def open(self, name: str) -> S3Store:
-        """A client of the bucket."""
+        """Return a client of the bucket."""
         if name not in self._opened:
             self._opened[name] = s3.open_bucket(self._settings, name, seconds=SECONDS)
         return self._opened[name]

@@ -38,7 +38,7 @@ class Slot:
         self._started = False
 
     async def ready(self) -> DecoderProcess:
-        """The running process. Raises DecodeError if none can be started."""
+        """Return the running process. Raises DecodeError if none can be started."""
         if self.process is not None and self.process.alive:
             return self.process
         await self.drop()

@@ -91,7 +91,7 @@ class NalPayload(ABC):
 
     @abstractmethod
     def _is_counted(self, nal: bytes) -> bool:
-        """Whether a NAL unit counts towards those sent out of order."""
+        """Return whether a NAL unit counts towards those sent out of order."""
 
     @abstractmethod
     def _read(self, payload: bytes) -> None:

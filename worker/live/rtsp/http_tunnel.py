@@ -53,5 +53,5 @@ async def open_tunnel(
 
 
 def _ignoring() -> Connection:
-    """A connection whose media and requests are ignored: a POST is not answered."""
+    """Return a connection whose media and requests are ignored: a POST is not answered."""
     return Connection(lambda channel, data: None, lambda method, headers: None)

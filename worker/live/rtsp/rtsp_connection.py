@@ -35,7 +35,7 @@ class Reply(NamedTuple):
     body: str
 
     def header(self, name: str) -> str:
-        """The first value of a header, or nothing."""
+        """Return the first value of a header, or nothing."""
         return self.headers.get(name, [""])[0]
 
 

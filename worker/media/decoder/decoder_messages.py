@@ -131,7 +131,7 @@ ToDecoder = Setup | Request | Grant | Cancel
 
 
 def paths(request: Request) -> list[str]:
-    """The files that the job reads."""
+    """Return the files that the job reads."""
     match request:
         case Probe() | Decode() | Choose():
             return [request.path]

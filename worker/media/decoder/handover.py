@@ -101,7 +101,8 @@ class Handover:
             raise Irregular(missing)
 
     def _look(self, entry: VideoPacket, key: tuple[bytes, ...]) -> FrameLook:
-        """What the unit's frames look like: parameter sets say, so one key frame for each is decoded."""
+        """Return what the unit's frames look like: parameter sets say, so one key frame for each is
+        decoded."""
         if key not in self._file.looks:
             with closing(self._file.decoder().decode([shown_copy(entry)])) as frames:
                 frame = next(frames, None)

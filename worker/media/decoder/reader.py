@@ -85,7 +85,7 @@ class OpenFile:
         return SoftwareDecoder(decoding_context(self.source, self._limits), self._limits)
 
     def lane(self, threads: int) -> Lane:
-        """An idle lane whose decoder has so many threads, or a new one. Give it back with `put`."""
+        """Return an idle lane whose decoder has so many threads, or a new one. Give it back with `put`."""
         with self._lock:
             for lane in self._idle:
                 if lane.threads == threads:
@@ -346,7 +346,7 @@ class Pass:
             yield packet
 
     def _frames(self, packets: Iterable[VideoPacket], threads: int) -> Iterator[tuple[int, VideoFrame, Lane]]:
-        """The frames of `packets` that have a time, with it and with the lane that decoded them."""
+        """Yield the frames of `packets` that have a time, with it and with the lane that decoded them."""
         lane = self._file.lane(threads)
         try:
             with closing(lane.decoder.decode(packets)) as frames:

@@ -44,7 +44,7 @@ class SoftwareDecoder:
         return self._context.sample_aspect_ratio
 
     def decode(self, packets: Iterable[Packet[VideoStream]]) -> Generator[VideoFrame]:
-        """The frames of `packets`, in presentation order. A packet that cannot be decoded is left out.
+        """Yield the frames of `packets`, in presentation order. A packet that cannot be decoded is left out.
 
         Close the iterator: FFmpeg's threads may still be at work, and PyAV frees a decoder while it holds the
         interpreter's lock, for which those threads wait where they log or free a packet. Raises Refused for a

@@ -36,12 +36,12 @@ class Selection:
         self._reader = PacketReader(file.source, file.parse, counts)
 
     def stop(self) -> int:
-        """The position of the chunk up to which the next pass over the file goes."""
+        """Return the position of the chunk up to which the next pass over the file goes."""
         return self.collector.stop_for(OPEN_AT_ONCE)
 
     def units(self, stop: int) -> Iterator[tuple[Unit[VideoPacket], Wanted]]:
-        """The units up to the last one from which a chunk before position `stop` wants a frame, each with
-        what is wanted of it, if anything. Raises Irregular.
+        """Yield the units up to the last one from which a chunk before position `stop` wants a frame, each
+        with what is wanted of it, if anything. Raises Irregular.
 
         A unit's last frame may be wanted because it stands still until the next unit's first, so each is held
         back until the next one is known.
@@ -61,7 +61,8 @@ class Selection:
             raise Irregular("no packet gives a frame")
 
     def everything(self, stop: int, steps: int = 0) -> Iterator[VideoPacket]:
-        """All packets from where a chunk before position `stop` begins, or `steps` of STEPS_BACK before."""
+        """Yield all packets from where a chunk before position `stop` begins, or `steps` of STEPS_BACK
+        before."""
         self._reader.strict = False
         packets = self._reader.start(self.collector.next_target(stop) or 0, steps)
         self.collector.begin(is_whole=self._reader.is_whole)
@@ -71,7 +72,8 @@ class Selection:
             yield coded.packet
 
     def finish(self, stop: int) -> Wanted:
-        """What is wanted of the last frame, now that no more come for chunks before position `stop`."""
+        """Return what is wanted of the last frame, now that no more come for chunks before position
+        `stop`."""
         return self.collector.finish(stop, self._reader.end)
 
     def _units(self, stop: int) -> Iterator[Unit[VideoPacket]]:
@@ -100,6 +102,7 @@ class Selection:
 def _with_last(
     unit: Unit[VideoPacket], last: int, wanted: Wanted, later: Wanted
 ) -> tuple[Unit[VideoPacket], Wanted]:
-    """The unit, with what is wanted of it, and of its last frame according to `later`, from where it goes."""
+    """Return the unit, with what is wanted of it, and of its last frame according to `later`, from where it
+    goes."""
     places = later.pop(last, [])
     return unit, {**wanted, last: wanted.get(last, []) + places} if places else wanted

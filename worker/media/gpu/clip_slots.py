@@ -179,7 +179,7 @@ class Stock:
 
 
 def _consecutive(clips: Sequence[Clip], frames: int) -> bool:
-    """Whether the clips are full and lie one after the other."""
+    """Return whether the clips are full and lie one after the other."""
     first = clips[0]
     return isinstance(first, DeviceClip) and all(
         isinstance(clip, DeviceClip) and clip.slot == first.slot + i and len(clip.frames) == frames

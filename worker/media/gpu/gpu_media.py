@@ -59,9 +59,9 @@ def open_device(
     reuse: bool = True,
     software_av1: bool = False,
 ) -> Device:
-    """The worker's GPU, with memory for `slots` clips, and as many decoding sessions as it has engines.
-    Blocks for a second or two: the driver is asked what it can decode here, and not when the first film
-    comes."""
+    """Return the worker's GPU, with memory for `slots` clips, and as many decoding sessions as it has
+    engines. Blocks for a second or two: the driver is asked what it can decode here, and not when the first
+    film comes."""
     from worker.media.gpu import nvdec, pixels  # noqa: PLC0415 - need the extra [gpu]
     from worker.media.gpu.native_output import native_output  # noqa: PLC0415 - only a worker's output is read
 
@@ -148,7 +148,7 @@ class GpuMedia(DecoderPool):
         *,
         thumbnails: bool = False,
     ) -> Clip:
-        """The clip of a chunk whose packets are at hand. Raises DecodeError."""
+        """Return the clip of a chunk whose packets are at hand. Raises DecodeError."""
         try:
             return await self._runs_on_gpu(chunk, codec, runs, frames, thumbnails=thumbnails)
         except Unsuited as error:
@@ -284,7 +284,7 @@ class GpuMedia(DecoderPool):
         return times
 
     async def _look(self, codec: str, run: Run) -> FrameLook:
-        """What the run's frames look like, which its parameter sets decide where there are any."""
+        """Return what the run's frames look like, which its parameter sets decide where there are any."""
         key = (codec, run.parameters)
         if look := self._looks.get(key):
             return look
@@ -323,9 +323,9 @@ class GpuMedia(DecoderPool):
             raise Unsuited(f"a frame cannot be read from the GPU: {error}") from error
 
     def _frames(self, look: FrameLook, run: Run) -> Generator[tuple[int, Surface]]:
-        """The wanted frames of a run with their times, on the calling thread's stream. Raises Unsuited, at
-        the latest at the end, if the decoder reported a damaged picture meanwhile: of which run, it does not
-        say."""
+        """Yield the wanted frames of a run with their times, on the calling thread's stream. Raises Unsuited,
+        at the latest at the end, if the decoder reported a damaged picture meanwhile: of which run, it does
+        not say."""
         left = set(run.wanted)
         sequence = sequence_sets(look.codec, run.parameters + run.packets[0][1])
         kind = SessionKind(look.codec, look.pixels, look.width, look.height, sequence)

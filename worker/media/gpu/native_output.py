@@ -35,7 +35,7 @@ class NativeOutput:
         os.close(writing)
 
     def errors(self) -> int:
-        """How many pictures have been reported as damaged so far. Every other line goes to the log."""
+        """Return how many pictures have been reported as damaged so far. Every other line goes to the log."""
         with self._turn:
             self._flush(None)
             *lines, self._rest = (self._rest + self._read()).split(b"\n")
@@ -69,5 +69,5 @@ class NativeOutput:
 
 @cache
 def native_output() -> NativeOutput:
-    """The one that reads this process's standard output."""
+    """Return the one that reads this process's standard output."""
     return NativeOutput()

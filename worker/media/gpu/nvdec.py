@@ -26,7 +26,7 @@ def check() -> None:
 
 @functools.cache
 def capabilities(codec: str, pixels: str) -> dict[str, int]:
-    """What NVDEC can do with videos of a codec and pixel format in `CODECS` and `PIXELS`: `supported`,
+    """Return what NVDEC can do with videos of a codec and pixel format in `CODECS` and `PIXELS`: `supported`,
     `num_decoder_engines`, `width_max` and others, by NVIDIA's names."""
     chroma, bits = PIXELS[pixels]
     return nvc.GetDecoderCaps(
@@ -38,13 +38,13 @@ def capabilities(codec: str, pixels: str) -> dict[str, int]:
 
 
 def engines() -> int:
-    """How many NVDEC engines the GPU has; at least 1, as a GPU that has none supports no codec."""
+    """Return how many NVDEC engines the GPU has; at least 1, as a GPU that has none supports no codec."""
     return max(1, capabilities("h264", "yuv420p")["num_decoder_engines"])
 
 
 def open_session(kind: SessionKind, *, low_latency: bool) -> NvdecSession:
-    """A session for videos of this kind. With `low_latency` a frame comes out with its last packet, and less
-    memory is taken. Raises what PyNvVideoCodec raises."""
+    """Return a session for videos of this kind. With `low_latency` a frame comes out with its last packet,
+    and less memory is taken. Raises what PyNvVideoCodec raises."""
     most = capabilities(kind.codec, kind.pixels)
     room = (
         max(kind.width, min(ROOM[0], most["width_max"])),
@@ -64,14 +64,14 @@ def open_session(kind: SessionKind, *, low_latency: bool) -> NvdecSession:
 
 
 def packet(address: int, size: int, time: int) -> nvc.PacketData:
-    """The packet of `size` bytes at `address`; of 0 bytes it is the end of the stream."""
+    """Return the packet of `size` bytes at `address`; of 0 bytes it is the end of the stream."""
     made = nvc.PacketData()
     made.bsl, made.bsl_data, made.pts = size, address, time
     return made
 
 
 def ended_packet(address: int, size: int, time: int) -> nvc.PacketData:
-    """A packet that is known to hold a whole picture, so that nothing waits for the next."""
+    """Return a packet that is known to hold a whole picture, so that nothing waits for the next."""
     made = packet(address, size, time)
     if size:
         made.decode_flag = nvc.VideoPacketFlag.ENDOFPICTURE

@@ -46,7 +46,7 @@ class CoreDecoder(Protocol):
     """What PyNvVideoCodec.CreateDecoder gives."""
 
     def Decode(self, packet: Any, /) -> "Sequence[Surface]":  # noqa: N802 - NVIDIA's name
-        """The frames that are ready after this packet."""
+        """Return the frames that are ready after this packet."""
 
     def setReconfigParams(self, width: int = 0, height: int = 0) -> int:  # noqa: N802 - NVIDIA's name
         """Expect another size."""
@@ -80,7 +80,8 @@ class NvdecSession:
         self._packet = packet
 
     def decode(self, run: Run) -> Generator[Surface]:
-        """The frames of the run in the order in which they are shown, each valid until the next is asked for.
+        """Yield the frames of the run in the order in which they are shown, each valid until the next is
+        asked for.
 
         Close the iterator: what the decoder still holds must come out before the next run.
         """
@@ -137,7 +138,7 @@ class Sessions:
 
     @contextmanager
     def lend(self, kind: SessionKind) -> Iterator[NvdecSession]:
-        """A session for videos of this kind. One in whose use something goes wrong is ended."""
+        """Yield a session for videos of this kind. One in whose use something goes wrong is ended."""
         session = self._take(kind)
         self._used.append(session)
         fine = False
@@ -191,7 +192,7 @@ class Sessions:
 
 
 def refusal(look: FrameLook, capabilities: Callable[[str, str], dict[str, int]]) -> str:
-    """Why a GPU with these `capabilities` cannot decode such videos; empty if it can."""
+    """Return why a GPU with these `capabilities` cannot decode such videos; empty if it can."""
     if look.codec not in CODECS or look.pixels not in PIXELS:
         return f"{look.codec} with {look.pixels} pixels is not decoded on GPUs"
     can = capabilities(look.codec, look.pixels)

@@ -17,7 +17,8 @@ FOLDER = Path(__file__).parent
 
 
 def source() -> str:
-    """The kernel `draw_picture` in one piece: what CuPy keeps of compiled kernels goes by their text."""
+    """Return the kernel `draw_picture` in one piece: what CuPy keeps of compiled kernels goes by their
+    text."""
     header = (FOLDER / "pixels.h").read_text()
     return (FOLDER / "pixels.cu").read_text().replace('#include "pixels.h"', header)
 

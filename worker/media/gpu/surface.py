@@ -32,13 +32,13 @@ class Surface(Protocol):
         """How its samples are laid out."""
 
     def getPTS(self) -> int:  # noqa: N802 - NVIDIA's name
-        """The time that its packet was given."""
+        """Return the time that its packet was given."""
 
     def GetPtrToPlane(self, index: int, /) -> int:  # noqa: N802 - NVIDIA's name
-        """Where a plane begins."""
+        """Return where a plane begins."""
 
     def cuda(self) -> Sequence[PlaneView]:
-        """The planes."""
+        """Return the planes."""
 
 
 class SampleLayout(NamedTuple):
@@ -99,7 +99,7 @@ class Coefficients(NamedTuple):
 
 
 def picture(surface: Surface) -> Picture:
-    """Where the samples of a surface are. Raises KeyError for a format that NVDEC does not write."""
+    """Return where the samples of a surface are. Raises KeyError for a format that NVDEC does not write."""
     layout = LAYOUTS[surface.format.name]
     height, width = surface.cuda()[0].shape[:2]
     chroma_width, chroma_height = -(-width // layout.across), -(-height // layout.down)
@@ -126,7 +126,7 @@ def picture(surface: Surface) -> Picture:
 
 
 def coefficients(look: FrameLook) -> Coefficients:
-    """The colours of these frames (ITU-T H.273, 8.3)."""
+    """Return the colours of these frames (ITU-T H.273, 8.3)."""
     kr, kb = PRIMARIES[look.matrix]
     kg = 1 - kr - kb
     luma, chroma = (1.0, 1.0) if look.full_range else (255 / 219, 255 / 224)

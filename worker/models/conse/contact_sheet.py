@@ -37,7 +37,7 @@ def write_contact_sheet(film: Path, sheet: Path, moments: Sequence[float]) -> No
 
 
 def _tile(container: Any, moment: float) -> Tile:
-    """The last picture at or before a moment, in the middle of a tile of its own."""
+    """Return the last picture at or before a moment, in the middle of a tile of its own."""
     stream = container.streams.video[0]
     start = (stream.start_time or 0) * float(stream.time_base)
     container.seek(max(0, int((start + moment) * av.time_base)))

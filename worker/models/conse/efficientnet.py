@@ -56,7 +56,7 @@ def video_graph(weights: Weights, label_vectors: NDArray[np.float32]) -> onnx.Mo
 
 
 def _classify(graph: "_Graph", pixels: str) -> str:
-    """The 1,000 logits of centred pixels, over the temperature."""
+    """Return the 1,000 logits of centred pixels, over the temperature."""
     # The first convolution's weights include the division by 128: exact, as it is a power of two.
     x = graph.conv_bn(pixels, "_conv_stem", "_bn0", stride=2, scale=1 / PIXEL_SCALE)
     strides = [stage.stride if i == 0 else 1 for stage in STAGES for i in range(stage.blocks)]
@@ -81,7 +81,7 @@ def _keep_first_classes(graph: "_Graph", probabilities: str) -> str:
 
 
 def _block(graph: "_Graph", x: str, name: str, stride: int) -> str:
-    """An inverted residual block: widen, filter each channel, narrow."""
+    """Return an inverted residual block: widen, filter each channel, narrow."""
     expand, depthwise, project = (f"{name}_{part}_conv" for part in ("expand", "depthwise", "project"))
     wide, narrow = len(graph.weights[f"{depthwise}.weight"]), len(graph.weights[f"{project}.weight"])
     y, channels = x, wide
@@ -123,7 +123,7 @@ class _Graph:
         scale: float = 1.0,
         activation: bool = True,
     ) -> str:
-        """A convolution with its batch normalisation folded in, padded as TensorFlow does ("SAME")."""
+        """Return a convolution with its batch normalisation folded in, padded as TensorFlow does ("SAME")."""
         weight = self.weights[f"{conv}.weight"]
         mean, variance, gamma, beta = (
             self.weights[f"{norm}.{part}"] for part in ("running_mean", "running_var", "weight", "bias")

@@ -92,7 +92,7 @@ def _encode(path: Path, frames_per_scene: int) -> None:
 
 
 def _frames(scene: Scene, count: int) -> Iterator[av.VideoFrame]:
-    """The `count` frames of one scene."""
+    """Yield the `count` frames of one scene."""
     picture = _read_picture(scene.file)
     for i in range(count):
         left, top, width, height = _window(scene, picture.shape[2], picture.shape[1], i / (count - 1))
@@ -102,7 +102,8 @@ def _frames(scene: Scene, count: int) -> Iterator[av.VideoFrame]:
 
 
 def _read_picture(file: str) -> NDArray[np.uint8]:
-    """The picture as uint8 YUV [3, height, width], enlarged to cover the film's frame OVERSIZE times."""
+    """Return the picture as uint8 YUV [3, height, width], enlarged to cover the film's frame OVERSIZE
+    times."""
     with av.open(str(wheel_file("skimage", f"data/{file}"))) as container:
         frame = next(container.decode(video=0))
     scale = max(WIDTH / frame.width, HEIGHT / frame.height) * OVERSIZE

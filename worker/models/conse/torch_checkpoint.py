@@ -38,7 +38,7 @@ class TorchTensor(msgspec.Struct, frozen=True):
 
 
 def read_checkpoint(path: Path) -> Weights:
-    """The tensors of a state dict saved by torch.save in its format before version 1.6: five pickles
+    """Return the tensors of a state dict saved by torch.save in its format before version 1.6: five pickles
     (magic number, protocol, machine, tensors, storage keys), then each storage's length and raw bytes.
 
     Nothing but float32 and int64 tensors is accepted. Raises ModelError.

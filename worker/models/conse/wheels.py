@@ -7,7 +7,8 @@ from shared.errors import ModelError
 
 
 def wheel_file(package: str, name: str) -> Path:
-    """The path of `name` inside `package`, which is not imported. Raises ModelError when it is absent."""
+    """Return the path of `name` inside `package`, which is not imported. Raises ModelError when it is
+    absent."""
     spec = find_spec(package)
     folders = spec.submodule_search_locations if spec else None
     if not folders:

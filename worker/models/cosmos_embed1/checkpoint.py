@@ -46,7 +46,7 @@ class StoredTensor(msgspec.Struct, frozen=True):
     """Bytes."""
 
     def read(self) -> Floats:
-        """The values as float32. Reads this tensor only, without keeping the file mapped."""
+        """Return the values as float32. Reads this tensor only, without keeping the file mapped."""
         with self.file.open("rb") as file:
             file.seek(self.offset)
             values = np.fromfile(file, DTYPES[self.dtype], prod(self.shape))
@@ -120,7 +120,7 @@ class Checkpoint(msgspec.Struct, frozen=True):
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Whether the folder holds a Cosmos-Embed1 checkpoint, going by its `config.json`."""
+    """Return whether the folder holds a Cosmos-Embed1 checkpoint, going by its `config.json`."""
     try:
         config = json.loads((path / "config.json").read_bytes())
     except (OSError, ValueError):
@@ -193,7 +193,7 @@ def read_headers(path: Path) -> Iterator[tuple[str, StoredTensor]]:
 
 
 def weight_files(path: Path) -> list[Path]:
-    """The shards that the index names, or every safetensors file without one. Raises ModelError."""
+    """Return the shards that the index names, or every safetensors file without one. Raises ModelError."""
     index = path / "model.safetensors.index.json"
     if not index.exists():
         files = sorted(path.glob("*.safetensors"))
@@ -294,7 +294,7 @@ def measure(tensors: dict[str, StoredTensor]) -> ModelSizes:
 
 
 def cross_layers(tensors: dict[str, StoredTensor]) -> tuple[int, ...]:
-    """The Q-Former layers for which the checkpoint has cross-attention."""
+    """Return the Q-Former layers for which the checkpoint has cross-attention."""
     before = "qformer.bert.encoder.layer."
     layers = {
         int(key[len(before) :].split(".")[0])
@@ -359,7 +359,7 @@ def _norm(key: str, width: int) -> dict[str, tuple[int, ...]]:
 
 
 def config_conflicts(config: Config, layout: ModelSizes) -> list[str]:
-    """Where `config.json` and the weights contradict each other."""
+    """Return where `config.json` and the weights contradict each other."""
     pairs = {
         "embed_dim": (config.embed_dim, layout.dimension),
         "num_query_tokens": (config.num_query_tokens, layout.queries),

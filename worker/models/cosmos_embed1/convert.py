@@ -79,7 +79,7 @@ def write_video_graph(checkpoint: Checkpoint, model: ModelDirectory, recipe: Rec
 def model_info(
     checkpoint: Checkpoint, recipe: Recipe, precision: Precision, *, name: str, source: str, revision: str
 ) -> ModelInfo:
-    """The `model.json` of a conversion, not verified yet."""
+    """Return the `model.json` of a conversion, not verified yet."""
     config = checkpoint.config
     return ModelInfo(
         id=name,
@@ -103,12 +103,12 @@ def model_info(
 
 
 def encode_recipe(recipe: Recipe) -> str:
-    """The recipe as JSON."""
+    """Return the recipe as JSON."""
     return msgspec.json.encode(recipe).decode()
 
 
 def recipe_of(model: ModelDirectory) -> Recipe:
-    """The recipe by which a model directory was converted. Raises ModelError if it does not say."""
+    """Return the recipe by which a model directory was converted. Raises ModelError if it does not say."""
     try:
         return msgspec.json.decode(str(model.info.details["recipe"]), type=Recipe)
     except (KeyError, msgspec.MsgspecError) as error:

@@ -41,13 +41,13 @@ if not (4, 49) <= (major, minor) <= (4, 55):
 
 
 def interpreter(given: str) -> str:
-    """The interpreter that `given` names: itself, or that of an environment's folder."""
+    """Return the interpreter that `given` names: itself, or that of an environment's folder."""
     inside = Path(given, "bin", "python")
     return str(inside) if inside.exists() else given
 
 
 def missing_in(python: str) -> str:
-    """Why the interpreter cannot run a checkpoint's own code; empty if it can."""
+    """Return why the interpreter cannot run a checkpoint's own code; empty if it can."""
     try:
         done = subprocess.run(  # noqa: S603 - the operator's choice
             [python, "-c", CHECK], env=network_environment(), capture_output=True, text=True, check=False

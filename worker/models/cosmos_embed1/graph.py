@@ -96,19 +96,19 @@ class Graph:
         return Value(self.node("Cast", [value.name], to=TYPES[precision]), precision)
 
     def integers(self, *values: int) -> str:
-        """A constant int64 vector."""
+        """Return a constant int64 vector."""
         return self._inline(f"integers_{'_'.join(map(str, values))}", np.array(values, np.int64))
 
     def integer(self, value: int) -> str:
-        """A constant int64 scalar."""
+        """Return a constant int64 scalar."""
         return self._inline(f"integer_{value}", np.array(value, np.int64))
 
     def number(self, value: float, precision: Precision = "fp32") -> Value:
-        """A constant scalar."""
+        """Return a constant scalar."""
         return self.constant(f"number_{value}_{precision}", np.array(value, np.float32), precision)
 
     def constant(self, name: str, values: Floats, precision: Precision = "fp32") -> Value:
-        """A small constant, kept in the graph's own file."""
+        """Return a small constant, kept in the graph's own file."""
         return Value(self._inline(name, values.astype(DTYPES[precision], order="C")), precision)
 
     def _inline(self, name: str, values: NDArray[np.generic]) -> str:
@@ -119,7 +119,7 @@ class Graph:
     def weight(
         self, name: str, shape: tuple[int, ...], read: Callable[[], Floats], precision: Precision
     ) -> Value:
-        """A constant in the data file. `read` gives its values when that is written."""
+        """Return a constant in the data file. `read` gives its values when that is written."""
         if name not in self.externals:
             offset = -(-self.data_size // ALIGNMENT) * ALIGNMENT
             dtype = DTYPES[precision]

@@ -28,7 +28,7 @@ class GraphWriter:
         self.graph = Graph(precision)
 
     def tensor(self, key: str, precision: Precision = "fp32") -> Value:
-        """A tensor of the checkpoint, unchanged."""
+        """Return a tensor of the checkpoint, unchanged."""
         shape = self.checkpoint.tensors[key].shape
         return self.graph.weight(key, shape, lambda: self.checkpoint.read(key), precision)
 
@@ -94,7 +94,7 @@ class GraphWriter:
         return graph.op("Div", x, graph.op("Max", length, graph.number(1e-12)))
 
     def attend(self, x: Value, read: Value, key: str, recipe: Recipe, mask: Value | None = None) -> Value:
-        """An attention of the Q-Former with its sum and norm: fp32, of the shape of x."""
+        """Return an attention of the Q-Former with its sum and norm: fp32, of the shape of x."""
         source = self.products_in(read)
         context = self.attention(
             self.linear(self.products_in(x), f"{key}.self.query"),
@@ -108,7 +108,7 @@ class GraphWriter:
         return self.norm(self.residual(x, change), f"{key}.output.LayerNorm", recipe.text_epsilon)
 
     def mean(self, x: Value) -> Value:
-        """The mean over the second of three axes, fp32."""
+        """Return the mean over the second of three axes, fp32."""
         return Value(self.graph.node("ReduceMean", [x.name, self.graph.integers(1)], keepdims=0), "fp32")
 
     def first(self, x: Value) -> Value:
@@ -124,8 +124,8 @@ class VideoNetwork(GraphWriter):
     """
 
     def build(self, recipes: Sequence[Recipe]) -> Graph:
-        """The graph for the first recipe. Further ones, which must share its pixel constants, give further
-        outputs `video_embeddings_1` ... at little cost."""
+        """Return the graph for the first recipe. Further ones, which must share its pixel constants, give
+        further outputs `video_embeddings_1` ... at little cost."""
         graph, resolution = self.graph, self.checkpoint.config.resolution
         videos = graph.input("videos", TensorProto.UINT8, ["batch", "frames", 3, resolution, resolution])
         tokens = self.vision_encoder(videos, recipes[0])
@@ -149,7 +149,7 @@ class VideoNetwork(GraphWriter):
         return x
 
     def patches(self, videos: str, recipe: Recipe) -> Value:
-        """The patch convolution with the pixel constants folded in, the class token and the positions.
+        """Return the patch convolution with the pixel constants folded in, the class token and the positions.
 
         fp32, because the folding makes the kernel small; it is under a thousandth of the encoder's work.
         """
@@ -166,7 +166,7 @@ class VideoNetwork(GraphWriter):
         return graph.op("Add", with_class, graph.constant("positions", table))
 
     def self_attention(self, x: Value, block: str, recipe: Recipe) -> Value:
-        """The first half of a block, without the sum."""
+        """Return the first half of a block, without the sum."""
         layout = self.layout
         h = self.products_in(self.norm(x, f"{block}.norm1", recipe.vision_epsilon))
         qkv = self.linear(h, f"{block}.attn.qkv")
@@ -184,7 +184,7 @@ class VideoNetwork(GraphWriter):
         return Value(graph.node("Reshape", [tokens.name, shape]), tokens.precision)
 
     def with_time(self, clips: Value, recipe: Recipe) -> Value:
-        """What the Q-Former reads, one frame after the other: [batch, 8 * rows, width]."""
+        """Return what the Q-Former reads, one frame after the other: [batch, 8 * rows, width]."""
         graph, layout, frames = self.graph, self.layout, self.checkpoint.config.num_video_frames
         key = self.checkpoint.temporal_key
         table = graph.weight(
@@ -201,7 +201,7 @@ class VideoNetwork(GraphWriter):
         return self.products_in(graph.reshape(clips, 0, -1, layout.vision_width))
 
     def queries(self, videos: str, tokens: Value, recipe: Recipe) -> Value:
-        """The learned queries after the Q-Former: fp32 [batch, queries, width]."""
+        """Return the learned queries after the Q-Former: fp32 [batch, queries, width]."""
         epsilon = recipe.text_epsilon
         x = self.norm(self.tensor("query_tokens"), f"{QFORMER}.embeddings.LayerNorm", epsilon)
         for i in range(self.layout.text_depth):
@@ -238,7 +238,7 @@ class TextNetwork(GraphWriter):
     """`input_ids`, `attention_mask` int64 [batch, tokens] -> `text_embeddings` float32 [batch, dimension]."""
 
     def build(self, recipe: Recipe) -> Graph:
-        """The graph."""
+        """Return the graph."""
         graph = self.graph
         ids = graph.input("input_ids", TensorProto.INT64, ["batch", "tokens"])
         mask = graph.input("attention_mask", TensorProto.INT64, ["batch", "tokens"])
@@ -274,7 +274,7 @@ class TextNetwork(GraphWriter):
 
 
 def folded_patches(checkpoint: Checkpoint, recipe: Recipe) -> tuple[Floats, Floats]:
-    """The patch convolution for pixels in 0..255, and what is added to its output.
+    """Return the patch convolution for pixels in 0..255, and what is added to its output.
 
     float32 [width, 3, 14, 14], and [1, 1 + grid * grid, width] which holds the class token, the positions
     enlarged to the configured resolution, the bias and the subtracted mean.

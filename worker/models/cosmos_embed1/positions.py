@@ -38,7 +38,7 @@ def cubic_weights(old: int, new: int) -> Floats:
 
 
 def keys_kernel(distance: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The cubic convolution kernel at `distance` >= 0, in samples."""
+    """Return the cubic convolution kernel at `distance` >= 0, in samples."""
     near = (CUBIC + 2) * distance**3 - (CUBIC + 3) * distance**2 + 1
     far = CUBIC * (distance**3 - 5 * distance**2 + 8 * distance - 4)
     return np.where(distance <= 1, near, np.where(distance < 2, far, 0.0))

@@ -87,7 +87,8 @@ def link_checkpoint(checkpoint: Path, folder: Path) -> None:
 
 
 def localised(value: Any, checkpoint: Path, *, mapped: bool = False) -> Any:
-    """The same JSON; names within an `auto_map` lose the repository where the module is in the folder."""
+    """Return the same JSON; names within an `auto_map` lose the repository where the module is in the
+    folder."""
     if isinstance(value, dict):
         return {key: localised(v, checkpoint, mapped=mapped or key == "auto_map") for key, v in value.items()}
     if isinstance(value, list):
@@ -155,7 +156,8 @@ def load_model(transformers: Any, torch: Any, checkpoint: str) -> Any:
 
 
 def load_processor(transformers: Any, checkpoint: str) -> Any:
-    """The checkpoint's processor. None if it has none (TAO's exports): the default would resize to 224."""
+    """Return the checkpoint's processor. None if it has none (TAO's exports): the default would resize to
+    224."""
     if not (Path(checkpoint) / "processor_config.json").exists():
         return None
     return transformers.AutoProcessor.from_pretrained(checkpoint, trust_remote_code=True)

@@ -29,7 +29,7 @@ def fixed_clips(frames: int, resolution: int) -> Clips:
 
 
 def lowest_cosine(vectors: Vectors, others: Vectors) -> float:
-    """The lowest cosine between the rows of two arrays; -1 for vectors that are not finite."""
+    """Return the lowest cosine between the rows of two arrays; -1 for vectors that are not finite."""
     a, b = vectors.astype(np.float64), others.astype(np.float64)
     if a.shape != b.shape:
         raise ModelError(f"vectors of the shape {a.shape} cannot be compared with {b.shape}")

@@ -57,7 +57,7 @@ class Evidence(msgspec.Struct, frozen=True):
     reference: "Reference"
 
     def details(self) -> dict[str, str | float | int | bool]:
-        """What `model.json` says of it."""
+        """Return what `model.json` says of it."""
         values = (encode_recipe(self.recipe), self.video, self.text, self.tried, self.reference.notes)
         return dict(zip(PROOF_KEYS, values, strict=True))
 
@@ -101,7 +101,8 @@ def verify(
 def find_recipe(
     model: ModelDirectory, checkpoint: Checkpoint, clips: Clips, wanted: Vectors, progress: Progress
 ) -> tuple[Recipe, float, int]:
-    """The recipe whose vectors are nearest to `wanted`, its lowest cosine, and how many were compared."""
+    """Return the recipe whose vectors are nearest to `wanted`, its lowest cosine, and how many were
+    compared."""
     best, nearest, tried = recipe_of(model), -1.0, 0
     for i, recipe in enumerate(candidates(checkpoint, best)):
         progress(f"comparing the videos, pixel constants {i + 1}", 0, 0)
@@ -150,7 +151,7 @@ def embed_texts(model: ModelDirectory, tokenizer: TextTokenizer) -> Vectors:
 
 
 def open_session(path: Path) -> Any:
-    """An onnxruntime.InferenceSession on the CPU."""
+    """Return an onnxruntime.InferenceSession on the CPU."""
     import onnxruntime as ort  # noqa: PLC0415 - a GPU worker, which verifies nothing, may lack it
 
     options = ort.SessionOptions()
@@ -182,5 +183,5 @@ def run_reference(python: str, checkpoint: Path, clips: Clips, tokenizer: TextTo
 
 
 def missing_for_reference(python: str = sys.executable) -> str:
-    """Why the interpreter cannot run a checkpoint's own code; empty if it can."""
+    """Return why the interpreter cannot run a checkpoint's own code; empty if it can."""
     return missing_in(python) if find_spec("onnxruntime") else "ONNX Runtime is not installed"

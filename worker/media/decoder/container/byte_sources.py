@@ -106,7 +106,7 @@ class Blocks:
         self._kept: OrderedDict[int, bytes] = OrderedDict()
 
     def size(self, path: str) -> int:
-        """The object's bytes. Raises InvalidFile if there is none, StoreAway."""
+        """Return the object's bytes. Raises InvalidFile if there is none, StoreAway."""
         with self._turn:
             self._block(path, 0)
             return self._size

@@ -132,7 +132,7 @@ class VideoSource:
         return Timeline(self.kind, self.time_base, self._usual_duration)
 
     def time(self, timestamp: int) -> int:
-        """A timestamp of the video stream as nanoseconds from the start of the file."""
+        """Return a timestamp of the video stream as nanoseconds from the start of the file."""
         return timestamp * self._numerator // self.time_base.denominator - self._zero
 
     def last_frame(self) -> LastFrame:
@@ -140,11 +140,11 @@ class VideoSource:
         return LastFrame(self._usual_duration)
 
     def since_start(self, microseconds: int) -> int:
-        """A time on the container's clock as nanoseconds from the start of the file."""
+        """Return a time on the container's clock as nanoseconds from the start of the file."""
         return microseconds * (SECOND // av.time_base) - self._zero
 
     def timestamp(self, time: int) -> int:
-        """The last timestamp of the video stream at or before `time` (ns)."""
+        """Return the last timestamp of the video stream at or before `time` (ns)."""
         return (time + self._zero) * self.time_base.denominator // self._numerator
 
     @property

@@ -25,7 +25,8 @@ ASF_OBJECTS = (
 
 
 def is_encrypted(file: ByteFile, pid: int = -1) -> bool:
-    """Whether the video of a file is encrypted, in part at least. `pid`: its number in a transport stream."""
+    """Return whether the video of a file is encrypted, in part at least. `pid`: its number in a transport
+    stream."""
     head = read_at(file, 0, HEADER)
     if head[4:8] in (b"ftyp", b"moov", b"mdat", b"styp", b"moof"):
         return _is_mp4_encrypted(file)
@@ -66,7 +67,7 @@ def _find(data: bytes, number: int, *deeper: int) -> Iterator[bytes]:
 
 
 def _elements(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """The EBML elements in `data` with their content (RFC 8794, 5 to 7), as far as it is there."""
+    """Yield the EBML elements in `data` with their content (RFC 8794, 5 to 7), as far as it is there."""
     at = 0
     for _ in range(MOST_ELEMENTS):
         number, at = _vint(data, at, keep_marker=True)
@@ -78,7 +79,8 @@ def _elements(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _vint(data: bytes, at: int, *, keep_marker: bool) -> tuple[int, int]:
-    """The number at `at`, and where it ends. One of ones alone is an unknown size: all that follows."""
+    """Return the number at `at`, and where it ends. One of ones alone is an unknown size: all that
+    follows."""
     first = data[at] if at < len(data) else 0
     length = 9 - first.bit_length()
     if length > 8:

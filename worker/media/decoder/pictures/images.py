@@ -165,7 +165,7 @@ def _webp_size(data: bytes) -> tuple[int, int]:
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int]:
-    """The frame header (ITU-T T.81, B.2.2), found by going from marker to marker."""
+    """Return the frame header (ITU-T T.81, B.2.2), found by going from marker to marker."""
     at = 2
     while True:
         while data[at] != 0xFF or data[at + 1] in (0xFF, 0x00):

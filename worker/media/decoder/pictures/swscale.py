@@ -148,7 +148,7 @@ def _library() -> ctypes.CDLL:
 
 @functools.cache
 def _loaded(name: str) -> ctypes.CDLL:
-    """The FFmpeg library `name` that this process has already mapped."""
+    """Return the FFmpeg library `name` that this process has already mapped."""
     begin = f"lib{name}.", f"lib{name}-"
     for line in Path("/proc/self/maps").read_text().splitlines():
         _, slash, path = line.partition("/")

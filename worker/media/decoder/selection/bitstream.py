@@ -67,7 +67,7 @@ def nal_parser(codec: str) -> Callable[[Iterable[bytes]], Coding]:
 
 
 def parameter_sets(codec: str, extradata: bytes | None) -> set[bytes]:
-    """The parameter sets that a decoder is given before the first packet."""
+    """Return the parameter sets that a decoder is given before the first packet."""
     return set(_parameter_nals(codec, extradata or b"")) if codec in _LENGTH_AT else set()
 
 
@@ -98,7 +98,7 @@ def annex_b(codec: str, extradata: bytes | None, packet: VideoPacket) -> bytes:
 
 
 def first_units(codec: str, extradata: bytes | None, packet: VideoPacket, size: int) -> Iterator[bytes]:
-    """The first `size` bytes of each NAL unit of a packet of H.264 or HEVC, up to its first slice."""
+    """Yield the first `size` bytes of each NAL unit of a packet of H.264 or HEVC, up to its first slice."""
     for nal in _splitter(extradata or b"", _LENGTH_AT[codec])(packet):
         yield bytes(nal[:size])
         if (codec == "h264" and nal[0] & 31 in (1, 5)) or (codec == "hevc" and nal[0] >> 1 & 63 < 32):
@@ -106,8 +106,8 @@ def first_units(codec: str, extradata: bytes | None, packet: VideoPacket, size: 
 
 
 def sequence_sets(codec: str, data: bytes) -> bytes:
-    """The sequence parameter sets at the start of a byte stream of H.264 or HEVC, which decide how many
-    pictures a decoder keeps; empty for other codecs."""
+    """Return the sequence parameter sets at the start of a byte stream of H.264 or HEVC, which decide how
+    many pictures a decoder keeps; empty for other codecs."""
     found = []
     if codec in _LENGTH_AT:
         for nal in nal_units(data):
@@ -120,12 +120,13 @@ def sequence_sets(codec: str, data: bytes) -> bytes:
 
 
 def parse_keys(packet: VideoPacket) -> Coding:
-    """What the container alone says: decoding may begin at key frames."""
+    """Return what the container alone says: decoding may begin at key frames."""
     return Coding(entry=bool(packet.is_keyframe))
 
 
 def _whole(look: Callable[[memoryview], PictureType]) -> Parser:
-    """The parser for a codec whose key frames reset everything; every picture counts as a reference."""
+    """Return the parser for a codec whose key frames reset everything; every picture counts as a
+    reference."""
 
     def parse(packet: VideoPacket) -> Coding:
         is_key, is_shown = look(memoryview(packet))
@@ -147,7 +148,7 @@ def _has_lengths(extradata: bytes, length_at: int) -> bool:
 
 
 def _splitter(extradata: bytes, length_at: int) -> Splitter:
-    """How packets are cut into NAL units: by lengths in MP4 and Matroska, else by start codes."""
+    """Return how packets are cut into NAL units: by lengths in MP4 and Matroska, else by start codes."""
     if not _has_lengths(extradata, length_at):
         return lambda packet: nal_units(bytes(packet))
     size = (extradata[length_at] & 3) + 1
@@ -165,7 +166,7 @@ def _by_length(data: memoryview, size: int) -> Iterator[Data]:
 
 
 def nal_units(data: bytes) -> Iterator[bytes]:
-    """The NAL units of a byte stream (ITU-T H.264, annex B)."""
+    """Yield the NAL units of a byte stream (ITU-T H.264, annex B)."""
     at = data.find(b"\0\0\1")
     while at >= 0:
         end = data.find(b"\0\0\1", at + 3)
@@ -236,7 +237,7 @@ def _h264(packet: VideoPacket, split: Splitter) -> Coding:
 
 
 def _recovers_at_once(nal: bytes) -> bool:
-    """Whether an SEI NAL unit starts with messages among which is a recovery point of 0 frames."""
+    """Return whether an SEI NAL unit starts with messages among which is a recovery point of 0 frames."""
     data = nal[1:].replace(b"\0\0\3", b"\0\0")
     at = 0
     while at + 2 < len(data):
@@ -257,7 +258,7 @@ def sei_number(data: bytes, at: int) -> tuple[int, int]:
 
 
 def _is_intra(nal: bytes) -> bool:
-    """Whether a slice holds no prediction from other pictures: slice_type I or SI."""
+    """Return whether a slice holds no prediction from other pictures: slice_type I or SI."""
     bits = Bits(nal[1:].replace(b"\0\0\3", b"\0\0"))
     bits.exp_golomb()
     return bits.exp_golomb() % 5 in (2, 4)

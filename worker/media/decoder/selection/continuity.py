@@ -50,8 +50,8 @@ def missing_reference(nals: Iterable[bytes]) -> str:
 
 
 def missing_hevc_reference(nals: Iterable[bytes]) -> str:
-    """What is missing among these NAL units of the pictures of HEVC that are decoded, in that order, from an
-    entry on; empty if nothing is. Of each picture the first slice counts. Their first
+    """Return what is missing among these NAL units of the pictures of HEVC that are decoded, in that order,
+    from an entry on; empty if nothing is. Of each picture the first slice counts. Their first
     `hevc_headers.SET_BYTES` bytes are enough.
 
     Each picture names all pictures that it is predicted from (ITU-T H.265, 8.3.2).

@@ -35,8 +35,8 @@ class FilmSampler:
         return self._targets[self._next] if self._next < len(self._targets) else None
 
     def take(self, time: int, before: int | None) -> list[int]:
-        """The times of the frames that the chunk gets as the frame at `time` follows the one at `before`,
-        which is None where `time` is the first of the film."""
+        """Return the times of the frames that the chunk gets as the frame at `time` follows the one at
+        `before`, which is None where `time` is the first of the film."""
         if self.next_target is None:
             return []
         taken: list[int] = []
@@ -51,8 +51,8 @@ class FilmSampler:
         return self._checked(taken, before)
 
     def finish(self, before: int | None, end: int) -> list[int]:
-        """The times of the frames that the chunk gets as the film ends, after a frame that was presented at
-        `before` and until `end`; None if there was no frame at all."""
+        """Return the times of the frames that the chunk gets as the film ends, after a frame that was
+        presented at `before` and until `end`; None if there was no frame at all."""
         if self.next_target is None:
             return []
         taken: list[int] = []
@@ -69,7 +69,8 @@ class FilmSampler:
         return self._next - first
 
     def _checked(self, taken: list[int], before: int | None) -> list[int]:
-        """The frames `taken`; or, if the chunk has no more targets and no frame, the last one before it."""
+        """Return the frames `taken`; or, if the chunk has no more targets and no frame, the last one before
+        it."""
         if self._is_empty and not taken and before is not None and self.next_target is None:
             taken = [before]
         self._is_empty = self._is_empty and not taken

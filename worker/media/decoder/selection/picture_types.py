@@ -50,7 +50,7 @@ def _vp9_frame(head: memoryview) -> PictureType:
 
 
 def _vp9_frames(data: memoryview) -> list[int]:
-    """Where the frames of a packet begin."""
+    """Return where the frames of a packet begin."""
     marker = data[-1]
     count, width = (marker & 7) + 1, (marker >> 3 & 3) + 1
     index = data[-2 - count * width :]
@@ -85,7 +85,7 @@ def _av1(data: memoryview) -> PictureType:
 
 
 def _leb128(data: memoryview, at: int) -> tuple[int, int]:
-    """The number at `at`, and where it ends (section 4.10.5)."""
+    """Return the number at `at`, and where it ends (section 4.10.5)."""
     value = 0
     for index, byte in enumerate(data[at : at + 8]):
         value |= (byte & 127) << 7 * index

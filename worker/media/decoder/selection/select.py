@@ -84,7 +84,7 @@ class Unit(Generic[P]):
         return sorted(times)
 
     def needed(self, wanted: Iterable[int]) -> list[P]:
-        """The packets to decode, in order, for the frames presented at the times `wanted`.
+        """Return the packets to decode, in order, for the frames presented at the times `wanted`.
 
         Everything after the last of them is left out, and before it every picture from which nothing that is
         kept can be predicted: the ones of higher temporal layers, and those that are no references.

@@ -25,12 +25,12 @@ from gateway.api.schemas import MediaType
 from gateway.api.validation import validate_json
 from gateway.context import Context, context
 from gateway.disconnect import ClientGone, until_gone
-from gateway.endpoints.text import embed_texts
-from gateway.endpoints.video import plan_request
 from gateway.handling.body import read_body
 from gateway.handling.idempotency import DESCRIPTION, HEADER, IdempotencyKey, results_of
 from gateway.handling.ingestion import ingested
 from gateway.handling.probing import opened
+from gateway.handling.text_requests import embed_texts
+from gateway.handling.video_requests import plan_request
 from gateway.intake.downloads import FETCH_ERRORS
 from gateway.results.vectors import encoded, require_dimensions
 from gateway.submission import collect

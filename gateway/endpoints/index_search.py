@@ -30,9 +30,9 @@ from gateway.api.search_schemas import (
 from gateway.api.validation import validate_json, validate_query, validate_stream_id
 from gateway.context import Context, context
 from gateway.disconnect import until_gone
-from gateway.endpoints.text import embed_texts
-from gateway.endpoints.video import plan_request
 from gateway.handling.body import read_body
+from gateway.handling.text_requests import embed_texts
+from gateway.handling.video_requests import plan_request
 from gateway.intake.downloads import FETCH_ERRORS
 from gateway.results.vectors import encoded, floats
 from gateway.search.hits import Hit, merged

@@ -1,11 +1,8 @@
 """Text embeddings."""
 
-import msgspec
-import structlog
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
-from gateway.api.caller import caller
 from gateway.api.embedding_schemas import TextEmbedding, TextRequest, TextResponse
 from gateway.api.endpoint import Answer, Endpoint
 from gateway.api.examples import ACCEPTED, ID, MODEL, PREFER
@@ -16,9 +13,9 @@ from gateway.disconnect import until_gone
 from gateway.endpoints.deferred import accept, accepted, prefers_async
 from gateway.handling.body import read_body
 from gateway.handling.idempotency import DESCRIPTION, HEADER, IdempotencyKey, answer_again
+from gateway.handling.text_requests import embed_texts, text_request
 from gateway.results.answers import TextOptions, text_response
 from gateway.results.vectors import require_dimensions
-from gateway.submission import collect
 from shared.errors import (
     BadParameters,
     FileTooLarge,
@@ -29,8 +26,6 @@ from shared.errors import (
     Unavailable,
 )
 from shared.jobs import TextJob
-from shared.requests import Request
-from shared.results import Result
 
 
 @Endpoint(
@@ -90,52 +85,9 @@ async def generate_text_embeddings(request: HttpRequest) -> Response:
     return json_response(answer)
 
 
-class EmbeddedTexts(msgspec.Struct, frozen=True):
-    """A finished text request: its id, the second at which it was accepted, one result per text."""
-
-    request: str
-    created: int
-    results: list[Result]
-
-
-async def embed_texts(
-    ctx: Context,
-    model: str,
-    texts: list[str],
-    *,
-    query: bool = False,
-    key: IdempotencyKey | None = None,
-    options: TextOptions | None = None,
-) -> EmbeddedTexts:
-    """Have a worker embed the texts, as a `query` without messages. Raises FailedEnd, ServerBusy.
-
-    With a `key`, the request goes on when its client leaves, and keeps its `options`.
-    """
-    request = _request(ctx, model, texts, key, options if key else None)
-    structlog.contextvars.bind_contextvars(request_id=request.id)
-    job = TextJob(request=request.id, texts=texts, model=model, query=query)
-    async with ctx.submitter.submitted(request, [job], detached=bool(key)) as (created, follower):
-        results = await collect(follower, len(texts), stored=bool(key))
-    return EmbeddedTexts(request.id, created, results)
-
-
-def _request(
-    ctx: Context, model: str, texts: list[str], key: IdempotencyKey | None, options: TextOptions | None
-) -> Request:
-    return Request(
-        id=key.request_id(ctx) if key else ctx.listener.new_id(),
-        lane="text",
-        planned=len(texts),
-        model=model,
-        options=msgspec.json.encode(options).decode() if options else "",
-        caller=caller.get(),
-        body=key.body if key else "",
-    )
-
-
 async def _accept(
     ctx: Context, model: str, options: TextOptions, key: IdempotencyKey, traceparent: str
 ) -> Response:
     texts = options.text_input
-    request = _request(ctx, model, texts, key, options)
+    request = text_request(ctx, model, texts, key, options)
     return await accept(ctx, request, [TextJob(request=request.id, texts=texts, model=model)], traceparent)

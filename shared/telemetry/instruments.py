@@ -213,6 +213,11 @@ text_graphs = _counter(
     "CUDA graphs of small batches of texts, by outcome: captured, failed (they run without) and replayed",
     seeds=[{"outcome": "captured"}, {"outcome": "failed"}, {"outcome": "replayed"}],
 )
+camera_excess = _counter(
+    "rtembed_camera_excess_total",
+    "Parts of cameras' streams beyond their bounds, dropped or delayed; counted once a minute",
+    seeds=[{}],
+)
 embedded_items = _counter("rtembed_embedded_total", "Chunks and texts embedded, by model and modality")
 remote_calls = _counter(
     "rtembed_remote_calls_total",

@@ -1,5 +1,7 @@
 """Messages between a worker and its camera processes."""
 
+from typing import Annotated
+
 import msgspec
 
 from worker.framing import Framing
@@ -84,10 +86,12 @@ class Taken(msgspec.Struct, tag=True, frozen=True):
 
 
 class Told(msgspec.Struct, tag=True, frozen=True):
-    """An event about a camera, for people."""
+    """An event about a camera, for people. Since the last one `excess` parts of its stream were beyond their
+    bounds."""
 
     camera: int
     event: str
+    excess: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
 class Ended(msgspec.Struct, tag=True, frozen=True):

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import msgspec
 import structlog
 
+from shared.telemetry.instruments import camera_excess
 from worker.children import ChildDied, ChildProcess, Spawned, spawn
 from worker.isolation.sandbox import SECCOMP
 from worker.live.camera_description import CameraError
@@ -175,8 +176,10 @@ class CameraProcess(ChildProcess[ToCameras, FromCameras]):
                 feed.context.run(feed.primed, message)
             case Taken():
                 feed.context.run(feed.taken, message)
-            case Told() if feed.may_tell(time.monotonic()):
-                feed.context.run(feed.told, message)
+            case Told():
+                camera_excess.add(message.excess)
+                if feed.may_tell(time.monotonic()):
+                    feed.context.run(feed.told, message)
             case Described():
                 feed.codec = message.codec
             case Ended():

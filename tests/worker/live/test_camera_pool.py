@@ -14,14 +14,16 @@ from unittest.mock import Mock
 import pytest
 import structlog
 import trustme
+from opentelemetry.metrics import CallbackOptions
 
 from shared.chunks import SECOND
+from shared.telemetry.instruments import camera_excess
 from tests.camera import Answer, Asked, Picture, ScriptedCamera, encode
 from tests.support import until
 from worker.isolation.system_calls import this_machine
 from worker.live.camera_description import CameraError, CameraOptions, Habits, Transport
-from worker.live.camera_messages import Bind, Connect, Datagram, Join, NoSocket, Open, Opened, Taken
-from worker.live.camera_pool import ROOM, CameraProcess, CameraProcessDied, Cameras, Feed
+from worker.live.camera_messages import Bind, Connect, Datagram, Join, NoSocket, Open, Opened, Taken, Told
+from worker.live.camera_pool import MOST_TOLD, ROOM, CameraProcess, CameraProcessDied, Cameras, Feed
 from worker.live.rtsp.lent_sockets import MOST_OPENED, Lender
 
 QUICK = CameraOptions(open_timeout=3, udp_timeout=1)
@@ -75,6 +77,19 @@ async def test_each_feed_is_called_in_the_context_of_its_session() -> None:
 
 
 @pytest.mark.skipif(this_machine() is None, reason="no seccomp filter for this machine")
+async def test_what_was_beyond_the_bounds_is_counted_even_when_events_are_too_many() -> None:
+    def counted() -> float:
+        return sum(observation.value for observation in camera_excess.observe(CallbackOptions()))
+
+    told, before = Mock(), counted()
+    process = object.__new__(CameraProcess)
+    process.feeds, process._pulse = {1: Feed(Mock(), Mock(), told, Mock())}, 0.0
+    for _ in range(MOST_TOLD + 1):
+        process._dispatch(Told(1, "late packets are dropped", excess=3))
+    assert told.call_count == MOST_TOLD
+    assert counted() - before == 3 * (MOST_TOLD + 1)
+
+
 async def test_a_camera_plays_from_inside_the_sandbox(cameras: Cameras, pictures: list[Picture]) -> None:
     """Over every transport and TLS, by its host's name, and after redirections; then the process is looked
     at."""

@@ -22,6 +22,7 @@ class Excess:
     def __init__(self, tell: Note) -> None:
         self.counts: Counter[str] = Counter()
         self._tell = tell
+        self._taken = 0
         self._next: dict[str, float] = {}
 
     def note(self, what: str) -> None:
@@ -31,3 +32,8 @@ class Excess:
         if now >= self._next.get(what, 0):
             self._next[what] = now + TELL_INTERVAL
             self._tell(f"{what} ({self.counts[what]} so far)")
+
+    def take(self) -> int:
+        """Return how many were counted since the last call."""
+        taken, self._taken = self._taken, self.counts.total()
+        return self._taken - taken

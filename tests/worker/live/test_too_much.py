@@ -20,7 +20,8 @@ from worker.live.played_camera import PlayedCamera
 from worker.live.rtp.access_units import AccessUnit, Assembler
 from worker.live.rtp.excess import Excess
 from worker.live.rtp.nal_payload import MOST_DISORDER
-from worker.live.rtp.rtp_packets import REORDERED, Reorder, RtpPacket
+from worker.live.rtp.reordering import REORDERED, Reorder
+from worker.live.rtp.rtp_packets import RtpPacket
 from worker.live.rtp.sei import read_time
 from worker.live.rtp.session_description import START_CODE, Track
 from worker.live.rtsp.camera_sockets import OwnSockets

@@ -23,8 +23,9 @@ from worker.live.camera_description import (
 )
 from worker.live.rtp.access_units import AccessUnit, Assembler
 from worker.live.rtp.excess import Note, ignore
+from worker.live.rtp.reordering import Reorder
 from worker.live.rtp.rtcp import Reception, parse_rtcp
-from worker.live.rtp.rtp_packets import Reorder, RtpPacket, parse_rtp
+from worker.live.rtp.rtp_packets import RtpPacket, parse_rtp
 from worker.live.rtp.session_description import Track, parse_sdp
 from worker.live.rtsp.camera_sockets import CameraSockets, OwnSockets
 from worker.live.rtsp.control_address import base_address, control_addresses

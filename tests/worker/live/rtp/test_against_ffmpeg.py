@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from worker.live.rtp.access_units import AccessUnit, Assembler
-from worker.live.rtp.rtp_packets import Reorder, parse_rtp
+from worker.live.rtp.reordering import Reorder
+from worker.live.rtp.rtp_packets import parse_rtp
 from worker.live.rtp.session_description import Track
 
 FRAMES = 12

@@ -242,8 +242,7 @@ async def test_a_silent_workers_job_goes_to_another_and_counts(
     await submit_text(redis, settings)
     (claim,) = await claims.take(redis, "text", 1)
     assert await other.take_over("text", 5) == []
-    await until(lambda: _idle(redis, 1000))
-    (taken,) = await other.take_over("text", 5)
+    (taken,) = await taken_over(other)
     assert taken == Claim("text", claim.id, claim.job, deliveries=2)
     assert await claims.renew() == [("text", claim.id)]
     assert await other.renew() == []
@@ -269,7 +268,7 @@ async def test_a_job_still_held_is_not_taken_over_by_its_own_worker(
     await until(lambda: _idle(redis, 1000))
     assert await claims.take_over("text", 5) == []
     claims.release(claim)
-    (again,) = await claims.take_over("text", 5)
+    (again,) = await taken_over(claims)
     assert again.deliveries == 1, "an answer that was lost, no worker that died"
 
 
@@ -287,17 +286,8 @@ async def test_what_a_living_worker_has_lost_sight_of_is_left_to_it_for_a_while(
 
     await until(lambda: silent(1000))
     assert await other.take_over("text", 5) == []
-    taken: list[Claim] = []
-
-    async def taken_over() -> bool:
-        """Not soon after a pause of all workers, which a busy machine makes."""
-        await claims.renew()
-        taken.extend(await other.take_over("text", 5))
-        return bool(taken)
-
     await until(lambda: silent(2000))
-    await until(taken_over)
-    assert [claim.id for claim in taken] == [first.id]
+    assert [claim.id for claim in await taken_over(other, alive=claims)] == [first.id]
     assert await claims.renew() == []
     assert second.id in claims.held["text"]
 
@@ -324,6 +314,21 @@ async def test_a_buried_job_lies_in_the_dead_letters_with_its_reason(
     assert letter[b"deliveries"] == b"1"
     assert letter[b"lane"] == b"text"
     assert await redis.xlen(keys.jobs("text")) == 0
+
+
+async def taken_over(claims: Claims, *, alive: Claims | None = None) -> list[Claim]:
+    """Return what `claims` takes over, once it may: not soon after a pause of all workers, as a busy machine
+    makes one. Meanwhile the worker `alive` renews its own."""
+    taken: list[Claim] = []
+
+    async def took() -> bool:
+        if alive:
+            await alive.renew()
+        taken.extend(await claims.take_over("text", 5))
+        return bool(taken)
+
+    await until(took)
+    return taken
 
 
 async def waiting(redis: Redis) -> list[dict[str, Any]]:
@@ -363,14 +368,7 @@ async def test_after_an_outage_the_jobs_of_the_dead_are_taken_over(
     assert await other.take_over("text", 5) == []
     await outage(redis)
     assert await other.take_over("text", 5) == []
-    taken: list[Claim] = []
-
-    async def take_over() -> bool:
-        taken.extend(await other.take_over("text", 5))
-        return bool(taken)
-
-    await until(take_over)
-    assert [claim.deliveries for claim in taken] == [2]
+    assert [claim.deliveries for claim in await taken_over(other)] == [2]
     assert int(await redis.hget(keys.PULSE, "since") or 0) > 0
 
 

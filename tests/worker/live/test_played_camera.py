@@ -16,7 +16,7 @@ from worker.live.chunker import Cut
 from worker.live.played_camera import BACKLOG, PlayedCamera
 from worker.live.rtsp.camera_sockets import OwnSockets
 
-OPTIONS = CameraOptions(open_timeout=3, udp_timeout=0.4, read_timeout=0.7, latency=0.2)
+OPTIONS = CameraOptions(open_timeout=3, udp_timeout=0.4, read_timeout=10, latency=0.2)
 HOUR = 90_000 * 3600
 
 
@@ -209,8 +209,9 @@ async def test_a_stream_joined_without_a_key_frame_is_told_of(monkeypatch: pytes
 
 
 async def test_an_error_cuts_the_chunk_off(pictures: list[Picture]) -> None:
+    options = msgspec.structs.replace(OPTIONS, read_timeout=0.7)
     with ScriptedCamera(pictures, mute_after=45, speed=2) as camera:
-        collected = await play(camera.url)
+        collected = await play(camera.url, options=options)
     assert collected.error == "no video for 0.7 s"
     assert [cut.error for cut in collected.cuts] == ["", "no video for 0.7 s"]
     assert collected.cuts[1].runs == []
@@ -219,15 +220,13 @@ async def test_an_error_cuts_the_chunk_off(pictures: list[Picture]) -> None:
 async def test_chunks_are_skipped_while_the_worker_does_not_read(pictures: list[Picture]) -> None:
     collected = Collected()
     collected.backlog = BACKLOG + 1
-    patient = msgspec.structs.replace(OPTIONS, read_timeout=10)
     order = Open(
-        camera=1, url="", username="", password="", options=patient, duration=SECOND, frames=8,
+        camera=1, url="", username="", password="", options=OPTIONS, duration=SECOND, frames=8,
     )  # fmt: skip
     with ScriptedCamera(pictures, ends=True, speed=2) as camera:
         played = PlayedCamera(msgspec.structs.replace(order, url=camera.url), collected, OwnSockets([]))
         playing = asyncio.create_task(played.run())
-        await until(lambda: collected.of(Opened))
-        await asyncio.sleep(1.2)
+        await until(lambda: played._skipped)
         collected.backlog = 0
         await playing
     assert sum(taken.skipped for taken in collected.of(Taken)) + len(collected.cuts) == 4

@@ -27,7 +27,7 @@ from worker.live.rtsp.rtsp_connection import Exchange
 from worker.live.rtsp.rtsp_conversation import follow, redirection
 from worker.live.rtsp.session_keep_alive import SessionKeepAlive
 
-QUICK = CameraOptions(open_timeout=3, udp_timeout=0.5, read_timeout=0.5, latency=0.2)
+QUICK = CameraOptions(open_timeout=3, udp_timeout=0.5, read_timeout=10, latency=0.2)
 Script = Callable[[Asked], Answer | None]
 
 

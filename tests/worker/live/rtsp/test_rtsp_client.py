@@ -6,6 +6,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Literal
 
+import msgspec
 import pytest
 
 from tests.camera import Picture, ScriptedCamera, encode
@@ -18,7 +19,7 @@ from worker.live.camera_description import (
 from worker.live.rtp.access_units import AccessUnit
 from worker.live.rtsp.rtsp_client import Player, probe_camera
 
-QUICK = CameraOptions(open_timeout=3, udp_timeout=0.5, read_timeout=0.5, latency=0.2)
+QUICK = CameraOptions(open_timeout=3, udp_timeout=0.5, read_timeout=10, latency=0.2)
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +124,7 @@ async def test_a_camera_that_falls_silent_is_noticed(
         ScriptedCamera(pictures, mute_after=10, speed=4) as camera,
         pytest.raises(CameraError, match=r"no video for 0\.5 s"),
     ):
-        await play(camera, kind)
+        await play(camera, kind, options=msgspec.structs.replace(QUICK, read_timeout=0.5))
 
 
 @pytest.mark.parametrize("kind", ["udp", "tcp"])

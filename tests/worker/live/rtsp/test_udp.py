@@ -14,7 +14,7 @@ from worker.live.rtsp.camera_sockets import OwnSockets
 from worker.live.rtsp.media_sockets import MediaSockets
 from worker.live.rtsp.rtsp_client import Player
 
-OPTIONS = CameraOptions(open_timeout=3, udp_timeout=1, read_timeout=1, latency=0.2)
+OPTIONS = CameraOptions(open_timeout=3, udp_timeout=1, read_timeout=10, latency=0.2)
 Disturb = Callable[[list[bytes]], list[bytes]]
 
 

@@ -12,6 +12,7 @@ import ssl
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any, Protocol, TypeVar
 
 import structlog
@@ -301,7 +302,14 @@ class Producer:
                 refresh.set_result(False)
             await asyncio.sleep(0.01)
         records = producer._message_accumulator  # noqa: SLF001 - it alone knows what was not acknowledged
+        # A batch that was to be sent again is not among these, where its callback looks for it.
+        records._pending_batches.update(chain(*records._batches.values()))  # noqa: SLF001
+        given_up = list(records._pending_batches)  # noqa: SLF001
         records.fail_all(KafkaError("the producer was closed"))
+        for batch in given_up:  # who waits for one of these futures still gets the error
+            for future in (batch.future, batch._drain_waiter, *(one for one, _ in batch._msg_futures)):  # noqa: SLF001
+                if not future.cancelled():
+                    future.exception()  # else asyncio complains when nobody waits
 
 
 async def reachable(settings: Settings) -> bool:

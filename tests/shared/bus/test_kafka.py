@@ -222,6 +222,23 @@ async def test_closing_does_not_wait_for_a_broker_and_leaves_nothing_behind(tans
     tansu.thaw() if how == "freeze" else None
 
 
+async def test_closing_while_the_brokers_are_away_causes_no_complaints(cluster: MockCluster) -> None:
+    complaints: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, complaint: complaints.append(complaint))
+    producer = await connect(settings_for(cluster.servers))
+    assert await outcome(producer, "topic", b"first") is None
+    cluster.down()
+    await producer.send("topic", b"to be sent again")
+    await asyncio.sleep(0.3)
+    answer = await producer.send("topic", b"never sent")
+    await producer.close(0)
+    assert isinstance(producer.failure(answer), BusError)
+    await asyncio.sleep(0)
+    del producer, answer
+    gc.collect()
+    assert complaints == []
+
+
 async def test_closing_waits_for_what_is_under_way(cluster: MockCluster) -> None:
     cluster.delay(100)
     producer = await connect(settings_for(cluster.servers))

@@ -215,7 +215,7 @@ text_graphs = _counter(
 )
 camera_excess = _counter(
     "rtembed_camera_excess_total",
-    "Parts of cameras' streams beyond their bounds, dropped or delayed; counted once a minute",
+    "Parts of cameras' streams beyond their bounds, dropped or delayed",
     seeds=[{}],
 )
 embedded_items = _counter("rtembed_embedded_total", "Chunks and texts embedded, by model and modality")

@@ -59,7 +59,10 @@ ToCameras = Open | Close | Pause | NoSocket
 
 
 class Pulse(msgspec.Struct, tag=True, frozen=True):
-    """The process makes progress."""
+    """The process makes progress. Since the last pulse, `excess` parts of its cameras' streams were beyond
+    their bounds."""
+
+    excess: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
 class Opened(msgspec.Struct, tag=True, frozen=True):
@@ -86,12 +89,10 @@ class Taken(msgspec.Struct, tag=True, frozen=True):
 
 
 class Told(msgspec.Struct, tag=True, frozen=True):
-    """An event about a camera, for people. Since the last one `excess` parts of its stream were beyond their
-    bounds."""
+    """An event about a camera, for people."""
 
     camera: int
     event: str
-    excess: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
 class Ended(msgspec.Struct, tag=True, frozen=True):

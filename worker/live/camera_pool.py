@@ -160,8 +160,8 @@ class CameraProcess(ChildProcess[ToCameras, FromCameras]):
         match message:
             case Confined(isolation):
                 self._note_isolation(isolation)
-            case Pulse():
-                pass
+            case Pulse(excess):
+                camera_excess.add(excess)
             case Opened() | Primed() | Taken() | Told() | Described() | Ended():
                 if feed := self.feeds.get(message.camera):
                     self._hand_on(feed, message)
@@ -176,10 +176,8 @@ class CameraProcess(ChildProcess[ToCameras, FromCameras]):
                 feed.context.run(feed.primed, message)
             case Taken():
                 feed.context.run(feed.taken, message)
-            case Told():
-                camera_excess.add(message.excess)
-                if feed.may_tell(time.monotonic()):
-                    feed.context.run(feed.told, message)
+            case Told() if feed.may_tell(time.monotonic()):
+                feed.context.run(feed.told, message)
             case Described():
                 feed.codec = message.codec
             case Ended():

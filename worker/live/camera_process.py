@@ -33,6 +33,7 @@ from worker.live.camera_messages import (
     Pulse,
 )
 from worker.live.played_camera import BACKLOG, PlayedCamera
+from worker.live.rtp.excess import Excess
 from worker.live.rtsp.lent_sockets import LentSockets, Loans
 from worker.live.rtsp.rtsp_tls import tls_context
 
@@ -95,9 +96,11 @@ async def _play(camera: PlayedCamera) -> None:
 
 
 async def _pulse(send: Sender) -> None:
+    reported = Excess.total
     while True:
         if send.backlog < BACKLOG:
-            send(Pulse())
+            send(Pulse(Excess.total - reported))
+            reported = Excess.total
         await asyncio.sleep(PULSE_INTERVAL)
 
 

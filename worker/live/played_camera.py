@@ -42,7 +42,7 @@ class PlayedCamera:
         self._send = send
         self._chunker: Chunker | None = None
         self._player: Player | None = None
-        self._excess = Excess(self._tell)
+        self._excess = Excess(lambda event: send(Told(order.camera, event)))
         self._skipped = 0
         self._primed: WallSource | None = None
         self._paused = False
@@ -134,10 +134,7 @@ class PlayedCamera:
             if self._primed:
                 self._send(Primed(self._order.camera, self._primed))
         while self._chunker.events:
-            self._tell(self._chunker.events.pop(0))
-
-    def _tell(self, event: str) -> None:
-        self._send(Told(self._order.camera, event, self._excess.take()))
+            self._send(Told(self._order.camera, self._chunker.events.pop(0)))
 
     def _finish(self, error: str) -> None:
         """Hand over the chunk under way; cut off by an `error` it is told without its pictures."""

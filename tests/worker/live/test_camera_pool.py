@@ -21,9 +21,11 @@ from shared.telemetry.instruments import camera_excess
 from tests.camera import Answer, Asked, Picture, ScriptedCamera, encode
 from tests.support import until
 from worker.isolation.system_calls import this_machine
+from worker.live import camera_process
 from worker.live.camera_description import CameraError, CameraOptions, Habits, Transport
-from worker.live.camera_messages import Bind, Connect, Datagram, Join, NoSocket, Open, Opened, Taken, Told
-from worker.live.camera_pool import MOST_TOLD, ROOM, CameraProcess, CameraProcessDied, Cameras, Feed
+from worker.live.camera_messages import Bind, Connect, Datagram, Join, NoSocket, Open, Opened, Pulse, Taken
+from worker.live.camera_pool import ROOM, CameraProcess, CameraProcessDied, Cameras, Feed
+from worker.live.rtp.excess import Excess
 from worker.live.rtsp.lent_sockets import MOST_OPENED, Lender
 
 QUICK = CameraOptions(open_timeout=3, udp_timeout=1)
@@ -77,17 +79,28 @@ async def test_each_feed_is_called_in_the_context_of_its_session() -> None:
 
 
 @pytest.mark.skipif(this_machine() is None, reason="no seccomp filter for this machine")
-async def test_what_was_beyond_the_bounds_is_counted_even_when_events_are_too_many() -> None:
+async def test_each_pulse_counts_what_was_beyond_the_bounds_since_the_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def counted() -> float:
         return sum(observation.value for observation in camera_excess.observe(CallbackOptions()))
 
-    told, before = Mock(), counted()
+    before, excess = counted(), [Excess(Mock()), Excess(Mock())]
     process = object.__new__(CameraProcess)
-    process.feeds, process._pulse = {1: Feed(Mock(), Mock(), told, Mock())}, 0.0
-    for _ in range(MOST_TOLD + 1):
-        process._dispatch(Told(1, "late packets are dropped", excess=3))
-    assert told.call_count == MOST_TOLD
-    assert counted() - before == 3 * (MOST_TOLD + 1)
+    process._pulse = 0.0
+    sent: asyncio.Queue[Pulse] = asyncio.Queue()
+    send = Mock(side_effect=sent.put_nowait, backlog=0)
+    monkeypatch.setattr(camera_process, "PULSE_INTERVAL", 0.01)
+    pulsing = asyncio.create_task(camera_process._pulse(send))
+    try:
+        process._dispatch(await sent.get())
+        for camera in 2 * excess:
+            camera.note("late packets are dropped")
+        for _ in range(3):
+            process._dispatch(await sent.get())
+    finally:
+        pulsing.cancel()
+    assert counted() - before == 4
 
 
 async def test_a_camera_plays_from_inside_the_sandbox(cameras: Cameras, pictures: list[Picture]) -> None:

@@ -47,21 +47,26 @@ def tansu() -> Iterator[Tansu]:
 
 @pytest.fixture
 def to_kafka(settings: Settings, cluster: MockCluster) -> Settings:
-    """Messages go to the cluster, error events to Redis; a silent publisher is given up after a second."""
+    """Messages go to the cluster, error events to Redis."""
     return replace(
         settings,
         kafka_enabled=True,
         kafka_servers=cluster.servers,
         kafka_topic=TOPIC,
         error_bus="redis",
-        claim_timeout=1.0,
     )
+
+
+@pytest.fixture
+def impatient(to_kafka: Settings) -> Settings:
+    """As `to_kafka`; a publisher that is silent for a second is given up, also for a pause of the machine."""
+    return replace(to_kafka, claim_timeout=1.0)
 
 
 @pytest.fixture
 def to_redis(settings: Settings) -> Settings:
     """Messages go to a Redis stream."""
-    return replace(settings, message_bus="redis", message_topic=TOPIC, claim_timeout=1.0)
+    return replace(settings, message_bus="redis", message_topic=TOPIC)
 
 
 @pytest.fixture

@@ -118,8 +118,7 @@ async def test_publishers_share_the_work_and_send_nothing_twice(
     redis: Redis, to_kafka: Settings, cluster: MockCluster, forwarding: Forwarding
 ) -> None:
     cluster.delay(20)
-    patient = replace(to_kafka, claim_timeout=30.0)  # a pause of the machine is no publisher that died
-    async with forwarding(patient) as one, forwarding(patient) as other:
+    async with forwarding(to_kafka) as one, forwarding(to_kafka) as other:
         await until(lambda: one._producer and other._producer)
         for number in range(400):
             await add(redis, (f"key:{number}", "value"))
@@ -289,12 +288,12 @@ async def test_a_batch_that_is_refused_for_one_message_is_sent_again_one_by_one(
 
 
 async def test_messages_of_a_dead_publisher_are_sent_by_another(
-    redis: Redis, to_kafka: Settings, cluster: MockCluster, forwarding: Forwarding
+    redis: Redis, impatient: Settings, cluster: MockCluster, forwarding: Forwarding
 ) -> None:
     await redis.xgroup_create(OUTBOX, PUBLISHERS, id="0", mkstream=True)
     await add(redis, *((f"key:{n}", "value") for n in range(10)))
     await redis.xreadgroup(PUBLISHERS, "dead", {OUTBOX: ">"}, count=10)
-    async with forwarding(to_kafka) as forwarder:
+    async with forwarding(impatient) as forwarder:
         assert len(await read(cluster.servers, 10)) == 10
         await empty(redis)
         await until(lambda: only_the_living(redis))
@@ -307,9 +306,9 @@ async def only_the_living(redis: Redis) -> bool:
 
 
 async def test_messages_whose_reply_got_lost_are_found_again(
-    redis: Redis, to_kafka: Settings, cluster: MockCluster, forwarding: Forwarding
+    redis: Redis, impatient: Settings, cluster: MockCluster, forwarding: Forwarding
 ) -> None:
-    async with forwarding(to_kafka) as forwarder:
+    async with forwarding(impatient) as forwarder:
         await add(redis, ("key:0", "value"))
         await empty(redis)
         async with redis.pipeline() as pipe:
@@ -322,16 +321,16 @@ async def test_messages_whose_reply_got_lost_are_found_again(
 
 
 async def test_a_publisher_that_waits_for_its_broker_keeps_its_claims(
-    redis: Redis, to_kafka: Settings, cluster: MockCluster, forwarding: Forwarding
+    redis: Redis, impatient: Settings, cluster: MockCluster, forwarding: Forwarding
 ) -> None:
-    async with forwarding(to_kafka) as waiting:
+    async with forwarding(impatient) as waiting:
         await add(redis, ("key:0", "value"))
         await empty(redis)
         cluster.down()
         await add(redis, ("key:1", "value"))
         await until(lambda: waiting._in_flight)
-        async with forwarding(to_kafka) as idle:
-            await asyncio.sleep(2.5 * to_kafka.claim_timeout)
+        async with forwarding(impatient) as idle:
+            await asyncio.sleep(2.5 * impatient.claim_timeout)
             assert idle.counts.adopted == 0
             cluster.up()
             assert len(await read(cluster.servers, 2)) == 2

@@ -16,15 +16,15 @@ from tests.worker.publish import mortal
 KILLS, CHUNKS, PAUSE = 50, 1000, 0.004
 
 
-async def test_fifty_kills_at_random_points(redis: Redis, to_kafka: Settings, cluster: MockCluster) -> None:
+async def test_fifty_kills_at_random_points(redis: Redis, impatient: Settings, cluster: MockCluster) -> None:
     rng = random.Random(20)
     cluster.delay(5)
-    await submit(redis, to_kafka, Request(id="request", lane="video", planned=CHUNKS + 1), [])
+    await submit(redis, impatient, Request(id="request", lane="video", planned=CHUNKS + 1), [])
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.worker.publish.mortal"])
 
     def start() -> BaseProcess:
-        process = context.Process(target=mortal.work, args=(to_kafka, "request", CHUNKS, PAUSE), daemon=True)
+        process = context.Process(target=mortal.work, args=(impatient, "request", CHUNKS, PAUSE), daemon=True)
         process.start()
         return process
 

@@ -34,6 +34,7 @@ from aiokafka.errors import (
     for_code,
 )
 from aiokafka.partitioner import DefaultPartitioner
+from aiokafka.producer.message_accumulator import MessageBatch
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from shared.errors import BusError, MessageRefused
@@ -302,14 +303,17 @@ class Producer:
                 refresh.set_result(False)
             await asyncio.sleep(0.01)
         records = producer._message_accumulator  # noqa: SLF001 - it alone knows what was not acknowledged
-        # A batch that was to be sent again is not among these, where its callback looks for it.
+        # A batch that was to be sent again is not among the pending ones, where its callback looks for it.
         records._pending_batches.update(chain(*records._batches.values()))  # noqa: SLF001
         given_up = list(records._pending_batches)  # noqa: SLF001
         records.fail_all(KafkaError("the producer was closed"))
-        for batch in given_up:  # who waits for one of these futures still gets the error
-            for future in (batch.future, batch._drain_waiter, *(one for one, _ in batch._msg_futures)):  # noqa: SLF001
-                if not future.cancelled():
-                    future.exception()  # else asyncio complains when nobody waits
+        for future in chain(*map(_futures_of, given_up)):
+            if not future.cancelled():
+                future.exception()  # else asyncio complains of those for which nobody waits
+
+
+def _futures_of(batch: MessageBatch) -> list[asyncio.Future[Any]]:
+    return [batch.future, batch._drain_waiter, *(future for future, _ in batch._msg_futures)]  # noqa: SLF001
 
 
 async def reachable(settings: Settings) -> bool:
